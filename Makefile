@@ -1,0 +1,35 @@
+# make run   the eight themes on the embedded sample     make test       the suite on the smoke profile
+# make lint  ruff on code and notebooks                  make test-all   the long tests as well
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+RUN_HOME ?= sample-run
+RUN_ARGS ?= --source sample --home $(RUN_HOME)
+
+.PHONY: install run test test-all lint clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found: install one (sudo apt-get install python3 python3-venv) and run make again."; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { echo "The venv module is missing: run 'sudo apt-get install python3-venv' and make again."; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+run: $(STAMP)
+	$(BIN)/python course.py run $(RUN_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(RUN_HOME)
