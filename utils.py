@@ -528,3 +528,591 @@ def image_grid(images, titles, columns: int = 8, title: str = ""):
     return figure
 
 
+# ======================================================================================================
+# 2 · DATA: from folders of files to batches on the device (theme 1)
+# ======================================================================================================
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+POOLS = {"train": 0.70, "val": 0.12, "production": 0.06, "adapt": 0.04, "gate": 0.08}  # of what is not test
+# Flags that keep an image out of every pool; the others are only reported.
+EXCLUDING = ("unreadable", "animated", "blank", "exact_duplicate", "conflicting_label", "unknown_subtype",
+             "leak_into_test")  # fmt: skip
+
+
+def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int) -> tuple[str, Path]:
+    """Find, download or draw a dataset; return where it came from and its folder."""
+    folder, place = DATASETS[dataset].folder, raw / DATASETS[dataset].folder
+    if source not in ("auto", "kaggle", "sample"):
+        given = Path(source)
+        found = [path for path in (given / folder, given) if path.name == folder and path.is_dir()]
+        if not found:
+            held = sorted(path.name for path in given.iterdir())[:6] if given.is_dir() else "nothing: no such folder"
+            raise CourseError(f"{given} holds no folder {folder}/ (it holds {held}): give the folder above {folder}/.")
+        return source, found[0]
+    if place.is_dir():
+        return "sample" if (place / ".drawn.json").exists() else "kaggle", place
+    if source == "auto":
+        source = "kaggle" if kaggle_credentials() else "sample"
+    if source == "kaggle":
+        download(DATASETS[dataset].kaggle, place)
+    else:
+        draw = sample_data.draw_chest_xray if folder == "chest_xray" else sample_data.draw_solar_panels
+        draw(raw, images=sample_images, seed=seed)
+    return source, place
+
+
+def kaggle_credentials() -> bool:
+    """True when the Kaggle client would find a token, a username and key, or kaggle.json."""
+    names = ("KAGGLE_API_TOKEN", "KAGGLE_KEY")
+    return any(os.environ.get(name) for name in names) or (Path.home() / ".kaggle" / "kaggle.json").exists()
+
+
+def download(reference: str, place: Path) -> None:
+    """Download a Kaggle dataset with the official client and unpack it to `place`, whole or not at all."""
+    if not kaggle_credentials():
+        raise CourseError(
+            "No Kaggle credentials found: create a token at kaggle.com > Settings > API, save it as "
+            "~/.kaggle/kaggle.json (or set KAGGLE_API_TOKEN), then run again; SOURCE='sample' needs none."
+        )
+    try:
+        from kaggle.api.kaggle_api_extended import KaggleApi
+
+        api = KaggleApi()
+        api.authenticate()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        api.dataset_download_files(reference, path=str(place.parent), quiet=False)
+    except (Exception, SystemExit) as error:
+        raise CourseError(
+            f"Kaggle did not deliver {reference} ({type(error).__name__}: {error}): check the network and the token, "
+            f"open kaggle.com/datasets/{reference} once to accept its rules, then run again."
+        ) from error
+    unpack(place.parent / f"{reference.split('/')[1]}.zip", place)
+
+
+def unpack(archive: Path, place: Path) -> None:
+    """Unzip to `place` through a temporary folder; entries that point outside are refused."""
+    temporary = place.with_name(f".{place.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            outside = [n for n in packed.namelist() if n.startswith(("/", "\\")) or ".." in PurePosixPath(n).parts]
+            if outside:
+                raise CourseError(f"{archive} wants to write outside its folder ({outside[0]}): delete it, it is unsafe.")
+            packed.extractall(temporary)
+        os.replace(temporary, place)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise CourseError(f"{archive} is no complete zip file: delete it and run again to download it anew.") from error
+    except OSError as error:
+        raise CourseError(f"{place} could not be unpacked ({error.strerror}): free some space and run again.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """List the images of a dataset folder and repair its layout, saying what was repaired.
+
+    Returns
+    -------
+    files : DataFrame
+        path (relative to `root`), folder (class folder), split (train, test or "").
+    repairs : DataFrame
+        what, files, action: one row for each repair.
+    """
+    repairs = {what: 0 for what in ("__MACOSX and ._ files", "files that are no images", "second copy of an image",
+                                    "second copy that differs", "images of the tiny val/ folder")}  # fmt: skip
+    kept: dict[tuple, Path] = {}
+    splits = ("train", "test", "val") if DATASETS[dataset].folder == "chest_xray" else ()
+    for path in sorted((p for p in root.rglob("*") if p.is_file()), key=lambda p: (len(p.parts), str(p))):
+        relative = path.relative_to(root)
+        if "__MACOSX" in relative.parts or path.name.startswith("._"):
+            repairs["__MACOSX and ._ files"] += 1
+        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+            # Our own notes in the folder are not the archive's fault.
+            repairs["files that are no images"] += path.name not in (".drawn.json", "classes.json")
+        else:
+            split = path.parent.parent.name.lower() if splits else ""
+            if splits and split not in splits:
+                repairs["files that are no images"] += 1
+                continue
+            key = (split, path.parent.name, path.name)
+            if key not in kept:
+                kept[key] = relative
+                repairs["images of the tiny val/ folder"] += split == "val"
+            else:
+                same = (root / kept[key]).stat().st_size == path.stat().st_size
+                repairs["second copy of an image" if same else "second copy that differs"] += 1
+    files = pd.DataFrame([{"path": r.as_posix(), "folder": f, "split": "train" if s == "val" else s}
+                          for (s, f, _), r in kept.items()], columns=["path", "folder", "split"])  # fmt: skip
+    actions = ("ignored", "ignored", "ignored, first copy kept", "ignored, first copy kept", "joined to train")
+    table = pd.DataFrame({"what": repairs.keys(), "files": repairs.values(), "action": actions})
+    return files.sort_values("path", ignore_index=True), table[table["files"] > 0].reset_index(drop=True)
+
+
+def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
+    """Add label, subtype and patient to the table of files.
+
+    The patient key of the X-rays is (subtype, person): `person1_bacteria_1` and `person1_virus_6` are two people.
+    """
+    spec, own = DATASETS[dataset], root / "classes.json"
+    mapping = {k.lower(): v for k, v in json.loads(own.read_text()).items()} if own.exists() else spec.folders
+    found = sorted(files["folder"].unique())
+    unknown = [name for name in found if name.lower() not in mapping]
+    wanted = sorted(set(spec.folders.values()))
+    if unknown and len(found) == 2:
+        example = json.dumps(dict(zip(found, wanted, strict=True)))
+        raise CourseError(f"{root} has the class folders {found}, and which is which is unknown: "
+                          f"write {own} with, for example, {example}, then run again.")  # fmt: skip
+    label = files["folder"].str.lower().map(mapping)
+    missing = [name for name in wanted if name not in set(label)]
+    if missing:
+        raise CourseError(f"{root} has no images of class {', '.join(missing)} (class folders found: {found or 'none'}): "
+                          "complete the dataset or delete the folder so that it is fetched again.")  # fmt: skip
+    table = files.assign(label=label)[label.notna()].reset_index(drop=True)
+    name = table["path"].str.split("/").str[-1]
+    if spec.folder == "solar_panels":
+        return table.assign(subtype=table["label"], patient=name)
+    person = name.str.extract(r"(?i)^person(\d+)_(bacteria|virus)")
+    normal = name.str.extract(r"(?i)^((?:normal\d*-)?im-\d+)")[0]
+    subtype = person[1].str.upper().where(table["label"] == "PNEUMONIA", "NORMAL").fillna("UNKNOWN")
+    patient = (subtype.str.lower() + "-" + person[0].fillna(normal)).fillna(name)
+    if dataset == "pneumonia3":
+        table["label"] = subtype
+    return table.assign(subtype=subtype, patient=patient)
+
+
+def decode(path: str | Path, size: int, channels: int) -> np.ndarray:
+    """The only way from a file to pixels, in training and in serving alike.
+
+    Returns
+    -------
+    uint8 array (channels, size, size). The aspect ratio is not kept: both datasets are squashed to a square.
+
+    Raises
+    ------
+    OSError
+        The file is missing, cut or no image.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        mode = "L" if channels == 1 else "RGB"
+        image.draft(mode, (2 * size, 2 * size))  # a JPEG decodes faster at a reduced scale
+        image = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def inspect_image(path: Path) -> dict:
+    """Size, mode, content hash, grey statistics and a 32x32 thumbnail of one file; flags what is wrong with it."""
+    from PIL import Image
+
+    row = {"width": 0, "height": 0, "mode": "", "brightness": np.nan, "contrast": np.nan, "saturated": np.nan}
+    content, flags, thumbnail = path.read_bytes(), [], np.zeros((32, 32), np.uint8)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            row |= {"width": image.width, "height": image.height, "mode": image.mode}
+            flags += ["animated"] if getattr(image, "n_frames", 1) > 1 else []
+            image.draft(None, (256, 256))
+            pixels = np.asarray(image.convert("RGB").resize((128, 128), Image.Resampling.BILINEAR), np.float32)
+        grey = pixels.mean(axis=2)
+        row |= {"brightness": grey.mean(), "contrast": grey.std(), "saturated": np.mean((grey < 2) | (grey > 253))}
+        flags += ["blank"] if row["contrast"] < 4 else []
+        flags += ["saturated"] if row["saturated"] > 0.5 else []
+        flags += ["gray_as_rgb"] if row["mode"] == "RGB" and np.ptp(pixels, axis=2).max() < 12 else []
+        flags += ["tiny"] if min(row["width"], row["height"]) < 32 else []
+        thumbnail = grey.reshape(32, 4, 32, 4).mean(axis=(1, 3)).astype(np.uint8)
+    except Exception:  # PIL raises a dozen kinds of error on a broken file; each means the same to us
+        flags = ["unreadable"]
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return row | {"bytes": len(content), "sha256": digest, "flags": flags, "thumbnail": thumbnail}
+
+
+def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
+    """Signs of the lowest 16x16 cosine frequencies: (N, 32, 32) uint8 -> (N, 255) of -1 and +1 (float32).
+
+    Pictures that look alike share most signs, whatever their size or compression. Source: Zauner, Implementation
+    and benchmarking of perceptual image hash functions (2010).
+    """
+    from scipy.fft import dctn
+
+    low = dctn(thumbnails.astype(np.float32), axes=(1, 2))[:, :16, :16].reshape(len(thumbnails), -1)[:, 1:]
+    return np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(np.float32)
+
+
+def near_duplicates(thumbnails: np.ndarray, max_bits: int = 40, max_difference: float = 4.0) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, whose perceptual hashes differ in few bits and whose thumbnails in few grey levels."""
+    signs, pairs = perceptual_hash(thumbnails), []
+    for first in range(0, len(signs), 1024):  # in blocks: memory stays at 1024 x N
+        bits = (signs.shape[1] - signs[first : first + 1024] @ signs.T) / 2
+        for i, j in zip(*np.nonzero(bits <= max_bits), strict=True):
+            i += first
+            if i < j and np.abs(thumbnails[i].astype(float) - thumbnails[j]).mean() <= max_difference:
+                pairs.append((int(i), int(j)))
+    return pairs
+
+
+def build_index(course: Course) -> pd.DataFrame:
+    """Scan the dataset once and store the table that drives everything: data/<dataset>/index.csv.
+
+    Columns: path, label, subtype, patient, group, split, pool, width, height, mode, brightness, contrast,
+    saturated, bytes, sha256, flags. `group` joins the images of a patient with their near-duplicates; a group
+    never crosses pools. Loads at once when no file has changed since. `.attrs["repairs"]` holds the repairs.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm.auto import tqdm
+
+    files, repairs = find_images(course.root, course.dataset)
+    if files.empty:
+        raise CourseError(f"{course.root} holds no images in class folders: complete it or delete it and run again.")
+    table = label_images(files, course.root, course.dataset)
+    stats = [(path, (course.root / path).stat()) for path in table["path"]]
+    code = code_of(find_images, label_images, inspect_image, near_duplicates, flag_and_group, assign_pools)
+    key = identity(code, course.seed, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
+    path, stamp = course.data / "index.csv", course.data / "index.json"
+    if path.exists() and stamp.exists() and json.loads(stamp.read_text())["key"] == key:
+        return load_index(course)
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        seen = workers.map(inspect_image, [course.root / path for path in table["path"]])
+        seen = list(tqdm(seen, total=len(table), desc="reading images", unit="image"))
+    table = pd.concat([table, pd.DataFrame(seen)], axis=1)
+    table = assign_pools(flag_and_group(table, course.dataset), course.classes, course.seed)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False)
+    write_json(stamp, {"key": key, "repairs": repairs.to_dict("records"), "date": _now()})
+    return load_index(course)
+
+
+def load_index(course: Course) -> pd.DataFrame:
+    """Read data/<dataset>/index.csv, with its repairs in `.attrs["repairs"]`."""
+    path = course.data / "index.csv"
+    if not path.exists():
+        raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first.")
+    text = {"flags": str, "pool": str, "split": str, "mode": str, "sha256": str, "patient": str}
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"brightness": "", "contrast": "", "saturated": ""})
+    repairs = json.loads((course.data / "index.json").read_text())["repairs"]
+    table.attrs["repairs"] = pd.DataFrame(repairs, columns=["what", "files", "action"])
+    return table
+
+
+def flag_and_group(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Flag duplicates and leaks, and join what must stay together: patients and near-duplicates."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    flags = [list(f) for f in table["flags"]]
+    readable = ~np.array([bool({"unreadable", "blank", "animated"} & set(f)) for f in flags])
+    test = (table["split"] == "test").to_numpy()
+    for _, same in table[readable].groupby("sha256"):
+        rows = sorted(same.index, key=lambda i: (not test[i], i))  # the official test image is the one kept
+        word = "exact_duplicate" if same["label"].nunique() == 1 else "conflicting_label"
+        for row in rows[1:] if word == "exact_duplicate" else rows:
+            flags[row].append(word)
+    number = np.flatnonzero(readable)
+    pairs = number[np.array(near_duplicates(np.stack(table.loc[number, "thumbnail"])), dtype=int).reshape(-1, 2)]
+    for i, j in pairs:
+        if table["sha256"][i] != table["sha256"][j]:
+            for row in (i, j):
+                flags[row] += ["near_duplicate"] if "near_duplicate" not in flags[row] else []
+        if test[i] != test[j]:
+            flags[j if test[i] else i].append("leak_into_test")
+    patient = pd.factorize(table["patient"])[0]
+    first = pd.Series(range(len(table))).groupby(patient).transform("first").to_numpy()
+    edges = np.concatenate([pairs, np.stack([np.arange(len(table)), first], axis=1)])
+    graph = coo_matrix((np.ones(len(edges)), edges.T), shape=(len(table), len(table)))
+    group = connected_components(graph, directed=False)[1]
+    if dataset.startswith("pneumonia"):
+        _flag_patient_leaks(table, flags, test)
+    if dataset == "pneumonia3":
+        for row in np.flatnonzero(table["label"] == "UNKNOWN"):
+            flags[row].append("unknown_subtype")
+    return table.drop(columns="thumbnail").assign(group=group, flags=[";".join(dict.fromkeys(f)) for f in flags])
+
+
+def _flag_patient_leaks(table: pd.DataFrame, flags: list, test: np.ndarray) -> None:
+    leaking = table["patient"].isin(set(table["patient"][test])) & ~test & (table["label"] != "NORMAL")
+    for row in np.flatnonzero(leaking):
+        flags[row].append("leak_into_test")
+
+
+def assign_pools(table: pd.DataFrame, classes: tuple[str, ...], seed: int) -> pd.DataFrame:
+    """Give every usable image its pool: grouped (a group never crosses pools), stratified by subtype, seeded.
+
+    Pneumonia keeps its official test set; solar draws 15 % of its groups. The rest is shared out as in POOLS.
+    """
+    table = table.assign(pool="")
+    usable = ~table["flags"].str.split(";").map(lambda f: bool(set(f) & set(EXCLUDING)))
+    test = usable & (table["split"] == "test")
+    table.loc[test, "pool"] = "test"
+    shares = POOLS if test.any() else {"test": 0.15} | {pool: 0.85 * share for pool, share in POOLS.items()}
+    groups = table[usable & ~test].groupby("group").agg(stratum=("subtype", "first"), size=("path", "size"))
+    order = np.random.default_rng(seed).permutation(len(groups))
+    groups = groups.iloc[order].sort_values("size", ascending=False, kind="stable")  # large patients first, they fit worst
+    chosen = {}
+    for _, stratum in groups.groupby("stratum"):
+        wanted = {pool: share * stratum["size"].sum() for pool, share in shares.items()}
+        for group, size in stratum["size"].items():
+            pool = max(wanted, key=wanted.get) if size > 1 else max(wanted, key=lambda p: wanted[p] / shares[p])
+            chosen[group], wanted[pool] = pool, wanted[pool] - size
+    rest = usable & ~test
+    table.loc[rest, "pool"] = table.loc[rest, "group"].map(chosen)
+    counts = table[table["pool"] != ""].groupby(["pool", "label"]).size()
+    for pool in ("test", *POOLS):
+        few = [name for name in classes if counts.get((pool, name), 0) == 0]
+        if few:
+            raise CourseError(
+                f"Pool {pool} would get no image of class {', '.join(few)}: the dataset has too few usable images "
+                f"or patients of it ({int((usable & table['label'].isin(few)).sum())}); add some (about 30 a class)."
+            )
+    return table
+
+
+def quality_report(index: pd.DataFrame) -> pd.DataFrame:
+    """What is wrong with the dataset: one row a problem, with the number of images and what was done about it."""
+    flags = index["flags"].str.split(";").explode()
+    counts = flags[flags != ""].value_counts()
+    done = {flag: "excluded from all pools" for flag in EXCLUDING}
+    done |= {"near_duplicate": "kept together in one pool", "gray_as_rgb": "read as one channel where the dataset is gray",
+             "saturated": "kept, look at it", "tiny": "kept, enlarged"}  # fmt: skip
+    rows = [{"problem": flag, "images": int(count), "share": count / len(index), "action": done[flag]}
+            for flag, count in counts.items()]  # fmt: skip
+    return pd.DataFrame(rows, columns=["problem", "images", "share", "action"])
+
+
+def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
+    """Draw the offenders: every image with an excluding flag, then near-duplicates, as many as fit."""
+    flagged = index[index["flags"].str.replace("gray_as_rgb", "").str.strip(";") != ""]
+    flagged = flagged.iloc[np.argsort(flagged["flags"].eq("near_duplicate"), kind="stable")].head(most)
+    images, titles = [], []
+    for path, flags in zip(flagged["path"], flagged["flags"], strict=True):
+        try:
+            images.append(decode(course.root / path, 96, course.channels))
+        except Exception:
+            images.append(np.full((96, 96), 128, np.uint8))  # nothing to show: a grey square
+        titles.append(f"{Path(path).stem[-18:]}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}")
+    return image_grid(images, titles, title=f"Offenders: {len(flagged)} shown (grey square: cannot be read)")
+
+
+def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
+    """Decode every usable image once, in parallel, into one memory-mapped file.
+
+    The file is named by the content of the images, the size and the channels, and carries a checksum: a changed
+    or half-written cache is rebuilt, never trusted.
+
+    Returns
+    -------
+    uint8 (N, channels, size, size), in the order of `index`, copy-on-write.
+
+    Raises
+    ------
+    CourseError
+        An image has gone or changed since it was indexed; the disk is full.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm.auto import tqdm
+
+    size, channels = course.image_size, course.channels
+    key = identity(code_of(decode), index["sha256"].tolist(), size, channels)
+    path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
+    stamp = path.with_suffix(".json")
+    if path.exists() and stamp.exists() and json.loads(stamp.read_text())["sha256"] == _checksum(path):
+        return np.load(path, mmap_mode="c")
+
+    def read(relative):
+        try:
+            return decode(course.root / relative, size, channels)
+        except OSError as error:
+            raise CourseError(f"{course.root / relative} was readable when it was indexed and is not now: "
+                              "run notebooks/theme1_data_analysis.ipynb again.") from error  # fmt: skip
+
+    digest = hashlib.sha256()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), channels, size, size)}
+    # Plain writes, not a memory map: a full disk is then an error message, not a killed process.
+    with atomic(path) as temporary, open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as workers:
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, header)
+        pieces = tqdm(workers.map(read, index["path"]), total=len(index), desc="decoding once", unit="image")
+        for piece in (buffer.getvalue(), *(pixels.tobytes() for pixels in pieces)):
+            file.write(piece)
+            digest.update(piece)
+    write_json(stamp, {"sha256": digest.hexdigest(), "images": len(index), "date": _now()})
+    return np.load(path, mmap_mode="c")
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass
+class Data:
+    """Everything about the images that training needs; `index`, `pixels` and `labels` share their order."""
+
+    index: pd.DataFrame
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    mean: list[float]
+    std: list[float]
+    key: str
+    course: Course
+
+    def where(self, pool: str) -> np.ndarray:
+        """Row numbers of a pool, int64 (n,)."""
+        return np.flatnonzero(self.index["pool"] == pool)
+
+    def loader(self, pool: str, batch_size: int = 64, augment: dict | None = None, shuffle: bool = False):
+        """Batches of a pool; only training shuffles or augments."""
+        if (augment or shuffle) and pool != "train":
+            raise CourseError(f"Pool {pool} is for measuring: only 'train' is shuffled or augmented.")
+        return BatchLoader(self, self.where(pool), batch_size, augment, shuffle)
+
+
+def load_data(course: Course) -> Data:
+    """Index, pixels, labels and the normalisation (mean and std of the training pixels, in 0..1)."""
+    index = load_index(course)
+    index = index[index["pool"] != ""].reset_index(drop=True)
+    pixels = pixel_cache(course, index)
+    labels = index["label"].map({name: i for i, name in enumerate(course.classes)}).to_numpy(np.int64)
+    train = pixels[np.flatnonzero(index["pool"] == "train")]
+    # Counting the 256 grey levels is exact and needs no float copy of the images.
+    levels = np.stack([np.bincount(train[:, c].ravel(), minlength=256) for c in range(course.channels)])
+    shares, greys = levels / levels.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = shares @ greys
+    std = np.sqrt(shares @ greys**2 - mean**2)
+    key = identity(index["sha256"].tolist(), index["pool"].tolist(), labels, course.image_size)
+    return Data(index, pixels, labels, course.classes, mean.tolist(), std.tolist(), key, course)
+
+
+class BatchLoader:
+    """Batches of (images, labels) on the device: float32 normalised (N, C, S, S) and int64 (N,).
+
+    The pixels travel as uint8, four times less than float32, from pinned memory on a GPU; augmentation then runs
+    on the whole batch, with one draw per sample. Every pass is one epoch: its order and its draws depend on
+    (seed, epoch) alone, so a training that was interrupted can go on in the middle.
+    """
+
+    def __init__(self, data: Data, rows: np.ndarray, batch_size: int, augment: dict | None, shuffle: bool):
+        if len(rows) == 0:
+            raise CourseError("This pool has no images: run notebooks/theme1_data_analysis.ipynb again.")
+        if len(rows) < batch_size and shuffle:
+            print(f"The pool has {len(rows)} images, fewer than a batch of {batch_size}: the batch is made as small.")
+        self.pixels, self.targets = torch.from_numpy(data.pixels), torch.from_numpy(data.labels)
+        self.rows, self.batch_size = torch.from_numpy(rows), min(batch_size, len(rows))
+        self.augment, self.shuffle = augment, shuffle
+        self.seed, self.device, self.epoch, self.first_batch = data.course.seed, data.course.device, 0, 0
+        self.mean = torch.tensor(data.mean, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(data.std, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.targets[self.rows].numpy()
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        count, first = len(self.rows), self.first_batch
+        self.epoch, self.first_batch = self.epoch + 1, 0
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        draws = draw_augmentation(count, self.augment, generator) if self.augment else {}
+        for chosen in order.split(self.batch_size)[first:]:
+            rows = self.rows[chosen]
+            images = self._to_device(self.pixels[rows]).float() / 255
+            if draws:
+                images = augment(images, {name: self._to_device(values[chosen]) for name, values in draws.items()})
+            yield (images - self.mean) / self.std, self._to_device(self.targets[rows])
+
+
+# Ranges of the augmentation: what the world may change without changing the answer.
+AUGMENT = {
+    "pneumonia": {"rotate": 10, "zoom": 0.15, "shift": 0.08, "flip": True, "brightness": 0.15, "contrast": 0.25,
+                  "gamma": 0.3, "blur": 0.7, "noise": 0.04, "erase": 0.25},
+    "solar": {"rotate": 180, "zoom": 0.2, "shift": 0.08, "flip": True, "brightness": 0.12, "contrast": 0.2,
+              "gamma": 0.2, "blur": 0.5, "noise": 0.03, "erase": 0.2, "shadow": 0.3, "cloud": 0.25},
+}  # fmt: skip
+AUGMENT["pneumonia3"] = AUGMENT["pneumonia"]
+
+
+def draw_augmentation(count: int, ranges: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Draw the augmentation of a whole epoch at once: one number per sample and effect, float32 (count,)."""
+
+    def uniform(low, high):
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    get = {name: ranges.get(name, 0.0) for name in (
+        "rotate", "zoom", "shift", "brightness", "contrast", "gamma", "blur", "noise", "erase", "shadow", "cloud")}
+    draws = {
+        "angle": uniform(-get["rotate"], get["rotate"]) * math.pi / 180,
+        "scale": uniform(1 - get["zoom"], 1 + get["zoom"]),
+        "x": uniform(-get["shift"], get["shift"]) * 2,
+        "y": uniform(-get["shift"], get["shift"]) * 2,
+        "mirror": torch.where(uniform(0, 1) < (0.5 if ranges.get("flip") else 0), -1.0, 1.0),
+        "brightness": uniform(-get["brightness"], get["brightness"]),
+        "contrast": uniform(1 - get["contrast"], 1 + get["contrast"]),
+        "gamma": torch.exp(uniform(-get["gamma"], get["gamma"])),
+        "blur": uniform(0, get["blur"]),
+        "noise": uniform(0, get["noise"]),
+        "erase": torch.where(uniform(0, 1) < 0.5, uniform(0, get["erase"]), 0.0),
+        "shadow": torch.where(uniform(0, 1) < 0.4, uniform(0, get["shadow"]), 0.0),
+        "cloud": torch.where(uniform(0, 1) < 0.3, uniform(0, get["cloud"]), 0.0),
+    }
+    # Where the hole, the shadow's edge and the noise lie.
+    return draws | {name: uniform(0, 1) for name in ("place_x", "place_y", "edge", "turn", "texture")}
+
+
+def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Apply one draw per sample to a batch: (N, C, S, S) floats in 0..1 -> the same shape and range.
+
+    Affine maps and interpolation: Jaderberg et al., Spatial Transformer Networks (2015); holes: Zhong et al.,
+    Random Erasing (2017).
+    """
+    n, _, size, _ = images.shape
+    d = {name: values.view(-1, 1, 1, 1) for name, values in draws.items()}
+    cos, sin = torch.cos(draws["angle"]) / draws["scale"], torch.sin(draws["angle"]) / draws["scale"]
+    matrix = torch.stack([cos * draws["mirror"], -sin, draws["x"], sin * draws["mirror"], cos, draws["y"]], dim=1)
+    grid = F.affine_grid(matrix.view(n, 2, 3), images.shape, align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    soft = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    images = torch.lerp(images, soft, d["blur"])
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    images = ((images - mean) * d["contrast"] + mean + d["brightness"]).clamp(0, 1)
+    images = images.clamp_min(1e-4) ** d["gamma"]
+    images = images + d["noise"] * _texture(draws["texture"], size, smooth=False)
+    line = torch.linspace(-1, 1, size, device=images.device)
+    x, y = line.view(1, 1, 1, -1), line.view(1, 1, -1, 1)
+    angle = 2 * math.pi * d["turn"]
+    if draws["shadow"].any():
+        side = torch.sigmoid(20 * (x * torch.cos(angle) + y * torch.sin(angle) + 2 * d["edge"] - 1))
+        images = images * (1 - d["shadow"] * side)
+    if draws["cloud"].any():
+        images = images + d["cloud"] * _texture(draws["texture"], size, smooth=True).clamp(0, 1) * (1 - images)
+    hole = ((x / 2 + 0.5 - d["place_x"]).abs() < d["erase"] / 2) & ((y / 2 + 0.5 - d["place_y"]).abs() < d["erase"] / 2)
+    return torch.where(hole, mean, images).clamp(0, 1)
+
+
+def _texture(where: torch.Tensor, size: int, smooth: bool) -> torch.Tensor:
+    """Noise per sample, cut from one fixed field at a drawn place: (N,) in 0..1 -> (N, 1, size, size)."""
+    key = (size, smooth, where.device)
+    if key not in _FIELDS:
+        generator = torch.Generator().manual_seed(0)
+        field = torch.randn(1, 1, 512, 512, generator=generator)
+        if smooth:
+            coarse = torch.randn(1, 1, 512 // (size // 4) + 2, 512 // (size // 4) + 2, generator=generator)
+            field = F.interpolate(coarse, size=(512, 512), mode="bicubic", align_corners=False)
+        _FIELDS[key] = field[0, 0].to(where.device)
+    span = 512 - size
+    top, left = (where * span).long(), (where * 7919 * span).long() % max(span, 1)
+    rows = top.view(-1, 1, 1) + torch.arange(size, device=where.device).view(1, -1, 1)
+    columns = left.view(-1, 1, 1) + torch.arange(size, device=where.device).view(1, 1, -1)
+    return _FIELDS[key][rows, columns].unsqueeze(1)
+
+
+_FIELDS: dict[tuple, torch.Tensor] = {}
+
+
