@@ -25,7 +25,7 @@ import time
 import zipfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -191,7 +191,7 @@ def environment() -> pd.Series:
     """Versions and hardware of this run, one row each; `start` writes it to exports/environment.txt."""
     from importlib.metadata import PackageNotFoundError, version
 
-    rows = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "python": platform.python_version()}
+    rows = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "python": platform.python_version()}
     for package in ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "optuna"):
         try:
             rows[package] = version(package)
@@ -397,7 +397,7 @@ def record(course: Course, section: str, values: dict) -> Path:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def inputs(*paths: Path) -> dict[str, str]:
@@ -1114,5 +1114,536 @@ def _texture(where: torch.Tensor, size: int, smooth: bool) -> torch.Tensor:
 
 
 _FIELDS: dict[tuple, torch.Tensor] = {}
+
+
+# ======================================================================================================
+# 3 · TRAINING (themes 2 and 3)
+# ======================================================================================================
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number of a training. Two trainings with the same recipe, code, data and seed are the same training."""
+
+    epochs: int = 6
+    batch_size: int = 64
+    lr: float = 3e-3
+    weight_decay: float = 1e-4
+    schedule: str = "onecycle"  # or "cosine", "constant"
+    label_smoothing: float = 0.0
+    class_weights: bool = True
+    augment: bool = False
+    mixed_precision: bool = True
+    channels_last: bool = True
+    clip: float | None = 1.0
+    average: float = 0.0  # decay of the running average of the weights; 0 switches it off
+    patience: int | None = None
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable numbers in a network."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Cross-entropy with class weights and label smoothing, averaged over the samples of the batch.
+
+    PyTorch's own divides by the sum of the weights, so that half a batch is not half the loss; dividing by the
+    number of samples makes gradient accumulation exact. Label smoothing: Szegedy et al. (2016).
+    """
+
+    def __init__(self, weights: torch.Tensor | None = None, label_smoothing: float = 0.0):
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits (N, K), labels int64 (N,) -> scalar."""
+        losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
+        return (losses if self.weights is None else losses * self.weights[labels]).mean()
+
+
+def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
+    """Weights inversely proportional to class frequency, mean 1 over the samples: float32 (classes,)."""
+    counts = np.bincount(labels, minlength=classes)
+    if (counts == 0).any():
+        raise CourseError(f"Class {int(np.argmin(counts))} has no training image: run theme 1 again and look at the pools.")
+    return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
+
+
+def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> WeightedCrossEntropy:
+    weights = class_weights(loader.labels, classes) if recipe.class_weights else None
+    return WeightedCrossEntropy(weights, recipe.label_smoothing).to(loader.device)
+
+
+def autocast(device: torch.device, enabled: bool = True):
+    """Run the forward pass in the precision that pays here (see `amp_dtype`)."""
+    dtype = amp_dtype(device)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=enabled and dtype is not None)
+
+
+class TrainingStopped(CourseError):
+    """The loss is no number any more; the last good checkpoint is kept."""
+
+
+def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, parts=1, amp=True):
+    """One step of gradient descent; when the GPU's memory is too small, the same step in smaller pieces.
+
+    Returns
+    -------
+    loss : float
+        Mean over the batch.
+    correct : int
+    parts : int
+        Pieces that fitted. Gradients add up to those of the whole batch; batch-norm statistics are per piece.
+    """
+    device, loss, correct = images.device, 0.0, 0
+    try:
+        optimizer.zero_grad(set_to_none=True)
+        for x, y in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            with autocast(device, amp):
+                logits = model(x)
+                piece = criterion(logits, y) * (len(y) / len(labels))
+            scaler.scale(piece).backward()
+            loss += piece.item()
+            correct += (logits.argmax(dim=1) == y).sum().item()
+    except torch.cuda.OutOfMemoryError:
+        if parts >= len(labels):
+            raise CourseError("One image alone does not fit into GPU memory: choose a smaller IMAGE_SIZE.") from None
+        torch.cuda.empty_cache()
+        print(f"GPU memory is full: batches of {len(labels)} now run in {2 * parts} pieces, gradients accumulated.")
+        return train_step(model, images, labels, criterion, optimizer, scaler, clip, 2 * parts, amp)
+    if math.isfinite(loss):
+        if clip is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        scaler.step(optimizer)
+        scaler.update()
+    return loss, correct, parts
+
+
+def train_epoch(model, loader, criterion, optimizer, device, scaler=None, scheduler=None, *, clip=None, amp=True,
+                totals=(0.0, 0, 0), on_step=None) -> tuple[float, float]:  # fmt: skip
+    """Train for one epoch.
+
+    Parameters
+    ----------
+    loader : iterable of (images (N, C, S, S), labels (N,))
+    scaler : torch.amp.GradScaler, optional
+        Needed for float16 only, whose small gradients would become zero.
+    scheduler : torch scheduler, optional
+        Stepped after every batch.
+    totals : (loss sum, correct, seen)
+        Where an interrupted epoch stood.
+    on_step : callable(loss, totals), optional
+        Called after every step.
+
+    Returns
+    -------
+    loss, accuracy : float
+        Means over the images seen, measured while the weights changed.
+
+    Raises
+    ------
+    TrainingStopped
+        The loss became NaN or infinite; the weights are those before the bad step.
+    """
+    device = torch.device(device)
+    scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
+    model.train()
+    (loss_sum, correct, seen), parts = totals, 1
+    for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
+        loss, right, parts = train_step(model, images, labels, criterion, optimizer, scaler, clip, parts, amp)
+        if not math.isfinite(loss):
+            lr = optimizer.param_groups[0]["lr"]
+            raise TrainingStopped(f"The loss became {loss} at a learning rate of {lr:.2g}: lower lr (try {lr / 10:.1g}) "
+                                  "or look for broken images; the weights before this step are kept.")  # fmt: skip
+        if scheduler is not None:
+            scheduler.step()
+        loss_sum, correct, seen = loss_sum + loss * len(labels), correct + right, seen + len(labels)
+        if on_step is not None:
+            on_step(loss, (loss_sum, correct, seen))
+    return loss_sum / max(seen, 1), correct / max(seen, 1)
+
+
+@torch.no_grad()
+def validate(model, loader, criterion, device) -> tuple[float, float]:
+    """Mean loss and accuracy over a loader; nothing is learned. Same batches as `train_epoch`."""
+    model.eval()
+    device, loss_sum, correct, seen = torch.device(device), 0.0, 0, 0
+    for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
+        with autocast(device):
+            logits = model(images)
+        loss_sum += criterion(logits, labels).item() * len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum().item()
+        seen += len(labels)
+    return loss_sum / max(seen, 1), correct / max(seen, 1)
+
+
+def make_optimizer(model, recipe: Recipe, steps: int):
+    """AdamW (Loshchilov and Hutter, 2019) and a schedule stepped after every batch.
+
+    Biases and normalisation weights are not decayed: pulling them to zero regularises nothing.
+    """
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}], lr=recipe.lr
+    )
+    if recipe.schedule == "onecycle":  # Smith and Topin, Super-Convergence (2018)
+        warm = {"pct_start": 0.3, "div_factor": 10, "final_div_factor": 100}
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps + 1, **warm)
+    if recipe.schedule == "cosine":  # Loshchilov and Hutter, SGDR (2017)
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    if recipe.schedule == "constant":
+        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    raise CourseError(f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or constant.")
+
+
+def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=60) -> tuple[pd.DataFrame, float]:
+    """Raise the learning rate a little at every step and watch the loss; the weights are put back afterwards.
+
+    Returns the table (lr, loss) and a suggestion: the rate of steepest descent of the smoothed loss.
+    Source: Smith, Cyclical Learning Rates (2017).
+    """
+    before, rng = _copy_state(model), torch.get_rng_state()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=low)
+    scaler = torch.amp.GradScaler(loader.device.type, enabled=amp_dtype(loader.device) == torch.float16)
+    rows, smooth, epoch = [], None, loader.epoch
+    model.train()
+    batches = (batch for _ in range(steps) for batch in loader)
+    for step, (images, labels) in zip(range(steps), batches, strict=False):
+        lr = low * (high / low) ** (step / (steps - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss, _, _ = train_step(model, images, labels, criterion, optimizer, scaler)
+        smooth = loss if smooth is None else 0.8 * smooth + 0.2 * loss
+        if not math.isfinite(loss) or (rows and smooth > 4 * min(row["loss"] for row in rows)):
+            break
+        rows.append({"lr": lr, "loss": smooth})
+    model.load_state_dict(before)
+    torch.set_rng_state(rng)
+    loader.epoch = epoch
+    table = pd.DataFrame(rows)
+    best = int(table["loss"].idxmin())
+    slope = np.gradient(table["loss"][: max(best, 2) + 1], np.log(table["lr"][: max(best, 2) + 1]))
+    return table, float(table["lr"][int(np.argmin(slope))])
+
+
+def _copy_state(model) -> dict:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+@dataclass
+class Run:
+    """A finished training: `model` holds the best weights, `history` one row per epoch."""
+
+    name: str
+    model: nn.Module
+    history: pd.DataFrame
+    seconds: float
+    date: str
+    hardware: str
+    recipe: Recipe
+    path: Path
+    loaded: bool = False
+
+
+class WeightAverage:
+    """Running average of the weights, usually better than the last ones. Source: Polyak and Juditsky (1992).
+
+    The decay grows from 0 to its limit with the number of steps, so that a short training forgets its start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.steps, self.state = decay, 0, _copy_state(model)
+
+    def update(self, model: nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value.detach(), 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe, *, save_every: float = 30.0,
+        tensorboard: bool = True, progress: bool = True, on_epoch=None) -> Run:  # fmt: skip
+    """Train a network on pool train, watching pool val; keep the weights of the lowest validation loss.
+
+    The same call does three things. Finished before: loads at once. Interrupted: goes on from the last step
+    saved and ends with the weights of an uninterrupted run. New: trains.
+
+    Parameters
+    ----------
+    name : str
+        Names the folder runs/<name>-<identity>; the identity is the hash of code, recipe, data and seed.
+    save_every : float
+        Seconds between two saved steps.
+    on_epoch : callable(epoch, row), optional
+        Called after each epoch with the row of the history; may raise to stop (pruning).
+
+    Raises
+    ------
+    TrainingStopped
+        NaN or infinite loss, with epoch, step and learning rate.
+    """
+    code = code_of(model, fit, _Session, train_epoch, train_step, validate, make_optimizer, WeightedCrossEntropy,
+                   WeightAverage, BatchLoader, draw_augmentation, augment)  # fmt: skip
+    ranges = AUGMENT[course.dataset] if recipe.augment else None
+    key = identity(code, getattr(model, "config", {}), asdict(recipe), ranges, data.key, course.seed)
+    folder = course.runs / f"{name}-{key}"
+    if (folder / "finished.pt").exists():
+        return _load_run(name, model, folder, course)
+    train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
+    session = _Session(course, model.to(course.device), train, recipe, len(course.classes), folder / "running.pt")
+    session.resume()
+    val, writer = data.loader("val", 256), None
+    if tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(course.runs / "tensorboard" / f"{name}-{key}")
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=len(train) * recipe.epochs, initial=session.step, desc=name, unit="batch", disable=not progress)
+    while session.epoch < recipe.epochs and not session.stopped:
+        row = session.run_epoch(val, bar, save_every)
+        if writer:
+            for tag in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
+                writer.add_scalar(tag, row[tag], row["epoch"])
+        if on_epoch:
+            on_epoch(row["epoch"], row)
+    bar.close()
+    if writer:
+        _last_words(writer, train, recipe, session)
+    finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
+                "hardware": hardware(), "recipe": asdict(recipe)}  # fmt: skip
+    _save(folder / "finished.pt", finished)
+    (folder / "running.pt").unlink(missing_ok=True)
+    return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+
+
+class _Session:
+    """The moving parts of one training, saved and restored together."""
+
+    def __init__(self, course, model, loader, recipe, classes, path):
+        self.model, self.loader, self.recipe, self.path, self.device = model, loader, recipe, path, course.device
+        if recipe.channels_last:
+            model.to(memory_format=torch.channels_last)
+        self.criterion = make_criterion(loader, classes, recipe)
+        self.optimizer, self.scheduler = make_optimizer(model, recipe, recipe.epochs * len(loader))
+        half = recipe.mixed_precision and amp_dtype(course.device) == torch.float16
+        self.scaler = torch.amp.GradScaler(course.device.type, enabled=half)
+        self.average = WeightAverage(model, recipe.average) if recipe.average else None
+        self.epoch = self.step = 0
+        self.seconds, self.totals, self.history = 0.0, (0.0, 0, 0), []
+        self.best, self.best_loss = _copy_state(model), math.inf
+        self.stateful = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        self.plain = ("epoch", "step", "seconds", "totals", "history", "best", "best_loss")
+        torch.manual_seed(course.seed)  # dropout starts alike, whatever ran before in this notebook
+
+    def save(self) -> None:
+        state = {name: thing.state_dict() for name, thing in self.stateful.items()}
+        state |= {name: getattr(self, name) for name in self.plain} | {"rng": torch.get_rng_state()}
+        state["average"] = (self.average.steps, self.average.state) if self.average else None
+        state["cuda_rng"] = torch.cuda.get_rng_state() if self.device.type == "cuda" else None
+        _save(self.path, state)
+
+    def resume(self) -> None:
+        """Go on where a killed run stood; a damaged file is set aside and the training starts again."""
+        if not self.path.exists():
+            return
+        try:
+            state = torch.load(self.path, map_location=self.device)
+        except Exception:
+            self.path.rename(self.path.with_suffix(".damaged"))
+            print(f"{self.path} was damaged and is set aside: the training starts again.")
+            return
+        for name, thing in self.stateful.items():
+            thing.load_state_dict(state[name])
+        for name in self.plain:
+            setattr(self, name, state[name])
+        if self.average:
+            self.average.steps, self.average.state = state["average"]
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+        print(f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step}")
+
+    @property
+    def stopped(self) -> bool:
+        """True when the validation loss has not improved for `patience` epochs."""
+        losses = [row["val_loss"] for row in self.history]
+        return bool(losses and self.recipe.patience and len(losses) - 1 - int(np.argmin(losses)) >= self.recipe.patience)
+
+    def run_epoch(self, val: BatchLoader, bar, save_every: float) -> dict:
+        self.loader.epoch, self.loader.first_batch = self.epoch, self.step - self.epoch * len(self.loader)
+        began, saved = time.perf_counter() - self.seconds, time.perf_counter()
+
+        def on_step(loss, totals):
+            nonlocal saved
+            self.step, self.totals = self.step + 1, totals
+            if self.average:
+                self.average.update(self.model)
+            bar.update()
+            bar.set_postfix(epoch=self.epoch + 1, loss=f"{totals[0] / totals[2]:.3f}", refresh=False)
+            if time.perf_counter() - saved > save_every:
+                self.seconds = time.perf_counter() - began
+                self.save()
+                saved = time.perf_counter()
+
+        try:
+            loss, accuracy = train_epoch(self.model, self._batches(), self.criterion, self.optimizer, self.device,
+                                         self.scaler, self.scheduler, clip=self.recipe.clip, totals=self.totals,
+                                         amp=self.recipe.mixed_precision, on_step=on_step)  # fmt: skip
+        except TrainingStopped as error:
+            raise TrainingStopped(f"Epoch {self.epoch + 1}, step {self.step + 1}: {error}") from None
+        weights = _copy_state(self.model)
+        if self.average:
+            self.model.load_state_dict(self.average.state)
+        val_loss, val_accuracy = validate(self.model, val, self.criterion, self.device)
+        if val_loss < self.best_loss or not math.isfinite(self.best_loss):
+            self.best, self.best_loss = _copy_state(self.model), val_loss
+        self.model.load_state_dict(weights)
+        self.seconds = time.perf_counter() - began
+        row = {"epoch": self.epoch + 1, "train_loss": loss, "train_accuracy": accuracy, "val_loss": val_loss,
+               "val_accuracy": val_accuracy, "lr": self.scheduler.get_last_lr()[0], "seconds": self.seconds}  # fmt: skip
+        self.history.append(row)
+        self.epoch, self.totals = self.epoch + 1, (0.0, 0, 0)
+        self.save()
+        return row
+
+    def _batches(self):
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        for images, labels in self.loader:
+            yield images.to(memory_format=layout), labels
+
+
+def _last_words(writer, train: BatchLoader, recipe: Recipe, session: _Session) -> None:
+    """HParams and one batch of training images for TensorBoard."""
+    images, _ = next(iter(train))
+    writer.add_images("training batch", (images[:16] * train.std + train.mean).clamp(0, 1))
+    plain = {name: value for name, value in asdict(recipe).items() if isinstance(value, (int, float, str, bool))}
+    writer.add_hparams(plain, {"best_val_loss": session.best_loss}, run_name=".")
+    writer.close()
+
+
+def _load_run(name, model, folder, course, quiet=False) -> Run:
+    state = torch.load(folder / "finished.pt", map_location=course.device)
+    model.to(course.device).load_state_dict(state["weights"])
+    if not quiet:
+        print(f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on {state['hardware']}")
+    return Run(name, model.eval(), pd.DataFrame(state["history"]), state["seconds"], state["date"], state["hardware"],
+               Recipe(**state["recipe"]), folder, loaded=True)  # fmt: skip
+
+
+def _save(path: Path, state: dict) -> Path:
+    """torch.save through memory and a temporary file, so that a full disk raises and leaves the old file."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+    return path
+
+
+def save_checkpoint(path, model, optimizer=None, **state) -> Path:
+    """Store weights, architecture and whatever else serving needs, atomically.
+
+    Parameters
+    ----------
+    **state : plain Python values
+        classes, mean, std, size, threshold, temperature, ... (lists and numbers, no NumPy scalars).
+    """
+    content = {"architecture": type(model).__name__, "config": getattr(model, "config", {}),
+               "weights": model.state_dict(), "optimizer": optimizer.state_dict() if optimizer else None}  # fmt: skip
+    return _save(Path(path), content | state)
+
+
+def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
+    """Read a checkpoint; with a model, put the weights into it.
+
+    Raises
+    ------
+    CourseError
+        Missing or damaged file; another architecture, other shapes, or another class list.
+    """
+    path = Path(path)
+    if not path.exists():
+        notebook = {"baseline.pth": "theme2_baseline_model", "best_model.pth": "theme3_optimization"}.get(path.name)
+        advice = f"run notebooks/{notebook}.ipynb first" if notebook else "check the path"
+        raise CourseError(f"{path} is missing: {advice}.")
+    try:
+        state = torch.load(path, map_location=best_device(), weights_only=True)
+        architecture, weights = state["architecture"], state["weights"]
+    except Exception as error:
+        raise CourseError(f"{path} is damaged or no checkpoint of this course ({type(error).__name__}): delete it and "
+                          "run the notebook that writes it again.") from error  # fmt: skip
+    if classes is not None and list(classes) != list(state.get("classes", classes)):
+        raise CourseError(f"{path} knows the classes {list(state['classes'])}, asked for {list(classes)}: "
+                          "use the HOME of that dataset, or train again.")  # fmt: skip
+    if model is not None:
+        own = type(model).__name__, getattr(model, "config", {})
+        if own != (architecture, state["config"]):
+            raise CourseError(f"{path} holds {architecture}({state['config']}), not {own[0]}({own[1]}): "
+                              "build that network (utils.load_model does) or train this one again.")  # fmt: skip
+        model.load_state_dict(weights)
+    if optimizer is not None and state["optimizer"] is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    return state
+
+
+def load_model(path, classes=None) -> tuple[nn.Module, dict]:
+    """Build the network that a checkpoint names and fill in its weights; returns (model, state)."""
+    state = load_checkpoint(path, classes=classes)
+    model = MODELS[state["architecture"]](**state["config"]).to(best_device())
+    load_checkpoint(path, model)
+    return model.eval(), state
+
+
+def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
+    """Optuna study over width, depth, dropout, learning rate and weight decay; bad trials are pruned early.
+
+    Every trial is a training with an identity, and the study is stored on disk: an interrupted search goes on.
+    Sampler: TPE (Bergstra et al., 2011). Pruning after the first epoch by the median of the other trials.
+
+    Returns
+    -------
+    optuna.Study
+        Minimises the validation loss.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    key = identity(code_of(search, fit, OptimizedCNN(course.channels)), asdict(recipe), data.key, course.seed)
+    storage = f"sqlite:///{_opened(course.runs / f'{name}-{key}.db')}"
+    study = optuna.create_study(
+        study_name=name, storage=storage, load_if_exists=True, direction="minimize",
+        sampler=optuna.samplers.TPESampler(seed=course.seed, n_startup_trials=4),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
+    )  # fmt: skip
+
+    def objective(trial):
+        width, depth = trial.suggest_categorical("width", [16, 24, 32]), trial.suggest_int("depth", 1, 2)
+        config = {"widths": (width, 2 * width, 4 * width, 6 * width), "depth": depth,
+                  "dropout": trial.suggest_float("dropout", 0.0, 0.4)}  # fmt: skip
+        chosen = replace(recipe, lr=trial.suggest_float("lr", 1e-3, 1e-2, log=True),
+                         weight_decay=trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True))  # fmt: skip
+
+        def report(epoch, row):
+            trial.report(row["val_loss"], epoch)
+            if epoch < chosen.epochs and trial.should_prune():
+                raise optuna.TrialPruned
+
+        torch.manual_seed(course.seed)
+        model = OptimizedCNN(course.channels, len(course.classes), **config)
+        run = fit(course, f"{name}-trial", model, data, chosen, tensorboard=False, progress=False, on_epoch=report)
+        return float(run.history["val_loss"].min())
+
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    study.optimize(objective, n_trials=max(0, trials - done))
+    return study
 
 
