@@ -974,7 +974,7 @@ def load_data(course: Course) -> Data:
     index = load_index(course)
     index = index[index["pool"] != ""].reset_index(drop=True)
     pixels = pixel_cache(course, index)
-    labels = index["label"].map({name: i for i, name in enumerate(course.classes)}).to_numpy(np.int64)
+    labels = index["label"].map({name: i for i, name in enumerate(course.classes)}).to_numpy(np.int64, copy=True)
     train = pixels[np.flatnonzero(index["pool"] == "train")]
     # Counting the 256 grey levels is exact and needs no float copy of the images.
     levels = np.stack([np.bincount(train[:, c].ravel(), minlength=256) for c in range(course.channels)])
@@ -1647,3 +1647,282 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
     return study
 
 
+# ======================================================================================================
+# 4 · EVALUATION: figures with their uncertainty (themes 2 and 3)
+# ======================================================================================================
+
+
+@torch.no_grad()
+def predict(model, loader) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 (N, K) and labels int64 (N,) of a whole pool, in the order of its rows."""
+    model.eval()
+    pairs = [(model(images).float().cpu().numpy(), labels.cpu().numpy()) for images, labels in loader]
+    logits, labels = zip(*pairs, strict=True)
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities (N, K) from logits (N, K), softened by a temperature above 1."""
+    from scipy.special import softmax as scipy_softmax
+
+    return scipy_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a proportion, right also near 0 and 1. Source: Wilson (1927)."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Chance that a random positive ranks above a random negative; macro one-vs-rest for three classes.
+
+    Computed from ranks (Mann and Whitney, 1947), so that the bootstrap can afford it.
+    """
+    from scipy.stats import rankdata
+
+    values, columns = [], range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
+    for k in columns:
+        positive = labels == k
+        n, m = positive.sum(), (~positive).sum()
+        if n and m:
+            values.append((rankdata(probabilities[:, k])[positive].sum() - n * (n + 1) / 2) / (n * m))
+    return float(np.mean(values)) if values else math.nan
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins. Source: Naeini et al. (2015)."""
+    table = reliability(probabilities, labels, bins)
+    return float((table["n"] / table["n"].sum() * (table["accuracy"] - table["confidence"]).abs()).sum())
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Confidence against accuracy: one row (confidence, accuracy, low, high, n) for each bin that is not empty."""
+    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = []
+    for number in np.unique(bin_of):
+        inside = bin_of == number
+        low, high = wilson(hit[inside].sum(), inside.sum())
+        rows.append({"confidence": confidence[inside].mean(), "accuracy": hit[inside].mean(), "low": low, "high": high,
+                     "n": int(inside.sum())})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Counts int64 (K, K): rows are the true classes, columns the predicted ones."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def _recalls(predicted, labels, classes):
+    counts = confusion(predicted, labels, classes)
+    return np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
+
+
+def _macro_f1(predicted, labels, classes):
+    counts = confusion(predicted, labels, classes)
+    return float(np.mean(2 * np.diag(counts) / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)))
+
+
+def bootstrap(statistic, labels: np.ndarray, *arrays, resamples=1000, seed=42) -> tuple[float, float]:
+    """95 % percentile interval of `statistic(*arrays)` over resampled images, each class keeping its size.
+
+    Source: Efron (1979); stratified, so that no resample lacks a class.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    values = []
+    for _ in range(resamples):
+        chosen = np.concatenate([rng.choice(own, len(own)) for own in rows])
+        values.append(statistic(*(array[chosen] for array in arrays)))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1000, seed=42) -> pd.DataFrame:
+    """Every metric of the course with its 95 % interval.
+
+    Parameters
+    ----------
+    probabilities : float (N, K)
+    labels : int64 (N,)
+    classes : sequence of str
+
+    Returns
+    -------
+    DataFrame indexed by metric (accuracy, balanced_accuracy, f1_macro, auroc, ece, recall <class> ...), with
+    columns value, low, high, n. Proportions: Wilson; the others: stratified bootstrap over images.
+    """
+    k, predicted, n = len(classes), probabilities.argmax(axis=1), len(labels)
+    hits = int((predicted == labels).sum())
+    rows = {"accuracy": (hits / n, *wilson(hits, n), n)}
+
+    def interval(statistic, *arrays):
+        return bootstrap(statistic, labels, *arrays, resamples=resamples, seed=seed)
+
+    balanced = float(_recalls(predicted, labels, k).mean())
+    rows["balanced_accuracy"] = (balanced, *interval(lambda p, y: _recalls(p, y, k).mean(), predicted, labels), n)
+    f1 = _macro_f1(predicted, labels, k)
+    rows["f1_macro"] = (f1, *interval(lambda p, y: _macro_f1(p, y, k), predicted, labels), n)
+    rows["auroc"] = (auroc(probabilities, labels), *interval(auroc, probabilities, labels), n)
+    ece = expected_calibration_error(probabilities, labels)
+    rows["ece"] = (ece, *interval(expected_calibration_error, probabilities, labels), n)
+    for number, name in enumerate(classes):
+        own = labels == number
+        right = int((predicted[own] == number).sum())
+        rows[f"recall {name}"] = (right / max(own.sum(), 1), *wilson(right, own.sum()), int(own.sum()))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "n"])
+
+
+def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, resamples=1000, seed=42) -> dict:
+    """Paired comparison of two sets of predictions on the same images.
+
+    Parameters
+    ----------
+    first, second : int64 (N,)
+        Predicted classes of the old and the new model.
+
+    Returns
+    -------
+    dict with difference (accuracy of second minus first), low, high (paired bootstrap), p_value (exact McNemar
+    test: of the images on which just one is right, is it as often the one as the other?), only_first, only_second.
+    Source: McNemar (1947), Edwards (1948).
+    """
+    from scipy.stats import binomtest
+
+    a, b = first == labels, second == labels
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    differing = only_first + only_second
+    p_value = binomtest(only_second, differing, 0.5).pvalue if differing else 1.0
+    gain = b.astype(float) - a
+    low, high = bootstrap(np.mean, labels, gain, resamples=resamples, seed=seed)
+    return {"difference": float(gain.mean()), "low": low, "high": high, "p_value": float(p_value),
+            "only_first": only_first, "only_second": only_second, "n": len(labels)}  # fmt: skip
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The one number that the logits are divided by so that confidence means accuracy; fitted on pool val.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks (2017).
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature):
+        p = softmax(logits, math.exp(log_temperature))
+        return -np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-12)).mean()
+
+    return float(math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def positive_probability(probabilities: np.ndarray) -> np.ndarray:
+    """Probability of "something is there", (N,): 1 - P(first class), for two classes and three alike."""
+    return 1 - probabilities[:, 0]
+
+
+def choose_threshold(probabilities: np.ndarray, labels: np.ndarray, cost_missed: float, cost_false_alarm: float = 1.0):
+    """Threshold on P(positive) with the lowest mean cost per image on pool val.
+
+    Returns the threshold and the table (threshold, cost, missed, false_alarms) that it was read from.
+    """
+    score, positive = positive_probability(probabilities), labels > 0
+    rows = []
+    for threshold in np.linspace(0.01, 0.99, 99):
+        alarm = score >= threshold
+        missed, false = int((positive & ~alarm).sum()), int((~positive & alarm).sum())
+        cost = (missed * cost_missed + false * cost_false_alarm) / len(labels)
+        rows.append({"threshold": threshold, "cost": cost, "missed": missed, "false_alarms": false})
+    table = pd.DataFrame(rows)
+    return float(table["threshold"][int(table["cost"].argmin())]), table
+
+
+def grad_cam(model, images: torch.Tensor, target: torch.Tensor) -> np.ndarray:
+    """Where the network looked: maps in 0..1, (N, S, S), for images (N, C, S, S) and target classes (N,).
+
+    The gradient of the class score weights the last feature maps. Source: Selvaraju et al., Grad-CAM (2017).
+    """
+    model.eval()
+    maps = model.features(images)
+    maps.retain_grad()
+    scores = model.classifier(maps.mean(dim=(2, 3)))
+    scores.gather(1, target.view(-1, 1)).sum().backward()
+    weights = maps.grad.mean(dim=(2, 3), keepdim=True)
+    heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()
+    model.zero_grad(set_to_none=True)
+    heat = F.interpolate(heat, images.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
+    return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)).cpu().numpy()
+
+
+# ------------------------------------------------------------------------------------------------------
+# Figures of themes 2 and 3
+# ------------------------------------------------------------------------------------------------------
+
+
+def plot_history(history: pd.DataFrame, title: str):
+    """Loss and accuracy of training and validation by epoch."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
+    for axis, what in zip(axes, ("loss", "accuracy"), strict=True):
+        axis.plot(history["epoch"], history[f"train_{what}"], "o-", label="train (weights still moving)")
+        axis.plot(history["epoch"], history[f"val_{what}"], "s--", label="val")
+        axis.set(xlabel="epoch", ylabel=f"{what}", title=f"{title}: {what}")
+        axis.legend()
+    return figure
+
+
+def plot_confusion(probabilities: np.ndarray, labels: np.ndarray, classes, title: str):
+    """Confusion matrix: counts, and the recall of each row with its 95 % interval."""
+    import matplotlib.pyplot as plt
+
+    style()
+    counts = confusion(probabilities.argmax(axis=1), labels, len(classes))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axis = plt.subplots(figsize=(1.9 * len(classes) + 2.2, 1.5 * len(classes) + 1.4))
+    axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axis.grid(False)
+    for i, j in np.ndindex(counts.shape):
+        text = f"{counts[i, j]}"
+        if i == j:
+            low, high = wilson(counts[i, j], counts[i].sum())
+            text += f"\n{shares[i, j]:.0%} [{low:.0%}, {high:.0%}]"
+        axis.text(j, i, text, ha="center", va="center", color="white" if shares[i, j] > 0.6 else "black")
+    axis.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="predicted class", ylabel="true class")
+    axis.set_xticklabels(classes)
+    axis.set_yticklabels(classes, rotation=90, va="center")
+    axis.set_title(f"{title} (n = {len(labels)})")
+    return figure
+
+
+def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
+    """Reliability diagram (diagramme de fiabilité): on the diagonal, confidence means accuracy."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 4), squeeze=False)
+    for axis, (name, table) in zip(axes.flat, tables.items(), strict=True):
+        axis.plot([0, 1], [0, 1], ":", color="black", label="perfect calibration")
+        error = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+        axis.errorbar(table["confidence"], table["accuracy"], yerr=np.abs(error), fmt="o-", capsize=3, label="measured, 95 %")
+        least = min(0.5, float(table["confidence"].min()))
+        axis.set(xlim=(least, 1.01), ylim=(0, 1.03), xlabel="mean confidence", ylabel="accuracy", title=f"{title}: {name}")
+        axis.legend(loc="lower right")
+    return figure
+
+
+def plot_bars(table: pd.DataFrame, title: str, label: str = ""):
+    """Values with intervals, one bar a row; columns value, low, high, the index names the rows."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(8, 0.45 * len(table) + 1.2))
+    places = np.arange(len(table))[::-1]
+    error = np.abs([table["value"] - table["low"], table["high"] - table["value"]])
+    axis.barh(places, table["value"], xerr=error, capsize=3, color=COLOURS[5])
+    axis.set_yticks(places, table.index)
+    axis.set(title=title, xlabel=label)
+    return figure

@@ -23,9 +23,9 @@ class ResidualBlock(nn.Module):
             pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
             project = nn.Conv2d(before, after, 1, bias=not norm)
             self.shortcut = nn.Sequential(pool, project, nn.BatchNorm2d(after) if norm else nn.Identity())
-        if norm:
+        if norm and residual:
             # Each block starts as the identity (Goyal et al., Accurate, Large Minibatch SGD, 2017).
-            nn.init.zeros_(self.norm2.weight) if residual else None
+            nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class OptimizedCNN(nn.Module):
-    """A stride-2 stem, residual stages that halve the picture, global average pooling, dropout, one linear layer.
+    """A stem that quarters the picture, residual stages that halve it, global average pooling, one linear layer.
 
     Parameters
     ----------
@@ -63,6 +63,7 @@ class OptimizedCNN(nn.Module):
                        "dropout": dropout, "norm": norm, "residual": residual}  # fmt: skip
         first = nn.BatchNorm2d(widths[0]) if norm else nn.Identity()
         stages = [nn.Conv2d(channels, widths[0], 5, stride=2, padding=2, bias=not norm), first, nn.ReLU()]
+        stages.append(nn.MaxPool2d(3, stride=2, padding=1))
         before = widths[0]
         for stage, after in enumerate(widths):
             for block in range(depth):
