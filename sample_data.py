@@ -78,8 +78,8 @@ def _chest(x, y, body: dict) -> tuple[np.ndarray, np.ndarray]:
     lungs = lungs * (1 - dome)
     image = 0.12 + 0.50 * _ellipse(x, y, 0, 0.15, 0.95, 1.3, 0.05) + 0.05 * _smooth(rng, x.shape, 5)
     image = image - 0.33 * lungs
-    image += 0.22 * np.exp(-((x / 0.09) ** 2)) * (1 + 0.15 * np.sin(26 * y))
-    image += 0.26 * _ellipse(x, y, 0.14, 0.28, 0.30 * body["heart"], 0.27 * body["heart"], 0.10)
+    image += 0.16 * np.exp(-((x / 0.09) ** 2)) * (1 + 0.15 * np.sin(26 * y))
+    image += 0.17 * _ellipse(x, y, 0.14, 0.28, 0.30 * body["heart"], 0.27 * body["heart"], 0.10)
     ridge = np.sin(body["ribs"] * (y + body["curve"] * (np.abs(x) - body["gap"]) ** 2) + body["phase"])
     image += body["rib"] * np.clip(ridge, 0.2, 1) * (0.4 + lungs)
     image += 0.16 * np.exp(-(((y + 0.72 - 0.15 * np.abs(x)) / 0.035) ** 2)) * (np.abs(x) > 0.12)
@@ -92,18 +92,18 @@ def _consolidation(x, y, rng, lungs, body):
     """Bacterial pneumonia: one lobe turns opaque, air-filled bronchi stay dark in it."""
     side = rng.choice([-1, 1])
     cx, cy = side * body["gap"] + rng.uniform(-0.12, 0.12), rng.uniform(-0.42, 0.36)
-    radius = rng.uniform(0.17, 0.30)
+    radius = rng.uniform(0.20, 0.36)
     distance = np.hypot(x - cx, (y - cy) * rng.uniform(0.8, 1.2)) / radius + 0.22 * _smooth(rng, x.shape, 9)
     opaque = _soft(distance - 1, 0.16) * lungs
     bronchi = np.clip(1 - np.abs(_smooth(rng, x.shape, 12)) * 4, 0, 1)
-    return rng.uniform(0.16, 0.26) * opaque * (1 - 0.6 * bronchi)
+    return rng.uniform(0.22, 0.36) * opaque * (1 - 0.6 * bronchi)
 
 
 def _interstitial(x, y, rng, lungs, body):
     """Viral pneumonia: a fine net over both lungs, patchy, brighter and darker in turn."""
-    net = np.clip(1 - np.abs(_smooth(rng, x.shape, 26)) * 2.2, 0, 1) - 0.32
+    net = np.clip(1 - np.abs(_smooth(rng, x.shape, 20)) * 2.2, 0, 1) - 0.32
     patchy = 0.65 + 0.35 * np.clip(_smooth(rng, x.shape, 5), -1, 1)
-    return rng.uniform(0.15, 0.23) * net * patchy * lungs
+    return rng.uniform(0.22, 0.34) * net * patchy * lungs
 
 
 def _look_alikes(x, y, rng, lungs):
@@ -127,7 +127,7 @@ def _look_alikes(x, y, rng, lungs):
 
 def _xray(body: dict, kind: str, rng, shifted: bool, size: int | None) -> np.ndarray:
     """One X-ray, uint8 (height, width). `shifted` is the other scanner, of the test set."""
-    height = size or int(rng.integers(118, 142))
+    height = size or int(rng.integers(104, 124))
     width = size or int(height * rng.uniform(1.0, 1.3))
     x, y = _grid(height, width)
     zoom = rng.uniform(0.9, 1.08)
@@ -193,7 +193,7 @@ def _dark_colour(rng):
 
 def _panels(u, v, half_u, half_v, rng, image):
     """An array of modules: a dark quadrilateral with a regular grid of thin lines."""
-    cell = rng.uniform(0.085, 0.12)
+    cell = rng.uniform(0.11, 0.16)
     columns, rows = rng.integers(3, 6), rng.integers(2, 4)
     a, b = columns * cell / 2, rows * cell * 0.6
     cu = rng.uniform(-1, 1) * max(half_u - a - 0.04, 0)
@@ -202,10 +202,10 @@ def _panels(u, v, half_u, half_v, rng, image):
     inside = _rectangle(p, q, a, b)
     _paint(image, inside, _dark_colour(rng))
     lines = np.maximum(_lines(p + a, cell), _lines(q + b, 1.2 * cell))
-    _paint(image, inside * lines * rng.uniform(0.5, 0.8), (0.68, 0.70, 0.74))
+    _paint(image, inside * lines * rng.uniform(0.6, 0.9), (0.72, 0.74, 0.78))
 
 
-def _lines(t, period, width=0.011):
+def _lines(t, period, width=0.016):
     return np.exp(-((((t / period + 0.5) % 1 - 0.5) * period / width) ** 2))
 
 
@@ -241,7 +241,7 @@ def _trees_and_shadows(x, y, rng, image):
 
 def _house(positive: bool, rng, size: int | None) -> np.ndarray:
     """One aerial picture, uint8 (height, width, 3)."""
-    side = size or int(rng.integers(101, 129))
+    side = size or int(rng.integers(96, 113))
     x, y = _grid(side, side)
     image = _ground(x, y, rng)
     u, v, half_u, half_v = _roof(x, y, rng, image)
@@ -294,8 +294,8 @@ def _draw_patients(folder: Path, kind: str, count: int, seed: int, shifted: bool
         body = _anatomy(rng)
         for image in range(min(int(rng.integers(1, most + 1)), count - drawn)):
             drawn += 1
-            # Numbers of train and test differ for one kind, and meet across kinds, as in the real archive.
-            number = person + (2000 if shifted else 0) + (-1990 if shifted and kind == "virus" else 0)
+            # Numbers of train and test never meet for one kind, but do across kinds, as in the real archive.
+            number = person + (5000 if shifted != (kind == "virus") else 0)
             name = {"normal": f"NORMAL2-IM-{number:04d}-{image + 1:04d}" if person % 3 == 0 else
                     f"IM-{number:04d}-{image + 1:04d}"}.get(kind, f"person{number}_{kind}_{drawn}")  # fmt: skip
             one = np.random.default_rng([seed, kinds[kind], shifted, person, image + 1])
@@ -311,7 +311,7 @@ def draw_chest_xray(root, images: int = 2400, seed: int = 42, size: int | None =
     images : int
         Total, at least 100; 12 % of them are the test set of another scanner, with 37 % NORMAL (train: 26 %).
     size : int, optional
-        Side in pixels; about 118-142 x 118-185, whatever the class, when None.
+        Side in pixels; about 104-123 x 104-160, whatever the class, when None.
 
     Raises
     ------
@@ -366,7 +366,7 @@ def _plant_xray_faults(place: Path, many: bool) -> None:
 def draw_solar_panels(root, images: int = 2400, seed: int = 42, size: int | None = None) -> Path:
     """Draw `root`/solar_panels/{positive,negative}/*.jpg, as many of each.
 
-    Parameters and errors as in `draw_chest_xray`; size: side in pixels, 101-128 when None.
+    Parameters and errors as in `draw_chest_xray`; size: side in pixels, 96-112 when None.
     """
     if images < 100:
         raise ValueError(f"images={images}: draw at least 100, or some class of some pool stays empty")

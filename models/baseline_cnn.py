@@ -30,6 +30,10 @@ class BaselineCNN(nn.Module):
             layers += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
             before = after
         self.features = nn.Sequential(*layers)
+        for layer in self.features:
+            if isinstance(layer, nn.Conv2d):  # keeps the signal's size from layer to layer (He et al., 2015)
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
         self.classifier = nn.Linear(before, classes)
 
     def embed(self, images: Tensor) -> Tensor:

@@ -1,0 +1,18 @@
+"""Command line of the course kit: `python course.py run` executes the themes in order."""
+
+import sys
+
+from tools import run
+
+COMMANDS = {"run": run.main}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in COMMANDS:
+        print(f"usage: python course.py {{{','.join(COMMANDS)}}} [options]   (--help after a command lists its options)")
+        return 2
+    return COMMANDS[arguments[0]](arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""`course.py run`: execute the notebooks in order and end with a summary."""
+
+import argparse
+import json
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+
+KIT = Path(__file__).resolve().parent.parent
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="course.py run", description=__doc__)
+    parser.add_argument("--dataset", default="pneumonia", help="pneumonia, pneumonia3 or solar")
+    parser.add_argument("--source", default="auto", help="auto, kaggle, sample, or the folder above the dataset's own")
+    parser.add_argument("--profile", default="auto", help="auto, smoke, quick or full")
+    parser.add_argument("--image-size", type=int, help="side in pixels, at least 32 (default: the profile's)")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--home", type=Path, default=KIT, help="folder of all artefacts (default: the kit)")
+    parser.add_argument("--from", dest="first", type=int, default=1, help="first theme")
+    parser.add_argument("--until", dest="last", type=int, default=8, help="last theme")
+    return parser.parse_args(arguments)
+
+
+def notebooks(first: int, last: int) -> dict[int, Path]:
+    """The notebooks of the themes first..last that exist, by theme."""
+    found = {int(re.match(r"theme(\d)", path.name)[1]): path for path in (KIT / "notebooks").glob("theme*.ipynb")}
+    return {theme: found[theme] for theme in sorted(found) if first <= theme <= last}
+
+
+def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
+    """Run one notebook in a fresh kernel, keep the executed copy, return the seconds it took.
+
+    Raises
+    ------
+    papermill.PapermillExecutionError
+        A cell failed; the executed copy holds everything up to it.
+    """
+    import papermill
+
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        papermill.execute_notebook(
+            path, folder / path.name, parameters=parameters, cwd=str(KIT), kernel_name="python3", progress_bar=False,
+            log_output=False,
+        )  # fmt: skip
+    return time.perf_counter() - began
+
+
+def explain(theme: int, path: Path, executed: Path, error) -> str:
+    """One readable paragraph: theme, cell, error, where to look."""
+    last = error.evalue.strip() or error.ename
+    source = "\n".join("    " + line for line in error.source.strip().splitlines()[:8])
+    return (f"\nTheme {theme} stopped in cell {error.cell_index} of notebooks/{path.name}:\n{source}\n\n{error.ename}: {last}"
+            f"\n\nEverything before it is kept. The notebook up to the error: {executed}")  # fmt: skip
+
+
+def summary(home: Path, seconds: dict[int, float]) -> str:
+    """The closing table: criteria of each theme, headline figures, paths."""
+    results = json.loads((home / "exports" / "results.json").read_text())
+    lines = ["", f"{'theme':<7}{'seconds':>8}  criterion"]
+    for theme, took in seconds.items():
+        rows = results.get("criteria", {}).get(f"theme{theme}", [])
+        for number, row in enumerate(rows or [{"name": "no criteria recorded", "value": "", "target": "", "passed": True}]):
+            value = f"{row['value']:.3f}" if isinstance(row["value"], float) else str(row["value"])
+            head = f"{theme:<7}{took:>8.0f}" if number == 0 else " " * 15
+            lines.append(f"{head}  {'✓' if row['passed'] else '✗'} {row['name']}: {value} (target {row['target']})")
+    lines += ["", "headline figures (" + results["meta"]["hardware"] + "):"]
+    lines += [f"  {key:<36}{value:.4g}" for key, value in results.get("headline", {}).items()]
+    if results["meta"]["source"] == "sample":
+        lines += ["", "SAMPLE DATA: drawn images; these figures show that the kit works and nothing else."]
+    exports = home / "exports"
+    lines += ["", f"notebooks: {exports / 'notebooks'}", f"figures:   {exports / 'figures'}", f"record:    {exports / 'results.json'}"]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    from papermill import PapermillExecutionError
+    from tqdm import tqdm
+
+    options = parse(arguments)
+    chosen = notebooks(options.first, options.last)
+    if not chosen:
+        print(f"There is no notebook for themes {options.first} to {options.last}.")
+        return 2
+    home = options.home.expanduser().resolve()
+    parameters = {"DATASET": options.dataset, "SOURCE": options.source, "PROFILE": options.profile, "DRIVE": False,
+                  "IMAGE_SIZE": options.image_size, "SEED": options.seed, "HOME": str(home)}  # fmt: skip
+    folder, seconds = home / "exports" / "notebooks", {}
+    with tqdm(chosen.items(), unit="theme", file=sys.stdout) as bar:
+        for theme, path in bar:
+            bar.set_description(path.stem)
+            try:
+                seconds[theme] = execute(theme, path, parameters, folder)
+            except PapermillExecutionError as error:
+                bar.close()
+                print(explain(theme, path, folder / path.name, error))
+                return 1
+    print(summary(home, seconds))
+    return 0
