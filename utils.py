@@ -1978,3 +1978,50 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 1200) -> list[dic
             row[name] = len(rows) / (time.perf_counter() - began)
         table.append(row)
     return table
+
+
+def layer_table(model: nn.Module, channels: int, size: int) -> pd.DataFrame:
+    """One row for each layer that has weights or changes the shape: name, kind, output shape, parameters."""
+    rows, hooks = [], []
+
+    def note(name):
+        def hook(module, _, output):
+            shape = "×".join(str(n) for n in output.shape[1:])
+            rows.append({"layer": name, "kind": type(module).__name__, "output": shape,
+                         "parameters": sum(p.numel() for p in module.parameters())})  # fmt: skip
+
+        return hook
+
+    for name, module in model.named_modules():
+        if not list(module.children()) and not isinstance(module, (nn.Identity, nn.Dropout)):
+            hooks.append(module.register_forward_hook(note(name)))
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, channels, size, size, device=next(model.parameters()).device))
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return pd.DataFrame(rows)
+
+
+def draw_network(table: pd.DataFrame, title: str):
+    """Draw the layers of `layer_table`: height is the side of the maps, width grows with their number."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(11, 3.4))
+    kinds, x = list(dict.fromkeys(table["kind"])), 0.0
+    for row in table.itertuples():
+        maps, *side = (int(n) for n in row.output.split("×"))
+        height, width = math.sqrt(side[0]) if side else 1.0, 0.25 + 0.12 * math.log2(maps)
+        colour = COLOURS[kinds.index(row.kind) % len(COLOURS)]
+        axis.bar(x, height, width, bottom=-height / 2, color=colour, alpha=0.75, align="edge", label=row.kind)
+        axis.text(x + width / 2, -height / 2 - 0.4, row.output, rotation=90, ha="center", va="top", fontsize=8)
+        x += width + 0.25
+    handles, labels = axis.get_legend_handles_labels()
+    first = dict(zip(labels, handles, strict=True))
+    axis.legend(first.values(), first.keys(), ncols=len(first), loc="upper right", fontsize=9)
+    low, high = axis.get_ylim()
+    axis.set(title=f"{title}: {table['parameters'].sum():,} parameters", ylim=(low - 3.2, high + 1.5))
+    axis.axis("off")
+    return figure
