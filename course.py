@@ -9,7 +9,7 @@ COMMANDS = {"run": run.main}
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
-        print(f"usage: python course.py {{{','.join(COMMANDS)}}} [options]   (--help after a command lists its options)")
+        print(f"usage: python course.py {{{','.join(COMMANDS)}}} [options]   (COMMAND --help lists its options)")
         return 2
     return COMMANDS[arguments[0]](arguments[1:])
 

@@ -272,7 +272,7 @@ def _whole_or_nothing(root, folder: str, parameters: dict, draw) -> Path:
     if place.exists():
         if stamp.exists() and json.loads(stamp.read_text()) == parameters:
             return place
-        raise FileExistsError(f"{place} exists and was not drawn with {parameters}: choose another folder or delete it.")
+        raise FileExistsError(f"{place} exists and was not drawn with {parameters}: choose another folder or delete it")
     temporary = place.with_name(f".{folder}.drawing")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -326,7 +326,8 @@ def draw_chest_xray(root, images: int = 2400, seed: int = 42, size: int | None =
     def draw(place: Path) -> None:
         test = max(round(0.12 * images), 20)
         train = images - test - (16 if images >= 1000 else 0)
-        most = {"normal": 2, "bacteria": 6, "virus": 4} if images >= 1000 else dict.fromkeys(("normal", "bacteria", "virus"), 2)
+        large = images >= 1000
+        most = {"normal": 2, "bacteria": 6 if large else 2, "virus": 4 if large else 2}
         for split, total, normal in (("train", train, 0.26), ("test", test, 0.37)):
             counts = {"normal": round(normal * total)}
             counts["virus"] = round((total - counts["normal"]) / 3)
@@ -339,7 +340,8 @@ def draw_chest_xray(root, images: int = 2400, seed: int = 42, size: int | None =
                 _draw_patients(place / "val" / name, kind, 8, seed + 1_000_003, False, size, 1)
         _plant_xray_faults(place, images >= 1000)
 
-    return _whole_or_nothing(root, "chest_xray", {"images": images, "seed": seed, "size": size, "version": VERSION}, draw)
+    parameters = {"images": images, "seed": seed, "size": size, "version": VERSION}
+    return _whole_or_nothing(root, "chest_xray", parameters, draw)
 
 
 def _plant_xray_faults(place: Path, many: bool) -> None:
@@ -378,7 +380,8 @@ def draw_solar_panels(root, images: int = 2400, seed: int = 42, size: int | None
             _save(place / ("positive" if positive else "negative") / f"roof_{number // 2:04d}.jpg", pixels)
         _plant_roof_faults(place, images >= 1000)
 
-    return _whole_or_nothing(root, "solar_panels", {"images": images, "seed": seed, "size": size, "version": VERSION}, draw)
+    parameters = {"images": images, "seed": seed, "size": size, "version": VERSION}
+    return _whole_or_nothing(root, "solar_panels", parameters, draw)
 
 
 def _plant_roof_faults(place: Path, many: bool) -> None:
@@ -390,6 +393,7 @@ def _plant_roof_faults(place: Path, many: bool) -> None:
         return
     shutil.copy(negative("roof_0011.jpg"), negative("roof_9002.jpg"))
     _save(negative("roof_9003.jpg"), np.full((110, 110, 3), 250, np.uint8))
-    for number, original in enumerate((positive("roof_0020.jpg"), negative("roof_0030.jpg"), negative("roof_0031.jpg"))):
+    originals = (positive("roof_0020.jpg"), negative("roof_0030.jpg"), negative("roof_0031.jpg"))
+    for number, original in enumerate(originals):
         pixels = np.asarray(Image.open(original))[1:, 1:]
         _save(original.with_name(f"roof_{9010 + number}.jpg"), pixels, quality=70)

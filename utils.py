@@ -254,7 +254,9 @@ def write_json(path: str | Path, values) -> Path:
 
 
 def _plain(value):
-    """NumPy scalars, paths and tuples as JSON knows them."""
+    """NumPy scalars and paths as JSON knows them; the images as their key."""
+    if isinstance(value, Data):
+        return value.key
     if isinstance(value, (np.generic, torch.Tensor, np.ndarray)):
         return value.tolist()
     return str(value)
@@ -339,7 +341,7 @@ def _folders(home, drive) -> tuple[Path, Path]:
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CourseError(f"HOME={home} cannot be made ({error.strerror}): choose a folder you may write to.") from error
+        raise CourseError(f"HOME={home} cannot be made ({error.strerror}): choose a folder of your own.") from error
     if not os.access(home, os.W_OK):
         raise CourseError(f"HOME={home} is not writable: choose another folder with HOME or --home.")
     return home, home
@@ -437,9 +439,14 @@ def code_of(*objects) -> str:
     for thing in objects:
         if isinstance(thing, nn.Module):
             own = {type(m) for m in thing.modules() if not type(m).__module__.startswith("torch.")}
-            parts += [code_of(kind) for kind in sorted(own, key=lambda kind: kind.__qualname__)]
+            parts += [repr(thing), *(code_of(kind) for kind in sorted(own, key=lambda kind: kind.__qualname__))]
             continue
-        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+        try:
+            source = inspect.getsource(thing)
+        except (OSError, TypeError):  # Python finds no source of a class written in a notebook, only of its methods
+            parts += [code_of(f) for f in vars(thing).values() if inspect.isfunction(f)]
+            continue
+        tree = ast.parse(textwrap.dedent(source))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
@@ -597,13 +604,13 @@ def unpack(archive: Path, place: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             outside = [n for n in packed.namelist() if n.startswith(("/", "\\")) or ".." in PurePosixPath(n).parts]
             if outside:
-                raise CourseError(f"{archive} wants to write outside its folder ({outside[0]}): delete it, it is unsafe.")
+                raise CourseError(f"{archive} wants to write outside its folder ({outside[0]}): delete it.")
             packed.extractall(temporary)
         os.replace(temporary, place)
     except (zipfile.BadZipFile, EOFError) as error:
         raise CourseError(f"{archive} is no complete zip file: delete it and run again to download it anew.") from error
     except OSError as error:
-        raise CourseError(f"{place} could not be unpacked ({error.strerror}): free some space and run again.") from error
+        raise CourseError(f"{place} could not be unpacked ({error.strerror}): free space and run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -665,8 +672,8 @@ def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
     label = files["folder"].str.lower().map(mapping)
     missing = [name for name in wanted if name not in set(label)]
     if missing:
-        raise CourseError(f"{root} has no images of class {', '.join(missing)} (class folders found: {found or 'none'}): "
-                          "complete the dataset or delete the folder so that it is fetched again.")  # fmt: skip
+        raise CourseError(f"{root} has no images of class {', '.join(missing)} (class folders found: "
+                          f"{', '.join(found) or 'none'}): complete it, or delete the folder to fetch it again.")
     table = files.assign(label=label)[label.notna()].reset_index(drop=True)
     name = table["path"].str.split("/").str[-1]
     if spec.folder == "solar_panels":
@@ -789,7 +796,8 @@ def load_index(course: Course) -> pd.DataFrame:
     if not path.exists():
         raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first.")
     text = {"flags": str, "pool": str, "split": str, "mode": str, "sha256": str, "patient": str}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"brightness": "", "contrast": "", "saturated": ""})
+    empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
     repairs = json.loads((course.data / "index.json").read_text())["repairs"]
     table.attrs["repairs"] = pd.DataFrame(repairs, columns=["what", "files", "action"])
     return table
@@ -847,7 +855,8 @@ def assign_pools(table: pd.DataFrame, classes: tuple[str, ...], seed: int) -> pd
     shares = POOLS if test.any() else {"test": 0.15} | {pool: 0.85 * share for pool, share in POOLS.items()}
     groups = table[usable & ~test].groupby("group").agg(stratum=("subtype", "first"), size=("path", "size"))
     order = np.random.default_rng(seed).permutation(len(groups))
-    groups = groups.iloc[order].sort_values("size", ascending=False, kind="stable")  # large patients first, they fit worst
+    # Large patients first: they are the hardest to fit in.
+    groups = groups.iloc[order].sort_values("size", ascending=False, kind="stable")
     chosen = {}
     for _, stratum in groups.groupby("stratum"):
         wanted = {pool: share * stratum["size"].sum() for pool, share in shares.items()}
@@ -872,8 +881,9 @@ def quality_report(index: pd.DataFrame) -> pd.DataFrame:
     flags = index["flags"].str.split(";").explode()
     counts = flags[flags != ""].value_counts()
     done = {flag: "excluded from all pools" for flag in EXCLUDING}
-    done |= {"near_duplicate": "kept together in one pool", "gray_as_rgb": "read as one channel where the dataset is gray",
-             "saturated": "kept, look at it", "tiny": "kept, enlarged"}  # fmt: skip
+    done |= {"near_duplicate": "kept together in one pool",
+             "gray_as_rgb": "read as one channel where the dataset is gray", "saturated": "kept, look at it",
+             "tiny": "kept, enlarged"}  # fmt: skip
     rows = [{"problem": flag, "images": int(count), "share": count / len(index), "action": done[flag]}
             for flag, count in counts.items()]  # fmt: skip
     return pd.DataFrame(rows, columns=["problem", "images", "share", "action"])
@@ -1167,7 +1177,7 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
     """Weights inversely proportional to class frequency, mean 1 over the samples: float32 (classes,)."""
     counts = np.bincount(labels, minlength=classes)
     if (counts == 0).any():
-        raise CourseError(f"Class {int(np.argmin(counts))} has no training image: run theme 1 again and look at the pools.")
+        raise CourseError(f"Class {int(np.argmin(counts))} has no training image: look at the pools of theme 1.")
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
 
 
@@ -1197,7 +1207,7 @@ def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, p
     parts : int
         Pieces that fitted. Gradients add up to those of the whole batch; batch-norm statistics are per piece.
     """
-    device, loss, correct = images.device, 0.0, 0
+    device, loss, correct, full = images.device, 0.0, 0, False
     try:
         optimizer.zero_grad(set_to_none=True)
         for x, y in zip(images.chunk(parts), labels.chunk(parts), strict=True):
@@ -1208,15 +1218,18 @@ def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, p
             loss += piece.item()
             correct += (logits.argmax(dim=1) == y).sum().item()
     except torch.cuda.OutOfMemoryError:
+        full = True  # retried below: inside `except`, the failed attempt would still hold its memory
+    if full:
         if parts >= len(labels):
-            raise CourseError("One image alone does not fit into GPU memory: choose a smaller IMAGE_SIZE.") from None
+            raise CourseError("One image alone does not fit into GPU memory: choose a smaller IMAGE_SIZE.")
         torch.cuda.empty_cache()
         print(f"GPU memory is full: batches of {len(labels)} now run in {2 * parts} pieces, gradients accumulated.")
         return train_step(model, images, labels, criterion, optimizer, scaler, clip, 2 * parts, amp)
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).item()
+    if not scaler.is_enabled() and not math.isfinite(norm):
+        return math.nan, correct, parts  # fp16 meets such steps now and then, and its scaler skips them
     if math.isfinite(loss):
-        if clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
         scaler.step(optimizer)
         scaler.update()
     return loss, correct, parts
@@ -1257,8 +1270,8 @@ def train_epoch(model, loader, criterion, optimizer, device, scaler=None, schedu
         loss, right, parts = train_step(model, images, labels, criterion, optimizer, scaler, clip, parts, amp)
         if not math.isfinite(loss):
             lr = optimizer.param_groups[0]["lr"]
-            raise TrainingStopped(f"The loss became {loss} at a learning rate of {lr:.2g}: lower lr (try {lr / 10:.1g}) "
-                                  "or look for broken images; the weights before this step are kept.")  # fmt: skip
+            raise TrainingStopped(f"the loss or its gradient became {loss} at a learning rate of {lr:.2g}: lower lr "
+                                  f"(try {lr / 10:.1g}) or look for broken images")  # fmt: skip
         if scheduler is not None:
             scheduler.step()
         loss_sum, correct, seen = loss_sum + loss * len(labels), correct + right, seen + len(labels)
@@ -1441,7 +1454,8 @@ class _Session:
         self.epoch = self.step = 0
         self.seconds, self.totals, self.history = 0.0, (0.0, 0, 0), []
         self.best, self.best_loss = _copy_state(model), math.inf
-        self.stateful = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        self.stateful = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler,
+                         "scaler": self.scaler}  # fmt: skip
         self.plain = ("epoch", "step", "seconds", "totals", "history", "best", "best_loss")
         torch.manual_seed(course.seed)  # dropout starts alike, whatever ran before in this notebook
 
@@ -1477,7 +1491,8 @@ class _Session:
     def stopped(self) -> bool:
         """True when the validation loss has not improved for `patience` epochs."""
         losses = [row["val_loss"] for row in self.history]
-        return bool(losses and self.recipe.patience and len(losses) - 1 - int(np.argmin(losses)) >= self.recipe.patience)
+        patience = self.recipe.patience or math.inf
+        return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience
 
     def run_epoch(self, val: BatchLoader, bar, save_every: float) -> dict:
         self.loader.epoch, self.loader.first_batch = self.epoch, self.step - self.epoch * len(self.loader)
@@ -1500,7 +1515,10 @@ class _Session:
                                          self.scaler, self.scheduler, clip=self.recipe.clip, totals=self.totals,
                                          amp=self.recipe.mixed_precision, on_step=on_step)  # fmt: skip
         except TrainingStopped as error:
-            raise TrainingStopped(f"Epoch {self.epoch + 1}, step {self.step + 1}: {error}") from None
+            self.seconds = time.perf_counter() - began
+            self.save()
+            raise TrainingStopped(f"Epoch {self.epoch + 1}, step {self.step + 1}: {error}. The weights before that "
+                                  f"step and the best so far are kept in {self.path}.") from None  # fmt: skip
         weights = _copy_state(self.model)
         if self.average:
             self.model.load_state_dict(self.average.state)
@@ -1510,7 +1528,8 @@ class _Session:
         self.model.load_state_dict(weights)
         self.seconds = time.perf_counter() - began
         row = {"epoch": self.epoch + 1, "train_loss": loss, "train_accuracy": accuracy, "val_loss": val_loss,
-               "val_accuracy": val_accuracy, "lr": self.scheduler.get_last_lr()[0], "seconds": self.seconds}  # fmt: skip
+               "val_accuracy": val_accuracy, "lr": self.scheduler.get_last_lr()[0],
+               "seconds": self.seconds}  # fmt: skip
         self.history.append(row)
         self.epoch, self.totals = self.epoch + 1, (0.0, 0, 0)
         self.save()
@@ -1907,9 +1926,11 @@ def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=True):
         axis.plot([0, 1], [0, 1], ":", color="black", label="perfect calibration")
         error = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-        axis.errorbar(table["confidence"], table["accuracy"], yerr=np.abs(error), fmt="o-", capsize=3, label="measured, 95 %")
+        dots = {"fmt": "o-", "capsize": 3, "label": "measured, 95 %"}
+        axis.errorbar(table["confidence"], table["accuracy"], np.abs(error), **dots)
         least = min(0.5, float(table["confidence"].min()))
-        axis.set(xlim=(least, 1.01), ylim=(0, 1.03), xlabel="mean confidence", ylabel="accuracy", title=f"{title}: {name}")
+        axis.set(xlim=(least, 1.01), ylim=(0, 1.03), xlabel="mean confidence", ylabel="accuracy")
+        axis.set_title(f"{title}: {name}")
         axis.legend(loc="lower right")
     return figure
 
@@ -1942,7 +1963,8 @@ class NaiveImages(torch.utils.data.Dataset):
         size, gray = data.course.image_size, data.course.channels == 1
         steps = [T.Grayscale()] if gray else []
         steps += [T.Resize((size, size)), T.RandomHorizontalFlip(), T.RandomAffine(10, (0.08, 0.08), (0.85, 1.15)),
-                  T.ColorJitter(0.15, 0.25), T.ToTensor(), T.Normalize(data.mean, data.std), T.RandomErasing(0.5)]  # fmt: skip
+                  T.ColorJitter(0.15, 0.25), T.ToTensor(), T.Normalize(data.mean, data.std),
+                  T.RandomErasing(0.5)]  # fmt: skip
         self.transform = T.Compose(steps)
         self.files = [data.course.root / path for path in data.index["path"].iloc[rows]]
         self.labels = data.labels[rows]

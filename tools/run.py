@@ -55,8 +55,8 @@ def explain(theme: int, path: Path, executed: Path, error) -> str:
     """One readable paragraph: theme, cell, error, where to look."""
     last = error.evalue.strip() or error.ename
     source = "\n".join("    " + line for line in error.source.strip().splitlines()[:8])
-    return (f"\nTheme {theme} stopped in cell {error.cell_index} of notebooks/{path.name}:\n{source}\n\n{error.ename}: {last}"
-            f"\n\nEverything before it is kept. The notebook up to the error: {executed}")  # fmt: skip
+    return (f"\nTheme {theme} stopped in cell {error.cell_index} of notebooks/{path.name}:\n{source}\n\n"
+            f"{error.ename}: {last}\n\nEverything before it is kept. The notebook so far: {executed}")
 
 
 def summary(home: Path, seconds: dict[int, float]) -> str:
@@ -65,7 +65,8 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
     lines = ["", f"{'theme':<7}{'seconds':>8}  criterion"]
     for theme, took in seconds.items():
         rows = results.get("criteria", {}).get(f"theme{theme}", [])
-        for number, row in enumerate(rows or [{"name": "no criteria recorded", "value": "", "target": "", "passed": True}]):
+        nothing = [{"name": "no criteria recorded", "value": "", "target": "", "passed": False}]
+        for number, row in enumerate(rows or nothing):
             value = f"{row['value']:.3f}" if isinstance(row["value"], float) else str(row["value"])
             head = f"{theme:<7}{took:>8.0f}" if number == 0 else " " * 15
             lines.append(f"{head}  {'✓' if row['passed'] else '✗'} {row['name']}: {value} (target {row['target']})")
@@ -74,7 +75,7 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
     if results["meta"]["source"] == "sample":
         lines += ["", "SAMPLE DATA: drawn images; these figures show that the kit works and nothing else."]
     exports = home / "exports"
-    lines += ["", f"notebooks: {exports / 'notebooks'}", f"figures:   {exports / 'figures'}", f"record:    {exports / 'results.json'}"]
+    lines += ["", *(f"{what + ':':<11}{exports / what}" for what in ("notebooks", "figures", "results.json"))]
     return "\n".join(lines)
 
 
