@@ -75,7 +75,7 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
     if results["meta"]["source"] == "sample":
         lines += ["", "SAMPLE DATA: drawn images; these figures show that the kit works and nothing else."]
     exports = home / "exports"
-    lines += ["", *(f"{what + ':':<11}{exports / what}" for what in ("notebooks", "figures", "results.json"))]
+    lines += ["", *(f"{what + ':':<14}{exports / what}" for what in ("notebooks", "figures", "results.json"))]
     return "\n".join(lines)
 
 
