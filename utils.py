@@ -444,8 +444,11 @@ def code_of(*objects) -> str:
             continue
         try:
             source = inspect.getsource(thing)
-        except (OSError, TypeError):  # Python finds no source of a class written in a notebook, only of its methods
-            parts += [code_of(f) for f in vars(thing).values() if inspect.isfunction(f)]
+        except (OSError, TypeError):  # of a class written in a notebook, Python finds the methods only
+            if inspect.isfunction(thing):
+                parts.append(repr((thing.__code__.co_code, thing.__code__.co_consts, thing.__code__.co_names)))
+            else:
+                parts += [code_of(method) for method in vars(thing).values() if inspect.isfunction(method)]
             continue
         tree = ast.parse(textwrap.dedent(source))
         for node in ast.walk(tree):
@@ -1058,11 +1061,14 @@ def draw_augmentation(count: int, ranges: dict, generator: torch.Generator) -> d
 
     get = {name: ranges.get(name, 0.0) for name in (
         "rotate", "zoom", "shift", "brightness", "contrast", "gamma", "blur", "noise", "erase", "shadow", "cloud")}
+    # Interpolation blurs: where details of a pixel matter, only a share of the images is turned and moved freely.
+    moved = (uniform(0, 1) < ranges.get("affine", 1.0)).float()
+    quarters = torch.floor(uniform(0, 4)) if ranges.get("quarter_turns") else torch.zeros(count)
     draws = {
-        "angle": uniform(-get["rotate"], get["rotate"]) * math.pi / 180,
-        "scale": uniform(1 - get["zoom"], 1 + get["zoom"]),
-        "x": uniform(-get["shift"], get["shift"]) * 2,
-        "y": uniform(-get["shift"], get["shift"]) * 2,
+        "angle": moved * uniform(-get["rotate"], get["rotate"]) * math.pi / 180 + quarters * math.pi / 2,
+        "scale": 1 + moved * uniform(-get["zoom"], get["zoom"]),
+        "x": moved * uniform(-get["shift"], get["shift"]) * 2,
+        "y": moved * uniform(-get["shift"], get["shift"]) * 2,
         "mirror": torch.where(uniform(0, 1) < (0.5 if ranges.get("flip") else 0), -1.0, 1.0),
         "brightness": uniform(-get["brightness"], get["brightness"]),
         "contrast": uniform(1 - get["contrast"], 1 + get["contrast"]),

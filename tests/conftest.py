@@ -1,0 +1,63 @@
+"""Fixtures: small drawn datasets, courses on the smoke profile, and no network but the loopback."""
+
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+os.environ["COURSE_THREADS"] = "1"  # two test processes share two cores
+os.environ["MPLBACKEND"] = "agg"
+KIT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(KIT))
+
+import pytest  # noqa: E402
+
+import sample_data  # noqa: E402
+import utils  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(monkeypatch):
+    """A test that reaches for the network fails instead of hanging."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests have no network (asked for {address[0]})")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A folder with both drawn datasets, 120 images each; read only."""
+    root = tmp_path_factory.mktemp("drawn")
+    sample_data.draw_chest_xray(root, 120, seed=1)
+    sample_data.draw_solar_panels(root, 120, seed=1)
+    return root
+
+
+@pytest.fixture
+def raw(drawn, tmp_path) -> Path:
+    """A private copy of the drawn datasets, to break."""
+    return Path(shutil.copytree(drawn, tmp_path / "raw"))
+
+
+@pytest.fixture
+def open_course(drawn, tmp_path):
+    """open_course(dataset="pneumonia", source=..., ...) -> Course on the smoke profile, in a home of its own."""
+
+    def open_it(dataset="pneumonia", source=None, theme=1, home=None, **options):
+        return utils.start(theme, dataset, source=source or drawn, profile="smoke", home=home or tmp_path / "home",
+                           **options)  # fmt: skip
+
+    return open_it
+
+
+@pytest.fixture
+def data(open_course) -> utils.Data:
+    course = open_course()
+    utils.build_index(course)
+    return utils.load_data(course)

@@ -1,0 +1,195 @@
+"""Opening the course: one home, one story; the record; work that is done once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import utils
+
+KIT = Path(utils.__file__).parent
+
+
+def test_set_seed_fixes_every_generator():
+    def draw():
+        utils.set_seed(7, threads=1)
+        return np.random.rand(3).tolist(), torch.rand(3).tolist()  # noqa: NPY002 - the global one is what we test
+
+    assert draw() == draw()
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("wrong, word", [
+    ({"dataset": "cats"}, "pneumonia, pneumonia3, solar"), ({"profile": "huge"}, "smoke, quick, full"),
+    ({"image_size": 31}, "32 pixels or more"),
+])  # fmt: skip
+def test_wrong_parameters_are_named(tmp_path, drawn, wrong, word):
+    with pytest.raises(utils.CourseError, match=word):
+        utils.start(1, **({"source": drawn, "profile": "smoke", "home": tmp_path / "home"} | wrong))
+    assert not (tmp_path / "home" / "course.json").exists()
+
+
+def test_one_home_one_story(open_course, drawn):
+    open_course()
+    open_course()
+    for other in ({"dataset": "solar"}, {"seed": 7}, {"image_size": 48}):
+        with pytest.raises(utils.CourseError, match="already holds another story.*choose another folder"):
+            open_course(**other)
+
+
+def test_auto_takes_what_the_home_holds(open_course, tmp_path):
+    first = open_course(image_size=40)
+    again = utils.start(1, home=tmp_path / "home")  # profile, size and source left to the home
+    assert (again.profile, again.image_size, again.source) == (first.profile, 40, first.source)
+
+
+def test_earlier_theme_is_asked_for(open_course):
+    with pytest.raises(utils.CourseError, match=r"index\.csv is missing: run notebooks/theme1_data_analysis"):
+        open_course(theme=2)
+    utils.build_index(open_course())
+    with pytest.raises(utils.CourseError, match=r"baseline\.pth is missing: run notebooks/theme2_baseline_model"):
+        open_course(theme=3)
+
+
+def test_folder_that_is_no_dataset(tmp_path):
+    (tmp_path / "photos" / "holidays").mkdir(parents=True)
+    with pytest.raises(utils.CourseError, match=r"holds no folder chest_xray/ \(it holds \['holidays'\]\)"):
+        utils.start(1, source=tmp_path / "photos", profile="smoke", home=tmp_path / "home")
+    with pytest.raises(utils.CourseError, match="no such folder"):
+        utils.start(1, source=tmp_path / "nowhere", profile="smoke", home=tmp_path / "home")
+
+
+def test_home_that_cannot_be_made(tmp_path, drawn):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(utils.CourseError, match="cannot be made .*choose a folder of your own"):
+        utils.start(1, source=drawn, home=tmp_path / "file" / "home")
+
+
+def test_home_without_write_permission(tmp_path, drawn, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o555)
+    if os.geteuid() == 0:  # nothing is forbidden to root: let the system say what it would say to a student
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(utils.CourseError, match="is not writable: choose another folder"):
+        utils.start(1, source=drawn, profile="smoke", home=home)
+    assert list(home.iterdir()) == []
+
+
+def test_sample_has_a_banner_and_real_folders_have_none(tmp_path, drawn, capsys):
+    utils.start(1, source="sample", profile="smoke", home=tmp_path / "a")
+    assert "SAMPLE DATA" in capsys.readouterr().out
+    utils.start(1, source=drawn, profile="smoke", home=tmp_path / "b")
+    assert "SAMPLE DATA" not in capsys.readouterr().out
+
+
+def test_environment_is_written(open_course):
+    course = open_course()
+    text = (course.exports / "environment.txt").read_text()
+    assert torch.__version__.split("+")[0] in text and "hardware" in text
+    meta = json.loads((course.exports / "results.json").read_text())["meta"]
+    assert meta["dataset"] == "pneumonia" and meta["seed"] == 42
+
+
+def test_drive_outside_colab_is_refused(tmp_path):
+    with pytest.raises(utils.CourseError, match="Google Colab only"):
+        utils.start(1, drive=True, home=tmp_path)
+
+
+def test_record_merges_and_headline_is_closed(open_course):
+    course = open_course()
+    utils.record(course, "headline", {"baseline_test_accuracy": np.float64(0.8)})
+    utils.record(course, "headline", {"optimized_test_accuracy": 0.9})
+    stored = json.loads((course.exports / "results.json").read_text())
+    assert stored["headline"] == {"baseline_test_accuracy": 0.8, "optimized_test_accuracy": 0.9}
+    with pytest.raises(utils.CourseError, match="my_score: not a headline figure"):
+        utils.record(course, "headline", {"my_score": 1.0})
+    assert set(stored["tags"].values()) <= {"exact", "tolerance", "timing", "platform"}
+
+
+def test_checkpoint_compares(open_course, capsys):
+    course = open_course()
+    table = utils.checkpoint(course, ("a", 0.7, ">", 0.7), ("b", 0.71, ">", 0.7), ("c", True, "==", True))
+    assert table["passed"].tolist() == [False, True, True]
+    assert "2 of 3 criteria met" in capsys.readouterr().out
+    stored = json.loads((course.exports / "results.json").read_text())["criteria"]["theme1"]
+    assert [row["name"] for row in stored] == ["a", "b", "c"]
+
+
+def test_atomic_leaves_the_old_file(tmp_path):
+    path = tmp_path / "value.json"
+    utils.write_json(path, 1)
+    with pytest.raises(ZeroDivisionError), utils.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "1\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_explained_and_the_old_file_stays(tmp_path):
+    """A child process may write 1 MB a file: the system then answers as a full disk does."""
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(KIT)!r})
+import utils
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    utils.save_checkpoint({str(tmp_path / "model.pth")!r}, utils.torch.nn.Linear(1000, 1000))
+except utils.CourseError as error:
+    print(error)
+"""
+    (tmp_path / "model.pth").write_text("old")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "could not be written" in said and "free some space" in said
+    assert (tmp_path / "model.pth").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_identity_ignores_comments_and_docstrings_only(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def module(name, body):
+        (tmp_path / f"{name}.py").write_text(f"def work(x):\n{body}")
+        return utils.code_of(__import__(name).work)
+
+    plain = module("plain_work", "    return x + 1\n")
+    assert module("noted_work", '    """What it does."""\n    # why\n    return x + 1\n') == plain
+    assert module("other_work", "    return x + 2\n") != plain
+
+
+def test_identity_of_a_network_written_in_a_notebook():
+    """Python finds no source file of such a class; its methods must speak for it."""
+
+    def network(factor):
+        space = {"nn": nn, "__name__": "__main__"}
+        exec(f"class Own(nn.Module):\n    def forward(self, x):\n        return {factor} * x\n", space)
+        return space["Own"]()
+
+    assert utils.code_of(network(2)) == utils.code_of(network(2))
+    assert utils.code_of(network(2)) != utils.code_of(network(3))
+
+
+def measured(number):
+    CALLS.append(number)
+    return {"value": number}
+
+
+CALLS: list[int] = []
+
+
+def test_once_runs_once_and_says_so(open_course, capsys):
+    course = open_course()
+    CALLS.clear()
+    assert utils.once(course, "probe", measured, 3) == utils.once(course, "probe", measured, 3) == {"value": 3}
+    assert CALLS == [3]
+    assert "probe: loaded, measured" in capsys.readouterr().out
+    utils.once(course, "probe", measured, 4)
+    utils.once(course, "probe", measured, 4, depends=("another key",))
+    assert CALLS == [3, 4, 4]
