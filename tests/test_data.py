@@ -1,0 +1,445 @@
+"""From folders of files to batches: repairs, quality, pools, cache, loader, augmentation."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import utils
+
+KIT = Path(utils.__file__).parent
+
+
+def flags(index: pd.DataFrame, name: str) -> set:
+    row = index.loc[index["path"].str.endswith(name), "flags"]
+    return set(row.item().split(";")) - {"", "gray_as_rgb"}
+
+
+def xray(raw: Path, number=0, split="train", label="PNEUMONIA") -> Path:
+    """A healthy drawn file, away from the planted faults."""
+    return sorted((raw / "chest_xray" / split / label).iterdir())[12 + number]
+
+
+# --- the archive's traps
+
+
+def test_traps_of_the_archive_are_repaired_and_reported(raw, open_course):
+    place = raw / "chest_xray"
+    clean = utils.build_index(open_course(source=raw, home=raw / "clean"))
+    shutil.copytree(place, raw / "second")
+    shutil.move(raw / "second", place / "chest_xray")
+    litter = place / "__MACOSX" / "train" / "NORMAL"
+    litter.mkdir(parents=True)
+    (litter / "._IM-0001-0001.jpeg").write_bytes(b"\0\5\x16\7")
+    (place / "train" / "NORMAL" / "._IM-0001-0001.jpeg").write_bytes(b"\0\5\x16\7")
+    (place / "train" / ".DS_Store").write_bytes(b"Bud1")
+    (place / "val" / "NORMAL").mkdir(parents=True)
+    moved = xray(raw, label="NORMAL")
+    shutil.move(moved, place / "val" / "NORMAL" / moved.name)
+    shutil.rmtree(place / "chest_xray" / "train" / "NORMAL")
+    index = utils.build_index(open_course(source=raw))
+    repairs = index.attrs["repairs"].set_index("what")["files"]
+    images = len(list((place / "chest_xray").rglob("*.jpeg")))
+    assert repairs["second copy of an image"] == images
+    assert repairs["__MACOSX and ._ files"] == 2
+    assert repairs["files that are no images"] == 1
+    assert repairs["images of the tiny val/ folder"] == 1
+    assert len(index) == len(clean)
+    assert index.loc[index["path"].str.endswith(moved.name), "split"].item() == "train"
+
+
+def test_rgb_mode_grayscale_is_reported_and_read_as_one_channel(raw, open_course):
+    Image.open(xray(raw)).convert("RGB").save(xray(raw), "JPEG")
+    index = utils.build_index(open_course(source=raw))
+    row = index[index["path"].str.endswith(xray(raw).name)].iloc[0]
+    assert row["mode"] == "RGB" and "gray_as_rgb" in row["flags"] and row["pool"] != ""
+    assert utils.decode(xray(raw), 32, 1).shape == (1, 32, 32)
+
+
+def test_patient_key_is_subtype_and_person():
+    names = ["person1_bacteria_1.jpeg", "person1_bacteria_2.jpeg", "person1_virus_6.jpeg", "IM-0115-0001.jpeg",
+             "NORMAL2-IM-0115-0001.jpeg"]  # fmt: skip
+    folders = ["PNEUMONIA"] * 3 + ["NORMAL"] * 2
+    files = pd.DataFrame({"path": [f"train/{f}/{n}" for f, n in zip(folders, names, strict=True)],
+                          "folder": folders, "split": "train"})  # fmt: skip
+    table = utils.label_images(files, Path("/nowhere"), "pneumonia")
+    assert table["patient"].nunique() == 4
+    assert table["patient"][0] == table["patient"][1] != table["patient"][2]
+    assert table["subtype"].tolist() == ["BACTERIA", "BACTERIA", "VIRUS", "NORMAL", "NORMAL"]
+
+
+def test_three_classes(open_course):
+    course = open_course("pneumonia3")
+    index = utils.build_index(course)
+    assert set(index["label"]) == {"NORMAL", "BACTERIA", "VIRUS"} == set(course.classes)
+    data = utils.load_data(course)
+    assert set(data.labels) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("names", [("Panel", "No_Panel"), ("1", "0")])
+def test_other_folder_names_of_roofs(raw, open_course, names):
+    place = raw / "solar_panels"
+    for old, new in zip(("positive", "negative"), names, strict=True):
+        (place / old).rename(place / new)
+    index = utils.build_index(open_course("solar", source=raw))
+    assert (index.loc[index["path"].str.startswith(names[0]), "label"] == "PANEL").all()
+
+
+def test_unknown_folder_names_are_asked_for(raw, open_course):
+    place = raw / "solar_panels"
+    (place / "positive").rename(place / "mit")
+    (place / "negative").rename(place / "ohne")
+    course = open_course("solar", source=raw)
+    with pytest.raises(utils.CourseError, match="which is which is unknown: write .*classes.json"):
+        utils.build_index(course)
+    (place / "classes.json").write_text(json.dumps({"mit": "PANEL", "ohne": "NO_PANEL"}))
+    index = utils.build_index(course)
+    assert (index.loc[index["path"].str.startswith("mit"), "label"] == "PANEL").all()
+
+
+# --- bad datasets
+
+
+@pytest.mark.parametrize("gone", ["missing", "empty"])
+def test_missing_or_empty_class_folder(raw, open_course, gone):
+    for split in ("train", "test"):
+        folder = raw / "chest_xray" / split / "NORMAL"
+        shutil.rmtree(folder)
+        if gone == "empty":
+            folder.mkdir()
+    course = open_course(source=raw)
+    with pytest.raises(utils.CourseError, match=r"no images of class NORMAL \(class folders found: PNEUMONIA\)"):
+        utils.build_index(course)
+    assert not (course.data / "index.csv").exists()
+
+
+def test_no_images_at_all(raw, open_course):
+    shutil.rmtree(raw / "chest_xray" / "train")
+    shutil.rmtree(raw / "chest_xray" / "test")
+    with pytest.raises(utils.CourseError, match="holds no images in class folders"):
+        utils.build_index(open_course(source=raw))
+
+
+def test_too_few_images_of_a_class(raw, open_course):
+    for path in sorted((raw / "chest_xray" / "train" / "NORMAL").iterdir())[3:]:
+        path.unlink()
+    with pytest.raises(utils.CourseError, match="would get no image of class NORMAL.*add some"):
+        utils.build_index(open_course(source=raw))
+
+
+def test_bad_files_are_flagged_and_excluded(raw, open_course):
+    cut, empty, text, moving = (xray(raw, i) for i in range(4))
+    cut.write_bytes(cut.read_bytes()[:600])
+    empty.write_bytes(b"")
+    text.write_text("no image")
+    frames = [Image.fromarray(np.full((64, 64), v, np.uint8)) for v in (40, 90, 200)]
+    gif = moving.with_suffix(".gif")
+    frames[0].save(gif, save_all=True, append_images=frames[1:])
+    Image.fromarray(np.full((90, 90), 7, np.uint8)).save(xray(raw, 4))
+    index = utils.build_index(open_course(source=raw))
+    for path in (cut, empty, text):
+        assert flags(index, path.name) == {"unreadable"}
+    assert "animated" in flags(index, gif.name)
+    assert "blank" in flags(index, xray(raw, 4).name)
+    bad = index["path"].str.contains("|".join(p.stem for p in (cut, empty, text))) | index["path"].str.endswith(".gif")
+    assert (index.loc[bad, "pool"] == "").all()
+
+
+def test_copies_are_found_and_kept_out_or_together(raw, open_course):
+    original, resized, tested = xray(raw), xray(raw, 1), xray(raw, 0, "test")
+    shutil.copy(original, original.with_name("person700_bacteria_1.jpeg"))
+    picture = Image.open(resized)
+    picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)).save(resized.with_name("person701_virus_1.jpeg"))
+    shutil.copy(tested, original.with_name("person702_bacteria_1.jpeg"))
+    shutil.copy(original, xray(raw, 2, label="NORMAL").with_name("IM-0700-0001.jpeg"))
+    index = utils.build_index(open_course(source=raw))
+    assert "conflicting_label" in flags(index, original.name)  # the same picture stands in both classes
+    assert "near_duplicate" in flags(index, "person701_virus_1.jpeg")
+    group = index.set_index(index["path"].str.split("/").str[-1])["group"]
+    assert group["person701_virus_1.jpeg"] == group[resized.name]
+    assert {"exact_duplicate", "leak_into_test"} <= flags(index, "person702_bacteria_1.jpeg")
+    assert index.loc[index["path"].str.endswith(tested.name), "pool"].item() == "test"
+
+
+def test_patient_in_train_and_test_is_a_leak(raw, open_course):
+    number, kind, _ = xray(raw, -9, "test").name.split("_")
+    shutil.copy(xray(raw, 5), xray(raw).with_name(f"{number}_{kind}_99999.jpeg"))
+    index = utils.build_index(open_course(source=raw))
+    assert "leak_into_test" in flags(index, f"{number}_{kind}_99999.jpeg")
+
+
+# --- pools
+
+
+def made_up_index(patients=900, seed=0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 9, patients)
+    kinds = rng.choice(["NORMAL", "BACTERIA", "VIRUS"], patients, p=[0.3, 0.4, 0.3])
+    group = np.repeat(np.arange(patients), sizes)
+    split = np.where(np.isin(group, np.arange(100)), "test", "train")
+    subtype = kinds[group]
+    return pd.DataFrame({"path": [f"{i}.jpeg" for i in range(len(group))], "group": group, "patient": group,
+                         "subtype": subtype, "label": np.where(subtype == "NORMAL", "NORMAL", "PNEUMONIA"),
+                         "split": split, "flags": ""})  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pools_are_grouped_stratified_and_of_the_stated_size(seed):
+    table = utils.assign_pools(made_up_index(seed=seed), ("NORMAL", "PNEUMONIA"), seed)
+    assert (table.groupby("group")["pool"].nunique() == 1).all()
+    assert (table.loc[table["split"] == "test", "pool"] == "test").all()
+    rest = table[table["split"] != "test"]
+    share = rest["pool"].value_counts(normalize=True)
+    for pool, wanted in utils.POOLS.items():
+        assert share[pool] == pytest.approx(wanted, abs=0.01)
+    kinds = pd.crosstab(rest["pool"], rest["subtype"], normalize="index")
+    assert (kinds - rest["subtype"].value_counts(normalize=True)).abs().to_numpy().max() < 0.03
+
+
+def test_pools_depend_on_the_seed_alone():
+    table = made_up_index()
+    first, again, other = (utils.assign_pools(table, ("NORMAL", "PNEUMONIA"), s)["pool"] for s in (1, 1, 2))
+    assert first.equals(again) and not first.equals(other)
+
+
+@pytest.mark.parametrize("dataset", ["pneumonia", "pneumonia3", "solar"])
+def test_no_patient_and_no_duplicate_crosses_pools(open_course, dataset):
+    index = utils.build_index(open_course(dataset))
+    usable = index[index["pool"] != ""]
+    assert set(usable["pool"]) == {"test", *utils.POOLS}
+    for key in ("group", "sha256", "patient"):
+        assert (usable.groupby(key)["pool"].nunique() == 1).all()
+
+
+def test_index_is_read_again_only_when_a_file_has_changed(raw, open_course, monkeypatch):
+    course, reads = open_course(source=raw), []
+    inspect = utils.inspect_image
+    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
+    monkeypatch.setattr(utils, "inspect_image", lambda path: reads.append(path) or inspect(path))
+    first = utils.build_index(course)
+    count = len(reads)
+    assert utils.build_index(course).equals(first) and len(reads) == count
+    xray(raw).unlink()
+    assert len(utils.build_index(course)) == len(first) - 1
+
+
+def test_perceptual_hash_sees_likeness_not_size():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (60, 16, 16)).astype(np.uint8)
+    pictures = np.stack([np.asarray(Image.fromarray(c).resize((32, 32), 3)) for c in coarse])
+    noisy = np.clip(pictures + rng.normal(0, 1, pictures.shape), 0, 255).astype(np.uint8)
+    pairs = utils.near_duplicates(np.concatenate([pictures, noisy]))
+    assert set(pairs) == {(i, i + 60) for i in range(60)}
+
+
+# --- cache
+
+
+def cache_file(course) -> Path:
+    return next((course.local / "data" / course.dataset / "cache").glob("*.npy"))
+
+
+def test_cache_holds_what_decode_gives(data):
+    assert data.pixels.dtype == np.uint8 and data.pixels.shape[1:] == (1, 32, 32)
+    for row in (0, 17, len(data.labels) - 1):
+        path = data.course.root / data.index["path"][row]
+        assert (data.pixels[row] == utils.decode(path, 32, 1)).all()
+    train = data.pixels[data.where("train")] / 255
+    assert data.mean == pytest.approx([train.mean()]) and data.std == pytest.approx([train.std()])
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_cache_is_rebuilt(data, damage):
+    path, before = cache_file(data.course), data.pixels.copy()
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[-1] ^= 255
+    path.unlink()
+    path.write_bytes(content)
+    assert (utils.load_data(data.course).pixels == before).all()
+
+
+def test_cache_follows_the_content_of_the_images(raw, open_course):
+    course = open_course(source=raw)
+    utils.build_index(course)
+    before = utils.load_data(course).pixels.copy()
+    Image.open(xray(raw)).rotate(180).save(xray(raw))
+    utils.build_index(course)
+    assert (utils.load_data(course).pixels != before).any()
+
+
+def test_image_that_has_gone_since_it_was_indexed(raw, open_course):
+    course = open_course(source=raw)
+    utils.build_index(course)
+    xray(raw).unlink()
+    with pytest.raises(utils.CourseError, match="was readable when it was indexed.*theme1_data_analysis"):
+        utils.load_data(course)
+    assert not list((course.local / "data" / course.dataset / "cache").glob("*.npy"))
+
+
+def test_disk_full_while_writing_the_cache(open_course):
+    course = open_course(image_size=128)
+    utils.build_index(course)
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(KIT)!r})
+import utils
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+course = utils.start(1, home={str(course.home)!r})
+try:
+    utils.load_data(course)
+except utils.CourseError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "could not be written" in said and "free some space" in said
+    assert list((course.data / "cache").iterdir()) == []
+    assert (course.data / "index.csv").exists()
+    assert len(utils.load_data(course).pixels)  # with space again, it works
+
+
+# --- loader and augmentation
+
+
+def test_batches_are_normalised_floats_of_every_row_once(data):
+    seen = []
+    for images, labels in data.loader("train", 16, shuffle=True):
+        assert images.dtype == torch.float32 and images.shape[1:] == (1, 32, 32) and labels.dtype == torch.int64
+        seen.append(images)
+    rows = data.where("train")
+    expected = (data.pixels[rows] / 255 - data.mean[0]) / data.std[0]
+    assert np.sort(torch.cat(seen).sum((1, 2, 3)).numpy()) == pytest.approx(np.sort(expected.sum((1, 2, 3))), abs=1e-2)
+    assert abs(torch.cat(seen).mean()) < 1e-4 and torch.cat(seen).std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_only_training_is_shuffled_or_augmented(data):
+    for pool in ("val", "test", "gate"):
+        with pytest.raises(utils.CourseError, match="is for measuring"):
+            data.loader(pool, augment=utils.AUGMENT["pneumonia"])
+        with pytest.raises(utils.CourseError, match="is for measuring"):
+            data.loader(pool, shuffle=True)
+    plain, again = (torch.cat([x for x, _ in data.loader("test", 7)]) for _ in range(2))
+    assert torch.equal(plain, again)
+
+
+def test_fewer_images_than_a_batch(data, capsys):
+    count = len(data.where("train"))
+    loader = data.loader("train", 10_000, shuffle=True)
+    assert "fewer than a batch of 10000" in capsys.readouterr().out
+    assert [len(labels) for _, labels in loader] == [count]
+
+
+def test_every_epoch_differs_and_is_reproducible(data):
+    def epochs(n):
+        loader = data.loader("train", 16, utils.AUGMENT["pneumonia"], shuffle=True)
+        return [torch.cat([x for x, _ in loader]) for _ in range(n)]
+
+    first, second = epochs(2), epochs(2)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_an_epoch_can_go_on_in_the_middle(data):
+    loader = data.loader("train", 16, utils.AUGMENT["pneumonia"], shuffle=True)
+    whole = [x for x, _ in loader]
+    loader.epoch, loader.first_batch = 0, 2
+    rest = [x for x, _ in loader]
+    assert len(rest) == len(whole) - 2
+    assert all(torch.equal(a, b) for a, b in zip(whole[2:], rest, strict=True))
+
+
+def test_one_draw_per_sample_whatever_the_batch(data):
+    rows = np.repeat(data.where("train")[:1], 24)
+    small, large = (torch.cat([x for x, _ in utils.BatchLoader(data, rows, size, utils.AUGMENT["pneumonia"], False)])
+                    for size in (4, 24))  # fmt: skip
+    torch.testing.assert_close(small, large, atol=1e-5, rtol=1e-5)
+    differences = [(large[i] - large[j]).abs().mean().item() for i in range(24) for j in range(i)]
+    assert min(differences) > 0.01  # one image, 24 different pictures
+
+
+def test_augmentation_of_nothing_changes_nothing():
+    images = torch.rand(5, 3, 40, 40)
+    draws = utils.draw_augmentation(5, {}, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(utils.augment(images, draws), images, atol=1e-4, rtol=0)
+
+
+def test_quarter_turns_are_exact():
+    images = torch.rand(64, 1, 32, 32)
+    draws = utils.draw_augmentation(64, {"quarter_turns": True}, torch.Generator().manual_seed(0))
+    turned = utils.augment(images, draws)
+    found = set()
+    for before, after in zip(images, turned, strict=True):
+        gaps = [(torch.rot90(before, k, (1, 2)) - after).abs().max().item() for k in range(4)]
+        assert min(gaps) < 1e-3
+        found.add(int(np.argmin(gaps)))
+    assert found == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("dataset", utils.AUGMENT)
+def test_augmentation_keeps_shape_range_and_gives_each_effect(dataset):
+    images = torch.rand(200, 3, 32, 32) * 0.6 + 0.2
+    draws = utils.draw_augmentation(200, utils.AUGMENT[dataset], torch.Generator().manual_seed(0))
+    out = utils.augment(images, draws)
+    assert out.shape == images.shape and out.min() >= 0 and out.max() <= 1 and out.isfinite().all()
+    ranges = utils.AUGMENT[dataset]
+    for effect in {"brightness", "noise"} & set(ranges):
+        assert draws[effect].abs().max() <= ranges[effect] and draws[effect].std() > 0.1 * ranges[effect]
+
+
+def test_decode_gives_the_mean_colour_and_the_right_channels(tmp_path):
+    Image.new("RGB", (500, 300), (200, 100, 50)).save(tmp_path / "a.png")
+    pixels = utils.decode(tmp_path / "a.png", 48, 3)
+    assert pixels.shape == (3, 48, 48) and pixels.dtype == np.uint8
+    assert pixels.reshape(3, -1).mean(1).tolist() == [200, 100, 50]
+    assert utils.decode(tmp_path / "a.png", 48, 1).shape == (1, 48, 48)
+
+
+# --- getting the data
+
+
+def test_unpacking_is_whole_or_not_at_all(tmp_path):
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("positive/a.jpg", b"x" * 5000)
+    (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:80])
+    with pytest.raises(utils.CourseError, match="is no complete zip file: delete it and run again"):
+        utils.unpack(tmp_path / "cut.zip", tmp_path / "place")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.zip", "whole.zip"]
+    utils.unpack(whole, tmp_path / "place")
+    assert (tmp_path / "place" / "positive" / "a.jpg").stat().st_size == 5000
+
+
+def test_archive_that_writes_outside_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../evil.txt", b"x")
+    with pytest.raises(utils.CourseError, match="wants to write outside"):
+        utils.unpack(tmp_path / "evil.zip", tmp_path / "place")
+    assert not (tmp_path.parent / "evil.txt").exists() and not (tmp_path / "place").exists()
+
+
+def test_kaggle_without_credentials(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(utils.CourseError, match="create a token at kaggle.com.*SOURCE='sample' needs none"):
+        utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
+    assert not (tmp_path / "home" / "course.json").exists()
+
+
+def test_kaggle_without_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLE_USERNAME", "student")
+    monkeypatch.setenv("KAGGLE_KEY", "0" * 32)
+    with pytest.raises(utils.CourseError, match="Kaggle did not deliver .*check the network and the token"):
+        utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
+    assert not (tmp_path / "home" / "data" / "raw" / "chest_xray").exists()
