@@ -1061,14 +1061,14 @@ def draw_augmentation(count: int, ranges: dict, generator: torch.Generator) -> d
 
     get = {name: ranges.get(name, 0.0) for name in (
         "rotate", "zoom", "shift", "brightness", "contrast", "gamma", "blur", "noise", "erase", "shadow", "cloud")}
-    # Interpolation blurs: where details of a pixel matter, only a share of the images is turned and moved freely.
+    # Interpolation blurs: where details of a pixel matter, only a share of the images is turned and zoomed freely.
     moved = (uniform(0, 1) < ranges.get("affine", 1.0)).float()
     quarters = torch.floor(uniform(0, 4)) if ranges.get("quarter_turns") else torch.zeros(count)
     draws = {
         "angle": moved * uniform(-get["rotate"], get["rotate"]) * math.pi / 180 + quarters * math.pi / 2,
         "scale": 1 + moved * uniform(-get["zoom"], get["zoom"]),
-        "x": moved * uniform(-get["shift"], get["shift"]) * 2,
-        "y": moved * uniform(-get["shift"], get["shift"]) * 2,
+        "x": uniform(-get["shift"], get["shift"]),
+        "y": uniform(-get["shift"], get["shift"]),
         "mirror": torch.where(uniform(0, 1) < (0.5 if ranges.get("flip") else 0), -1.0, 1.0),
         "brightness": uniform(-get["brightness"], get["brightness"]),
         "contrast": uniform(1 - get["contrast"], 1 + get["contrast"]),
@@ -1092,7 +1092,8 @@ def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tenso
     n, _, size, _ = images.shape
     d = {name: values.view(-1, 1, 1, 1) for name, values in draws.items()}
     cos, sin = torch.cos(draws["angle"]) / draws["scale"], torch.sin(draws["angle"]) / draws["scale"]
-    matrix = torch.stack([cos * draws["mirror"], -sin, draws["x"], sin * draws["mirror"], cos, draws["y"]], dim=1)
+    x, y = (torch.round(draws[axis] * size) * 2 / size for axis in "xy")  # whole pixels: a shift alone blurs nothing
+    matrix = torch.stack([cos * draws["mirror"], -sin, x, sin * draws["mirror"], cos, y], dim=1)
     grid = F.affine_grid(matrix.view(n, 2, 3), images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     soft = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
@@ -1663,7 +1664,6 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
     storage = f"sqlite:///{_opened(course.runs / f'{name}-{key}.db')}"
     study = optuna.create_study(
         study_name=name, storage=storage, load_if_exists=True, direction="minimize",
-        sampler=optuna.samplers.TPESampler(seed=course.seed, n_startup_trials=4),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
     )  # fmt: skip
 
@@ -1685,8 +1685,10 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
 
     own = {"width": 32, "depth": 1, "dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
     study.enqueue_trial(own, skip_if_exists=True)
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    study.optimize(objective, n_trials=max(0, trials - done))
+    for number in range(sum(trial.state.is_finished() for trial in study.trials), trials):
+        # A sampler for each trial, so that an interrupted search proposes what an uninterrupted one would.
+        study.sampler = optuna.samplers.TPESampler(seed=course.seed + number, n_startup_trials=4)
+        study.optimize(objective, n_trials=1)
     return study
 
 

@@ -1,0 +1,402 @@
+"""Training: the loop against plain PyTorch, stops, resumes, checkpoints, search."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import utils
+from utils import Recipe
+
+KIT = Path(utils.__file__).parent
+RECIPE = Recipe(epochs=3, batch_size=16, augment=True, average=1.0, label_smoothing=0.05)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return utils.OptimizedCNN(1, 2, (8, 8, 8), dropout=0.2)
+
+
+def train(course, data, recipe=RECIPE, model=None, **options):
+    options = {"tensorboard": False, "progress": False} | options
+    return utils.fit(course, "probe", model or network(), data, recipe, **options)
+
+
+def same_weights(first, second) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class Interrupted(Exception):
+    pass
+
+
+# --- the loop
+
+
+def test_train_epoch_is_plain_sgd():
+    torch.manual_seed(0)
+    batches = [(torch.randn(8, 1, 32, 32), torch.randint(0, 2, (8,))) for _ in range(3)]
+    ours, plain = utils.BaselineCNN(), utils.BaselineCNN()
+    plain.load_state_dict(ours.state_dict())
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (ours, plain)]
+    loss, accuracy = utils.train_epoch(ours, batches, nn.CrossEntropyLoss(), optimizers[0], "cpu")
+    losses, right = [], 0
+    for x, y in batches:
+        logits = plain(x)
+        value = F.cross_entropy(logits, y)
+        optimizers[1].zero_grad()
+        value.backward()
+        optimizers[1].step()
+        losses.append(value.item())
+        right += (logits.argmax(1) == y).sum().item()
+    assert loss == pytest.approx(np.mean(losses)) and accuracy == right / 24
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_validate_learns_nothing_and_averages_over_images():
+    torch.manual_seed(0)
+    model = utils.OptimizedCNN(1, 2)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    x, y = torch.randn(10, 1, 32, 32), torch.randint(0, 2, (10,))
+    loss, accuracy = utils.validate(model, [(x[:7], y[:7]), (x[7:], y[7:])], nn.CrossEntropyLoss(), "cpu")
+    with torch.no_grad():
+        logits = model.eval()(x)
+    assert loss == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    assert accuracy == (logits.argmax(1) == y).sum().item() / 10
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_class_weights_closed_form():
+    weights = utils.class_weights(np.array([0] * 25 + [1] * 75), 2)
+    assert weights.tolist() == pytest.approx([2.0, 2 / 3])
+    with pytest.raises(utils.CourseError, match="Class 1 has no training image"):
+        utils.class_weights(np.zeros(5, int), 2)
+
+
+def test_loss_is_that_of_pytorch():
+    logits, labels = torch.randn(50, 3), torch.randint(0, 3, (50,))
+    ours = utils.WeightedCrossEntropy(label_smoothing=0.1)(logits, labels)
+    torch.testing.assert_close(ours, F.cross_entropy(logits, labels, label_smoothing=0.1))
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    ours = utils.WeightedCrossEntropy(weights)(logits, labels)
+    theirs = F.cross_entropy(logits, labels, weights) * weights[labels].mean()  # theirs divides by the weights
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_weight_average_closed_form():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    average, expected = utils.WeightAverage(model, 0.9), 0.0
+    for step in range(1, 200):
+        nn.init.constant_(model.weight, step)
+        average.update(model)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.state["weight"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule, last", [("onecycle", 3e-3 / 1000), ("cosine", 0.0), ("constant", 3e-3)])
+def test_schedules_end_where_they_should(schedule, last):
+    model = utils.BaselineCNN()
+    optimizer, scheduler = utils.make_optimizer(model, Recipe(schedule=schedule), 40)
+    rates = []
+    for _ in range(40):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert max(rates) == pytest.approx(3e-3, rel=0.01)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(last, abs=2e-6)
+    with pytest.raises(utils.CourseError, match="choose onecycle, cosine or constant"):
+        utils.make_optimizer(model, Recipe(schedule="zigzag"), 40)
+
+
+def test_biases_are_not_decayed():
+    optimizer, _ = utils.make_optimizer(utils.OptimizedCNN(), Recipe(weight_decay=0.1), 10)
+    decayed, plain = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in plain["params"])
+
+
+def test_learning_rate_finder_puts_the_weights_back(data):
+    model, loader = network(), data.loader("train", 16, shuffle=True)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    table, suggestion = utils.find_learning_rate(model, loader, utils.WeightedCrossEntropy(), steps=30)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert table["lr"].iloc[0] == pytest.approx(1e-5) and 1e-5 <= suggestion <= 1
+    assert loader.epoch == 0
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_loss_stops_with_epoch_step_rate_and_advice(open_course, data, monkeypatch, value):
+    forward, steps = utils.WeightedCrossEntropy.forward, []
+
+    def breaks(self, logits, labels):
+        if torch.is_grad_enabled():
+            steps.append(1)
+        return forward(self, logits, labels) * (value if len(steps) == 8 else 1)
+
+    monkeypatch.setattr(utils.WeightedCrossEntropy, "forward", breaks)
+    per_epoch = len(data.loader("train", 16))
+    epoch, step = 1 + 7 // per_epoch, 8
+    with pytest.raises(utils.TrainingStopped, match=f"Epoch {epoch}, step {step}: .* learning rate .* lower lr") as stop:
+        train(data.course, data)
+    kept = Path(str(stop.value).split("kept in ")[1].rstrip("."))
+    state = torch.load(kept)
+    assert all(value.isfinite().all() for value in state["model"].values())
+    assert state["step"] == 7
+
+
+def test_broken_gradient_stops_too_and_leaves_the_weights(monkeypatch):
+    class Root(nn.Module):
+        """The loss is 0, its gradient infinite."""
+
+        def forward(self, logits, labels):
+            return (logits * 0).abs().sqrt().mean()
+
+    model = utils.BaselineCNN()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    batches = [(torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64))]
+    with pytest.raises(utils.TrainingStopped, match="gradient became nan"):
+        utils.train_epoch(model, batches, Root(), torch.optim.SGD(model.parameters(), 0.1), "cpu")
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+class SmallMemory(nn.Module):
+    """Behaves like a GPU that holds `fits` images."""
+
+    def __init__(self, model, fits):
+        super().__init__()
+        self.model, self.fits = model, fits
+
+    def forward(self, x):
+        if len(x) > self.fits:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return self.model(x)
+
+
+def test_out_of_memory_accumulates_the_same_gradient(capsys):
+    torch.manual_seed(0)
+    large = utils.BaselineCNN()
+    small = SmallMemory(utils.BaselineCNN(), fits=5)
+    small.model.load_state_dict(large.state_dict())
+    batches = [(torch.rand(18, 1, 32, 32), torch.randint(0, 2, (18,))) for _ in range(2)]
+    criterion = utils.WeightedCrossEntropy(torch.tensor([0.5, 1.5]))
+    results = [utils.train_epoch(m, batches, criterion, torch.optim.SGD(m.parameters(), 0.1), "cpu")
+               for m in (large, small)]  # fmt: skip
+    assert results[0] == pytest.approx(results[1])
+    for a, b in zip(large.parameters(), small.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert capsys.readouterr().out.count("batches of 18 now run in 4 pieces") == 1
+
+
+def test_one_image_that_does_not_fit():
+    model = SmallMemory(utils.BaselineCNN(), fits=0)
+    batches = [(torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64))]
+    with pytest.raises(utils.CourseError, match="choose a smaller IMAGE_SIZE"):
+        utils.train_epoch(model, batches, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), 0.1), "cpu")
+
+
+# --- one call, three things
+
+
+def test_finished_training_loads_and_says_so(data, capsys):
+    first = train(data.course, data)
+    capsys.readouterr()
+    again = train(data.course, data, model=network(seed=9))
+    assert again.loaded and not first.loaded and same_weights(first.model, again.model)
+    assert "probe: loaded, trained" in capsys.readouterr().out
+    assert again.history.equals(first.history) and len(first.history) == 3
+
+
+def test_another_recipe_is_another_training(data):
+    first, other = train(data.course, data), train(data.course, data, replace(RECIPE, lr=1e-3))
+    assert first.path != other.path and not other.loaded
+
+
+def test_same_training_twice_gives_the_same_weights(data, open_course, tmp_path):
+    first = train(data.course, data)
+    course = open_course(home=tmp_path / "other")
+    utils.build_index(course)
+    assert same_weights(first.model, train(course, utils.load_data(course)).model)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 11, 14])
+def test_interrupted_training_ends_with_the_same_weights(data, open_course, tmp_path, monkeypatch, stop_at, capsys):
+    whole = train(data.course, data)
+    course = open_course(home=tmp_path / "other")
+    utils.build_index(course)
+    other = utils.load_data(course)
+    update, steps = utils.WeightAverage.update, []
+
+    def interrupt(self, model):
+        steps.append(1)
+        if len(steps) == stop_at + 1:
+            raise Interrupted
+        update(self, model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils.WeightAverage, "update", interrupt)
+        patch.setattr(utils, "code_of", lambda *objects: "the same")
+        with pytest.raises(Interrupted):
+            train(course, other, save_every=0.0)
+        patch.setattr(utils.WeightAverage, "update", update)
+        torch.rand(3)  # whatever else the notebook drew in between
+        resumed = train(course, other, save_every=0.0)
+    assert f"after step {stop_at}" in capsys.readouterr().out
+    assert same_weights(whole.model, resumed.model)
+    columns = [name for name in whole.history if name != "seconds"]
+    assert resumed.history[columns].equals(whole.history[columns])
+
+
+def test_killed_training_resumes_to_the_same_weights(data, tmp_path):
+    """A real `kill -9` of a real process, at a moment that nothing prepared for."""
+    code = f"""
+import sys
+sys.path[:0] = [{str(KIT)!r}, {str(KIT / "tests")!r}]
+import utils
+from test_training import train, RECIPE, replace
+course = utils.start(1, source={str(data.course.source)!r}, profile="smoke", home={str(tmp_path / "killed")!r})
+utils.build_index(course)
+run = train(course, utils.load_data(course), replace(RECIPE, epochs=20), save_every=0.0)
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    runs = tmp_path / "killed" / "runs"
+    while not list(runs.glob("probe-*/running.pt")) and child.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not list(runs.glob("probe-*/finished.pt")), "it finished before the kill: the test proves nothing"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "resumed in epoch" in said
+    whole = train(data.course, data, replace(RECIPE, epochs=20))
+    finished = torch.load(next(runs.glob("probe-*/finished.pt")))
+    assert all(torch.equal(whole.model.state_dict()[k], v) for k, v in finished["weights"].items())
+
+
+def test_damaged_running_file_is_set_aside(data, monkeypatch, capsys):
+    def stop(epoch, row):
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(data.course, data, on_epoch=stop)
+    running = next(data.course.runs.glob("probe-*/running.pt"))
+    running.write_bytes(running.read_bytes()[:1000])
+    train(data.course, data)
+    assert "was damaged and is set aside: the training starts again" in capsys.readouterr().out
+    assert running.with_suffix(".damaged").exists()
+
+
+def test_best_weights_are_those_of_the_lowest_validation_loss(data):
+    run = train(data.course, data, replace(RECIPE, epochs=6, lr=0.05, average=0.0, schedule="constant"))
+    criterion = utils.make_criterion(data.loader("train", 16), 2, RECIPE)
+    loss, _ = utils.validate(run.model, data.loader("val", 256), criterion, "cpu")
+    assert loss == pytest.approx(run.history["val_loss"].min(), rel=1e-4)
+
+
+def test_early_stopping(data):
+    frozen = replace(RECIPE, epochs=12, lr=1e-12, average=0.0, patience=2, schedule="constant", weight_decay=0.0)
+    run = train(data.course, data, frozen, model=utils.BaselineCNN())
+    assert len(run.history) < 12
+    losses = run.history["val_loss"]
+    assert len(losses) - 1 - losses.idxmin() == 2
+
+
+def test_tensorboard_holds_scalars_images_and_hyperparameters(data):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(data.course, data, tensorboard=True)
+    folder = next((data.course.runs / "tensorboard").glob("probe-*"))
+    events = EventAccumulator(str(folder)).Reload()
+    stored = [scalar.value for scalar in events.Scalars("val_loss")]
+    assert stored == pytest.approx(run.history["val_loss"].tolist(), rel=1e-5)
+    assert "training batch" in events.Tags()["images"]
+    assert any("hparams" in tag for tag in events.summary_metadata)
+
+
+# --- checkpoints
+
+
+def test_checkpoint_brings_back_model_optimizer_and_state(tmp_path):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.rand(2, 1, 32, 32)).sum().backward()
+    optimizer.step()
+    path = utils.save_checkpoint(tmp_path / "m.pth", model, optimizer, classes=["A", "B"], threshold=0.3)
+    again, state = utils.load_model(path, ["A", "B"])
+    assert same_weights(model, again) and not again.training
+    assert state["threshold"] == 0.3 and state["classes"] == ["A", "B"]
+    fresh = torch.optim.AdamW(network().parameters())
+    utils.load_checkpoint(path, network(), fresh)
+    assert fresh.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
+
+
+def test_missing_checkpoint_names_the_notebook(tmp_path):
+    with pytest.raises(utils.CourseError, match=r"best_model\.pth is missing: run notebooks/theme3_optimization"):
+        utils.load_checkpoint(tmp_path / "best_model.pth")
+
+
+@pytest.mark.parametrize("content", ["half", "text", "other"])
+def test_damaged_checkpoint(tmp_path, content):
+    path = utils.save_checkpoint(tmp_path / "m.pth", network())
+    if content == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif content == "text":
+        path.write_text("no checkpoint")
+    else:
+        torch.save({"weights": {}}, path)
+    with pytest.raises(utils.CourseError, match="is damaged or no checkpoint of this course"):
+        utils.load_model(path)
+
+
+def test_checkpoint_of_another_network_or_class_list(tmp_path):
+    path = utils.save_checkpoint(tmp_path / "m.pth", network(), classes=["NORMAL", "PNEUMONIA"])
+    untouched = utils.BaselineCNN()
+    before = {k: v.clone() for k, v in untouched.state_dict().items()}
+    with pytest.raises(utils.CourseError, match="holds OptimizedCNN.*not BaselineCNN.*build that network"):
+        utils.load_checkpoint(path, untouched)
+    with pytest.raises(utils.CourseError, match="holds OptimizedCNN"):
+        utils.load_checkpoint(path, utils.OptimizedCNN(1, 2))  # the same class, other widths
+    with pytest.raises(utils.CourseError, match="knows the classes.*asked for"):
+        utils.load_model(path, ["NO_PANEL", "PANEL"])
+    assert all(torch.equal(before[k], v) for k, v in untouched.state_dict().items())
+
+
+# --- search
+
+
+def test_search_starts_with_our_recipe_prunes_and_goes_on(data):
+    recipe = replace(RECIPE, epochs=2, augment=False)
+    first = [trial.params for trial in utils.search(data.course, data, "search", recipe, 3).trials]
+    assert (first[0]["lr"], first[0]["width"], first[0]["depth"]) == (pytest.approx(recipe.lr), 32, 1)
+    more = utils.search(data.course, data, "search", recipe, 5)
+    params = [trial.params for trial in more.trials]
+    assert params[:3] == first and len({str(p) for p in params}) == 5
+    assert more.best_value == min(t.value for t in more.trials if t.state.name == "COMPLETE")
+    finished = [t for t in more.trials if t.state.name == "COMPLETE"]
+    model, chosen = utils.build_trial(data.course, finished[0].params, recipe)
+    run = utils.fit(data.course, "search-trial", model, data, chosen, tensorboard=False, progress=False)
+    assert run.loaded and run.history["val_loss"].min() == pytest.approx(finished[0].value)
+
+
+@pytest.mark.slow
+def test_network_learns_what_can_be_learned(data):
+    """The training images themselves, without noise: the loop must reach them all."""
+    run = train(data.course, data, Recipe(epochs=60, batch_size=16, lr=3e-3, schedule="cosine"))
+    logits, labels = utils.predict(run.model, data.loader("train", 64))
+    assert run.history["train_accuracy"].iloc[-1] > 0.97
+    assert (logits.argmax(1) == labels).mean() > 0.8
