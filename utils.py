@@ -771,7 +771,7 @@ def build_index(course: Course) -> pd.DataFrame:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     files, repairs = find_images(course.root, course.dataset)
     if files.empty:
@@ -924,7 +924,7 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     size, channels = course.image_size, course.channels
     key = identity(code_of(decode), index["sha256"].tolist(), size, channels)
@@ -1427,7 +1427,7 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(course.runs / "tensorboard" / f"{name}-{key}")
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     bar = tqdm(total=len(train) * recipe.epochs, initial=session.step, desc=name, unit="batch", disable=not progress)
     while session.epoch < recipe.epochs and not session.stopped:

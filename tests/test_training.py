@@ -152,7 +152,8 @@ def test_broken_loss_stops_with_epoch_step_rate_and_advice(open_course, data, mo
     monkeypatch.setattr(utils.WeightedCrossEntropy, "forward", breaks)
     per_epoch = len(data.loader("train", 16))
     epoch, step = 1 + 7 // per_epoch, 8
-    with pytest.raises(utils.TrainingStopped, match=f"Epoch {epoch}, step {step}: .* learning rate .* lower lr") as stop:
+    message = f"Epoch {epoch}, step {step}: .* learning rate .* lower lr"
+    with pytest.raises(utils.TrainingStopped, match=message) as stop:
         train(data.course, data)
     kept = Path(str(stop.value).split("kept in ")[1].rstrip("."))
     state = torch.load(kept)

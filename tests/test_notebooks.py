@@ -1,0 +1,131 @@
+"""The notebooks: clean, alike where they must be, and running from top to bottom."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+KIT = Path(__file__).resolve().parent.parent
+PATHS = sorted((KIT / "notebooks").glob("*.ipynb"))
+BOOK = {path.stem: nbformat.read(path, 4) for path in PATHS}
+TITLES = [path.stem for path in PATHS]
+
+
+def code_cells(title: str) -> list:
+    return [cell for cell in BOOK[title].cells if cell.cell_type == "code"]
+
+
+def test_notebooks_are_numbered_without_gaps():
+    assert [int(re.match(r"theme(\d)_", title)[1]) for title in TITLES] == list(range(1, len(TITLES) + 1))
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_notebook_is_clean(title):
+    nbformat.validate(BOOK[title])
+    for cell in code_cells(title):
+        assert cell.outputs == [] and cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 25, f"a cell must fit a projector:\n{cell.source}"
+    text = json.dumps(BOOK[title])
+    assert not re.search(r"/home/|/Users/|/root/|TODO|FIXME", text)
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_anatomy(title):
+    """Title and badge, bootstrap, parameters, start, exercises, checkpoint, report: in this order."""
+    cells, theme = BOOK[title].cells, int(title[5])
+    assert cells[0].source.startswith(f"# Theme {theme} · ")
+    for words in (f"notebooks/{title}.ipynb", "**Time needed:**", "**You will learn**", "**Reads:**", "**Writes:**"):
+        assert words in cells[0].source
+    assert cells[1].source == (KIT / "tools" / "bootstrap.py").read_text().strip()
+    assert cells[2].metadata["tags"] == ["parameters"]
+    assert cells[2].source == code_cells(TITLES[0])[1].source
+    assert f"utils.start(theme={theme}," in cells[3].source
+    text = "\n".join(cell.source for cell in cells)
+    parts = ("## Your turn", "\n## Checkpoint", "utils.checkpoint(", "## For your report")
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert 2 <= len(re.findall(r"\*\*Exercise \d", text)) <= 4
+    assert len(re.findall(r"# exercise: ", text)) >= len(re.findall(r"\*\*Exercise \d", text))
+
+
+def test_parameters_are_the_seven_of_the_course():
+    names = [node.targets[0].id for node in ast.parse(code_cells(TITLES[0])[1].source).body]
+    assert names == ["DATASET", "SOURCE", "PROFILE", "IMAGE_SIZE", "SEED", "DRIVE", "HOME"]
+
+
+def test_bootstrap_finds_the_kit_from_any_folder_and_installs_nothing_here(tmp_path):
+    source = (KIT / "tools" / "bootstrap.py").read_text() + "\nprint(root, missing)"
+    for folder in (KIT, KIT / "notebooks", KIT / "tests"):
+        run = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, check=True)
+        assert run.stdout.split() == [str(KIT), "[]"]
+    lost = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
+    assert "open the notebook inside the kit's folder" in lost.stderr
+
+
+def test_bootstrap_never_installs_what_colab_brings():
+    names = re.search(r"packages = \{(.+?)\}", (KIT / "tools" / "bootstrap.py").read_text(), re.S)[1]
+    assert not re.search(r'"(torch|torchvision|numpy|pandas|setuptools)"', names)
+
+
+# --- running them
+
+
+def run_course(home: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "course.py", "run", "--profile", "smoke", "--home", str(home), *options]
+    return subprocess.run(command, cwd=KIT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("dataset", ["pneumonia", "pneumonia3", "solar"])
+def test_whole_course_on_the_sample(tmp_path, dataset):
+    done = run_course(tmp_path, "--dataset", dataset, "--source", "sample")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    for title in TITLES:
+        executed = nbformat.read(tmp_path / "exports" / "notebooks" / f"{title}.ipynb", 4)
+        assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+        errors = [o for c in executed.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+        assert not re.search(r"Warning|Error", "".join(o["text"] for o in errors))
+        source = "\n".join(cell.source for cell in executed.cells)
+        figures = set(re.findall(r'save_figure\(course, figure, "(\w+)"\)', source))
+        assert all((tmp_path / "exports" / "figures" / f"{title[:6]}_{name}.png").stat().st_size for name in figures)
+        named = set(re.findall(rf"`{title[:6]}_(\w+)`", executed.cells[-1].source))
+        assert named <= figures  # what the report section asks for exists
+    results = json.loads((tmp_path / "exports" / "results.json").read_text())
+    assert set(results["criteria"]) >= {"theme1", "theme2", "theme3"}
+    assert results["headline"].keys() <= results["tags"].keys()
+    assert "SAMPLE DATA" in done.stdout and "results.json" in done.stdout
+    check_final_model(tmp_path, dataset, results)
+
+
+def check_final_model(home: Path, dataset: str, results: dict) -> None:
+    """The model that theme 3 stored gives the figure that it recorded."""
+    import utils
+
+    course = utils.start(4, dataset, home=home)
+    data = utils.load_data(course)
+    model, state = utils.load_model(home / "checkpoints" / "best_model.pth", course.classes)
+    logits, labels = utils.predict(model, data.loader("test", 64))
+    assert (logits.argmax(1) == labels).mean() == results["headline"]["optimized_test_accuracy"]
+    assert {"classes", "mean", "std", "size", "threshold", "temperature", "config", "seed"} <= state.keys()
+
+
+@pytest.mark.slow
+def test_same_command_same_figures_and_bit_identical_weights(tmp_path):
+    results = []
+    for name in ("first", "second"):
+        assert run_course(tmp_path / name, "--source", "sample").returncode == 0
+        stored = json.loads((tmp_path / name / "exports" / "results.json").read_text())
+        timed = {key for key, tag in stored["tags"].items() if tag == "timing"}
+        results.append({key: value for key, value in stored["headline"].items() if key not in timed})
+    assert results[0] == results[1] and len(results[0]) >= 4
+    for checkpoint in ("baseline.pth", "best_model.pth"):
+        first, second = (torch.load(tmp_path / n / "checkpoints" / checkpoint)["weights"] for n in ("first", "second"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    indexes = [pd.read_csv(tmp_path / n / "data" / "pneumonia" / "index.csv") for n in ("first", "second")]
+    assert indexes[0].equals(indexes[1])

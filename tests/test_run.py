@@ -1,0 +1,64 @@
+"""course.py run: what it prints when all is well, and when a cell fails."""
+
+import nbformat
+import pytest
+
+import course
+from tools import run
+
+
+@pytest.fixture
+def kit(tmp_path, monkeypatch):
+    """A kit of two notebooks: the first writes a record, the second fails in its second cell."""
+    (tmp_path / "notebooks").mkdir()
+    good = "import json, pathlib\nhome = pathlib.Path(HOME)\n(home / 'exports').mkdir(exist_ok=True, parents=True)\n"
+    good += ("rows = [{'name': 'it ran', 'value': 0.75, 'target': '> 0.7', 'passed': True}]\n"
+             "(home / 'exports/results.json').write_text(json.dumps({'meta': {'hardware': 'test', 'source': 'sample'}, "
+             "'criteria': {'theme1': rows}, 'headline': {'baseline_test_accuracy': 0.75}}))")  # fmt: skip
+    for name, cells in {"theme1_good": [good], "theme2_bad": ["x = 1", "raise ValueError('the dog ate it')"]}.items():
+        kernel = {"name": "python3", "display_name": "", "language": "python"}
+        notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+        parameters = nbformat.v4.new_code_cell("HOME = None")
+        parameters.metadata["tags"] = ["parameters"]
+        notebook.cells = [parameters, *map(nbformat.v4.new_code_cell, cells)]
+        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
+    monkeypatch.setattr(run, "KIT", tmp_path)
+    return tmp_path
+
+
+def test_summary_shows_criteria_headline_and_paths(kit, capsys):
+    assert run.main(["--home", str(kit / "home"), "--until", "1"]) == 0
+    out = capsys.readouterr().out
+    for words in ("✓ it ran: 0.750 (target > 0.7)", "baseline_test_accuracy", "SAMPLE DATA", "exports/notebooks"):
+        assert words in out
+    assert (kit / "home" / "exports" / "notebooks" / "theme1_good.ipynb").exists()
+
+
+def test_failure_names_theme_cell_and_error_and_keeps_what_was_done(kit, capsys):
+    assert run.main(["--home", str(kit / "home")]) == 1
+    out = capsys.readouterr().out
+    assert "Theme 2 stopped in cell 3 of notebooks/theme2_bad.ipynb" in out
+    assert "ValueError: the dog ate it" in out and "raise ValueError" in out
+    assert (kit / "home" / "exports" / "results.json").exists()
+    assert (kit / "home" / "exports" / "notebooks" / "theme2_bad.ipynb").exists()
+
+
+def test_themes_can_be_chosen(kit, capsys):
+    assert list(run.notebooks(2, 8)) == [2]
+    assert run.main(["--home", str(kit / "home"), "--from", "5"]) == 2
+    assert "no notebook for themes 5 to 8" in capsys.readouterr().out
+
+
+def test_unknown_command_lists_the_known_ones(capsys):
+    assert course.main(["fly"]) == 2
+    assert "run" in capsys.readouterr().out
+
+
+def test_two_stories_in_one_home_are_refused_in_one_sentence(tmp_path, drawn, capsys):
+    from utils import start
+
+    start(1, source=drawn, profile="smoke", home=tmp_path)
+    options = ["--home", str(tmp_path), "--source", str(drawn), "--profile", "smoke", "--until", "1"]
+    assert run.main([*options, "--seed", "7"]) == 1
+    out = capsys.readouterr().out
+    assert "already holds another story" in out and "choose another folder" in out
