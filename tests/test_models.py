@@ -6,7 +6,7 @@ import torch
 from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
 
-NETWORKS = [BaselineCNN, OptimizedCNN, lambda c, k: OptimizedCNN(c, k, pool=False, norm=False, residual=False)]
+NETWORKS = [BaselineCNN, OptimizedCNN, lambda c, k: OptimizedCNN(c, k, norm=False, residual=False)]
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -90,7 +90,8 @@ def test_whole_course_on_the_sample(tmp_path, dataset):
         executed = nbformat.read(tmp_path / "exports" / "notebooks" / f"{title}.ipynb", 4)
         assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
         errors = [o for c in executed.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
-        assert not re.search(r"Warning|Error", "".join(o["text"] for o in errors))
+        said = "".join(o["text"] for o in errors)
+        assert not re.search(r"(?<!Tqdm)Warning|Error", said)  # tqdm misses ipywidgets outside Colab
         source = "\n".join(cell.source for cell in executed.cells)
         figures = set(re.findall(r'save_figure\(course, figure, "(\w+)"\)', source))
         assert all((tmp_path / "exports" / "figures" / f"{title[:6]}_{name}.png").stat().st_size for name in figures)

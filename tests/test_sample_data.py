@@ -99,11 +99,10 @@ def test_difficulty(tmp_path, dataset):
     linear.fit(flat[train], data.labels[train])
     assert balanced_accuracy_score(data.labels[test], linear.predict(flat[test])) < 0.70
     answers = {}
-    plain, best = utils.recipes(course, data)
-    for name, model, recipe in (("baseline", utils.BaselineCNN, plain), ("optimized", utils.OptimizedCNN, best)):
+    recipes = {"baseline": utils.baseline_recipe(course), "optimized": utils.optimized_recipe(course)}
+    for name, model in (("baseline", utils.BaselineCNN), ("optimized", utils.OptimizedCNN)):
         torch.manual_seed(course.seed)
-        network = model(course.channels, 2, **({"pool": utils.pools_at_stem(course)} if name == "optimized" else {}))
-        run = utils.fit(course, name, network, data, recipe, progress=False, tensorboard=False)
+        run = utils.fit(course, name, model(course.channels, 2), data, recipes[name], progress=False, tensorboard=False)
         answers[name] = utils.predict(run.model, data.loader("test", 256))[0].argmax(1)
     labels = data.labels[test]
     assert 0.70 <= balanced_accuracy_score(labels, answers["baseline"]) <= 0.85

@@ -1,0 +1,106 @@
+"""Training: one step tuned against plain, and the whole pipeline naive against ours. Run by hand.
+
+    python benchmarks/training.py [--source DIR] [--step-size 224] [--size 64] [--rounds 5] [--target 0.85]
+
+Step: the same network, batch and optimiser; plain float32 NCHW against channels_last with the precision that
+`utils.amp_dtype` picks, in interleaved rounds after a warm-up. Pipeline: seconds until the validation AUROC first
+reaches the target, both sides from raw files, with the same network, recipe, evaluation and seed; naive decodes with
+PIL in two workers every epoch, ours builds the cache first (its time counts).
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import utils  # noqa: E402
+
+
+def step_ratio(size: int, rounds: int, steps: int = 5) -> pd.DataFrame:
+    """Images per second of a training step, plain and tuned, one row a round."""
+    device, batch = utils.best_device(), 32
+    images = torch.randn(batch, 1, size, size, device=device)
+    labels = torch.randint(0, 2, (batch,), device=device)
+    sides = {}
+    for name in ("plain", "tuned"):
+        torch.manual_seed(0)
+        model = utils.OptimizedCNN().to(device).train()
+        layout = torch.channels_last if name == "tuned" else torch.contiguous_format
+        half = name == "tuned" and utils.amp_dtype(device) == torch.float16
+        scaler = torch.amp.GradScaler(device.type, enabled=half)
+        optimizer = torch.optim.AdamW(model.to(memory_format=layout).parameters())
+        sides[name] = model, images.to(memory_format=layout), optimizer, scaler
+    criterion, rows = utils.WeightedCrossEntropy(), []
+    for _ in range(rounds + 1):
+        row = {}
+        for name, (model, x, optimizer, scaler) in sides.items():
+            began = time.perf_counter()
+            for _ in range(steps):
+                utils.train_step(model, x, labels, criterion, optimizer, scaler, amp=name == "tuned")
+            row[name] = steps * batch / (time.perf_counter() - began)
+        rows.append(row)
+    return pd.DataFrame(rows[1:])  # the first round warms up
+
+
+def time_to_target(course, recipe, target: float, naive: bool) -> dict:
+    """Seconds from the index to the first epoch whose validation AUROC reaches the target."""
+    began = time.perf_counter()
+    data = utils.load_data(course)
+    ready = time.perf_counter() - began
+    began = time.perf_counter()  # the naive side needs no cache: its clock starts here
+    train = data.loader("train", recipe.batch_size, augment=utils.AUGMENT[course.dataset], shuffle=True)
+    if naive:
+        images = utils.NaiveImages(data, data.where("train"))
+        train = torch.utils.data.DataLoader(images, recipe.batch_size, shuffle=True, num_workers=2)
+    torch.manual_seed(course.seed)
+    model = utils.OptimizedCNN(course.channels, len(course.classes)).to(course.device)
+    criterion = utils.make_criterion(data.loader("train"), len(course.classes), recipe)
+    optimizer, scheduler = utils.make_optimizer(model, recipe, recipe.epochs * len(train))
+    scores, reached = [], None
+    for _ in range(recipe.epochs):
+        utils.train_epoch(model, train, criterion, optimizer, course.device, scheduler=scheduler, clip=recipe.clip)
+        logits, labels = utils.predict(model, data.loader("val", 256))
+        scores.append(utils.auroc(utils.softmax(logits), labels))
+        if scores[-1] >= target:
+            reached = time.perf_counter() - began + (0 if naive else ready)
+            break
+    return {"side": "naive" if naive else "ours", "seconds": reached, "epochs": len(scores), "val_auroc": scores[-1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="sample")
+    parser.add_argument("--dataset", default="pneumonia")
+    parser.add_argument("--step-size", type=int, default=224)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--target", type=float, default=0.85)
+    options = parser.parse_args()
+    utils.set_seed()
+    steps = step_ratio(options.step_size, options.rounds)
+    ratio = steps["tuned"] / steps["plain"]
+    precision = utils.amp_dtype(utils.best_device()) or "float32, as this hardware has nothing faster"
+    print(steps.round(1).assign(ratio=ratio.round(2)).to_string())
+    print(f"training step at {options.step_size} px (channels_last, {precision}): median {ratio.median():.2f}x, "
+          f"range {ratio.min():.2f}-{ratio.max():.2f}x, {len(ratio)} rounds")
+    with tempfile.TemporaryDirectory() as folder:
+        course = utils.start(1, options.dataset, options.source, "quick", options.size, home=folder)
+        utils.build_index(course)
+        recipe = replace(utils.optimized_recipe(course), epochs=options.epochs)
+        table = pd.DataFrame([time_to_target(course, recipe, options.target, naive) for naive in (False, True)])
+    print(table.round(3).to_string(index=False))
+    if table["seconds"].notna().all():
+        ours, naive = table["seconds"]
+        print(f"time to validation AUROC {options.target}: naive {naive:.0f} s, ours {ours:.0f} s: {naive / ours:.1f}x")
+    print(utils.hardware())
+
+
+if __name__ == "__main__":
+    main()
