@@ -374,16 +374,18 @@ def test_augmentation_of_nothing_changes_nothing():
     torch.testing.assert_close(utils.augment(images, draws), images, atol=1e-4, rtol=0)
 
 
-def test_quarter_turns_are_exact():
-    images = torch.rand(64, 1, 32, 32)
-    draws = utils.draw_augmentation(64, {"quarter_turns": True}, torch.Generator().manual_seed(0))
-    turned = utils.augment(images, draws)
+def test_shift_and_mirror_move_pixels_and_blur_none():
+    images = torch.rand(40, 1, 32, 32)
+    draws = utils.draw_augmentation(40, {"shift": 0.1, "flip": True}, torch.Generator().manual_seed(0))
+    moved = utils.augment(images, draws)
     found = set()
-    for before, after in zip(images, turned, strict=True):
-        gaps = [(torch.rot90(before, k, (1, 2)) - after).abs().max().item() for k in range(4)]
-        assert min(gaps) < 1e-3
-        found.add(int(np.argmin(gaps)))
-    assert found == {0, 1, 2, 3}
+    for n, (before, after) in enumerate(zip(images, moved, strict=True)):
+        x, y = (round(draws[axis][n].item() * 32) for axis in "xy")
+        mirrored = bool(draws["mirror"][n] < 0)
+        sideways = torch.roll(torch.flip(before, [2]) if mirrored else before, (-y, x if mirrored else -x), (1, 2))
+        torch.testing.assert_close(after[:, 4:-4, 4:-4], sideways[:, 4:-4, 4:-4], atol=1e-3, rtol=0)
+        found.add((x != 0, y != 0, mirrored))
+    assert {(True, True, True), (True, True, False)} <= found
 
 
 @pytest.mark.parametrize("dataset", utils.AUGMENT)

@@ -99,7 +99,7 @@ def test_difficulty(tmp_path, dataset):
     linear.fit(flat[train], data.labels[train])
     assert balanced_accuracy_score(data.labels[test], linear.predict(flat[test])) < 0.70
     answers = {}
-    recipes = {"baseline": utils.baseline_recipe(course), "optimized": utils.optimized_recipe(course)}
+    recipes = {"baseline": utils.baseline_recipe(data), "optimized": utils.optimized_recipe(data)}
     for name, model in (("baseline", utils.BaselineCNN), ("optimized", utils.OptimizedCNN)):
         torch.manual_seed(course.seed)
         run = utils.fit(course, name, model(course.channels, 2), data, recipes[name], progress=False, tensorboard=False)
