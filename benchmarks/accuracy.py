@@ -48,7 +48,8 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(table.round(3).to_string(index=False))
     for name, own in table.drop(columns=["seed", "n"]).groupby("model"):
-        print(f"\n{options.dataset} {name} at {options.size} px, {len(own)} seeds, n = {table['n'].iloc[0]} test images")
+        n = table["n"].iloc[0]
+        print(f"\n{options.dataset} {name} at {options.size} px, {len(own)} seeds, n = {n} test images")
         for column in own.columns.drop("model"):
             print(f"  {column:<20} {own[column].mean():.3f} [{own[column].min():.3f}, {own[column].max():.3f}]")
     print(utils.hardware())
