@@ -903,7 +903,7 @@ def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
             images.append(decode(course.root / path, 96, course.channels))
         except Exception:
             images.append(np.full((96, 96), 128, np.uint8))  # nothing to show: a grey square
-        titles.append(f"{Path(path).stem[-18:]}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}")
+        titles.append(f"{Path(path).stem[-22:]}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}")
     return image_grid(images, titles, title=f"Offenders: {len(flagged)} shown (grey square: cannot be read)")
 
 
