@@ -1153,7 +1153,8 @@ def _passes(data: Data, epochs: int) -> int:
 
 def baseline_recipe(data: Data) -> Recipe:
     """How theme 2 trains: nothing but AdamW, a one-cycle rate and class weights."""
-    return Recipe(epochs=_passes(data, data.course.profile.baseline_epochs), batch_size=16, lr=3e-3)
+    size = {"batch_size": 64, "lr": 5e-3} if len(data.where("train")) > 2000 else {"batch_size": 16, "lr": 3e-3}
+    return Recipe(_passes(data, data.course.profile.baseline_epochs), **size)
 
 
 def optimized_recipe(data: Data) -> Recipe:
