@@ -97,14 +97,14 @@ def _consolidation(x, y, rng, lungs, body):
     distance = np.hypot(x - cx, (y - cy) * rng.uniform(0.8, 1.2)) / radius + 0.22 * _smooth(rng, x.shape, 9)
     opaque = _soft(distance - 1, 0.16) * lungs
     bronchi = np.clip(1 - np.abs(_smooth(rng, x.shape, 12)) * 4, 0, 1)
-    return rng.uniform(0.22, 0.36) * opaque * (1 - 0.6 * bronchi)
+    return rng.uniform(0.29, 0.47) * opaque * (1 - 0.6 * bronchi)
 
 
 def _interstitial(x, y, rng, lungs, body):
     """Viral pneumonia: a fine net over both lungs, patchy, brighter and darker in turn."""
     net = np.clip(1 - np.abs(_smooth(rng, x.shape, 20)) * 2.2, 0, 1) - 0.32
     patchy = 0.65 + 0.35 * np.clip(_smooth(rng, x.shape, 5), -1, 1)
-    return rng.uniform(0.22, 0.34) * net * patchy * lungs
+    return rng.uniform(0.29, 0.44) * net * patchy * lungs
 
 
 def _look_alikes(x, y, rng, lungs):
@@ -193,8 +193,12 @@ def _dark_colour(rng):
     return np.array([0.13, 0.16, 0.26]) + rng.uniform(-0.05, 0.12) + rng.uniform(-0.03, 0.03, 3)
 
 
-def _panels(u, v, half_u, half_v, rng, image):
-    """An array of modules: a dark quadrilateral with a regular grid of thin lines."""
+def _panels(u, v, half_u, half_v, rng, image, kind: str):
+    """An array of modules: a dark quadrilateral with a regular grid of thin lines.
+
+    Its look-alikes have its size and place, but are a tarpaulin (no lines), standing seams (lines one way) or a glass
+    roof (the grid, on bright glass): only dark and grid together make a panel.
+    """
     cell = rng.uniform(0.11, 0.16)
     columns, rows = rng.integers(3, 6), rng.integers(2, 4)
     a, b = columns * cell / 2, rows * cell * 0.6
@@ -202,9 +206,11 @@ def _panels(u, v, half_u, half_v, rng, image):
     cv = rng.uniform(-1, 1) * max(half_v - b - 0.04, 0)
     p, q = u - cu + rng.uniform(-0.15, 0.15) * (v - cv), v - cv
     inside = _rectangle(p, q, a, b)
-    _paint(image, inside, _dark_colour(rng))
-    lines = np.maximum(_lines(p + a, cell), _lines(q + b, 1.2 * cell))
-    _paint(image, inside * lines * rng.uniform(0.6, 0.9), (0.72, 0.74, 0.78))
+    _paint(image, inside, _dark_colour(rng) + (0.3 if kind == "glass" else 0))
+    if kind != "tarpaulin":
+        grid = np.maximum(_lines(p + a, cell), _lines(q + b, 1.2 * cell))
+        lines = _lines(q + b, 0.6 * cell) if kind == "seams" else grid
+        _paint(image, inside * lines * rng.uniform(0.33, 0.5), (0.72, 0.74, 0.78))
 
 
 def _lines(t, period, width=0.016):
@@ -249,7 +255,9 @@ def _house(positive: bool, rng, size: int | None) -> np.ndarray:
     u, v, half_u, half_v = _roof(x, y, rng, image)
     _not_panels(u, v, half_u, half_v, rng, image)
     if positive:
-        _panels(u, v, half_u, half_v, rng, image)
+        _panels(u, v, half_u, half_v, rng, image, "panels")
+    elif rng.random() < 0.6:
+        _panels(u, v, half_u, half_v, rng, image, rng.choice(["tarpaulin", "seams", "glass"]))
     _trees_and_shadows(x, y, rng, image)
     image = image * rng.uniform(0.75, 1.2) + rng.uniform(-0.06, 0.08)
     image = image + rng.uniform(0.01, 0.03) * rng.standard_normal(image.shape, dtype=np.float32)
