@@ -39,6 +39,7 @@ from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
 
 KIT = Path(__file__).resolve().parent
+COLAB = Path("/content")
 MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
 
 
@@ -337,8 +338,8 @@ def _folders(home, drive) -> tuple[Path, Path]:
             from google.colab import drive as google_drive
         except ImportError as error:
             raise CourseError("DRIVE=True works on Google Colab only: set DRIVE=False and give a HOME.") from error
-        google_drive.mount("/content/drive")
-        return Path(home or "/content/drive/MyDrive/dl-course"), Path("/content/dl-course-local")
+        google_drive.mount(str(COLAB / "drive"))
+        return Path(home or COLAB / "drive" / "MyDrive" / "dl-course"), COLAB / "dl-course-local"
     home = Path(home or KIT).expanduser().resolve()
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -1666,7 +1667,11 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     key = identity(code_of(search, build_trial, fit, OptimizedCNN()), asdict(recipe), data.key, course.seed)
-    storage = f"sqlite:///{_opened(course.runs / f'{name}-{key}.db')}"
+    # SQLite needs the locks of a local disk; with Drive the study is copied over after every trial.
+    kept, local = (folder / "runs" / f"{name}-{key}.db" for folder in (course.home, course.local))
+    if kept.exists() and not local.exists():
+        shutil.copy(kept, _opened(local))
+    storage = f"sqlite:///{_opened(local)}"
     study = optuna.create_study(
         study_name=name, storage=storage, load_if_exists=True, direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
@@ -1694,6 +1699,9 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
         # A sampler for each trial, so that an interrupted search proposes what an uninterrupted one would.
         study.sampler = optuna.samplers.TPESampler(seed=course.seed + number, n_startup_trials=4)
         study.optimize(objective, n_trials=1)
+        if kept != local:
+            with atomic(kept) as temporary:
+                shutil.copy(local, temporary)
     return study
 
 
@@ -1904,15 +1912,19 @@ def choose_threshold(probabilities: np.ndarray, labels: np.ndarray, cost_missed:
     return float(table["threshold"][int(table["cost"].argmin())]), table
 
 
-def grad_cam(model, images: torch.Tensor, target: torch.Tensor) -> np.ndarray:
+def grad_cam(model, images: torch.Tensor, target: torch.Tensor, least: int = 7) -> np.ndarray:
     """Where the network looked: maps in 0..1, (N, S, S), for images (N, C, S, S) and target classes (N,).
 
-    The gradient of the class score weights the last feature maps. Source: Selvaraju et al., Grad-CAM (2017).
+    The gradient of the class score weights the deepest feature maps of at least `least` x `least`: on small images the
+    very last maps are 2 x 2 and point nowhere. Source: Selvaraju et al., Grad-CAM (2017).
     """
     model.eval()
-    maps = model.features(images)
+    maps = x = images
+    for layer in model.features:
+        x = layer(x)
+        maps = x if x.shape[-1] >= least else maps
     maps.retain_grad()
-    scores = model.classifier(maps.mean(dim=(2, 3)))
+    scores = model.classifier(x.mean(dim=(2, 3)))
     scores.gather(1, target.view(-1, 1)).sum().backward()
     weights = maps.grad.mean(dim=(2, 3), keepdim=True)
     heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()

@@ -144,8 +144,8 @@ class Corner(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.features, self.classifier = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 2, bias=False)
-        nn.init.ones_(self.features.weight)
+        self.features, self.classifier = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)), nn.Linear(1, 2, bias=False)
+        nn.init.ones_(self.features[0].weight)
         self.classifier.weight = nn.Parameter(torch.tensor([[-1.0], [1.0]]))
 
 
@@ -164,3 +164,15 @@ def test_grad_cam_of_our_network_has_the_size_of_the_image():
     maps = utils.grad_cam(model, torch.rand(3, 1, 64, 64), torch.tensor([0, 1, 0]))
     assert maps.shape == (3, 64, 64) and 0 <= maps.min() and maps.max() <= 1
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_grad_cam_reads_the_deepest_maps_that_still_point_somewhere():
+    torch.manual_seed(0)
+    model, images = utils.OptimizedCNN(1, 2), torch.rand(2, 1, 64, 64)
+    target = torch.tensor([0, 1])
+    # 64 px: stages of 16, 8, 4 and 2 pixels; bilinear enlargement of 8 x 8 and of 2 x 2 is told by its peaks.
+    fine, coarse = (utils.grad_cam(model, images, target, least) for least in (7, 1))
+    with torch.no_grad():
+        sides = [model.features[:n](images).shape[-1] for n in range(4, 9)]
+    assert sides == [16, 16, 8, 4, 2]
+    assert np.abs(np.diff(fine[0], axis=1)).sum() > np.abs(np.diff(coarse[0], axis=1)).sum()

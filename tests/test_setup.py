@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,6 +102,25 @@ def test_environment_is_written(open_course):
 def test_drive_outside_colab_is_refused(tmp_path):
     with pytest.raises(utils.CourseError, match="Google Colab only"):
         utils.start(1, drive=True, home=tmp_path)
+
+
+def test_drive_keeps_results_and_leaves_pixels_local(tmp_path, monkeypatch):
+    mounted = []
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mounted.append)))
+    monkeypatch.setattr(utils, "COLAB", tmp_path)
+    course = utils.start(1, source="sample", profile="smoke", drive=True)
+    assert mounted == [str(tmp_path / "drive")]
+    assert course.home == tmp_path / "drive" / "MyDrive" / "dl-course" and course.local == tmp_path / "dl-course-local"
+    assert (course.home / "course.json").exists() and course.local in course.root.parents
+    utils.build_index(course)
+    data = utils.load_data(course)
+    assert not list(course.home.rglob("*.npy")) and list(course.local.rglob("*.npy"))
+
+    recipe = utils.Recipe(epochs=1, batch_size=32)
+    first = [trial.params for trial in utils.search(course, data, "search", recipe, 2).trials]
+    shutil.rmtree(course.local / "runs")  # the runtime is lost, the Drive is not
+    again = [trial.params for trial in utils.search(course, data, "search", recipe, 2).trials]
+    assert len(first) == 2 and again == first
 
 
 def test_record_merges_and_headline_is_closed(open_course):
