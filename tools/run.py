@@ -46,7 +46,7 @@ def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
         warnings.simplefilter("ignore")
         papermill.execute_notebook(
             path, folder / path.name, parameters=parameters, cwd=str(KIT), kernel_name="python3", progress_bar=False,
-            log_output=False,
+            log_output=False, extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns about TCP
         )  # fmt: skip
     return time.perf_counter() - began
 
