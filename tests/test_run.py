@@ -43,6 +43,14 @@ def test_failure_names_theme_cell_and_error_and_keeps_what_was_done(kit, capsys)
     assert (kit / "home" / "exports" / "notebooks" / "theme2_bad.ipynb").exists()
 
 
+def test_progress_bars_keep_their_last_line_only(tmp_path):
+    bar = "reading\n" + "".join(f"\r{n}0%|bar" for n in range(11)) + "\nready\r\n"
+    cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("stream", text=bar)])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
+    run.tidy(tmp_path / "a.ipynb")
+    assert nbformat.read(tmp_path / "a.ipynb", 4).cells[0].outputs[0].text == "reading\n100%|bar\nready\r\n"
+
+
 def test_themes_can_be_chosen(kit, capsys):
     assert list(run.notebooks(2, 8)) == [2]
     assert run.main(["--home", str(kit / "home"), "--from", "5"]) == 2

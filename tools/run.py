@@ -42,13 +42,28 @@ def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
 
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        papermill.execute_notebook(
-            path, folder / path.name, parameters=parameters, cwd=str(KIT), kernel_name="python3", progress_bar=False,
-            log_output=False, extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns about TCP
-        )  # fmt: skip
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            papermill.execute_notebook(
+                path, folder / path.name, parameters=parameters, cwd=str(KIT), kernel_name="python3",
+                progress_bar=False, log_output=False,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns about TCP
+            )  # fmt: skip
+    finally:
+        tidy(folder / path.name)
     return time.perf_counter() - began
+
+
+def tidy(executed: Path) -> None:
+    """Show progress bars as a terminal does: of the lines that overwrite each other, keep the last."""
+    import nbformat
+
+    notebook = nbformat.read(executed, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+    nbformat.write(notebook, executed)
 
 
 def explain(theme: int, path: Path, executed: Path, error) -> str:
