@@ -36,9 +36,13 @@ class BaselineCNN(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.classifier = nn.Linear(before, classes)
 
+    def pool(self, maps: Tensor) -> Tensor:
+        """Average of each map: (N, D, h, w) -> (N, D)."""
+        return maps.mean(dim=(2, 3))
+
     def embed(self, images: Tensor) -> Tensor:
         """The embedding before the classifier: (N, C, H, W) -> (N, 4 * width)."""
-        return self.features(images).mean(dim=(2, 3))
+        return self.pool(self.features(images))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.embed(images))
