@@ -23,11 +23,12 @@ def one_seed(dataset: str, source: str, size: int, seed: int, home: Path) -> lis
     utils.build_index(course)
     data = utils.load_data(course)
     rows = []
-    for name, network, recipe in (("baseline", utils.BaselineCNN, utils.baseline_recipe(data)),
-                                  ("optimized", utils.OptimizedCNN, utils.optimized_recipe(data))):  # fmt: skip
-        torch.manual_seed(seed)
-        model = network(course.channels, len(course.classes))
-        run = utils.fit(course, name, model, data, recipe, tensorboard=False)
+    torch.manual_seed(seed)
+    networks = {"baseline": utils.BaselineCNN(course.channels, len(course.classes)),
+                "optimized": utils.optimized_network(course)}  # fmt: skip
+    recipes = {"baseline": utils.baseline_recipe(data), "optimized": utils.optimized_recipe(data)}
+    for name, model in networks.items():
+        run = utils.fit(course, name, model, data, recipes[name], tensorboard=False)
         logits, labels = utils.predict(run.model, data.loader("test", 256))
         metrics = utils.evaluate(utils.softmax(logits), labels, course.classes, resamples=200)["value"].to_dict()
         del metrics["ece"], metrics["f1_macro"]
