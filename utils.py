@@ -7,6 +7,7 @@ Heavy libraries are imported inside the one function that needs them, so `import
 from __future__ import annotations
 
 import ast
+import filecmp
 import hashlib
 import inspect
 import io
@@ -96,7 +97,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile("smoke", 32, 120, 1, 1, 1, 2, 1, 99, 200),
-    "quick": Profile("quick", 64, 2400, 6, 10, 3, 6, 2, 200, 1000),
+    "quick": Profile("quick", 64, 2400, 6, 16, 3, 6, 2, 200, 1000),
     "full": Profile("full", 224, 2400, 15, 30, 8, 20, 4, 1000, 2000),
 }
 
@@ -215,14 +216,15 @@ def best_device() -> torch.device:
 def amp_dtype(device: torch.device) -> torch.dtype | None:
     """Precision of autocast that pays on this hardware; None means plain float32.
 
-    fp16 with loss scaling on compute capability 7.x (V100, T4), bf16 from 8.0 and on CPUs with AMX tiles.
-    Source: Micikevicius et al., Mixed Precision Training (2018).
+    fp16 with loss scaling on compute capability 7.x (V100, T4), bf16 from 8.0 and on CPUs that multiply it in
+    hardware (Intel AMX; AVX512-BF16, as in AMD Zen 4). Source: Micikevicius et al., Mixed Precision Training (2018).
     """
     if device.type == "cuda":
         major = torch.cuda.get_device_capability(device)[0]
         return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else None
     cpuinfo = Path("/proc/cpuinfo")
-    return torch.bfloat16 if cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text() else None
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & set(flags) else None
 
 
 @contextmanager
@@ -248,6 +250,36 @@ def atomic(path: str | Path):
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def keep(course: Course, path: Path) -> None:
+    """Copy a file or folder of the local disk to the home: a safe point. Nothing to do where both are one."""
+    kept = course.home / path.relative_to(course.local)
+    if path.is_dir() and course.home != course.local:
+        shutil.copytree(path, kept, dirs_exist_ok=True)
+    elif course.home != course.local:
+        with atomic(kept) as temporary:
+            shutil.copy(path, temporary)
+
+
+def fetch(course: Course, path: Path) -> None:
+    """Bring back what `keep` stored, when the local disk has lost it (a new runtime)."""
+    kept = course.home / path.relative_to(course.local)
+    if kept.is_dir() and not path.exists():
+        shutil.copytree(kept, path)
+    elif kept.exists() and not path.exists():
+        shutil.copy(kept, _opened(path))
+
+
+def read_json(path: Path, precious: bool = False) -> dict:
+    """Content of a JSON file of ours; {} when it is missing, or damaged and not precious."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        if not precious:
+            return {}
+        raise CourseError(f"{path} is damaged: move it away, then run the notebooks again from theme 1 "
+                          "(finished trainings load).") from error  # fmt: skip
 
 
 def write_json(path: str | Path, values) -> Path:
@@ -314,6 +346,7 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     environment().to_string(_opened(course.exports / "environment.txt"))
     record(course, "meta", story | {"hardware": hardware(), "environment": environment().to_dict()})
     _greet(course)
+    print(*stale(course), sep="\n", end="")
     return course
 
 
@@ -355,7 +388,7 @@ def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
     path, asked_source = home / "course.json", str(source)
     if asked_source not in ("auto", "kaggle", "sample"):
         asked_source = str(Path(asked_source).expanduser().resolve())
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_json(path, precious=True)
     if profile == "auto":
         profile = known.get("profile") or ("full" if torch.cuda.is_available() else "quick")
     if image_size is None:
@@ -386,28 +419,39 @@ def _greet(course: Course) -> None:
         print(f"{bar}\n  SAMPLE DATA · {sample_data.DISCLAIMER}\n{bar}")
 
 
-def record(course: Course, section: str, values: dict) -> Path:
-    """Merge `values` into one section of exports/results.json, the one record of the course.
+def record(course: Course, section: str, values: dict) -> dict:
+    """Merge `values` into one section of exports/results.json, the one record of the course; return all of it.
 
     `headline` takes only the keys of HEADLINE_TAGS, as fractions, and stores the tag that graders compare by.
     """
     path = course.exports / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = read_json(path, precious=True)
     unknown = [key for key in values if section == "headline" and key not in HEADLINE_TAGS]
     if unknown:
         raise CourseError(f"{', '.join(unknown)}: not a headline figure; record it under your own section.")
     results[section] = results.get(section, {}) | values | ({} if section == "headline" else {"recorded": _now()})
     results["tags"] = HEADLINE_TAGS
-    return write_json(path, results)
+    write_json(path, results)
+    return results
 
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def inputs(*paths: Path) -> dict[str, str]:
-    """Hashes of the files that a theme read: a later change of one makes its section stale."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths}
+def inputs(course: Course, *paths: Path) -> dict[str, str]:
+    """Hashes of the files that a theme read, by path below the home: a later change of one makes its section stale."""
+    return {path.relative_to(course.home).as_posix(): _checksum(path)[:16] for path in paths if path.exists()}
+
+
+def stale(course: Course) -> list[str]:
+    """What in the record was measured on files that have changed or gone since, one sentence each."""
+    found = []
+    for section, values in read_json(course.exports / "results.json", precious=True).items():
+        for name, digest in values.get("inputs", {}).items():
+            if inputs(course, course.home / name).get(name) != digest:
+                found.append(f"{section} is stale: {name} has changed since it ran. Run {section} again.")
+    return found
 
 
 def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
@@ -424,7 +468,7 @@ def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
         for name, value, sign, target in criteria
     ]
     path = course.exports / "results.json"
-    known = json.loads(path.read_text()).get("criteria", {}) if path.exists() else {}
+    known = read_json(path, precious=True).get("criteria", {})
     record(course, "criteria", known | {f"theme{course.theme}": rows})
     passed = sum(row["passed"] for row in rows)
     print(f"Theme {course.theme}: {passed} of {len(rows)} criteria met.")
@@ -479,8 +523,7 @@ def once(course: Course, name: str, work, *arguments, depends=()):
     """
     code = [code_of(part) if callable(part) or isinstance(part, nn.Module) else part for part in (work, *depends)]
     path = course.runs / f"{name}-{identity(code, arguments, course.seed)}" / "result.json"
-    if path.exists():
-        stored = json.loads(path.read_text())
+    if stored := read_json(path):
         print(f"{name}: loaded, measured {stored['date']} on {stored['hardware']}")
         return stored["result"]
     result = work(*arguments)
@@ -492,7 +535,8 @@ def once(course: Course, name: str, work, *arguments, depends=()):
 # One look for all figures
 # ------------------------------------------------------------------------------------------------------
 
-# Okabe and Ito (2008): told apart with every common colour blindness, and by lightness in grey print.
+# Okabe and Ito (2008): told apart with every common colour blindness. In grey print they are not: figures change the
+# line, the marker or the hatch as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
@@ -513,6 +557,24 @@ def save_figure(course: Course, figure, name: str) -> Path:
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
     return path
+
+
+def save_predictions(course: Course, name: str, probabilities: np.ndarray, labels: np.ndarray) -> Path:
+    """Store probabilities (N, K) and labels (N,) as exports/predictions/<name>.npz, for paired comparisons later."""
+    path = course.exports / "predictions" / f"{name}.npz"
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, probabilities=probabilities, labels=labels)
+    return path
+
+
+def show_tensorboard(folder: Path) -> None:
+    """Open TensorBoard below the cell on Colab; elsewhere print the command that starts it."""
+    if "google.colab" in sys.modules:
+        from tensorboard import notebook
+
+        notebook.start(f"--logdir {folder}")
+    else:
+        print(f"Start it with: tensorboard --logdir {folder}")
 
 
 def image_grid(images, titles, columns: int = 8, title: str = ""):
@@ -562,15 +624,22 @@ def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int)
             held = sorted(path.name for path in given.iterdir())[:6] if given.is_dir() else "nothing: no such folder"
             raise CourseError(f"{given} holds no folder {folder}/ (it holds {held}): give the folder above {folder}/.")
         return source, found[0]
-    if place.is_dir():
-        return "sample" if (place / ".drawn.json").exists() else "kaggle", place
+    held = "sample" if (place / ".drawn.json").exists() else "kaggle" if place.is_dir() else None
+    if held and source not in ("auto", held):
+        kind = "drawn" if held == "sample" else "real"
+        raise CourseError(f"{place} already holds {kind} images, not those of source {source!r}: choose another HOME, "
+                          f"or SOURCE={held!r}.")  # fmt: skip
+    source = held or source
     if source == "auto":
         source = "kaggle" if kaggle_credentials() else "sample"
-    if source == "kaggle":
-        download(DATASETS[dataset].kaggle, place)
-    else:
+    if source == "sample":
         draw = sample_data.draw_chest_xray if folder == "chest_xray" else sample_data.draw_solar_panels
-        draw(raw, images=sample_images, seed=seed)
+        try:
+            draw(raw, images=sample_images, seed=seed)  # returns at once when they are there
+        except FileExistsError as error:
+            raise CourseError(f"{error}.") from error
+    elif not held:
+        download(DATASETS[dataset].kaggle, place)
     return source, place
 
 
@@ -631,33 +700,38 @@ def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     repairs : DataFrame
         what, files, action: one row for each repair.
     """
-    repairs = {what: 0 for what in ("__MACOSX and ._ files", "files that are no images", "second copy of an image",
-                                    "second copy that differs", "images of the tiny val/ folder")}  # fmt: skip
-    kept: dict[tuple, Path] = {}
+    actions = {
+        "__MACOSX and ._ files": "ignored", "files that are no images": "ignored",
+        "images outside train/ and test/": "ignored", "second copy of an image": "ignored, first copy kept",
+        "second copy that differs": "ignored, first copy kept", "two images of one name": "both kept",
+        "images of the tiny val/ folder": "joined to train",
+    }  # fmt: skip
+    repairs, kept = dict.fromkeys(actions, 0), {}
     splits = ("train", "test", "val") if DATASETS[dataset].folder == "chest_xray" else ()
     for path in sorted((p for p in root.rglob("*") if p.is_file()), key=lambda p: (len(p.parts), str(p))):
         relative = path.relative_to(root)
+        split, folder = path.parent.parent.name.lower() if splits else "", path.parent.name
+        key = split, folder, path.name
         if "__MACOSX" in relative.parts or path.name.startswith("._"):
             repairs["__MACOSX and ._ files"] += 1
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
             # Our own notes in the folder are not the archive's fault.
             repairs["files that are no images"] += path.name not in (".drawn.json", "classes.json")
+        elif splits and split not in splits:
+            repairs["images outside train/ and test/"] += 1
+        elif key not in kept:
+            kept[key] = relative
+            repairs["images of the tiny val/ folder"] += split == "val"
+        elif filecmp.cmp(root / kept[key], path, shallow=False):
+            repairs["second copy of an image"] += 1
+        elif splits:
+            repairs["second copy that differs"] += 1
         else:
-            split = path.parent.parent.name.lower() if splits else ""
-            if splits and split not in splits:
-                repairs["files that are no images"] += 1
-                continue
-            key = (split, path.parent.name, path.name)
-            if key not in kept:
-                kept[key] = relative
-                repairs["images of the tiny val/ folder"] += split == "val"
-            else:
-                same = (root / kept[key]).stat().st_size == path.stat().st_size
-                repairs["second copy of an image" if same else "second copy that differs"] += 1
+            kept[(*key[:2], relative)] = relative
+            repairs["two images of one name"] += 1
     files = pd.DataFrame([{"path": r.as_posix(), "folder": f, "split": "train" if s == "val" else s}
                           for (s, f, _), r in kept.items()], columns=["path", "folder", "split"])  # fmt: skip
-    actions = ("ignored", "ignored", "ignored, first copy kept", "ignored, first copy kept", "joined to train")
-    table = pd.DataFrame({"what": repairs.keys(), "files": repairs.values(), "action": actions})
+    table = pd.DataFrame({"what": repairs.keys(), "files": repairs.values(), "action": actions.values()})
     return files.sort_values("path", ignore_index=True), table[table["files"] > 0].reset_index(drop=True)
 
 
@@ -693,8 +767,8 @@ def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
     return table.assign(subtype=subtype, patient=patient)
 
 
-def decode(path: str | Path, size: int, channels: int) -> np.ndarray:
-    """The only way from a file to pixels, in training and in serving alike.
+def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarray:
+    """The only way from a file (or its bytes) to pixels, in training and in serving alike.
 
     Returns
     -------
@@ -720,8 +794,9 @@ def inspect_image(path: Path) -> dict:
     from PIL import Image
 
     row = {"width": 0, "height": 0, "mode": "", "brightness": np.nan, "contrast": np.nan, "saturated": np.nan}
-    content, flags, thumbnail = path.read_bytes(), [], np.zeros((32, 32), np.uint8)
+    content, flags, thumbnail = b"", [], np.zeros((32, 32), np.uint8)
     try:
+        content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             row |= {"width": image.width, "height": image.height, "mode": image.mode}
             flags += ["animated"] if getattr(image, "n_frames", 1) > 1 else []
@@ -779,20 +854,24 @@ def build_index(course: Course) -> pd.DataFrame:
     if files.empty:
         raise CourseError(f"{course.root} holds no images in class folders: complete it or delete it and run again.")
     table = label_images(files, course.root, course.dataset)
+    if lost := len(files) - len(table):
+        repairs.loc[len(repairs)] = ["images in folders of no known class", lost, "ignored"]
     stats = [(path, (course.root / path).stat()) for path in table["path"]]
-    code = code_of(find_images, label_images, inspect_image, near_duplicates, flag_and_group, assign_pools)
-    key = identity(code, course.seed, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
+    code = code_of(find_images, label_images, inspect_image, perceptual_hash, near_duplicates, flag_and_group,
+                   assign_pools)  # fmt: skip
+    key = identity(code, POOLS, EXCLUDING, course.seed, table[["label", "patient"]].to_dict("list"),
+                   [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])  # fmt: skip
     path, stamp = course.data / "index.csv", course.data / "index.json"
-    if path.exists() and stamp.exists() and json.loads(stamp.read_text())["key"] == key:
+    if path.exists() and read_json(stamp).get("key") == [key, _checksum(path)]:
         return load_index(course)
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         seen = workers.map(inspect_image, [course.root / path for path in table["path"]])
-        seen = list(tqdm(seen, total=len(table), desc="reading images", unit="image"))
+        seen = list(tqdm(seen, total=len(table), desc="reading images", unit="image", file=sys.stdout))
     table = pd.concat([table, pd.DataFrame(seen)], axis=1)
     table = assign_pools(flag_and_group(table, course.dataset), course.classes, course.seed)
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False)
-    write_json(stamp, {"key": key, "repairs": repairs.to_dict("records"), "date": _now()})
+    write_json(stamp, {"key": [key, _checksum(path)], "repairs": repairs.to_dict("records"), "date": _now()})
     return load_index(course)
 
 
@@ -804,8 +883,7 @@ def load_index(course: Course) -> pd.DataFrame:
     text = {"flags": str, "pool": str, "split": str, "mode": str, "sha256": str, "patient": str}
     empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
     table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-    repairs = json.loads((course.data / "index.json").read_text())["repairs"]
-    table.attrs["repairs"] = pd.DataFrame(repairs, columns=["what", "files", "action"])
+    table.attrs["repairs"] = read_json(course.data / "index.json").get("repairs", [])
     return table
 
 
@@ -816,7 +894,11 @@ def flag_and_group(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
     flags = [list(f) for f in table["flags"]]
     readable = ~np.array([bool({"unreadable", "blank", "animated"} & set(f)) for f in flags])
+    if not readable.any():
+        raise CourseError(f"None of the {len(table)} images can be read (the first: {table['path'][0]}): the download "
+                          "is damaged; delete the dataset folder and run again.")  # fmt: skip
     test = (table["split"] == "test").to_numpy()
+    _flag_odd_ones(table, flags, readable, DATASETS[dataset].channels)
     for _, same in table[readable].groupby("sha256"):
         rows = sorted(same.index, key=lambda i: (not test[i], i))  # the official test image is the one kept
         word = "exact_duplicate" if same["label"].nunique() == 1 else "conflicting_label"
@@ -828,25 +910,34 @@ def flag_and_group(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
         if table["sha256"][i] != table["sha256"][j]:
             for row in (i, j):
                 flags[row] += ["near_duplicate"] if "near_duplicate" not in flags[row] else []
-        if test[i] != test[j]:
-            flags[j if test[i] else i].append("leak_into_test")
     patient = pd.factorize(table["patient"])[0]
     first = pd.Series(range(len(table))).groupby(patient).transform("first").to_numpy()
     edges = np.concatenate([pairs, np.stack([np.arange(len(table)), first], axis=1)])
     graph = coo_matrix((np.ones(len(edges)), edges.T), shape=(len(table), len(table)))
     group = connected_components(graph, directed=False)[1]
-    if dataset.startswith("pneumonia"):
-        _flag_patient_leaks(table, flags, test)
+    # Of a patient or look-alike group with an official test image, only the test images may be used.
+    for row in np.flatnonzero(np.isin(group, group[test]) & ~test):
+        flags[row].append("leak_into_test")
     if dataset == "pneumonia3":
         for row in np.flatnonzero(table["label"] == "UNKNOWN"):
             flags[row].append("unknown_subtype")
     return table.drop(columns="thumbnail").assign(group=group, flags=[";".join(dict.fromkeys(f)) for f in flags])
 
 
-def _flag_patient_leaks(table: pd.DataFrame, flags: list, test: np.ndarray) -> None:
-    leaking = table["patient"].isin(set(table["patient"][test])) & ~test & (table["label"] != "NORMAL")
-    for row in np.flatnonzero(leaking):
-        flags[row].append("leak_into_test")
+def _flag_odd_ones(table: pd.DataFrame, flags: list, readable: np.ndarray, channels: int) -> None:
+    """Flag colour modes that the dataset should not have, and areas or aspect ratios far from all others.
+
+    Far: beyond three interquartile ranges from the quartiles, and by a factor of 1.5 at least. Source: Tukey (1977).
+    """
+    usual = ("L", "RGB") if channels == 1 else ("RGB",)
+    width, height = (np.log(table[side].clip(lower=1).to_numpy(float)) for side in ("width", "height"))
+    odd = np.zeros(len(table), bool)
+    for values in (width + height, width - height):
+        first, third = np.percentile(values[readable], [25, 75])
+        reach = max(3 * (third - first), math.log(1.5))
+        odd |= (values < first - reach) | (values > third + reach)
+    for row in np.flatnonzero(readable):
+        flags[row] += (["odd_size"] if odd[row] else []) + (["odd_mode"] if table["mode"][row] not in usual else [])
 
 
 def assign_pools(table: pd.DataFrame, classes: tuple[str, ...], seed: int) -> pd.DataFrame:
@@ -889,24 +980,34 @@ def quality_report(index: pd.DataFrame) -> pd.DataFrame:
     done = {flag: "excluded from all pools" for flag in EXCLUDING}
     done |= {"near_duplicate": "kept together in one pool",
              "gray_as_rgb": "read as one channel where the dataset is gray", "saturated": "kept, look at it",
-             "tiny": "kept, enlarged"}  # fmt: skip
+             "tiny": "kept, enlarged", "odd_size": "kept, squashed to a square like all others",
+             "odd_mode": "kept, converted to the dataset's own mode"}  # fmt: skip
     rows = [{"problem": flag, "images": int(count), "share": count / len(index), "action": done[flag]}
             for flag, count in counts.items()]  # fmt: skip
+    classes = index.loc[index["pool"] != "", "label"].value_counts()
+    if len(classes) > 1 and classes.max() > 1.5 * classes.min():
+        rows.append({"problem": f"few images of {classes.idxmin()}", "images": int(classes.min()),
+                     "share": classes.min() / classes.sum(),
+                     "action": "class weights in training, balanced accuracy beside accuracy"})  # fmt: skip
     return pd.DataFrame(rows, columns=["problem", "images", "share", "action"])
 
 
 def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
-    """Draw the offenders: every image with an excluding flag, then near-duplicates, as many as fit."""
-    flagged = index[index["flags"].str.replace("gray_as_rgb", "").str.strip(";") != ""]
-    flagged = flagged.iloc[np.argsort(flagged["flags"].eq("near_duplicate"), kind="stable")].head(most)
+    """Draw the offenders, exact copies beside the one that is kept, near-duplicates last, as many as fit."""
+    bad = index["flags"].str.replace("gray_as_rgb", "").str.strip(";") != ""
+    copies = index.loc[index["flags"].str.contains("exact_duplicate|conflicting_label"), "sha256"]
+    kept, near = index["sha256"].isin(copies) & ~bad, index["flags"].str.contains("near_duplicate")
+    offenders = index[bad | kept].assign(near=near, flags=index["flags"].mask(kept, "the copy kept"))
+    shown = offenders.sort_values(["near", "group"], kind="stable").head(most)
     images, titles = [], []
-    for path, flags in zip(flagged["path"], flagged["flags"], strict=True):
+    for path, flags in zip(shown["path"], shown["flags"], strict=True):
         try:
             images.append(decode(course.root / path, 96, course.channels))
         except Exception:
             images.append(np.full((96, 96), 128, np.uint8))  # nothing to show: a grey square
         titles.append(f"{Path(path).stem[-22:]}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}")
-    return image_grid(images, titles, title=f"Offenders: {len(flagged)} shown (grey square: cannot be read)")
+    title = f"Offenders beside what they copy: {len(shown)} of {len(offenders)} (grey square: cannot be read)"
+    return image_grid(images, titles, title=title)
 
 
 def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
@@ -932,15 +1033,19 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     key = identity(code_of(decode), index["sha256"].tolist(), size, channels)
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
-    if path.exists() and stamp.exists() and json.loads(stamp.read_text())["sha256"] == _checksum(path):
+    if path.exists() and read_json(stamp).get("sha256") == _checksum(path):
         return np.load(path, mmap_mode="c")
 
-    def read(relative):
+    def read(relative, digest):
         try:
-            return decode(course.root / relative, size, channels)
+            content = (course.root / relative).read_bytes()
+            if hashlib.sha256(content).hexdigest()[:16] == digest:
+                return decode(io.BytesIO(content), size, channels)
+            problem = None
         except OSError as error:
-            raise CourseError(f"{course.root / relative} was readable when it was indexed and is not now: "
-                              "run notebooks/theme1_data_analysis.ipynb again.") from error  # fmt: skip
+            problem = error
+        raise CourseError(f"{course.root / relative} has gone or changed since it was indexed: "
+                          "run notebooks/theme1_data_analysis.ipynb again.") from problem  # fmt: skip
 
     digest = hashlib.sha256()
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), channels, size, size)}
@@ -948,7 +1053,8 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     with atomic(path) as temporary, open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as workers:
         buffer = io.BytesIO()
         np.lib.format.write_array_header_1_0(buffer, header)
-        pieces = tqdm(workers.map(read, index["path"]), total=len(index), desc="decoding once", unit="image")
+        pieces = workers.map(read, index["path"], index["sha256"])
+        pieces = tqdm(pieces, total=len(index), desc="decoding once", unit="image", file=sys.stdout)
         for piece in (buffer.getvalue(), *(pixels.tobytes() for pixels in pieces)):
             file.write(piece)
             digest.update(piece)
@@ -991,13 +1097,15 @@ def load_data(course: Course) -> Data:
     index = index[index["pool"] != ""].reset_index(drop=True)
     pixels = pixel_cache(course, index)
     labels = index["label"].map({name: i for i, name in enumerate(course.classes)}).to_numpy(np.int64, copy=True)
-    train = pixels[np.flatnonzero(index["pool"] == "train")]
-    # Counting the 256 grey levels is exact and needs no float copy of the images.
-    levels = np.stack([np.bincount(train[:, c].ravel(), minlength=256) for c in range(course.channels)])
+    # Counting the 256 grey levels, in blocks, is exact and needs no float copy of the images.
+    blocks = np.array_split(np.flatnonzero(index["pool"] == "train"), len(index) // 256 + 1)
+    levels = sum(np.stack([np.bincount(pixels[rows, c].ravel(), minlength=256) for c in range(course.channels)])
+                 for rows in blocks)  # fmt: skip
     shares, greys = levels / levels.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ greys
     std = np.sqrt(shares @ greys**2 - mean**2)
-    key = identity(index["sha256"].tolist(), index["pool"].tolist(), labels, course.image_size)
+    key = identity(code_of(decode), index["sha256"].tolist(), index["pool"].tolist(), labels, course.image_size,
+                   course.channels)  # fmt: skip
     return Data(index, pixels, labels, course.classes, mean.tolist(), std.tolist(), key, course)
 
 
@@ -1047,11 +1155,13 @@ class BatchLoader:
 
 # Ranges of the augmentation: what the world may change without changing the answer.
 AUGMENT = {
-    "pneumonia": {"rotate": 10, "zoom": 0.15, "shift": 0.08, "flip": True, "brightness": 0.15, "contrast": 0.25,
-                  "gamma": 0.3, "blur": 0.7, "noise": 0.04, "erase": 0.25},
-    # Panels face the sun, are dark blue and a few pixels wide: any angle, other colours, blur and noise all cost more
-    # than they bring (measured on validation images), so half of the roofs are only shifted and mirrored.
-    "solar": {"rotate": 10, "zoom": 0.1, "shift": 0.08, "flip": True, "affine": 0.5},
+    # Squashed to a square, a picture's own width and height become the width of the lungs: "stretch" hides that hint.
+    "pneumonia": {"rotate": 10, "zoom": 0.15, "stretch": 0.1, "shift": 0.08, "flip": True, "brightness": 0.15,
+                  "contrast": 0.25, "gamma": 0.3, "blur": 0.7, "noise": 0.04, "erase": 0.25},
+    # Panels face the sun, are dark blue and a few pixels wide: any angle, other colours, blur, noise and holes cost
+    # more than they bring (measured on validation images): light changes a little, half of the roofs are only shifted.
+    "solar": {"rotate": 10, "zoom": 0.1, "shift": 0.08, "flip": True, "affine": 0.5, "brightness": 0.05,
+              "contrast": 0.1, "gamma": 0.2},
 }  # fmt: skip
 AUGMENT["pneumonia3"] = AUGMENT["pneumonia"]
 
@@ -1063,12 +1173,13 @@ def draw_augmentation(count: int, ranges: dict, generator: torch.Generator) -> d
         return torch.rand(count, generator=generator) * (high - low) + low
 
     get = {name: ranges.get(name, 0.0) for name in (
-        "rotate", "zoom", "shift", "brightness", "contrast", "gamma", "blur", "noise", "erase")}
+        "rotate", "zoom", "stretch", "shift", "brightness", "contrast", "gamma", "blur", "noise", "erase")}
     # Interpolation blurs: where details of a pixel matter, only the share "affine" of the images is turned and zoomed.
     moved = (uniform(0, 1) < ranges.get("affine", 1.0)).float()
     draws = {
         "angle": moved * uniform(-get["rotate"], get["rotate"]) * math.pi / 180,
         "scale": 1 + moved * uniform(-get["zoom"], get["zoom"]),
+        "stretch": torch.exp(moved * uniform(-get["stretch"], get["stretch"])),  # wider and lower, or the other way
         "x": uniform(-get["shift"], get["shift"]),
         "y": uniform(-get["shift"], get["shift"]),
         "mirror": torch.where(uniform(0, 1) < (0.5 if ranges.get("flip") else 0), -1.0, 1.0),
@@ -1091,9 +1202,10 @@ def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tenso
     """
     n, _, size, _ = images.shape
     d = {name: values.view(-1, 1, 1, 1) for name, values in draws.items()}
-    cos, sin = torch.cos(draws["angle"]) / draws["scale"], torch.sin(draws["angle"]) / draws["scale"]
+    cos, sin = torch.cos(draws["angle"]), torch.sin(draws["angle"])
+    wide, tall = draws["mirror"] / (draws["scale"] * draws["stretch"]), draws["stretch"] / draws["scale"]
     x, y = (torch.round(draws[axis] * size) * 2 / size for axis in "xy")  # whole pixels: a shift alone blurs nothing
-    matrix = torch.stack([cos * draws["mirror"], -sin, x, sin * draws["mirror"], cos, y], dim=1)
+    matrix = torch.stack([cos * wide, -sin * tall, x, sin * wide, cos * tall, y], dim=1)
     grid = F.affine_grid(matrix.view(n, 2, 3), images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     soft = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
@@ -1113,11 +1225,10 @@ def _texture(where: torch.Tensor, size: int) -> torch.Tensor:
     if where.device not in _FIELDS:
         generator = torch.Generator().manual_seed(0)
         _FIELDS[where.device] = torch.randn(512, 512, generator=generator).to(where.device)
-    span = 512 - size
-    top, left = (where * span).long(), (where * 7919 * span).long() % max(span, 1)
+    top, left = (where * 512).long(), (where * 7919 * 512).long()
     rows = top.view(-1, 1, 1) + torch.arange(size, device=where.device).view(1, -1, 1)
     columns = left.view(-1, 1, 1) + torch.arange(size, device=where.device).view(1, 1, -1)
-    return _FIELDS[where.device][rows, columns].unsqueeze(1)
+    return _FIELDS[where.device][rows % 512, columns % 512].unsqueeze(1)
 
 
 _FIELDS: dict[torch.device, torch.Tensor] = {}
@@ -1209,6 +1320,11 @@ def autocast(device: torch.device, enabled: bool = True):
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=enabled and dtype is not None)
 
 
+def make_scaler(device: torch.device, enabled: bool = True) -> torch.amp.GradScaler:
+    """Loss scaling, switched on where `autocast` uses float16."""
+    return torch.amp.GradScaler(device.type, enabled=enabled and amp_dtype(device) == torch.float16)
+
+
 class TrainingStopped(CourseError):
     """The loss is no number any more; the last good checkpoint is kept."""
 
@@ -1225,6 +1341,7 @@ def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, p
         Pieces that fitted. Gradients add up to those of the whole batch; batch-norm statistics are per piece.
     """
     device, loss, correct, full = images.device, 0.0, 0, False
+    buffers = [buffer.clone() for buffer in model.buffers()]  # batch-norm statistics, to undo a step that fails
     try:
         optimizer.zero_grad(set_to_none=True)
         for x, y in zip(images.chunk(parts), labels.chunk(parts), strict=True):
@@ -1239,17 +1356,25 @@ def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, p
     if full:
         if parts >= len(labels):
             raise CourseError("One image alone does not fit into GPU memory: choose a smaller IMAGE_SIZE.")
+        _restore(model, buffers)
         torch.cuda.empty_cache()
         print(f"GPU memory is full: batches of {len(labels)} now run in {2 * parts} pieces, gradients accumulated.")
         return train_step(model, images, labels, criterion, optimizer, scaler, clip, 2 * parts, amp)
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).item()
-    if not scaler.is_enabled() and not math.isfinite(norm):
-        return math.nan, correct, parts  # fp16 meets such steps now and then, and its scaler skips them
-    if math.isfinite(loss):
-        scaler.step(optimizer)
-        scaler.update()
+    # fp16 meets an infinite gradient now and then, and its scaler skips that step.
+    if not math.isfinite(loss) or not (scaler.is_enabled() or math.isfinite(norm)):
+        _restore(model, buffers)
+        return math.nan, correct, parts
+    scaler.step(optimizer)
+    scaler.update()
     return loss, correct, parts
+
+
+def _restore(model: nn.Module, buffers: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for buffer, old in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(old)
 
 
 def train_epoch(model, loader, criterion, optimizer, device, scaler=None, scheduler=None, *, clip=None, amp=True,
@@ -1260,7 +1385,7 @@ def train_epoch(model, loader, criterion, optimizer, device, scaler=None, schedu
     ----------
     loader : iterable of (images (N, C, S, S), labels (N,))
     scaler : torch.amp.GradScaler, optional
-        Needed for float16 only, whose small gradients would become zero.
+        Made when None. It is at work in float16 only, whose small gradients would become zero.
     scheduler : torch scheduler, optional
         Stepped after every batch.
     totals : (loss sum, correct, seen)
@@ -1279,7 +1404,7 @@ def train_epoch(model, loader, criterion, optimizer, device, scaler=None, schedu
         The loss became NaN or infinite; the weights are those before the bad step.
     """
     device = torch.device(device)
-    scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
+    scaler = scaler or make_scaler(device, amp)
     model.train()
     (loss_sum, correct, seen), parts = totals, 1
     for images, labels in loader:
@@ -1334,34 +1459,43 @@ def make_optimizer(model, recipe: Recipe, steps: int):
     raise CourseError(f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or constant.")
 
 
-def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=60) -> tuple[pd.DataFrame, float]:
+def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=80) -> tuple[pd.DataFrame, float]:
     """Raise the learning rate a little at every step and watch the loss; the weights are put back afterwards.
 
-    Returns the table (lr, loss) and a suggestion: the rate of steepest descent of the smoothed loss.
+    The loss is that of the same 256 images after each step: no noise of other images hides its slope.
+
+    Returns
+    -------
+    table : DataFrame
+        lr, loss (median of five neighbours), one row a step; ends where the loss has quadrupled.
+    suggestion : float
+        Where the loss was lowest before it first rose by 5 %: a schedule should peak about there.
+
     Source: Smith, Cyclical Learning Rates (2017).
     """
-    before, rng = _copy_state(model), torch.get_rng_state()
+    before, rng, epoch = _copy_state(model), torch.get_rng_state(), loader.epoch
     optimizer = torch.optim.AdamW(model.parameters(), lr=low)
-    scaler = torch.amp.GradScaler(loader.device.type, enabled=amp_dtype(loader.device) == torch.float16)
-    rows, smooth, epoch = [], None, loader.epoch
-    model.train()
+    scaler = make_scaler(loader.device)
+    rates, losses = [], []
+    fixed = [batch for _, batch in zip(range(math.ceil(256 / loader.batch_size)), loader, strict=False)]
     batches = (batch for _ in range(steps) for batch in loader)
     for step, (images, labels) in zip(range(steps), batches, strict=False):
         lr = low * (high / low) ** (step / (steps - 1))
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss, _, _ = train_step(model, images, labels, criterion, optimizer, scaler)
-        smooth = loss if smooth is None else 0.8 * smooth + 0.2 * loss
-        if not math.isfinite(loss) or (rows and smooth > 4 * min(row["loss"] for row in rows)):
+        model.train()
+        train_step(model, images, labels, criterion, optimizer, scaler)
+        loss, _ = validate(model, fixed, criterion, loader.device)
+        if not math.isfinite(loss) or loss > 4 * min([*losses, loss]):
             break
-        rows.append({"lr": lr, "loss": smooth})
+        rates, losses = [*rates, lr], [*losses, loss]
     model.load_state_dict(before)
     torch.set_rng_state(rng)
     loader.epoch = epoch
-    table = pd.DataFrame(rows)
-    best = int(table["loss"].idxmin())
-    slope = np.gradient(table["loss"][: max(best, 2) + 1], np.log(table["lr"][: max(best, 2) + 1]))
-    return table, float(table["lr"][int(np.argmin(slope))])
+    table = pd.DataFrame({"lr": rates, "loss": losses})
+    table["loss"] = table["loss"].rolling(5, center=True, min_periods=1).median()
+    rising = np.flatnonzero(table["loss"] > 1.05 * table["loss"].cummin())
+    return table, float(table["lr"][table["loss"][: rising[0] if len(rising) else None].idxmin()])
 
 
 def _copy_state(model) -> dict:
@@ -1412,7 +1546,8 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     Parameters
     ----------
     name : str
-        Names the folder runs/<name>-<identity>; the identity is the hash of code, recipe, data and seed.
+        Names the folder runs/<name>-<identity>; the identity is the hash of code, first weights, recipe, data and
+        seed.
     save_every : float
         Seconds between two saved steps.
     on_epoch : callable(epoch, row), optional
@@ -1423,52 +1558,79 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     TrainingStopped
         NaN or infinite loss, with epoch, step and learning rate.
     """
-    code = code_of(model, fit, _Session, train_epoch, train_step, validate, make_optimizer, WeightedCrossEntropy,
-                   WeightAverage, BatchLoader, draw_augmentation, augment)  # fmt: skip
+    code = code_of(model, fit, _Session, train_epoch, train_step, validate, autocast, make_optimizer, make_criterion,
+                   class_weights, WeightedCrossEntropy, WeightAverage, BatchLoader, draw_augmentation, augment,
+                   _texture)  # fmt: skip
     ranges = AUGMENT[course.dataset] if recipe.augment else None
-    key = identity(code, getattr(model, "config", {}), asdict(recipe), ranges, data.key, course.seed)
+    key = identity(code, getattr(model, "config", {}), hash_weights(model), asdict(recipe), ranges, data.key,
+                   course.seed)  # fmt: skip
     folder = course.runs / f"{name}-{key}"
     if (folder / "finished.pt").exists():
-        return _load_run(name, model, folder, course)
+        try:
+            return _load_run(name, model, folder, course)
+        except Exception:  # torch.load raises a dozen kinds of error on a damaged file
+            _set_aside(folder / "finished.pt")
     train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
-    session = _Session(course, model.to(course.device), train, recipe, len(course.classes), folder / "running.pt")
+    running = course.local / "runs" / folder.name / "running.pt"
+    session = _Session(course, model.to(course.device), train, recipe, len(course.classes), running)
     session.resume()
     val, writer = data.loader("val", 256), None
+    events = course.local / "runs" / "tensorboard" / folder.name
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(course.runs / "tensorboard" / f"{name}-{key}")
+        fetch(course, events)
+        writer = SummaryWriter(events)
     from tqdm import tqdm
 
-    bar = tqdm(total=len(train) * recipe.epochs, initial=session.step, desc=name, unit="batch", disable=not progress)
+    done = session.epoch * len(train.rows) + session.totals[2]
+    bar = tqdm(total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image", disable=not progress,
+               file=sys.stdout, mininterval=0.5)  # fmt: skip
     while session.epoch < recipe.epochs and not session.stopped:
         row = session.run_epoch(val, bar, save_every)
         if writer:
             for tag in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
                 writer.add_scalar(tag, row[tag], row["epoch"])
+            writer.flush()
+            keep(course, events)
         if on_epoch:
             on_epoch(row["epoch"], row)
     bar.close()
     if writer:
         _last_words(writer, train, recipe, session)
+        keep(course, events)
     finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
                 "hardware": hardware(), "recipe": asdict(recipe)}  # fmt: skip
     _save(folder / "finished.pt", finished)
-    (folder / "running.pt").unlink(missing_ok=True)
+    for left in (running, folder / "running.pt"):
+        left.unlink(missing_ok=True)
     return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Short hash of all weights and buffers of a network, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _set_aside(path: Path) -> None:
+    os.replace(path, path.with_suffix(".damaged"))
+    print(f"{path} was damaged and is set aside: the training starts again.")
 
 
 class _Session:
     """The moving parts of one training, saved and restored together."""
 
     def __init__(self, course, model, loader, recipe, classes, path):
-        self.model, self.loader, self.recipe, self.path, self.device = model, loader, recipe, path, course.device
+        self.course, self.model, self.loader, self.recipe, self.path = course, model, loader, recipe, path
+        self.device = course.device
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
         self.criterion = make_criterion(loader, classes, recipe)
         self.optimizer, self.scheduler = make_optimizer(model, recipe, recipe.epochs * len(loader))
-        half = recipe.mixed_precision and amp_dtype(course.device) == torch.float16
-        self.scaler = torch.amp.GradScaler(course.device.type, enabled=half)
+        self.scaler = make_scaler(course.device, recipe.mixed_precision)
         memory = max(recipe.average * len(loader), 1.0)
         self.average = WeightAverage(model, 1 - 1 / memory) if recipe.average else None
         self.epoch = self.step = 0
@@ -1488,22 +1650,25 @@ class _Session:
 
     def resume(self) -> None:
         """Go on where a killed run stood; a damaged file is set aside and the training starts again."""
+        fetch(self.course, self.path)
         if not self.path.exists():
             return
         try:
             state = torch.load(self.path, map_location=self.device)
+            if not {*self.stateful, *self.plain, "rng", "average", "cuda_rng"} <= state.keys():
+                raise KeyError("incomplete")
         except Exception:
-            self.path.rename(self.path.with_suffix(".damaged"))
-            print(f"{self.path} was damaged and is set aside: the training starts again.")
+            _set_aside(self.path)
             return
         for name, thing in self.stateful.items():
-            thing.load_state_dict(state[name])
+            if state[name]:  # a scaler that was off has no state
+                thing.load_state_dict(state[name])
         for name in self.plain:
             setattr(self, name, state[name])
         if self.average:
             self.average.steps, self.average.state = state["average"]
         torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] is not None:
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         print(f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step}")
 
@@ -1520,10 +1685,10 @@ class _Session:
 
         def on_step(loss, totals):
             nonlocal saved
-            self.step, self.totals = self.step + 1, totals
+            seen, self.step, self.totals = totals[2] - self.totals[2], self.step + 1, totals
             if self.average:
                 self.average.update(self.model)
-            bar.update()
+            bar.update(seen)
             bar.set_postfix(epoch=self.epoch + 1, loss=f"{totals[0] / totals[2]:.3f}", refresh=False)
             if time.perf_counter() - saved > save_every:
                 self.seconds = time.perf_counter() - began
@@ -1553,6 +1718,7 @@ class _Session:
         self.history.append(row)
         self.epoch, self.totals = self.epoch + 1, (0.0, 0, 0)
         self.save()
+        keep(self.course, self.path)
         return row
 
     def _batches(self):
@@ -1573,6 +1739,8 @@ def _last_words(writer, train: BatchLoader, recipe: Recipe, session: _Session) -
 def _load_run(name, model, folder, course, quiet=False) -> Run:
     state = torch.load(folder / "finished.pt", map_location=course.device)
     model.to(course.device).load_state_dict(state["weights"])
+    if state["recipe"]["channels_last"]:
+        model.to(memory_format=torch.channels_last)  # the layout it was trained in, to the last digit
     if not quiet:
         print(f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on {state['hardware']}")
     return Run(name, model.eval(), pd.DataFrame(state["history"]), state["seconds"], state["date"], state["hardware"],
@@ -1616,7 +1784,7 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
         raise CourseError(f"{path} is missing: {advice}.")
     try:
         state = torch.load(path, map_location=best_device(), weights_only=True)
-        architecture, weights = state["architecture"], state["weights"]
+        architecture, weights, _ = state["architecture"], state["weights"], state["config"]
     except Exception as error:
         raise CourseError(f"{path} is damaged or no checkpoint of this course ({type(error).__name__}): delete it and "
                           "run the notebook that writes it again.") from error  # fmt: skip
@@ -1628,8 +1796,12 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
         if own != (architecture, state["config"]):
             raise CourseError(f"{path} holds {architecture}({state['config']}), not {own[0]}({own[1]}): "
                               "build that network (utils.load_model does) or train this one again.")  # fmt: skip
-        model.load_state_dict(weights)
-    if optimizer is not None and state["optimizer"] is not None:
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CourseError(f"{path} holds weights of other shapes or names than this {own[0]}: build the network "
+                              "that it was saved from, or train this one again.") from error  # fmt: skip
+    if optimizer is not None and state.get("optimizer") is not None:
         optimizer.load_state_dict(state["optimizer"])
     return state
 
@@ -1637,17 +1809,41 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
 def load_model(path, classes=None) -> tuple[nn.Module, dict]:
     """Build the network that a checkpoint names and fill in its weights; returns (model, state)."""
     state = load_checkpoint(path, classes=classes)
+    if state["architecture"] not in MODELS:
+        raise CourseError(f"{path} holds a network {state['architecture']} of your own: add its class to utils.MODELS, "
+                          "then run the cell again.")  # fmt: skip
     model = MODELS[state["architecture"]](**state["config"]).to(best_device())
     load_checkpoint(path, model)
     return model.eval(), state
 
 
+# Width and depth by dataset, chosen on validation images. Panels are a few pixels wide: their stem only halves.
+ARCHITECTURES = {
+    "pneumonia": {"stem": 4, "width": 32, "depth": 2},
+    "pneumonia3": {"stem": 4, "width": 32, "depth": 2},
+    "solar": {"stem": 2, "width": 24, "depth": 1},
+}
+
+
+def optimized_network(course: Course, **changes) -> OptimizedCNN:
+    """The network of theme 3, with the weights that its seed draws and as many stages as the image size needs.
+
+    Parameters
+    ----------
+    **changes
+        width, depth, stem (see ARCHITECTURES) or any argument of OptimizedCNN. The last maps are 4 to 7 pixels wide:
+        smaller ones no longer say where anything is.
+    """
+    config = ARCHITECTURES[course.dataset] | changes
+    width, stages = config.pop("width"), math.ceil(math.log2(course.image_size / config["stem"] / 7)) + 1
+    widths = [width * growth for growth in (1, 2, 4, 6, 8, 8)][: max(stages, 2)]
+    torch.manual_seed(course.seed)
+    return OptimizedCNN(course.channels, len(course.classes), widths, **config)
+
+
 def build_trial(course: Course, params: dict, recipe: Recipe) -> tuple[nn.Module, Recipe]:
     """The network and the recipe that a set of search parameters stands for."""
-    torch.manual_seed(course.seed)
-    width = params["width"]
-    model = OptimizedCNN(course.channels, len(course.classes), (width, 2 * width, 4 * width, 6 * width),
-                         params["depth"], params["dropout"])  # fmt: skip
+    model = optimized_network(course, **{name: params[name] for name in ("width", "depth", "dropout")})
     return model, replace(recipe, lr=params["lr"], weight_decay=params["weight_decay"])
 
 
@@ -1661,21 +1857,23 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
     Returns
     -------
     optuna.Study
-        Minimises the validation loss.
+        Minimises the validation loss; `user_attrs["own"]` holds the parameters of the course's own choice.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    key = identity(code_of(search, build_trial, fit, OptimizedCNN()), asdict(recipe), data.key, course.seed)
+    code = code_of(search, build_trial, optimized_network, fit, OptimizedCNN())
+    key = identity(code, ARCHITECTURES, asdict(recipe), data.key, course.seed)
     # SQLite needs the locks of a local disk; with Drive the study is copied over after every trial.
-    kept, local = (folder / "runs" / f"{name}-{key}.db" for folder in (course.home, course.local))
-    if kept.exists() and not local.exists():
-        shutil.copy(kept, _opened(local))
-    storage = f"sqlite:///{_opened(local)}"
+    stored = course.local / "runs" / f"{name}-{key}.db"
+    fetch(course, stored)
     study = optuna.create_study(
-        study_name=name, storage=storage, load_if_exists=True, direction="minimize",
+        study_name=name, storage=f"sqlite:///{_opened(stored)}", load_if_exists=True, direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
     )  # fmt: skip
+    state = optuna.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        study.tell(trial.number, state=state.FAIL)  # killed in the middle: it is proposed again below
 
     def objective(trial):
         trial.suggest_categorical("width", [16, 24, 32])
@@ -1690,18 +1888,24 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
             if epoch < chosen.epochs and trial.should_prune():
                 raise optuna.TrialPruned
 
-        run = fit(course, f"{name}-trial", model, data, chosen, tensorboard=False, progress=False, on_epoch=report)
+        try:
+            run = fit(course, f"{name}-trial", model, data, chosen, tensorboard=False, progress=False, on_epoch=report)
+        except TrainingStopped:
+            raise optuna.TrialPruned from None  # this rate makes the loss explode: a result, not a failure
         return float(run.history["val_loss"].min())
 
-    own = {"width": 32, "depth": 1, "dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    study.enqueue_trial(own, skip_if_exists=True)
-    for number in range(sum(trial.state.is_finished() for trial in study.trials), trials):
+    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
+    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    study.set_user_attr("own", own)
+    tried = [trial for trial in study.get_trials(deepcopy=False) if trial.state != state.FAIL]
+    if own not in [trial.params or trial.system_attrs.get("fixed_params") for trial in tried]:
+        study.enqueue_trial(own)
+    done = len(study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED)))
+    for number in range(done, trials):
         # A sampler for each trial, so that an interrupted search proposes what an uninterrupted one would.
         study.sampler = optuna.samplers.TPESampler(seed=course.seed + number, n_startup_trials=4)
         study.optimize(objective, n_trials=1)
-        if kept != local:
-            with atomic(kept) as temporary:
-                shutil.copy(local, temporary)
+        keep(course, stored)
     return study
 
 
@@ -1916,7 +2120,7 @@ def grad_cam(model, images: torch.Tensor, target: torch.Tensor, least: int = 7) 
     """Where the network looked: maps in 0..1, (N, S, S), for images (N, C, S, S) and target classes (N,).
 
     The gradient of the class score weights the deepest feature maps of at least `least` x `least`: on small images the
-    very last maps are 2 x 2 and point nowhere. Source: Selvaraju et al., Grad-CAM (2017).
+    very last maps are 4 x 4 and point nowhere. Source: Selvaraju et al., Grad-CAM (2017).
     """
     model.eval()
     maps = x = images
@@ -1924,7 +2128,7 @@ def grad_cam(model, images: torch.Tensor, target: torch.Tensor, least: int = 7) 
         x = layer(x)
         maps = x if x.shape[-1] >= least else maps
     maps.retain_grad()
-    scores = model.classifier(x.mean(dim=(2, 3)))
+    scores = model.classifier(model.pool(x))
     scores.gather(1, target.view(-1, 1)).sum().backward()
     weights = maps.grad.mean(dim=(2, 3), keepdim=True)
     heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()
@@ -1987,9 +2191,12 @@ def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
         dots = {"fmt": "o-", "capsize": 3, "label": "measured, 95 %"}
         axis.errorbar(table["confidence"], table["accuracy"], np.abs(error), **dots)
         least = min(0.5, float(table["confidence"].min()))
-        axis.set(xlim=(least, 1.01), ylim=(0, 1.03), xlabel="mean confidence", ylabel="accuracy")
+        for row in table.itertuples():
+            place = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
+            axis.annotate(f"n={row.n}", (row.confidence, row.low), (0, -12), **place)
+        axis.set(xlim=(least - 0.03, 1.03), ylim=(0, 1.03), xlabel="mean confidence", ylabel="accuracy")
         axis.set_title(f"{title}: {name}")
-        axis.legend(loc="lower right")
+        axis.legend(loc="upper left")
     return figure
 
 
@@ -2017,25 +2224,31 @@ def plot_search(study):
     for trial in study.trials:
         values, pruned = trial.intermediate_values, trial.state.name == "PRUNED"
         if values:
-            look = {"ls": "--", "marker": "x"} if pruned else {"marker": "o"}
-            colour = COLOURS[1] if pruned else COLOURS[2] if trial.number == study.best_trial.number else COLOURS[0]
+            best = trial.number == study.best_trial.number
+            look = {"ls": "--", "marker": "x"} if pruned else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
+            colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
             left.plot(trial.number, list(values.values())[-1], look["marker"], color=colour, ms=8)
             right.plot(values.keys(), values.values(), color=colour, **look)
-    for label, colour, mark in (("finished", 0, "o"), ("best", 2, "o"), ("pruned", 1, "x")):
+    lost = any(trial.state.name == "PRUNED" for trial in study.trials)
+    for label, colour, mark in (("finished", 0, "o"), ("best", 2, "D"), *([("pruned", 1, "x")] if lost else [])):
         left.plot([], [], mark, color=COLOURS[colour], label=label)
     left.legend()
-    left.set(xlabel="trial (0: our own recipe)", ylabel="last val_loss", title=f"{len(study.trials)} trials")
-    right.set(xlabel="epoch", ylabel="val_loss", title="their curves")
+    loss = "val_loss (weighted, smoothed)"
+    left.set(xlabel="trial (0: our own recipe)", ylabel=f"last {loss}", title=f"{len(study.trials)} trials")
+    right.set(xlabel="epoch", ylabel=loss, title="Their curves")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
 def plot_heat(images: np.ndarray, maps: np.ndarray, titles, title: str, columns: int = 8):
-    """Images (N, C, S, S) uint8 with maps (N, S, S) in 0..1 laid over them."""
+    """Images (N, C, S, S) uint8 under maps (N, S, S) in 0..1; the line encloses what is above 0.5."""
     figure = image_grid(images, titles, columns, title)
     for axis, heat in zip(figure.axes, maps, strict=False):
-        axis.imshow(heat, cmap="inferno", alpha=0.45, vmin=0, vmax=1)
+        axis.imshow(heat, cmap="inferno", alpha=0.35, vmin=0, vmax=1)
+        if heat.max() > 0.5:
+            axis.contour(heat, levels=[0.5], colors="black", linewidths=2.5)
+            axis.contour(heat, levels=[0.5], colors="white", linewidths=1.2)
     return figure
 
 
@@ -2116,24 +2329,39 @@ def layer_table(model: nn.Module, channels: int, size: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+# Colour and hatch of each kind of layer, the same in every drawing.
+KINDS = {"Conv2d": (0, ""), "BatchNorm2d": (5, ".."), "ReLU": (4, "//"), "MaxPool2d": (2, "xx"), "Linear": (1, "")}
+
+
 def draw_network(table: pd.DataFrame, title: str):
-    """Draw the layers of `layer_table`: height is the side of the maps, width grows with their number."""
+    """Draw the layers of `layer_table`; height: square root of the maps' side, arrows: residual connections."""
     import matplotlib.pyplot as plt
 
     style()
-    figure, axis = plt.subplots(figsize=(11, 3.4))
-    kinds, x = list(dict.fromkeys(table["kind"])), 0.0
-    for row in table.itertuples():
+    figure, axis = plt.subplots(figsize=(11, 3.8))
+    rows, x, last, blocks = table[~table["layer"].str.contains("shortcut")], 0.0, "", {}
+    for row in rows.itertuples():
         maps, *side = (int(n) for n in row.output.split("×"))
         height, width = math.sqrt(side[0]) if side else 1.0, 0.25 + 0.12 * math.log2(maps)
-        colour = COLOURS[kinds.index(row.kind) % len(COLOURS)]
-        axis.bar(x, height, width, bottom=-height / 2, color=colour, alpha=0.75, align="edge", label=row.kind)
-        axis.text(x + width / 2, -height / 2 - 0.4, row.output, rotation=90, ha="center", va="top", fontsize=8)
-        x += width + 0.25
+        colour, hatch = KINDS.get(row.kind, (3, "oo"))
+        look = {"color": COLOURS[colour], "hatch": hatch, "edgecolor": "white", "align": "edge", "label": row.kind}
+        axis.bar(x, height, width, bottom=-height / 2, **look)
+        if row.output != last:
+            axis.text(x, -height / 2 - 0.4, row.output, rotation=90, ha="left", va="top", fontsize=9)
+        block, _, part = row.layer.rpartition(".")
+        if part == "conv1":
+            blocks[block] = [x, x, height / 2]
+        if block in blocks:
+            blocks[block][1] = x + width
+        x, last = x + width + 0.25, row.output
+    arrow = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.4", "lw": 1.5}
+    for left, right, top in blocks.values():
+        axis.annotate("", (right, top), (left, top), arrowprops=arrow)
     handles, labels = axis.get_legend_handles_labels()
     first = dict(zip(labels, handles, strict=True))
     axis.legend(first.values(), first.keys(), ncols=len(first), loc="upper right", fontsize=9)
     low, high = axis.get_ylim()
-    axis.set(title=f"{title}: {table['parameters'].sum():,} parameters", ylim=(low - 3.2, high + 1.5))
+    note = "maps × height × width" + ("; arrows: residual connections" if blocks else "")
+    axis.set(title=f"{title}: {table['parameters'].sum():,} parameters ({note})", ylim=(low - 3.2, high + 2.5))
     axis.axis("off")
     return figure

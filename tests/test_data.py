@@ -46,7 +46,7 @@ def test_traps_of_the_archive_are_repaired_and_reported(raw, open_course):
     shutil.move(moved, place / "val" / "NORMAL" / moved.name)
     shutil.rmtree(place / "chest_xray" / "train" / "NORMAL")
     index = utils.build_index(open_course(source=raw))
-    repairs = index.attrs["repairs"].set_index("what")["files"]
+    repairs = pd.DataFrame(index.attrs["repairs"]).set_index("what")["files"]
     images = len(list((place / "chest_xray").rglob("*.jpeg")))
     assert repairs["second copy of an image"] == images
     assert repairs["__MACOSX and ._ files"] == 2
@@ -105,6 +105,35 @@ def test_unknown_folder_names_are_asked_for(raw, open_course):
     assert (index.loc[index["path"].str.startswith("mit"), "label"] == "PANEL").all()
 
 
+def test_corrected_mapping_is_read_again(raw, open_course):
+    place = raw / "solar_panels"
+    (place / "classes.json").write_text(json.dumps({"positive": "NO_PANEL", "negative": "PANEL"}))
+    course = open_course("solar", source=raw)
+    wrong = utils.build_index(course)["label"]
+    (place / "classes.json").unlink()
+    assert (utils.build_index(course)["label"] != wrong).all()
+
+
+def test_images_left_out_are_reported(raw, open_course):
+    roofs, xrays = raw / "solar_panels", raw / "chest_xray"
+    (roofs / "unsure").mkdir()
+    first, second, third = sorted((roofs / "positive").iterdir())[10:13]
+    shutil.copy(first, roofs / "unsure" / "a.jpg")
+    (roofs / "more" / "positive").mkdir(parents=True)
+    shutil.copy(second, roofs / "more" / "positive" / second.name)
+    shutil.copy(first, roofs / "more" / "positive" / third.name)  # its name, another picture
+    index = utils.build_index(open_course("solar", source=raw))
+    assert {row["what"]: row["files"] for row in index.attrs["repairs"]} == {
+        "second copy of an image": 1, "two images of one name": 1, "images in folders of no known class": 1}
+    shutil.copytree(xrays / "train" / "NORMAL", xrays / "extra" / "NORMAL")
+    (xrays / "again" / "train" / "NORMAL").mkdir(parents=True)
+    shutil.copy(xray(raw, 1, label="NORMAL"), xrays / "again" / "train" / "NORMAL" / xray(raw, 0, label="NORMAL").name)
+    index = utils.build_index(open_course(source=raw, home=raw / "other"))
+    count = len(list((xrays / "train" / "NORMAL").iterdir()))
+    assert {row["what"]: row["files"] for row in index.attrs["repairs"]} == {
+        "images outside train/ and test/": count, "second copy that differs": 1}
+
+
 # --- bad datasets
 
 
@@ -133,6 +162,27 @@ def test_too_few_images_of_a_class(raw, open_course):
         path.unlink()
     with pytest.raises(utils.CourseError, match="would get no image of class NORMAL.*add some"):
         utils.build_index(open_course(source=raw))
+
+
+def test_no_image_can_be_read(raw, open_course):
+    for path in (raw / "chest_xray").rglob("*.jpeg"):
+        path.write_text("<html>Sign in</html>")
+    with pytest.raises(utils.CourseError, match="None of the 121 images can be read.*delete the dataset folder"):
+        utils.build_index(open_course(source=raw))
+
+
+def test_odd_sizes_odd_modes_and_rare_classes_are_reported(raw, open_course):
+    banner, palette = xray(raw, 0), xray(raw, 1).with_suffix(".png")
+    Image.open(banner).resize((900, 90)).save(banner)
+    Image.open(xray(raw, 1)).convert("RGBA").save(palette)
+    xray(raw, 1).unlink()
+    index = utils.build_index(open_course(source=raw))
+    assert flags(index, banner.name) == {"odd_size"} and flags(index, palette.name) == {"odd_mode"}
+    assert index["flags"].str.contains("odd").sum() == 2
+    report = utils.quality_report(index).set_index("problem")
+    usable = index[index["pool"] != ""]
+    assert report.loc["few images of NORMAL", "images"] == (usable["label"] == "NORMAL").sum()
+    assert report.loc["odd_size", "images"] == 1
 
 
 def test_bad_files_are_flagged_and_excluded(raw, open_course):
@@ -174,6 +224,21 @@ def test_patient_in_train_and_test_is_a_leak(raw, open_course):
     shutil.copy(xray(raw, 5), xray(raw).with_name(f"{number}_{kind}_99999.jpeg"))
     index = utils.build_index(open_course(source=raw))
     assert "leak_into_test" in flags(index, f"{number}_{kind}_99999.jpeg")
+
+
+def test_sibling_of_a_test_image_is_kept_out(raw, open_course):
+    """A and B are one patient, B looks like test image C: A may not be used either."""
+    tested = xray(raw, -5, "test")
+    picture = Image.open(tested)
+    smaller = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4))
+    smaller.save(xray(raw).with_name("person800_virus_1.jpeg"))
+    shutil.copy(xray(raw), xray(raw).with_name("person800_virus_2.jpeg"))
+    xray(raw).unlink()
+    index = utils.build_index(open_course(source=raw)).set_index("path")
+    for name in ("person800_virus_1", "person800_virus_2"):
+        row = index.loc[f"train/PNEUMONIA/{name}.jpeg"]
+        assert "leak_into_test" in row["flags"] and row["pool"] == ""
+    assert (index[index["pool"] != ""].groupby("group")["pool"].nunique() == 1).all()
 
 
 # --- pools
@@ -231,6 +296,17 @@ def test_index_is_read_again_only_when_a_file_has_changed(raw, open_course, monk
     assert len(utils.build_index(course)) == len(first) - 1
 
 
+def test_damaged_index_is_made_again(open_course):
+    course = open_course()
+    first = utils.build_index(course)
+    path = course.data / "index.csv"
+    path.write_text(path.read_text()[: path.stat().st_size // 2])
+    assert utils.build_index(course).equals(first)
+    (course.data / "index.json").write_text('{"key": ["cut')
+    assert utils.build_index(course).equals(first)
+    assert len(pd.concat([first[:3], first[3:]])) == len(first)  # nothing in .attrs that pandas cannot compare
+
+
 def test_perceptual_hash_sees_likeness_not_size():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 255, (60, 16, 16)).astype(np.uint8)
@@ -278,11 +354,12 @@ def test_cache_follows_the_content_of_the_images(raw, open_course):
     assert (utils.load_data(course).pixels != before).any()
 
 
-def test_image_that_has_gone_since_it_was_indexed(raw, open_course):
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: Image.open(path).rotate(180).save(path)])
+def test_image_that_has_gone_or_changed_since_it_was_indexed(raw, open_course, change):
     course = open_course(source=raw)
     utils.build_index(course)
-    xray(raw).unlink()
-    with pytest.raises(utils.CourseError, match="was readable when it was indexed.*theme1_data_analysis"):
+    change(xray(raw))
+    with pytest.raises(utils.CourseError, match="has gone or changed since it was indexed.*theme1_data_analysis"):
         utils.load_data(course)
     assert not list((course.local / "data" / course.dataset / "cache").glob("*.npy"))
 
@@ -388,15 +465,63 @@ def test_shift_and_mirror_move_pixels_and_blur_none():
     assert {(True, True, True), (True, True, False)} <= found
 
 
+def one_effect(images: torch.Tensor, **given) -> torch.Tensor:
+    """augment() with every draw at rest but those given."""
+    draws = utils.draw_augmentation(len(images), {}, torch.Generator().manual_seed(0))
+    return utils.augment(images, draws | {name: torch.full((len(images),), value) for name, value in given.items()})
+
+
+def test_light_contrast_and_gamma_by_their_formulas():
+    x = torch.rand(4, 3, 24, 24) * 0.5 + 0.25
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    for result, expected in (
+        (one_effect(x, brightness=0.1), x + 0.1), (one_effect(x, contrast=0.7), (x - mean) * 0.7 + mean),
+        (one_effect(x, gamma=1.4), x**1.4),
+    ):  # fmt: skip
+        torch.testing.assert_close(result, expected.clamp(0, 1), atol=2e-4, rtol=0)
+
+
+def test_turn_zoom_and_stretch_move_pixels_where_they_should():
+    x = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(one_effect(x, angle=np.pi / 2), torch.rot90(x, 1, (2, 3)), atol=1e-3, rtol=0)
+    dot = torch.zeros(1, 1, 65, 65)
+    dot[0, 0, 31:34, 47:50] = 1  # 16 pixels right of the middle
+    for given, distance in (({"scale": 1.25}, 20), ({"stretch": 1.25}, 20), ({"stretch": 0.75}, 12)):
+        row, column = divmod(int(one_effect(dot, **given).argmax()), 65)
+        assert abs(row - 32) <= 1 and abs(column - 32 - distance) <= 1
+    tall = torch.zeros(1, 1, 65, 65)
+    tall[0, 0, 47:50, 31:34] = 1
+    assert abs(int(one_effect(tall, stretch=1.25).argmax()) // 65 - 32 - 16 / 1.25) <= 1
+
+
+def test_blur_noise_and_hole():
+    x = torch.rand(3, 1, 32, 32)
+    soft = torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(one_effect(x, blur=1.0), soft, atol=2e-4, rtol=0)
+    grey = torch.full((3, 1, 32, 32), 0.5)
+    noisy = one_effect(grey, noise=0.05)
+    assert noisy.std().item() == pytest.approx(0.05, rel=0.1) and abs(noisy.mean() - 0.5) < 0.01
+    holed = one_effect(x, erase=0.5, place_x=0.5, place_y=0.5)
+    inside = holed[:, :, 9:23, 9:23]
+    torch.testing.assert_close(inside, x.mean(dim=(2, 3), keepdim=True).expand_as(inside), atol=1e-3, rtol=0)
+    torch.testing.assert_close(holed[:, :, :7], x[:, :, :7], atol=2e-4, rtol=0)
+
+
 @pytest.mark.parametrize("dataset", utils.AUGMENT)
-def test_augmentation_keeps_shape_range_and_gives_each_effect(dataset):
-    images = torch.rand(200, 3, 32, 32) * 0.6 + 0.2
-    draws = utils.draw_augmentation(200, utils.AUGMENT[dataset], torch.Generator().manual_seed(0))
-    out = utils.augment(images, draws)
-    assert out.shape == images.shape and out.min() >= 0 and out.max() <= 1 and out.isfinite().all()
+@pytest.mark.parametrize("size", [32, 600])
+def test_augmentation_keeps_shape_and_range_and_draws_each_effect(dataset, size):
     ranges = utils.AUGMENT[dataset]
-    for effect in {"brightness", "noise"} & set(ranges):
-        assert draws[effect].abs().max() <= ranges[effect] and draws[effect].std() > 0.1 * ranges[effect]
+    draws = utils.draw_augmentation(3000, ranges, torch.Generator().manual_seed(0))
+    spread = {"rotate": ("angle", np.pi / 180), "zoom": ("scale", 1), "shift": ("x", 1)}
+    for effect in set(ranges) - {"flip", "affine"}:
+        name, unit = spread.get(effect, (effect, 1))
+        values = torch.log(draws[name]) if effect in ("gamma", "stretch") else draws[name]
+        values = values - float(name in ("scale", "contrast"))
+        assert 0.9 * ranges[effect] * unit < values.abs().max() <= ranges[effect] * unit * 1.0001
+    few = {name: values[:4] for name, values in draws.items()}
+    images = torch.rand(4, 3, size, size) * 0.6 + 0.2
+    out = utils.augment(images, few)
+    assert out.shape == images.shape and out.min() >= 0 and out.max() <= 1 and out.isfinite().all()
 
 
 def test_decode_gives_the_mean_colour_and_the_right_channels(tmp_path):
@@ -428,6 +553,41 @@ def test_archive_that_writes_outside_is_refused(tmp_path):
     with pytest.raises(utils.CourseError, match="wants to write outside"):
         utils.unpack(tmp_path / "evil.zip", tmp_path / "place")
     assert not (tmp_path.parent / "evil.txt").exists() and not (tmp_path / "place").exists()
+
+
+def test_kaggle_delivers_and_a_finished_download_is_not_repeated(raw, tmp_path, monkeypatch):
+    import types
+
+    calls = []
+    (raw / "solar_panels" / ".drawn.json").unlink()
+
+    class Api:
+        """Stands for the official client: it leaves <name>.zip in the folder it was given."""
+
+        def authenticate(self):
+            calls.append("login")
+
+        def dataset_download_files(self, reference, path, quiet):
+            calls.append(reference)
+            shutil.make_archive(str(Path(path) / reference.split("/")[1]), "zip", raw / "solar_panels")
+
+    module = types.SimpleNamespace(KaggleApi=Api)
+    for name in ("kaggle", "kaggle.api", "kaggle.api.kaggle_api_extended"):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("KAGGLE_KEY", "0" * 32)
+    for _ in range(2):
+        course = utils.start(1, "solar", source="kaggle", profile="smoke", home=tmp_path / "home")
+    assert calls == ["login", "tunguz/solar-panel-classification"] and not course.sample
+    assert len(utils.build_index(course)) == 121
+
+
+def test_a_source_is_what_was_asked_for(tmp_path, open_course):
+    utils.start(1, source="sample", profile="smoke", home=tmp_path / "home")
+    (tmp_path / "home" / "course.json").unlink()
+    with pytest.raises(utils.CourseError, match="already holds drawn images.*choose another HOME"):
+        utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
+    with pytest.raises(utils.CourseError, match="was not drawn with"):
+        utils.start(1, source="sample", profile="smoke", seed=7, home=tmp_path / "home")
 
 
 def test_kaggle_without_credentials(tmp_path, monkeypatch):

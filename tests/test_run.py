@@ -40,7 +40,29 @@ def test_failure_names_theme_cell_and_error_and_keeps_what_was_done(kit, capsys)
     assert "Theme 2 stopped in cell 3 of notebooks/theme2_bad.ipynb" in out
     assert "ValueError: the dog ate it" in out and "raise ValueError" in out
     assert (kit / "home" / "exports" / "results.json").exists()
-    assert (kit / "home" / "exports" / "notebooks" / "theme2_bad.ipynb").exists()
+    assert (kit / "home" / "exports" / "notebooks" / "theme2_bad.failed.ipynb").exists()
+
+
+def test_failed_rerun_leaves_the_earlier_copy(kit, capsys):
+    source, copy = kit / "notebooks" / "theme1_good.ipynb", kit / "home" / "exports" / "notebooks" / "theme1_good.ipynb"
+    assert run.main(["--home", str(kit / "home"), "--until", "1"]) == 0
+    before = copy.read_bytes()
+    source.write_text(source.read_text().replace("import json", "raise OSError; import json"))
+    assert run.main(["--home", str(kit / "home"), "--until", "1"]) == 1
+    assert copy.read_bytes() == before and copy.with_name("theme1_good.failed.ipynb").exists()
+
+
+def test_killed_kernel_is_explained(kit, capsys):
+    source = kit / "notebooks" / "theme1_good.ipynb"
+    source.write_text(source.read_text().replace("import json", "import os; os.kill(os.getpid(), 9); import json"))
+    assert run.main(["--home", str(kit / "home"), "--until", "1"]) == 1
+    assert "Theme 1: the kernel was killed" in capsys.readouterr().out
+
+
+def test_home_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run.main(["--home", str(tmp_path / "file"), "--until", "1"]) == 2
+    assert "cannot be written" in capsys.readouterr().out
 
 
 def test_progress_bars_keep_their_last_line_only(tmp_path):

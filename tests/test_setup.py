@@ -104,7 +104,7 @@ def test_drive_outside_colab_is_refused(tmp_path):
         utils.start(1, drive=True, home=tmp_path)
 
 
-def test_drive_keeps_results_and_leaves_pixels_local(tmp_path, monkeypatch):
+def test_drive_keeps_results_and_leaves_pixels_local(tmp_path, monkeypatch, capsys):
     mounted = []
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mounted.append)))
     monkeypatch.setattr(utils, "COLAB", tmp_path)
@@ -115,6 +115,19 @@ def test_drive_keeps_results_and_leaves_pixels_local(tmp_path, monkeypatch):
     utils.build_index(course)
     data = utils.load_data(course)
     assert not list(course.home.rglob("*.npy")) and list(course.local.rglob("*.npy"))
+
+    recipe = utils.Recipe(epochs=2, batch_size=32)
+
+    def stop(epoch, row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        utils.fit(course, "probe", utils.optimized_network(course), data, recipe, progress=False, on_epoch=stop)
+    assert list((course.local / "runs").glob("probe-*/running.pt"))
+    shutil.rmtree(course.local / "runs")  # the runtime is lost, the Drive is not
+    run = utils.fit(course, "probe", utils.optimized_network(course), data, recipe, progress=False)
+    assert "resumed in epoch 2 of 2" in capsys.readouterr().out and len(run.history) == 2
+    assert not list(course.home.rglob("running.pt")) and list((course.runs / "tensorboard").rglob("events*"))
 
     recipe = utils.Recipe(epochs=1, batch_size=32)
     first = [trial.params for trial in utils.search(course, data, "search", recipe, 2).trials]
@@ -132,6 +145,29 @@ def test_record_merges_and_headline_is_closed(open_course):
     with pytest.raises(utils.CourseError, match="my_score: not a headline figure"):
         utils.record(course, "headline", {"my_score": 1.0})
     assert set(stored["tags"].values()) <= {"exact", "tolerance", "timing", "platform"}
+
+
+@pytest.mark.parametrize("name", ["course.json", "exports/results.json"])
+def test_damaged_record_is_explained_and_kept(open_course, name):
+    path = open_course().home / name
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(utils.CourseError, match=f"{Path(name).name} is damaged: move it away"):
+        open_course()
+    assert len(path.read_text()) == 40
+
+
+def test_stale_section_is_named_until_it_runs_again(open_course, capsys):
+    course = open_course()
+    utils.build_index(course)
+    path = course.data / "index.csv"
+    utils.record(course, "theme2", {"inputs": utils.inputs(course, path)})
+    assert utils.stale(course) == []
+    path.write_text(path.read_text() + "\n")
+    capsys.readouterr()
+    open_course()
+    assert "theme2 is stale: data/pneumonia/index.csv has changed since it ran" in capsys.readouterr().out
+    utils.record(course, "theme2", {"inputs": utils.inputs(course, path)})
+    assert utils.stale(course) == []
 
 
 def test_checkpoint_compares(open_course, capsys):
