@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -35,24 +36,35 @@ def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
 
     Raises
     ------
-    papermill.PapermillExecutionError
-        A cell failed; the executed copy holds everything up to it.
+    papermill.PapermillExecutionError, nbclient.exceptions.DeadKernelError
+        A cell failed, or its kernel was killed. Everything up to it stands in <theme>.failed.ipynb; the copy of an
+        earlier run that went well is untouched.
     """
     import papermill
 
-    folder.mkdir(parents=True, exist_ok=True)
+    running, failed = folder / f".{path.stem}.running.ipynb", failed_copy(folder, path)
     began = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             papermill.execute_notebook(
-                path, folder / path.name, parameters=parameters, cwd=str(KIT), kernel_name="python3",
+                path, running, parameters=parameters, cwd=str(KIT), kernel_name="python3",
                 progress_bar=False, log_output=False,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns about TCP
             )  # fmt: skip
-    finally:
-        tidy(folder / path.name)
+    except BaseException:
+        if running.exists():
+            tidy(running)
+            os.replace(running, failed)
+        raise
+    tidy(running)
+    os.replace(running, folder / path.name)
+    failed.unlink(missing_ok=True)
     return time.perf_counter() - began
+
+
+def failed_copy(folder: Path, path: Path) -> Path:
+    return folder / f"{path.stem}.failed.ipynb"
 
 
 def tidy(executed: Path) -> None:
@@ -95,6 +107,7 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError
     from tqdm import tqdm
 
@@ -107,6 +120,11 @@ def main(arguments: list[str]) -> int:
     parameters = {"DATASET": options.dataset, "SOURCE": options.source, "PROFILE": options.profile, "DRIVE": False,
                   "IMAGE_SIZE": options.image_size, "SEED": options.seed, "HOME": str(home)}  # fmt: skip
     folder, seconds = home / "exports" / "notebooks", {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"--home {home} cannot be written ({error.strerror}): choose another folder.")
+        return 2
     with tqdm(chosen.items(), unit="theme", file=sys.stdout) as bar:
         for theme, path in bar:
             bar.set_description(path.stem)
@@ -114,7 +132,12 @@ def main(arguments: list[str]) -> int:
                 seconds[theme] = execute(theme, path, parameters, folder)
             except PapermillExecutionError as error:
                 bar.close()
-                print(explain(theme, path, folder / path.name, error))
+                print(explain(theme, path, failed_copy(folder, path), error))
+                return 1
+            except DeadKernelError:
+                bar.close()
+                print(f"\nTheme {theme}: the kernel was killed, most often because memory ran out. Close other "
+                      f"programs, then run again: finished work loads. So far: {failed_copy(folder, path)}")
                 return 1
     print(summary(home, seconds))
     return 0
