@@ -1859,7 +1859,11 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
     optuna.Study
         Minimises the validation loss; `user_attrs["own"]` holds the parameters of the course's own choice.
     """
-    import optuna
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # its progress bar, which we do not use
+        import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     code = code_of(search, build_trial, optimized_network, fit, OptimizedCNN())

@@ -91,7 +91,7 @@ def test_whole_course_on_the_sample(tmp_path, dataset):
         assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
         errors = [o for c in executed.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
         said = "".join(o["text"] for o in errors)
-        assert not re.search(r"(?<!Tqdm)Warning|Error", said)  # tqdm misses ipywidgets outside Colab
+        assert not re.search(r"Warning|Error", said)
         source = "\n".join(cell.source for cell in executed.cells)
         figures = set(re.findall(r'save_figure\(course, figure, "(\w+)"\)', source))
         assert all((tmp_path / "exports" / "figures" / f"{title[:6]}_{name}.png").stat().st_size for name in figures)

@@ -67,10 +67,12 @@ def test_home_that_cannot_be_written(tmp_path, capsys):
 
 def test_progress_bars_keep_their_last_line_only(tmp_path):
     bar = "reading\n" + "".join(f"\r{n}0%|bar" for n in range(11)) + "\nready\r\n"
-    cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("stream", text=bar)])
+    pieces = [nbformat.v4.new_output("stream", text=text) for text in (bar[:30], bar[30:])]
+    cell = nbformat.v4.new_code_cell(outputs=[*pieces, nbformat.v4.new_output("stream", name="stderr", text="oh")])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
     run.tidy(tmp_path / "a.ipynb")
-    assert nbformat.read(tmp_path / "a.ipynb", 4).cells[0].outputs[0].text == "reading\n100%|bar\nready\r\n"
+    texts = [output.text for output in nbformat.read(tmp_path / "a.ipynb", 4).cells[0].outputs]
+    assert texts == ["reading\n100%|bar\nready\r\n", "oh"]
 
 
 def test_themes_can_be_chosen(kit, capsys):

@@ -72,9 +72,17 @@ def tidy(executed: Path) -> None:
     import nbformat
 
     notebook = nbformat.read(executed, as_version=4)
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if output.output_type == "stream":
+    for cell in notebook.cells:
+        joined = []
+        for output in cell.get("outputs", []):
+            if joined and output.output_type == "stream" and output.name == joined[-1].get("name"):
+                joined[-1].text += output.text  # the kernel sends a text in pieces
+            else:
+                joined.append(output)
+        for output in (output for output in joined if output.output_type == "stream"):
             output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+        if joined:
+            cell.outputs = joined
     nbformat.write(notebook, executed)
 
 
