@@ -1158,8 +1158,8 @@ AUGMENT = {
     # Squashed to a square, a picture's own width and height become the width of the lungs: "stretch" hides that hint.
     "pneumonia": {"rotate": 10, "zoom": 0.15, "stretch": 0.1, "shift": 0.08, "flip": True, "brightness": 0.15,
                   "contrast": 0.25, "gamma": 0.3, "blur": 0.7, "noise": 0.04, "erase": 0.25},
-    # Panels face the sun, are dark blue and a few pixels wide: any angle, other light and colours, blur, noise and holes
-    # all cost more than they bring (measured on validation images), so half of the roofs are only shifted and mirrored.
+    # Panels face the sun, are dark blue and a few pixels wide: any angle, other light, blur, noise and holes all cost
+    # more than they bring (measured on validation images), so half of the roofs are only shifted and mirrored.
     "solar": {"rotate": 10, "zoom": 0.1, "shift": 0.08, "flip": True, "affine": 0.5},
 }  # fmt: skip
 AUGMENT["pneumonia3"] = AUGMENT["pneumonia"]
