@@ -510,9 +510,13 @@ def test_blur_noise_and_hole():
 @pytest.mark.parametrize("dataset", utils.AUGMENT)
 @pytest.mark.parametrize("size", [32, 600])
 def test_augmentation_keeps_shape_and_range_and_draws_each_effect(dataset, size):
-    ranges = utils.AUGMENT[dataset]
+    ranges = dict(utils.AUGMENT[dataset])
     draws = utils.draw_augmentation(3000, ranges, torch.Generator().manual_seed(0))
     spread = {"rotate": ("angle", np.pi / 180), "zoom": ("scale", 1), "shift": ("x", 1)}
+    if ranges.pop("turn", False):
+        quarters = torch.round(draws["angle"] / (np.pi / 2))
+        assert torch.bincount(quarters.long() % 4).min() > 600
+        draws["angle"] = draws["angle"] - quarters * np.pi / 2
     for effect in set(ranges) - {"flip", "affine"}:
         name, unit = spread.get(effect, (effect, 1))
         values = torch.log(draws[name]) if effect in ("gamma", "stretch") else draws[name]
