@@ -464,7 +464,8 @@ def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
     """
     compare = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq}
     rows = [
-        {"name": name, "value": value, "target": f"{sign} {target}", "passed": bool(compare[sign](value, target))}
+        {"name": name, "value": value, "target": f"{sign} {target:.4g}" if isinstance(target, float) else
+         f"{sign} {target}", "passed": bool(compare[sign](value, target))}
         for name, value, sign, target in criteria
     ]
     path = course.exports / "results.json"
@@ -1464,7 +1465,7 @@ def make_optimizer(model, recipe: Recipe, steps: int):
     raise CourseError(f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or constant.")
 
 
-def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=80) -> tuple[pd.DataFrame, float]:
+def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=60) -> tuple[pd.DataFrame, float]:
     """Raise the learning rate a little at every step and watch the loss; the weights are put back afterwards.
 
     The loss is that of the same 256 images after each step: no noise of other images hides its slope.
