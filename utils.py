@@ -97,7 +97,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile("smoke", 32, 120, 1, 1, 1, 2, 1, 99, 200),
-    "quick": Profile("quick", 64, 2400, 6, 16, 3, 6, 2, 200, 1000),
+    "quick": Profile("quick", 64, 2400, 6, 16, 5, 6, 2, 200, 1000),
     "full": Profile("full", 224, 2400, 15, 30, 8, 20, 4, 1000, 2000),
 }
 

@@ -1,12 +1,12 @@
 """Training: one step tuned against plain, and the whole pipeline naive against ours. Run by hand.
 
-    python benchmarks/training.py [--source DIR] [--step-size 224] [--size 64] [--rounds 5] [--seeds 2] [--target 0.85]
+    python benchmarks/training.py [--images 2400] [--step-size 224] [--size 64] [--rounds 5] [--seeds 2] [--target 0.85]
 
 Step: the same network, batch and optimiser; plain float32 NCHW against channels_last with the precision that
 `utils.amp_dtype` picks, in interleaved rounds after a warm-up. Pipeline: seconds until the validation AUROC first
-reaches the target, both sides from raw files, with the same network, recipe, evaluation and seed, taking turns; naive
-decodes with PIL in two workers every epoch and computes in plain float32, ours builds the cache first (its time counts)
-and computes as in the step above.
+reaches the target, from 1300x1000 JPEG files that the benchmark draws, with the same network, recipe, evaluation and
+seed, the two sides taking turns; naive decodes with PIL in two workers every epoch and computes in plain float32, ours
+builds the cache first (its time counts) and computes as in the step above.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils  # noqa: E402
+from benchmarks.loader import large_images  # noqa: E402
 
 
 def step_ratio(size: int, rounds: int, steps: int = 5) -> pd.DataFrame:
@@ -79,8 +80,7 @@ def time_to_target(course, recipe, target: float, naive: bool) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", default="sample")
-    parser.add_argument("--dataset", default="pneumonia")
+    parser.add_argument("--images", type=int, default=2400)
     parser.add_argument("--step-size", type=int, default=224)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -96,7 +96,8 @@ def main() -> None:
     print(f"training step at {options.step_size} px (channels_last, {precision}): median {ratio.median():.2f}x, "
           f"range {ratio.min():.2f}-{ratio.max():.2f}x, {len(ratio)} rounds")
     with tempfile.TemporaryDirectory() as folder:
-        course = utils.start(1, options.dataset, options.source, "quick", options.size, home=folder)
+        source = large_images(Path(folder) / "raw", options.images)
+        course = utils.start(1, source=source, profile="quick", image_size=options.size, home=Path(folder) / "home")
         utils.build_index(course)
         data = utils.load_data(course)
         recipe = replace(utils.optimized_recipe(data), epochs=options.epochs)
