@@ -97,7 +97,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile("smoke", 32, 120, 1, 1, 1, 2, 1, 99, 200),
-    "quick": Profile("quick", 64, 2400, 6, 16, 5, 6, 2, 200, 1000),
+    "quick": Profile("quick", 64, 2400, 6, 16, 5, 5, 2, 200, 1000),
     "full": Profile("full", 224, 2400, 15, 30, 8, 20, 4, 1000, 2000),
 }
 
@@ -1465,7 +1465,7 @@ def make_optimizer(model, recipe: Recipe, steps: int):
     raise CourseError(f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or constant.")
 
 
-def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=60) -> tuple[pd.DataFrame, float]:
+def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=50) -> tuple[pd.DataFrame, float]:
     """Raise the learning rate a little at every step and watch the loss; the weights are put back afterwards.
 
     The loss is that of the same 256 images after each step: no noise of other images hides its slope.
