@@ -473,7 +473,7 @@ def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
     record(course, "criteria", known | {f"theme{course.theme}": rows})
     passed = sum(row["passed"] for row in rows)
     print(f"Theme {course.theme}: {passed} of {len(rows)} criteria met.")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(value=[f"{v:.4g}" if isinstance(v, float) else str(v) for _, v, _, _ in criteria])
 
 
 # ------------------------------------------------------------------------------------------------------
