@@ -328,8 +328,8 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     if profile not in (*PROFILES, "auto"):
         raise CourseError(f"PROFILE={profile!r} is unknown: choose auto, {', '.join(PROFILES)}.")
     if image_size is not None and image_size < 32:
-        raise CourseError(f"IMAGE_SIZE={image_size} is too small: the networks halve the picture up to "
-                          "four times and need 32 pixels or more.")  # fmt: skip
+        raise CourseError(f"IMAGE_SIZE={image_size} is too small: the networks halve the picture again "
+                          "and again and need 32 pixels or more.")  # fmt: skip
     set_seed(seed)
     home, local = _folders(home or os.environ.get("COURSE_HOME") or None, drive)
     story = _story(home, dataset, source, profile, image_size, seed)
@@ -1490,9 +1490,9 @@ def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=50) -
         for group in optimizer.param_groups:
             group["lr"] = lr
         model.train()
-        train_step(model, images, labels, criterion, optimizer, scaler)
+        step_loss, _, _ = train_step(model, images, labels, criterion, optimizer, scaler)
         loss, _ = validate(model, fixed, criterion, loader.device)
-        if not math.isfinite(loss) or loss > 4 * min([*losses, loss]):
+        if not math.isfinite(step_loss + loss) or loss > 4 * min([*losses, loss]):
             break
         rates, losses = [*rates, lr], [*losses, loss]
     model.load_state_dict(before)
@@ -1623,7 +1623,7 @@ def hash_weights(model: nn.Module) -> str:
 
 def _set_aside(path: Path) -> None:
     os.replace(path, path.with_suffix(".damaged"))
-    print(f"{path} was damaged and is set aside: the training starts again.")
+    print(f"{path} was damaged and is set aside: what it held is trained again.")
 
 
 class _Session:
@@ -1656,15 +1656,19 @@ class _Session:
 
     def resume(self) -> None:
         """Go on where a killed run stood; a damaged file is set aside and the training starts again."""
-        fetch(self.course, self.path)
-        if not self.path.exists():
-            return
-        try:
-            state = torch.load(self.path, map_location=self.device)
-            if not {*self.stateful, *self.plain, "rng", "average", "cuda_rng"} <= state.keys():
-                raise KeyError("incomplete")
-        except Exception:
+        state = None
+        for _ in range(2):  # a damaged file of the local disk may have a good copy in the home
+            fetch(self.course, self.path)
+            if not self.path.exists():
+                return
+            try:
+                state = torch.load(self.path, map_location=self.device)
+                if {*self.stateful, *self.plain, "rng", "average", "cuda_rng"} <= state.keys():
+                    break
+            except Exception:  # torch.load raises a dozen kinds of error on a damaged file
+                state = None
             _set_aside(self.path)
+        else:
             return
         for name, thing in self.stateful.items():
             if state[name]:  # a scaler that was off has no state
@@ -1820,7 +1824,7 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
                           "then run the cell again.")  # fmt: skip
     model = MODELS[state["architecture"]](**state["config"]).to(best_device())
     load_checkpoint(path, model)
-    return model.eval(), state
+    return model.to(memory_format=torch.channels_last).eval(), state  # the layout that `fit` leaves it in
 
 
 # Width and depth by dataset, chosen on validation images. Panels are a few pixels wide: their stem only halves.
@@ -1842,7 +1846,7 @@ def optimized_network(course: Course, **changes) -> OptimizedCNN:
     """
     config = ARCHITECTURES[course.dataset] | changes
     width, stages = config.pop("width"), math.ceil(math.log2(course.image_size / config["stem"] / 7)) + 1
-    widths = [width * growth for growth in (1, 2, 4, 6, 8, 8)][: max(stages, 2)]
+    widths = [width * growth for growth in (1, 2, 4, 6, 8, 8, 8, 8)][: max(stages, 2)]
     torch.manual_seed(course.seed)
     return OptimizedCNN(course.channels, len(course.classes), widths, **config)
 
@@ -1902,6 +1906,9 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
             run = fit(course, f"{name}-trial", model, data, chosen, tensorboard=False, progress=False, on_epoch=report)
         except TrainingStopped:
             raise optuna.TrialPruned from None  # this rate makes the loss explode: a result, not a failure
+        if run.loaded:
+            for row in run.history.itertuples():
+                trial.report(row.val_loss, int(row.epoch))
         return float(run.history["val_loss"].min())
 
     own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
@@ -1916,6 +1923,8 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
         study.sampler = optuna.samplers.TPESampler(seed=course.seed + number, n_startup_trials=4)
         study.optimize(objective, n_trials=1)
         keep(course, stored)
+    if not study.get_trials(deepcopy=False, states=(state.COMPLETE,)):
+        raise CourseError("No trial of the search finished, every loss exploded: lower lr in the recipe to a tenth.")
     return study
 
 
@@ -2244,7 +2253,8 @@ def plot_search(study):
         left.plot([], [], mark, color=COLOURS[colour], label=label)
     left.legend()
     loss = "val_loss (weighted, smoothed)"
-    left.set(xlabel="trial (0: our own recipe)", ylabel=f"last {loss}", title=f"{len(study.trials)} trials")
+    count = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
+    left.set(xlabel="trial (the first that finished: our own recipe)", ylabel=f"last {loss}", title=f"{count} trials")
     right.set(xlabel="epoch", ylabel=loss, title="Their curves")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)

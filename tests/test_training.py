@@ -404,7 +404,7 @@ def test_damaged_running_file_is_set_aside(data, monkeypatch, capsys):
     running = next(data.course.runs.glob("probe-*/running.pt"))
     running.write_bytes(running.read_bytes()[:1000])
     train(data.course, data)
-    assert "was damaged and is set aside: the training starts again" in capsys.readouterr().out
+    assert "was damaged and is set aside: what it held is trained again" in capsys.readouterr().out
     assert running.with_suffix(".damaged").exists()
 
 
@@ -530,7 +530,7 @@ def test_search_prunes_what_lags_behind_and_survives_an_explosion(data, monkeypa
         losses = [0.5 + number, 0.4 + number]
         for epoch, loss in enumerate(losses, 1):
             on_epoch(epoch, {"val_loss": loss})
-        return SimpleNamespace(history=pd.DataFrame({"val_loss": losses}))
+        return SimpleNamespace(history=pd.DataFrame({"val_loss": losses}), loaded=False)
 
     seen = []
     monkeypatch.setattr(utils, "fit", fake)
@@ -553,7 +553,31 @@ def test_search_starts_with_our_recipe_prunes_and_goes_on(data):
     assert run.loaded and run.history["val_loss"].min() == pytest.approx(finished[0].value)
 
 
-@pytest.mark.parametrize("dataset, size, last", [("pneumonia", 32, 4), ("pneumonia", 64, 4), ("pneumonia", 96, 6),
+def test_search_in_which_nothing_finishes(data, monkeypatch):
+    def explode(*arguments, **options):
+        raise utils.TrainingStopped("the loss became nan")
+
+    monkeypatch.setattr(utils, "fit", explode)
+    with pytest.raises(utils.CourseError, match="No trial of the search finished.*lower lr"):
+        utils.search(data.course, data, "search", RECIPE, 2)
+
+
+def test_learning_rate_finder_survives_an_overflow(data, monkeypatch):
+    """A step that float16 refuses must end the sweep, not break the loss scaler."""
+    monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
+    forward, calls = utils.WeightedCrossEntropy.forward, []
+
+    def overflow(self, logits, labels):
+        calls.append(torch.is_grad_enabled())
+        return forward(self, logits, labels) * (torch.inf if sum(calls) == 8 and calls[-1] else 1)
+
+    monkeypatch.setattr(utils.WeightedCrossEntropy, "forward", overflow)
+    table, _ = utils.find_learning_rate(network(), data.loader("train", 16, shuffle=True), utils.WeightedCrossEntropy())
+    assert len(table) == 7
+
+
+@pytest.mark.parametrize("dataset, size, last", [("pneumonia", 1024, 4), ("pneumonia", 32, 4),
+                                                 ("pneumonia", 64, 4), ("pneumonia", 96, 6),
                                                  ("pneumonia3", 224, 7), ("solar", 64, 4), ("solar", 96, 6),
                                                  ("solar", 224, 7)])  # fmt: skip
 def test_network_has_the_stages_that_its_images_need(open_course, dataset, size, last):
