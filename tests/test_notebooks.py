@@ -101,8 +101,8 @@ def test_whole_course(tmp_path, raw, dataset):
         errors = [o for c in executed.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
         said = "".join(o["text"] for o in errors)
         assert not re.search(r"Warning|Error", said)
-        source = "\n".join(cell.source for cell in executed.cells)
-        figures = set(re.findall(r'save_figure\(course, figure, "(\w+)"\)', source))
+        text = "\n".join(cell.source for cell in executed.cells)
+        figures = set(re.findall(r'save_figure\(course, figure, "(\w+)"\)', text))
         assert all((tmp_path / "exports" / "figures" / f"{title[:6]}_{name}.png").stat().st_size for name in figures)
         named = set(re.findall(rf"`{title[:6]}_(\w+)`", executed.cells[-1].source))
         assert named <= figures  # what the report section asks for exists
