@@ -2215,7 +2215,7 @@ def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
             axis.annotate(f"n={row.n}", (row.confidence, row.low), (0, -12), **place)
         axis.set(xlim=(least - 0.03, 1.03), ylim=(0, 1.03), xlabel="mean confidence", ylabel="accuracy")
         axis.set_title(f"{title}: {name}")
-        axis.legend(loc="upper left")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -2235,7 +2235,7 @@ def plot_effects(table: pd.DataFrame, title: str, label: str):
 
 
 def plot_search(study):
-    """The trials of an Optuna study: final losses, pruned ones apart, and the learning curves."""
+    """The trials of an Optuna study: lowest losses, pruned ones apart, and the learning curves."""
     import matplotlib.pyplot as plt
 
     style()
@@ -2246,7 +2246,7 @@ def plot_search(study):
             best = trial.number == study.best_trial.number
             look = {"ls": "--", "marker": "x"} if pruned else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
             colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
-            left.plot(trial.number, list(values.values())[-1], look["marker"], color=colour, ms=8)
+            left.plot(trial.number, min(values.values()), look["marker"], color=colour, ms=8)
             right.plot(values.keys(), values.values(), color=colour, **look)
     lost = any(trial.state.name == "PRUNED" for trial in study.trials)
     for label, colour, mark in (("finished", 0, "o"), ("best", 2, "D"), *([("pruned", 1, "x")] if lost else [])):
@@ -2254,7 +2254,7 @@ def plot_search(study):
     left.legend()
     loss = "val_loss (weighted, smoothed)"
     count = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
-    left.set(xlabel="trial (the first that finished: our own recipe)", ylabel=f"last {loss}", title=f"{count} trials")
+    left.set(xlabel="trial (the first that finished: our own recipe)", ylabel=f"lowest {loss}", title=f"{count} trials")
     right.set(xlabel="epoch", ylabel=loss, title="Their curves")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
