@@ -101,6 +101,8 @@ def test_whole_course(tmp_path, raw, dataset):
         errors = [o for c in executed.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
         said = "".join(o["text"] for o in errors)
         assert not re.search(r"Warning|Error", said)
+        shown = [o["data"].get("text/plain", "") for c in executed.cells for o in c.get("outputs", []) if "data" in o]
+        assert max(len(text.splitlines()) for text in shown) < 60, "a cell shows more than a page"
         text = "\n".join(cell.source for cell in executed.cells)
         figures = set(re.findall(r'save_figure\(course, figure, "(\w+)"\)', text))
         assert all((tmp_path / "exports" / "figures" / f"{title[:6]}_{name}.png").stat().st_size for name in figures)
