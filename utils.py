@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import zipfile
 from contextlib import contextmanager
@@ -106,6 +107,7 @@ PREREQUISITES = {
     2: ("data/{dataset}/index.csv", "theme1_data_analysis"),
     3: ("checkpoints/baseline.pth", "theme2_baseline_model"),
     4: ("checkpoints/best_model.pth", "theme3_optimization"),
+    5: ("exports/model.onnx", "theme4_onnx_deployment"),
 }
 
 # How a grader compares a headline figure: to the digit, within a tolerance, as a time, or not across platforms.
@@ -117,6 +119,12 @@ HEADLINE_TAGS = {
     "optimized_test_auroc": "tolerance",
     "train_seconds_baseline": "timing",
     "train_seconds_optimized": "timing",
+    "onnx_max_abs_diff": "platform",
+    "ort_speedup_b1": "timing",
+    "ort_speedup_b32": "timing",
+    "int8_speedup_b1": "timing",
+    "int8_accuracy_drop": "tolerance",
+    "provider": "platform",
 }
 
 
@@ -511,7 +519,7 @@ def identity(*parts) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:12]
 
 
-def once(course: Course, name: str, work, *arguments, depends=()):
+def once(course: Course, name: str, work, *arguments, depends=(), again: bool = False):
     """Run `work(*arguments)` once; later calls load its result at once and say when and where it was measured.
 
     Parameters
@@ -520,10 +528,12 @@ def once(course: Course, name: str, work, *arguments, depends=()):
         Returns values that JSON can hold. Its code is part of the identity.
     depends : sequence
         Whatever else the result depends on: functions, networks, numbers, the key of the data.
+    again : bool
+        Run it even if a result is stored, and replace that: a benchmark on another day.
     """
     code = [code_of(part) if callable(part) or isinstance(part, nn.Module) else part for part in (work, *depends)]
     path = course.runs / f"{name}-{identity(code, arguments, course.seed)}" / "result.json"
-    if stored := read_json(path):
+    if (stored := read_json(path)) and not again:
         print(f"{name}: loaded, measured {stored['date']} on {stored['hardware']}")
         return stored["result"]
     result = work(*arguments)
@@ -2383,4 +2393,926 @@ def draw_network(table: pd.DataFrame, title: str):
     note = "maps × height × width" + ("; arrows: residual connections" if blocks else "")
     axis.set(title=f"{title}: {table['parameters'].sum():,} parameters ({note})", ylim=(low - 3.2, high + 2.5))
     axis.axis("off")
+    return figure
+
+
+# ======================================================================================================
+# 5 · DEPLOYMENT: from a checkpoint to a session that serves (theme 4)
+# ======================================================================================================
+
+
+class ServedNetwork(nn.Module):
+    """All that lies between pixels and answer, in one graph: normalisation, network, temperature, softmax.
+
+    Whoever serves it cannot normalise differently from training: there is nothing left to do outside.
+
+    Shapes
+    ------
+    pixels (N, C, S, S) uint8 -> probabilities (N, K) float32, calibrated; embedding (N, D) float32.
+    """
+
+    def __init__(self, model: nn.Module, state: dict):
+        super().__init__()
+        self.model, self.temperature = model, state["temperature"]
+        self.register_buffer("pixel_mean", torch.tensor(state["mean"], dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(state["std"], dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, pixels):
+        images = (pixels.float() / 255 - self.pixel_mean) / self.pixel_std
+        embedding = self.model.embed(images.to(self.model.classifier.weight.dtype))
+        logits = self.model.classifier(embedding).float()
+        return torch.softmax(logits / self.temperature, dim=1), embedding.float()
+
+
+def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dict]:
+    """The network of a checkpoint, ready to serve on the CPU in float32; returns (network, state).
+
+    Raises
+    ------
+    CourseError
+        Missing, damaged or foreign checkpoint: other classes, image size or channels.
+    """
+    model, state = load_model(checkpoint, course.classes)
+    state = {"temperature": 1.0, "threshold": 0.5, "channels": course.channels} | state
+    asked = {"size": course.image_size, "channels": course.channels}
+    if any(state.get(key) != value for key, value in asked.items()) or "mean" not in state:
+        found = {key: state.get(key) for key in asked}
+        raise CourseError(f"{checkpoint} was made for {found}, this home holds {asked}: run the notebook that writes "
+                          "it again.")  # fmt: skip
+    return ServedNetwork(model.cpu().to(memory_format=torch.contiguous_format), state).eval(), state
+
+
+def export_onnx(course: Course, checkpoint: Path, fuse: bool = True, dtype=torch.float32) -> Path:
+    """Write the network of a checkpoint as one ONNX file, exports/models/<hash of its bytes>.onnx.
+
+    Parameters
+    ----------
+    fuse : bool
+        Let the exporter fold constants and batch normalisation into the convolutions.
+    dtype : torch.float32 or torch.float16
+        Of the network alone: normalisation and softmax stay in float32, inputs and outputs keep their types. Half
+        precision is for GPUs; a CPU converts it back.
+
+    Returns
+    -------
+    Path
+        Input `pixels` (N, C, S, S) uint8, any N; outputs `probabilities` (N, K) and `embedding` (N, D) float32. The
+        metadata name classes, size, threshold, dataset, seed, the checkpoint's hash and the versions.
+    """
+    import onnx
+
+    network, state = served_network(course, checkpoint)
+    network.model.to(dtype)
+    example = torch.zeros(2, course.channels, course.image_size, course.image_size, dtype=torch.uint8)
+    program = torch.onnx.export(
+        network, (example,), dynamo=True, optimize=fuse, verbose=False, input_names=["pixels"],
+        output_names=["probabilities", "embedding"], dynamic_shapes={"pixels": {0: "batch"}},
+    )  # fmt: skip
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces with the paths of this machine
+    settings = {"classes": list(course.classes), "dataset": course.dataset, "sample": course.sample,
+                "precision": str(dtype).removeprefix("torch."), "architecture": state["architecture"],
+                "torch": torch.__version__, "onnx": onnx.__version__,
+                "checkpoint": _checksum(checkpoint)[:16]}  # fmt: skip
+    settings |= {key: state[key] for key in ("size", "channels", "mean", "std", "threshold", "temperature", "seed")
+                 if key in state}  # fmt: skip
+    return store_onnx(course, model, settings)
+
+
+def store_onnx(course: Course, model, settings: dict) -> Path:
+    """Check an ONNX model, write `settings` into its metadata, store it under the hash of its bytes."""
+    import onnx
+
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in settings.items()})
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString(deterministic=True)
+    path = course.exports / "models" / f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:
+    """Copy a stored model to exports/<name>, in one step: a reader finds the old one or the new one, never half."""
+    path = course.exports / name
+    with atomic(path) as temporary:
+        shutil.copy(stored, temporary)
+    return path
+
+
+def verify_onnx(path: Path) -> str:
+    """Hash of an exported file, which must be the name of one of the files in exports/models/.
+
+    Raises
+    ------
+    CourseError
+        Missing file, or bytes that changed since the export.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CourseError(f"{path} is missing: run notebooks/theme4_onnx_deployment.ipynb first.")
+    digest = _checksum(path)[:16]
+    if path.stem != digest and not (path.parent / "models" / f"{digest}.onnx").exists():
+        raise CourseError(f"{path} (hash {digest}) is none of the files exported to {path.parent / 'models'}: its "
+                          "bytes have changed. Run notebooks/theme4_onnx_deployment.ipynb again.")  # fmt: skip
+    return digest
+
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+# How far ONNX Runtime may rewrite a graph, least first.
+LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
+          "all": "ORT_ENABLE_ALL"}  # fmt: skip
+
+
+def make_session(path: Path, provider: str = "cpu", level: str = "all", threads: int | None = None, **options):
+    """An ONNX Runtime session that runs where it was asked to run.
+
+    Parameters
+    ----------
+    provider : {"cpu", "cuda", "tensorrt"}
+    level : {"none", "basic", "extended", "all"}
+        How far ONNX Runtime may rewrite the graph.
+    threads : int, optional
+        Of one operator; the course's number when None.
+    **options
+        Of the provider, e.g. enable_cuda_graph=True.
+
+    Raises
+    ------
+    CourseError
+        The provider did not start and ONNX Runtime fell back to another one, with the library that was missing.
+    """
+    import onnxruntime as ort
+
+    wanted = PROVIDERS[provider]
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3  # errors; what matters of the warnings is said below, in words
+    settings.intra_op_num_threads = threads or torch.get_num_threads()
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    if provider != "cpu":
+        ort.preload_dlls()  # the CUDA libraries that came with torch
+    chosen = [(wanted, {key: str(value) for key, value in options.items()})]
+    if provider != "cpu":
+        if wanted not in ort.get_available_providers():
+            raise CourseError(f"{wanted} cannot start: {missing_library(provider)}.")
+        chosen.append(PROVIDERS["cpu"])  # for the few operators that a GPU does not have
+    session = ort.InferenceSession(str(path), settings, providers=chosen)
+    if session.get_providers()[0] != wanted:  # what get_available_providers() promised is only what was compiled in
+        raise CourseError(f"{wanted} did not start and ONNX Runtime fell back to {session.get_providers()[0]}: "
+                          f"{missing_library(provider)}.")  # fmt: skip
+    return session
+
+
+def missing_library(provider: str) -> str:
+    """Why a provider could not start, in the words of the system's loader, which names the missing library."""
+    import ctypes
+
+    import onnxruntime as ort
+
+    folder = Path(ort.__file__).parent / "capi"
+    library = folder / f"libonnxruntime_providers_{provider}.so"
+    if not library.exists():
+        return (f"onnxruntime {ort.__version__} as installed here has no {library.name}; on a machine with an NVIDIA "
+                "GPU run the first cell of the notebook, which installs onnxruntime-gpu")  # fmt: skip
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        # torch's own wheels bring every other library of CUDA that ONNX Runtime needs
+        package = "the package nvidia-curand" if "curand" in str(error) else "the CUDA, cuDNN or TensorRT version"
+        return f"{error}; install {package} that onnxruntime-gpu {ort.__version__} was built for"
+    return "its libraries load, so a GPU or its driver is missing: see what nvidia-smi says"
+
+
+class OnnxModel:
+    """A network in service: a session, and what its file says about itself.
+
+    Attributes
+    ----------
+    hash, classes, dataset, size, channels, threshold, temperature : from the file
+    provider : str
+        Where it really runs.
+
+    Raises
+    ------
+    CourseError
+        Missing, changed or foreign file; another class list; a provider that did not start.
+    """
+
+    def __init__(self, path, classes=None, provider="cpu", level="all", threads=None, **options):
+        self.path, self.hash = Path(path), verify_onnx(path)
+        try:
+            self.session = make_session(path, provider, level, threads, **options)
+            stored = self.session.get_modelmeta().custom_metadata_map
+            self.metadata = {key: json.loads(value) for key, value in stored.items()}
+            for name in ("classes", "dataset", "size", "channels", "threshold", "temperature"):
+                setattr(self, name, self.metadata[name])
+        except (KeyError, ValueError) as error:
+            raise CourseError(f"{path} was not exported by this course (no {error} in its metadata): export the "
+                              "network with utils.export_onnx.") from error  # fmt: skip
+        if classes is not None and list(classes) != self.classes:
+            raise CourseError(f"{path} knows the classes {self.classes}, asked for {list(classes)}: use the HOME of "
+                              "that dataset, or run notebooks/theme4_onnx_deployment.ipynb again.")  # fmt: skip
+        self.provider = self.session.get_providers()[0]
+
+    def check(self, pixels: np.ndarray) -> np.ndarray:
+        """Refuse what the network was not made for, in words: another type, size or number of channels, no image."""
+        shape = (self.channels, self.size, self.size)
+        if getattr(pixels, "dtype", None) != np.uint8:
+            kind = getattr(pixels, "dtype", type(pixels).__name__)
+            lost = np.isnan(pixels).sum() if np.issubdtype(kind, np.floating) else 0
+            kind = f"{kind} with {lost} NaN" if lost else kind
+            raise CourseError(f"pixels must be uint8 (0..255), these are {kind}: pass what utils.decode returns; the "
+                              "model normalises by itself.")  # fmt: skip
+        if pixels.ndim != 4 or pixels.shape[1:] != shape or len(pixels) == 0:
+            raise CourseError(f"pixels must be (N, {', '.join(map(str, shape))}), N >= 1; these are {pixels.shape}: "
+                              "use utils.decode(path, size, channels) and pixels[None] for one image.")  # fmt: skip
+        return np.ascontiguousarray(pixels)
+
+    def predict(self, pixels: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities float32 (N, K) of pixels uint8 (N, C, S, S)."""
+        return self.session.run(["probabilities"], {"pixels": self.check(pixels)})[0]
+
+    def predict_all(self, pixels: np.ndarray, batch: int = 128) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (N, K) and embedding (N, D) of many images, in batches."""
+        parts = [self.session.run(["probabilities", "embedding"], {"pixels": self.check(pixels[i : i + batch])})
+                 for i in range(0, max(len(pixels), 1), batch)]  # fmt: skip
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+class BoundModel(OnnxModel):
+    """The same with buffers that stay on the device, one pair for each batch size (IOBinding).
+
+    With enable_cuda_graph=True a GPU records its kernels once for each batch size and replays them in one launch,
+    which pays where launching costs more than computing: small networks, small batches.
+    """
+
+    def __init__(self, path, classes=None, provider="cuda", **options):
+        super().__init__(path, classes, provider, **options)
+        self.place, self.buffers, self.lock = "cuda" if provider != "cpu" else "cpu", {}, threading.Lock()
+
+    def predict(self, pixels: np.ndarray) -> np.ndarray:
+        import onnxruntime as ort
+
+        pixels = self.check(pixels)
+        with self.lock:  # the buffers are shared: one client at a time
+            return self._predict(pixels, ort)
+
+    def _predict(self, pixels, ort):
+        if len(pixels) not in self.buffers:
+            answer = np.zeros((len(pixels), len(self.classes)), np.float32)
+            source, target = (ort.OrtValue.ortvalue_from_numpy(a, self.place, 0) for a in (pixels, answer))
+            binding, options = self.session.io_binding(), ort.RunOptions()
+            binding.bind_ortvalue_input("pixels", source)
+            binding.bind_ortvalue_output("probabilities", target)
+            options.add_run_config_entry("gpu_graph_id", str(len(self.buffers) + 1))
+            self.buffers[len(pixels)] = source, target, binding, options
+        source, target, binding, options = self.buffers[len(pixels)]
+        source.update_inplace(pixels)  # the copy to the device counts, as it does for PyTorch
+        self.session.run_with_iobinding(binding, options)
+        return np.array(target.numpy())
+
+
+def agreement(network: ServedNetwork, model: OnnxModel, pixels: np.ndarray, batches=(1, 2, 7, 32)) -> pd.DataFrame:
+    """Largest difference between PyTorch and ONNX Runtime on the same pixels (N, C, S, S), one row a batch size.
+
+    Columns: max_abs_diff (of a probability), embedding_diff (relative to its largest value), changed (images whose most
+    probable class, or side of the threshold, differs), n.
+    """
+    rows = {}
+    for batch in batches:
+        parts = [torch.from_numpy(np.array(pixels[i : i + batch])) for i in range(0, len(pixels), batch)]
+        with torch.inference_mode():
+            answers = [network(part) for part in parts]
+        ours, embedded = (torch.cat(part).numpy() for part in zip(*answers, strict=True))
+        theirs, embedding = model.predict_all(pixels, batch)
+        sides = [positive_probability(p) >= model.threshold for p in (ours, theirs)]
+        changed = (ours.argmax(1) != theirs.argmax(1)) | (sides[0] != sides[1])
+        rows[batch] = {"max_abs_diff": float(np.abs(ours - theirs).max()),
+                       "embedding_diff": float(np.abs(embedded - embedding).max() / np.abs(embedded).max()),
+                       "changed": int(changed.sum()), "n": len(pixels)}  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
+
+
+def rewritten(path: Path, level: str) -> Path:
+    """What ONNX Runtime makes of a graph at one level of optimisation, as a file of its own in a temporary folder."""
+    import tempfile
+
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    settings.log_severity_level = 3
+    target = Path(tempfile.mkdtemp()) / f"{level}.onnx"
+    settings.optimized_model_filepath = str(target)
+    ort.InferenceSession(str(path), settings, providers=[PROVIDERS["cpu"]])
+    return target
+
+
+def graph_table(paths: dict[str, Path]) -> pd.DataFrame:
+    """How often each operator stands in each graph, one column a file; the last rows: all nodes, KiB on disk."""
+    import onnx
+
+    columns = {}
+    for name, path in paths.items():
+        nodes = onnx.load(path).graph.node
+        kinds = [node.op_type + (f" ({node.domain})" if node.domain else "") for node in nodes]
+        sizes = {"all nodes": len(nodes), "KiB on disk": path.stat().st_size // 1024}
+        columns[name] = pd.Series(kinds).value_counts().to_dict() | sizes
+    table = pd.DataFrame(columns).fillna(0).astype(int)
+    last = ["all nodes", "KiB on disk"]
+    return pd.concat([table.drop(index=last).sort_values(list(columns), ascending=False), table.loc[last]])
+
+
+# ------------------------------------------------------------------------------------------------------
+# Fewer bits: INT8
+# ------------------------------------------------------------------------------------------------------
+
+
+def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarray:
+    """Rows of a calibration set: training images, as many of each class, drawn by the course's seed.
+
+    Raises
+    ------
+    CourseError
+        A class has fewer than `least` training images: its range of activations would be guesswork.
+    """
+    rng, train, chosen = np.random.default_rng(data.course.seed), data.where("train"), []
+    for number, name in enumerate(data.classes):
+        own = train[data.labels[train] == number]
+        if len(own) < least:
+            raise CourseError(f"The calibration set needs {least} training images of class {name}, there are "
+                              f"{len(own)}: add images, or ship the float32 model.")  # fmt: skip
+        chosen.append(rng.choice(own, min(images // len(data.classes), len(own)), replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
+def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(), only=None) -> Path:
+    """Static INT8 of an exported network: weights and activations as 8-bit integers.
+
+    QDQ format; activations uint8 and weights int8 (U8S8), one scale per output channel: the combination that CPUs with
+    VNNI multiply in hardware. Each activation's range is the smallest and largest value that the calibration set shows.
+    Source: Jacob et al., Quantization and Training of Neural Networks (2018).
+
+    Parameters
+    ----------
+    pixels : uint8 (N, C, S, S)
+        The calibration set: training images, never those that judge the result.
+    keep_float, only : sequence of str
+        Nodes that stay in float32; or the only ones to quantize, for the sensitivity scan.
+    """
+    import logging
+    import tempfile
+
+    import onnx
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.batches = iter(np.array_split(pixels, max(len(pixels) // 32, 1)))
+
+        def get_next(self):
+            batch = next(self.batches, None)
+            return None if batch is None else {"pixels": np.ascontiguousarray(batch)}
+
+    settings = {"per_channel": True, "activation_type": quantization.QuantType.QUInt8,
+                "weight_type": quantization.QuantType.QInt8, "quant_format": quantization.QuantFormat.QDQ,
+                "nodes_to_exclude": list(keep_float), "nodes_to_quantize": list(only or [])}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "int8.onnx"
+        logging.disable(logging.WARNING)  # it asks for a pre-processing that the export has already done
+        try:
+            quantization.quantize_static(str(path), str(target), Reader(), **settings)
+        finally:
+            logging.disable(logging.NOTSET)
+        model = onnx.load(target)
+    return store_onnx(course, model, _metadata(path) | {
+        "precision": "int8 QDQ U8S8 per channel", "float_model": Path(path).stem, "kept_float": list(keep_float),
+        "calibration_images": len(pixels)})  # fmt: skip
+
+
+def _metadata(path: Path) -> dict:
+    import onnx
+
+    return {item.key: json.loads(item.value) for item in onnx.load(path, load_external_data=False).metadata_props}
+
+
+def quantizable(path: Path) -> dict[str, str]:
+    """The layers with weights of an exported graph: name of the node -> name of the layer in PyTorch."""
+    import onnx
+
+    nodes = [node for node in onnx.load(path).graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    return {node.name: node.input[1].removeprefix("model.").removesuffix(".weight") for node in nodes}
+
+
+def sensitivity(course: Course, path: Path, calibration: np.ndarray, pixels: np.ndarray, labels: np.ndarray) -> list:
+    """What quantizing one layer alone changes on validation images, most harmful first.
+
+    Returns
+    -------
+    list of dict
+        layer, node, kl (mean Kullback-Leibler divergence of the probabilities from the float ones, in nats: it sees
+        harm long before a decision flips), accuracy_change, n.
+    """
+    from scipy.special import rel_entr
+
+    reference, _ = OnnxModel(path).predict_all(pixels)
+    rows = []
+    for node, layer in quantizable(path).items():
+        stored = quantize_int8(course, path, calibration, only=[node])
+        mine, _ = OnnxModel(stored).predict_all(pixels)
+        stored.unlink()
+        change = (mine.argmax(1) == labels).mean() - (reference.argmax(1) == labels).mean()
+        rows.append({"layer": layer, "node": node, "kl": float(rel_entr(reference, mine).sum(axis=1).mean()),
+                     "accuracy_change": float(change), "n": len(labels)})  # fmt: skip
+    return sorted(rows, key=lambda row: -row["kl"])
+
+
+def quantize_within(course, path, calibration, pixels, labels, scan: list, limit: float = 0.01):
+    """INT8 whose accuracy on pool val drops by at most `limit`: while it drops more, the most sensitive layer that is
+    still quantized goes back to float32.
+
+    Returns
+    -------
+    (path, list of dict)
+        The model, and the attempts in order: kept_float (names of layers), drop (a fraction), n.
+    """
+    reference, attempts = OnnxModel(path).predict_all(pixels)[0].argmax(1) == labels, []
+    for kept in range(len(scan) + 1):
+        stored = quantize_int8(course, path, calibration, keep_float=[row["node"] for row in scan[:kept]])
+        right = OnnxModel(stored).predict_all(pixels)[0].argmax(1) == labels
+        attempts.append({"kept_float": [row["layer"] for row in scan[:kept]], "n": len(labels),
+                         "drop": float(reference.mean() - right.mean())})  # fmt: skip
+        if attempts[-1]["drop"] <= limit:
+            break
+    return stored, attempts
+
+
+# ------------------------------------------------------------------------------------------------------
+# One benchmark for every way to serve
+# ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Backend:
+    """One way to serve: `run` takes pixels uint8 (N, C, S, S) in host memory and returns probabilities (N, K) there.
+
+    Copies to a device and back are inside `run`, for all alike. `probe` is a program that builds the same backend in a
+    process of its own, to measure its memory.
+    """
+
+    name: str
+    run: object
+    device: str
+    precision: str
+    provider: str
+    file: Path
+    probe: str = ""
+
+
+def torch_runner(network: ServedNetwork, device: str = "cpu", channels_last=False, dtype=torch.float32, compiled=False):
+    """A function from pixels to probabilities, both in host memory, that PyTorch computes."""
+    from copy import deepcopy
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = deepcopy(network).to(device)
+    network.model.to(dtype=dtype, memory_format=layout)
+    call = torch.compile(network, dynamic=True) if compiled else network
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return call(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
+
+    return run
+
+
+def tuned_torch(network: ServedNetwork, device: str, pixels: np.ndarray, compiled: bool = False):
+    """The fastest of what PyTorch offers here: the memory layout, the precision, the compiler.
+
+    Returns
+    -------
+    (label, run, options, table)
+        table: median ms by candidate and batch size; the winner has the lowest mean of the logarithms.
+    """
+    low = amp_dtype(torch.device(device)) or torch.float32
+    candidates = {"channels_last": {"channels_last": True}}
+    if low != torch.float32:
+        candidates[f"channels_last + {str(low).removeprefix('torch.')}"] = {"channels_last": True, "dtype": low}
+    if compiled:
+        candidates["torch.compile"] = {"channels_last": True, "dtype": low, "compiled": True}
+    runs = {name: torch_runner(network, device, **options) for name, options in candidates.items()}
+    backends = []
+    for name, run in runs.items():
+        try:
+            run(np.array(pixels[:2]))
+        except Exception as error:  # torch.compile needs a C++ compiler; its errors have many types
+            print(f"{name}: left out, {type(error).__name__}: {str(error).splitlines()[0]}")
+            continue
+        backends.append(Backend(name, run, device, "", "PyTorch", Path()))
+    table = benchmark_table(benchmark(backends, pixels, batches=(1, 32), rounds=3, seconds=0.1))
+    table = table.pivot(index="backend", columns="batch", values="p50_ms")
+    best = np.log(table).mean(axis=1).idxmin()
+    return best, runs[best], candidates[best], table
+
+
+def warm_up(run, pixels: np.ndarray, most: int = 30) -> int:
+    """Call until two groups of three calls in a row agree within 10 %, at most `most` times; returns the calls."""
+    times = []
+    while len(times) < most:
+        times.append(_timed(run, pixels))
+        if len(times) >= 6 and abs(np.median(times[-3:]) / np.median(times[-6:-3]) - 1) < 0.1:
+            break
+    return len(times)
+
+
+def _timed(run, pixels) -> float:
+    began = time.perf_counter()
+    run(pixels)
+    return 1000 * (time.perf_counter() - began)
+
+
+def benchmark(backends: list[Backend], pixels: np.ndarray, batches=(1, 8, 32, 128), rounds=5, seconds=0.15) -> list:
+    """Latencies of every backend on the same images, in interleaved rounds.
+
+    Other programs and the clock of the processor disturb whoever happens to run: in every round all backends take their
+    turn, each round starts with another one, and each turn starts with calls that are not counted.
+
+    Parameters
+    ----------
+    pixels : uint8 (N, C, S, S)
+        At least one image; repeated up to the largest batch.
+
+    Returns
+    -------
+    list of dict
+        backend, batch, round, ms (latency of each call).
+    """
+    pixels = np.concatenate([pixels] * math.ceil(max(batches) / len(pixels)))
+    rows = []
+    for number in range(rounds):
+        turn = number % len(backends)
+        for batch in batches:
+            images = np.array(pixels[:batch])
+            for backend in backends[turn:] + backends[:turn]:
+                time.sleep(0.02)  # the threads of the one before stop spinning
+                warm_up(backend.run, images)
+                ends, times = time.perf_counter() + seconds, []
+                while time.perf_counter() < ends or len(times) < 3:
+                    times.append(round(_timed(backend.run, images), 4))
+                rows.append({"backend": backend.name, "batch": batch, "round": number, "ms": times})
+    return rows
+
+
+def benchmark_table(rows: list, against: dict[str, str] | str | None = None) -> pd.DataFrame:
+    """One row a backend and batch size: p50_ms, p95_ms, p99_ms, images_s, calls; with `against`, the speedup.
+
+    Parameters
+    ----------
+    against : str or dict, optional
+        The reference backend, or one for each backend. Its median over the median of the backend, round by round:
+        speedup is the median of these ratios, speedup_low and speedup_high the smallest and largest.
+    """
+    frame = pd.DataFrame(rows)
+    medians = frame.assign(ms=frame["ms"].map(np.median)).set_index(["backend", "batch", "round"])["ms"].sort_index()
+    table = []
+    for (name, batch), group in frame.groupby(["backend", "batch"], sort=False):
+        ms = np.concatenate(group["ms"].to_list())
+        p50, p95, p99 = np.percentile(ms, [50, 95, 99])
+        row = {"backend": name, "batch": batch, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
+               "images_s": 1000 * batch / ms.mean(), "calls": len(ms)}  # fmt: skip
+        if against:
+            reference = against[name] if isinstance(against, dict) else against
+            ratios = medians[reference, batch] / medians[name, batch]
+            row |= {"speedup": ratios.median(), "speedup_low": ratios.min(), "speedup_high": ratios.max()}
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def benchmark_clients(backends: list[Backend], image: np.ndarray, clients=(1, 4), seconds=0.4, rounds=3) -> list:
+    """Several clients at once, each sending one image (1, C, S, S) as soon as it has the answer to the last one.
+
+    Returns
+    -------
+    list of dict
+        backend, clients, round, images_s (of all together), ms (latency of each call, as its client sees it).
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def client(run, ends):
+        times = []
+        while time.perf_counter() < ends or not times:
+            times.append(round(_timed(run, image), 4))
+        return times
+
+    rows = []
+    for number in range(rounds):
+        turn = number % len(backends)
+        for backend in backends[turn:] + backends[:turn]:
+            for count in clients:
+                time.sleep(0.02)
+                warm_up(backend.run, image)
+                with ThreadPoolExecutor(count) as pool:
+                    began = time.perf_counter()
+                    times = list(pool.map(client, [backend.run] * count, [began + seconds] * count))
+                    took = time.perf_counter() - began
+                ms = [value for part in times for value in part]
+                rows.append({"backend": backend.name, "clients": count, "round": number, "images_s": len(ms) / took,
+                             "ms": ms})  # fmt: skip
+    return rows
+
+
+def clients_table(rows: list) -> pd.DataFrame:
+    """One row a backend and number of clients: images_s (median of the rounds), p50_ms, p95_ms, p99_ms, calls."""
+    table = []
+    for (name, count), group in pd.DataFrame(rows).groupby(["backend", "clients"], sort=False):
+        ms = np.concatenate(group["ms"].to_list())
+        p50, p95, p99 = np.percentile(ms, [50, 95, 99])
+        table.append({"backend": name, "clients": count, "images_s": group["images_s"].median(), "p50_ms": p50,
+                      "p95_ms": p95, "p99_ms": p99, "calls": len(ms)})  # fmt: skip
+    return pd.DataFrame(table)
+
+
+# What a fresh process does to serve 32 images: nothing but the imports that this backend needs.
+_PROBE_ORT = """
+import sys; import numpy as np; import onnxruntime as ort
+if {provider!r} != "CPUExecutionProvider": import torch; ort.preload_dlls()
+session = ort.InferenceSession({path!r}, providers=[{provider!r}])
+session.run(None, {{"pixels": np.zeros(({batch}, {channels}, {size}, {size}), np.uint8)}})
+"""
+_PROBE_TORCH = """
+import sys; sys.path.insert(0, {kit!r})
+import numpy as np; import torch; import utils
+model, state = utils.load_model({path!r})
+run = utils.torch_runner(utils.ServedNetwork(model, state), {device!r}, **{options})
+run(np.zeros(({batch}, {channels}, {size}, {size}), np.uint8))
+"""
+
+
+def serving_memory(backend: Backend) -> dict[str, float]:
+    """Peak memory in MiB of a fresh process that serves 32 images: `memory_mb` of the host, `gpu_mb` of the GPU.
+
+    Read from /proc, which starts anew with the program; NaN on systems without it.
+    """
+    report = "\nprint(open('/proc/self/status').read() if __import__('os').path.exists('/proc') else '', flush=True)"
+    program = backend.probe + report + "\nprint('ready', flush=True); input()"
+    free = torch.cuda.mem_get_info()[0] if backend.device == "cuda" else 0
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+    told = []
+    for line in process.stdout:
+        told.append(line)
+        if line == "ready\n":
+            break
+    used = (free - torch.cuda.mem_get_info()[0]) / 2**20 if backend.device == "cuda" else math.nan
+    process.communicate("\n")
+    found = re.search(r"VmHWM:\s*(\d+) kB", "".join(told))
+    return {"memory_mb": int(found[1]) / 1024 if found else math.nan, "gpu_mb": used}
+
+
+def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pixels: np.ndarray, compiled=False):
+    """Every way to serve that this machine has; returns (backends, reference of each, table of the tuning).
+
+    Parameters
+    ----------
+    models : dict
+        "fp32" and "int8", on a GPU also "fp16" and, where it works, "tensorrt": exported files.
+
+    The reference of each is PyTorch eager in float32 on the same device. INT8 runs on the CPU, so with a GPU both
+    devices have a reference.
+    """
+    network, _ = served_network(course, checkpoint)
+    batch = {"batch": 32, "channels": course.channels, "size": course.image_size}
+    backends, tuning = [], []
+    for device in dict.fromkeys((course.device.type, "cpu")):
+        label, run, options, table = tuned_torch(network, device, pixels, compiled)
+        tuning.append(table.assign(device=device))
+        low = str(options.get("dtype", torch.float32)).removeprefix("torch.")
+        kinds = [("PyTorch eager", torch_runner(network, device), {}, "float32")]
+        if device == course.device.type:
+            kinds.append((f"PyTorch {label}", run, options, low))
+        for name, call, own, precision in kinds:
+            given = {key: value for key, value in own.items() if key != "dtype"}
+            text = "{" + ", ".join([*(f"{k!r}: {v}" for k, v in given.items()), f"'dtype': torch.{precision}"]) + "}"
+            probe = _PROBE_TORCH.format(kit=str(KIT), path=str(checkpoint), device=device, options=text, **batch)
+            backends.append(Backend(f"{name} ({device})", call, device, precision, "PyTorch", checkpoint, probe))
+    for name, path in models.items():
+        device = "cpu" if name == "int8" else course.device.type
+        graph = {"trt_fp16_enable": True} if name == "tensorrt" else {"enable_cuda_graph": True}
+        provider = "tensorrt" if name == "tensorrt" else device
+        model = OnnxModel(path) if device == "cpu" else BoundModel(path, provider=provider, **graph)
+        probe = _PROBE_ORT.format(path=str(path), provider=model.provider, **batch)
+        backends.append(Backend(f"ONNX Runtime {name} ({device})", model.predict, device, model.metadata["precision"],
+                                model.provider, path, probe))  # fmt: skip
+    return backends, {b.name: f"PyTorch eager ({b.device})" for b in backends}, pd.concat(tuning)
+
+
+def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
+    """Latency of a PyTorch network on random float images, copies to the device and back included.
+
+    Parameters
+    ----------
+    input_shape : tuple
+        (N, C, H, W).
+
+    Returns
+    -------
+    dict with latency_p50, latency_p95, latency_p99 (ms) and throughput (images/s).
+
+    Raises
+    ------
+    CourseError
+        device="cuda" where there is no GPU.
+    """
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise CourseError('There is no GPU here: pass device="cpu".')
+    model, images = model.to(device).eval(), torch.rand(input_shape)
+
+    @torch.inference_mode()
+    def run(images):
+        return model(images.to(device)).cpu()
+
+    return _latencies(run, images, num_runs, warmup)
+
+
+def benchmark_onnx(onnx_path, input_shape, num_runs=100, warmup=10, providers=None) -> dict:
+    """The same of an ONNX file, on random pixels of the type that it asks for, with the provider that really ran.
+
+    Parameters
+    ----------
+    providers : list of str, optional
+        Names of ONNX Runtime, the first of which must start; the CPU's when None.
+
+    Raises
+    ------
+    CourseError
+        The first provider did not start.
+    """
+    wanted = (providers or [PROVIDERS["cpu"]])[0]
+    known = {name: short for short, name in PROVIDERS.items()}
+    if wanted not in known:
+        raise CourseError(f"{wanted} is no provider of this course: choose one of {', '.join(known)}.")
+    session = make_session(onnx_path, known[wanted])
+    source = session.get_inputs()[0]
+    kind = np.uint8 if source.type == "tensor(uint8)" else np.float32
+    images = np.random.default_rng(0).integers(0, 256, input_shape).astype(kind)
+    table = _latencies(lambda images: session.run(None, {source.name: images}), images, num_runs, warmup)
+    return table | {"provider": session.get_providers()[0]}
+
+
+def _latencies(run, images, num_runs: int, warmup: int) -> dict:
+    for _ in range(warmup):
+        run(images)
+    ms = np.array([_timed(run, images) for _ in range(num_runs)])
+    p50, p95, p99 = (float(value) for value in np.percentile(ms, [50, 95, 99]))
+    return {"latency_p50": p50, "latency_p95": p95, "latency_p99": p99,
+            "throughput": float(1000 * len(images) / ms.mean())}  # fmt: skip
+
+
+def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
+    """Which rows no other row beats: at least as good in all columns (low: less is better) and better in one.
+
+    Source: Pareto (1906).
+    """
+    values = np.column_stack([table[name] for name in low] + [-table[name] for name in high])
+    return [not ((values <= row).all(axis=1) & (values < row).any(axis=1)).any() for row in values]
+
+
+def cost_per_million(images_s: float, price_per_hour: float) -> float:
+    """Cost of a million predictions on a machine of that hourly price that never waits."""
+    return 1e6 * price_per_hour / (3600 * images_s)
+
+
+# ------------------------------------------------------------------------------------------------------
+# TensorRT: tried, and whatever happens, written down
+# ------------------------------------------------------------------------------------------------------
+
+# The first pattern that fits names the reason.
+TENSORRT_REASONS = {
+    "no GPU": r"no (NVIDIA )?GPU|no CUDA-capable device|no CUDA runtime|found no NVIDIA",
+    "driver": r"driver|CUDA initialization failure|error: (35|803|804)\b",
+    "unsupported operator": r"unsupported|no importer|not supported|UNSUPPORTED_NODE|No conversion",
+    "library version": r"\.so|No module named|cannot start|did not start|version|incompatible|symbol",
+}
+
+
+def classify_tensorrt(message: str) -> str:
+    """Why TensorRT failed, from its error message: one of TENSORRT_REASONS, or "other"."""
+    found = (name for name, pattern in TENSORRT_REASONS.items() if re.search(pattern, message, re.IGNORECASE))
+    return next(found, "other")
+
+
+def _tensorrt_provider(course: Course, path: Path, engine: Path):
+    """Route 1: ONNX Runtime hands the graph to TensorRT."""
+    model = BoundModel(path, provider="tensorrt", trt_fp16_enable=True)
+    model.predict(np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8))
+    return f"session on {model.provider}"
+
+
+def _tensorrt_engine(course: Course, path: Path, engine: Path):
+    """Route 2: the package `tensorrt` builds an engine for batches of 1 to 128, stored as exports/model.trt."""
+    import tensorrt
+
+    log = tensorrt.Logger(tensorrt.Logger.ERROR)
+    builder = tensorrt.Builder(log)
+    network = builder.create_network(0)
+    parser = tensorrt.OnnxParser(network, log)
+    if not parser.parse(path.read_bytes()):
+        raise RuntimeError("; ".join(parser.get_error(number).desc() for number in range(parser.num_errors)))
+    profile, image = builder.create_optimization_profile(), (course.channels, course.image_size, course.image_size)
+    profile.set_shape("pixels", (1, *image), (32, *image), (128, *image))
+    config = builder.create_builder_config()
+    config.add_optimization_profile(profile)
+    config.set_flag(tensorrt.BuilderFlag.FP16)
+    built = builder.build_serialized_network(network, config)
+    if built is None:
+        raise RuntimeError("the builder returned no engine")
+    with atomic(engine) as temporary:
+        temporary.write_bytes(bytes(built))
+    return f"{engine.name}, {engine.stat().st_size / 2**20:.1f} MiB, TensorRT {tensorrt.__version__}"
+
+
+def try_tensorrt(course: Course, path: Path) -> dict:
+    """Try both routes to TensorRT and write what happened to exports/tensorrt_attempt.json.
+
+    A documented failure costs no marks: date, machine, versions, and for each route the outcome, the reason in one
+    word and the message, as found.
+    """
+    attempts = []
+    for route, work in (("onnxruntime", _tensorrt_provider), ("tensorrt", _tensorrt_engine)):
+        began, attempt = time.perf_counter(), {"route": route, "works": False, "reason": "", "message": ""}
+        try:
+            if not torch.cuda.is_available():
+                raise CourseError("there is no GPU here: torch.cuda.is_available() is False")
+            attempt |= {"works": True, "message": work(course, path, course.exports / "model.trt")}
+        except Exception as error:  # the bindings of TensorRT raise whatever they like; all of it is documented
+            attempt |= {"message": f"{type(error).__name__}: {error}", "reason": classify_tensorrt(str(error))}
+        attempts.append(attempt | {"seconds": round(time.perf_counter() - began, 1)})
+    told = environment().to_dict() | {"date": _now(), "model": Path(path).stem}
+    result = {"works": any(a["works"] for a in attempts), "attempts": attempts, "environment": told}
+    write_json(course.exports / "tensorrt_attempt.json", result)
+    return result
+
+
+def tensorrt_section(result: dict) -> str:
+    """A section for the report, in Markdown, from what `try_tensorrt` found."""
+    told = result["environment"]
+    lines = [f"Tried on {told['date']} on {told['hardware']} (Python {told['python']}, torch {told['torch']}, CUDA of "
+             f"torch {told['CUDA of torch']}, driver {told.get('GPU driver', 'none')}).", "",
+             "| route | outcome | reason | message |", "|---|---|---|---|"]  # fmt: skip
+    for attempt in result["attempts"]:
+        outcome = "works" if attempt["works"] else "failed"
+        message = " ".join(attempt["message"].split()).replace("|", "/")
+        lines.append(f"| {attempt['route']} | {outcome} | {attempt['reason'] or '–'} | {message} |")
+    last = "TensorRT serves this model." if result["works"] else "ONNX Runtime serves instead: the documented fallback."
+    return "\n".join([*lines, "", last])
+
+
+# ------------------------------------------------------------------------------------------------------
+# Figures of theme 4
+# ------------------------------------------------------------------------------------------------------
+
+
+def plot_pareto(table: pd.DataFrame, title: str):
+    """Latency against accuracy with its interval; the size of a dot is that of the file, the line the Pareto front.
+
+    Columns: p50_ms, accuracy, low, high, size_mb, front (bool); index: names of the backends.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(10, 4.6))
+    front = table[table["front"]].sort_values("p50_ms")
+    axis.plot(front["p50_ms"], front["accuracy"], "--", color=COLOURS[6], zorder=1, label="Pareto front")
+    for number, (name, row) in enumerate(table.iterrows()):
+        colour = COLOURS[number % len(COLOURS)]
+        error = np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]])
+        axis.errorbar(row["p50_ms"], row["accuracy"], error, color=colour, capsize=4, lw=1, zorder=2)
+        axis.scatter(row["p50_ms"], row["accuracy"], s=60 + 120 * row["size_mb"], color=colour, edgecolor="black",
+                     marker="osD^vP*"[number % 7], zorder=3, label=f"{name}: {row['size_mb']:.2f} MB")  # fmt: skip
+    axis.set(xscale="log", xlabel="latency of one image, p50 (ms, logarithmic)", ylabel="accuracy on test, 95 %",
+             title=title)  # fmt: skip
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=0.6)
+    return figure
+
+
+def plot_latency(table: pd.DataFrame, title: str):
+    """Latency (p50 to p99) and throughput by batch size, one line a backend."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
+    for number, (name, own) in enumerate(table.groupby("backend", sort=False)):
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": "osD^vP*"[number % 7], "label": name}
+        error = np.array([own["p50_ms"] * 0, own["p99_ms"] - own["p50_ms"]])
+        left.errorbar(own["batch"] * (1 + 0.04 * number), own["p50_ms"], error, capsize=3, **look)
+        right.plot(own["batch"], own["images_s"], **look)
+    batches = sorted(table["batch"].unique())
+    for axis, label in ((left, "ms a batch: p50, bar up to p99"), (right, "images/s")):
+        axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel=label)
+        axis.set_xticks(batches, batches)
+        axis.minorticks_off()
+    left.set_title(title)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
