@@ -1,7 +1,6 @@
 # Bootstrap, the same in all notebooks: finds the kit (on Colab: fetches it) and installs only what is missing.
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY, BRANCH = "https://github.com/OWNER/REPOSITORY", "main"  # stamped when the kit is published
@@ -13,8 +12,6 @@ if root is None:
     root = places[-1]
     subprocess.run(["git", "clone", "-q", "--depth", "1", "-b", BRANCH, REPOSITORY, str(root)], check=True)
 sys.path.insert(0, str(root))
-# Never torch, numpy, pandas or setuptools: Colab's own fit its drivers, and replacing them costs minutes.
-packages = {"sklearn": "scikit-learn", "optuna": "optuna", "tensorboard": "tensorboard!=2.20.*", "tqdm": "tqdm"}
-missing = [package for module, package in packages.items() if find_spec(module) is None]
-if missing:
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
+from tools.packages import install
+
+install()  # never torch, numpy, pandas or setuptools
