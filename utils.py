@@ -2965,6 +2965,21 @@ def benchmark(backends: list[Backend], pixels: np.ndarray, batches=(1, 8, 32, 12
     return rows
 
 
+def benchmark_once(course: Course, name: str, backends, pixels, again: bool = False, measure=benchmark, **options):
+    """`benchmark` (or `benchmark_clients`) by identity: a finished one loads and says when and where it was measured.
+
+    again : bool
+        Measure again and replace what is stored.
+    """
+    files = [(b.name, b.device, b.precision, b.provider, _checksum(b.file)[:16]) for b in backends]
+
+    def work():
+        return measure(backends, pixels, **options)
+
+    given = (measure, warm_up, files, options, list(pixels.shape), torch.get_num_threads())
+    return once(course, name, work, depends=given, again=again)
+
+
 def benchmark_table(rows: list, against: dict[str, str] | str | None = None) -> pd.DataFrame:
     """One row a backend and batch size: p50_ms, p95_ms, p99_ms, images_s, calls; with `against`, the speedup.
 
@@ -3050,25 +3065,31 @@ run(np.zeros(({batch}, {channels}, {size}, {size}), np.uint8))
 """
 
 
-def serving_memory(backend: Backend) -> dict[str, float]:
+def serving_memory(backends: list[Backend]) -> pd.DataFrame:
     """Peak memory in MiB of a fresh process that serves 32 images: `memory_mb` of the host, `gpu_mb` of the GPU.
 
-    Read from /proc, which starts anew with the program; NaN on systems without it.
+    Read from /proc, which counts anew for each program; NaN on systems without it.
     """
-    report = "\nprint(open('/proc/self/status').read() if __import__('os').path.exists('/proc') else '', flush=True)"
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # on a GPU, the others would count too
+        rows = list(pool.map(_memory_of, backends))
+    return pd.DataFrame(rows, index=[backend.name for backend in backends], columns=["memory_mb", "gpu_mb"])
+
+
+def _memory_of(backend: Backend) -> tuple[float, float]:
+    report = "\nimport os; print(open('/proc/self/status').read() if os.path.exists('/proc') else '')"
     program = backend.probe + report + "\nprint('ready', flush=True); input()"
     free = torch.cuda.mem_get_info()[0] if backend.device == "cuda" else 0
     process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.DEVNULL, text=True)  # fmt: skip
-    told = []
-    for line in process.stdout:
-        told.append(line)
-        if line == "ready\n":
-            break
+    told = ""
+    while (line := process.stdout.readline()) not in ("ready\n", ""):
+        told += line
     used = (free - torch.cuda.mem_get_info()[0]) / 2**20 if backend.device == "cuda" else math.nan
-    process.communicate("\n")
-    found = re.search(r"VmHWM:\s*(\d+) kB", "".join(told))
-    return {"memory_mb": int(found[1]) / 1024 if found else math.nan, "gpu_mb": used}
+    process.communicate("\n")  # it waited, so that its memory on the GPU could be seen
+    found = re.search(r"VmHWM:\s*(\d+) kB", told)
+    return int(found[1]) / 1024 if found else math.nan, used
 
 
 def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pixels: np.ndarray, compiled=False):
@@ -3085,27 +3106,27 @@ def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pix
     network, _ = served_network(course, checkpoint)
     batch = {"batch": 32, "channels": course.channels, "size": course.image_size}
     backends, tuning = [], []
+    where = {course.device.type: ""} if course.device.type == "cpu" else {"cuda": "", "cpu": " on the CPU"}
     for device in dict.fromkeys((course.device.type, "cpu")):
         label, run, options, table = tuned_torch(network, device, pixels, compiled)
         tuning.append(table.assign(device=device))
         low = str(options.get("dtype", torch.float32)).removeprefix("torch.")
         kinds = [("PyTorch eager", torch_runner(network, device), {}, "float32")]
-        if device == course.device.type:
-            kinds.append((f"PyTorch {label}", run, options, low))
+        kinds += [(f"PyTorch {label}", run, options, low)] if device == course.device.type else []
         for name, call, own, precision in kinds:
             given = {key: value for key, value in own.items() if key != "dtype"}
             text = "{" + ", ".join([*(f"{k!r}: {v}" for k, v in given.items()), f"'dtype': torch.{precision}"]) + "}"
             probe = _PROBE_TORCH.format(kit=str(KIT), path=str(checkpoint), device=device, options=text, **batch)
-            backends.append(Backend(f"{name} ({device})", call, device, precision, "PyTorch", checkpoint, probe))
+            backends.append(Backend(name + where[device], call, device, precision, "PyTorch", checkpoint, probe))
     for name, path in models.items():
         device = "cpu" if name == "int8" else course.device.type
         graph = {"trt_fp16_enable": True} if name == "tensorrt" else {"enable_cuda_graph": True}
         provider = "tensorrt" if name == "tensorrt" else device
         model = OnnxModel(path) if device == "cpu" else BoundModel(path, provider=provider, **graph)
         probe = _PROBE_ORT.format(path=str(path), provider=model.provider, **batch)
-        backends.append(Backend(f"ONNX Runtime {name} ({device})", model.predict, device, model.metadata["precision"],
+        backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device, model.metadata["precision"],
                                 model.provider, path, probe))  # fmt: skip
-    return backends, {b.name: f"PyTorch eager ({b.device})" for b in backends}, pd.concat(tuning)
+    return backends, {b.name: "PyTorch eager" + where[b.device] for b in backends}, pd.concat(tuning)
 
 
 def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
@@ -3274,6 +3295,68 @@ def tensorrt_section(result: dict) -> str:
 # ------------------------------------------------------------------------------------------------------
 
 
+def plot_steps(table: pd.DataFrame, title: str):
+    """Speedup of each backend with the range of its rounds, one group a batch size (table of `benchmark_table`)."""
+    import matplotlib.pyplot as plt
+
+    style()
+    batches, names = sorted(table["batch"].unique()), table["backend"].unique()[::-1]
+    figure, axis = plt.subplots(figsize=(10, 0.55 * len(names) + 1.6))
+    for number, batch in enumerate(batches):
+        own = table[table["batch"] == batch].set_index("backend").loc[names]
+        places = np.arange(len(names)) + 0.2 * (len(batches) - 1 - 2 * number)
+        error = np.abs([own["speedup"] - own["speedup_low"], own["speedup_high"] - own["speedup"]])
+        bars = axis.barh(places, own["speedup"], 0.38, xerr=error, capsize=3, color=COLOURS[number], label=f"{batch} "
+                         f"image{'s' if batch > 1 else ''} a call", hatch=("", "//")[number % 2])  # fmt: skip
+        texts = [f"{value:.1f}×" for value in own["speedup"]]
+        axis.bar_label(bars, texts, label_type="center", fontsize=9, bbox={"facecolor": "white", "pad": 1, "lw": 0})
+    axis.axvline(1, ls=":", color="black")
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="speedup: median of the rounds, bar from the smallest to the largest", title=title)
+    axis.legend(loc="lower right")
+    return figure
+
+
+def plot_sensitivity(scan: list, title: str):
+    """How far the probabilities move when one layer alone is quantized, most sensitive layer on top."""
+    import matplotlib.pyplot as plt
+
+    style()
+    table = pd.DataFrame(scan)[::-1]
+    figure, axis = plt.subplots(figsize=(9, 0.28 * len(table) + 1.4))
+    axis.barh(table["layer"], table["kl"].clip(lower=1e-12))
+    axis.set(xscale="log", xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)", title=title)
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+# What an operator does, by a piece of its name; the first that fits.
+OPERATIONS = {"convolution": "Conv", "normalisation": "BatchNorm", "activation": "Relu", "addition": "Add",
+              "pooling": "Pool|Reduce"}  # fmt: skip
+
+
+def plot_graphs(table: pd.DataFrame, title: str):
+    """The nodes of several versions of one graph, stacked by what they do (table of `graph_table`)."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(10, 0.55 * len(table.columns) + 1.6))
+    left, nodes = np.zeros(len(table.columns)), table.drop(index=["all nodes", "KiB on disk"])
+    kinds = pd.Series({name: next((kind for kind, piece in OPERATIONS.items() if re.search(piece, name)), "other")
+                       for name in nodes.index})  # fmt: skip
+    for number, kind in enumerate([*OPERATIONS, "other"]):
+        count = nodes[kinds == kind].sum().to_numpy()
+        bars = axis.barh(table.columns, count, left=left, label=kind, color=COLOURS[number], edgecolor="white",
+                         hatch=("", "..", "//", "xx", "", "oo")[number])  # fmt: skip
+        axis.bar_label(bars, [str(n) if n else "" for n in count], label_type="center", fontsize=9,
+                       bbox={"facecolor": "white", "pad": 1, "edgecolor": "none", "alpha": 0.8})  # fmt: skip
+        left += count
+    axis.invert_yaxis()
+    axis.set(xlabel="nodes", title=title)
+    axis.legend(ncols=3, loc="lower right")
+    return figure
+
+
 def plot_pareto(table: pd.DataFrame, title: str):
     """Latency against accuracy with its interval; the size of a dot is that of the file, the line the Pareto front.
 
@@ -3293,6 +3376,9 @@ def plot_pareto(table: pd.DataFrame, title: str):
                      marker="osD^vP*"[number % 7], zorder=3, label=f"{name}: {row['size_mb']:.2f} MB")  # fmt: skip
     axis.set(xscale="log", xlabel="latency of one image, p50 (ms, logarithmic)", ylabel="accuracy on test, 95 %",
              title=title)  # fmt: skip
+    for place in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        place("{x:g}")
+    axis.tick_params(axis="x", which="both", labelrotation=45, labelsize=9)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=0.6)
     return figure
 
@@ -3312,7 +3398,11 @@ def plot_latency(table: pd.DataFrame, title: str):
     for axis, label in ((left, "ms a batch: p50, bar up to p99"), (right, "images/s")):
         axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel=label)
         axis.set_xticks(batches, batches)
+        axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-    left.set_title(title)
+    left.set_title("latency")
+    right.set_title("throughput")
+    figure.suptitle(title)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -106,7 +106,8 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
             head = f"{theme:<7}{took:>8.0f}" if number == 0 else " " * 15
             lines.append(f"{head}  {'✓' if row['passed'] else '✗'} {row['name']}: {value} (target {row['target']})")
     lines += ["", "headline figures (" + results["meta"]["hardware"] + "):"]
-    lines += [f"  {key:<36}{value:.4g}" for key, value in results.get("headline", {}).items()]
+    for key, value in results.get("headline", {}).items():
+        lines.append(f"  {key:<36}{value if isinstance(value, str) else f'{value:.4g}'}")
     if results["meta"]["source"] == "sample":
         lines += ["", "SAMPLE DATA: drawn images; these figures show that the kit works and nothing else."]
     exports = home / "exports"
