@@ -2620,9 +2620,9 @@ class OnnxModel:
     def check(self, pixels: np.ndarray) -> np.ndarray:
         """Refuse what the network was not made for, in words: another type, size or number of channels, no image."""
         shape = (self.channels, self.size, self.size)
-        if getattr(pixels, "dtype", None) != np.uint8:
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
             kind = getattr(pixels, "dtype", type(pixels).__name__)
-            lost = np.isnan(pixels).sum() if np.issubdtype(kind, np.floating) else 0
+            lost = np.isnan(pixels).sum() if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f" else 0
             kind = f"{kind} with {lost} NaN" if lost else kind
             raise CourseError(f"pixels must be uint8 (0..255), these are {kind}: pass what utils.decode returns; the "
                               "model normalises by itself.")  # fmt: skip
@@ -2663,7 +2663,8 @@ class BoundModel(OnnxModel):
     def _predict(self, pixels, ort):
         if len(pixels) not in self.buffers:
             answer = np.zeros((len(pixels), len(self.classes)), np.float32)
-            source, target = (ort.OrtValue.ortvalue_from_numpy(a, self.place, 0) for a in (pixels, answer))
+            # A copy: in host memory an OrtValue shares the array that it was made from, and would overwrite it later.
+            source, target = (ort.OrtValue.ortvalue_from_numpy(a, self.place, 0) for a in (pixels.copy(), answer))
             binding, options = self.session.io_binding(), ort.RunOptions()
             binding.bind_ortvalue_input("pixels", source)
             binding.bind_ortvalue_output("probabilities", target)
@@ -2780,6 +2781,8 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
     settings = {"per_channel": True, "activation_type": quantization.QuantType.QUInt8,
                 "weight_type": quantization.QuantType.QInt8, "quant_format": quantization.QuantFormat.QDQ,
                 "nodes_to_exclude": list(keep_float), "nodes_to_quantize": list(only or [])}  # fmt: skip
+    if keep_float:  # else additions and pooling in INT8 would round what a layer in float32 reads and writes
+        settings["op_types_to_quantize"] = list(LAYERS)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
         logging.disable(logging.WARNING)  # it asks for a pre-processing that the export has already done
@@ -2799,11 +2802,14 @@ def _metadata(path: Path) -> dict:
     return {item.key: json.loads(item.value) for item in onnx.load(path, load_external_data=False).metadata_props}
 
 
+LAYERS = ("Conv", "Gemm", "MatMul")
+
+
 def quantizable(path: Path) -> dict[str, str]:
     """The layers with weights of an exported graph: name of the node -> name of the layer in PyTorch."""
     import onnx
 
-    nodes = [node for node in onnx.load(path).graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    nodes = [node for node in onnx.load(path).graph.node if node.op_type in LAYERS]
     return {node.name: node.input[1].removeprefix("model.").removesuffix(".weight") for node in nodes}
 
 
@@ -2816,7 +2822,7 @@ def sensitivity(course: Course, path: Path, calibration: np.ndarray, pixels: np.
         layer, node, kl (mean Kullback-Leibler divergence of the probabilities from the float ones, in nats: it sees
         harm long before a decision flips), accuracy_change, n.
     """
-    from scipy.special import rel_entr
+    from scipy.special import kl_div
 
     reference, _ = OnnxModel(path).predict_all(pixels)
     rows = []
@@ -2825,7 +2831,7 @@ def sensitivity(course: Course, path: Path, calibration: np.ndarray, pixels: np.
         mine, _ = OnnxModel(stored).predict_all(pixels)
         stored.unlink()
         change = (mine.argmax(1) == labels).mean() - (reference.argmax(1) == labels).mean()
-        rows.append({"layer": layer, "node": node, "kl": float(rel_entr(reference, mine).sum(axis=1).mean()),
+        rows.append({"layer": layer, "node": node, "kl": float(kl_div(reference, mine).sum(axis=1).mean()),
                      "accuracy_change": float(change), "n": len(labels)})  # fmt: skip
     return sorted(rows, key=lambda row: -row["kl"])
 
@@ -3124,8 +3130,9 @@ def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pix
         provider = "tensorrt" if name == "tensorrt" else device
         model = OnnxModel(path) if device == "cpu" else BoundModel(path, provider=provider, **graph)
         probe = _PROBE_ORT.format(path=str(path), provider=model.provider, **batch)
-        backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device, model.metadata["precision"],
-                                model.provider, path, probe))  # fmt: skip
+        precision = model.metadata["precision"]
+        backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device, precision, model.provider,
+                                path, probe))  # fmt: skip
     return backends, {b.name: "PyTorch eager" + where[b.device] for b in backends}, pd.concat(tuning)
 
 
