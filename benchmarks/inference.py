@@ -58,8 +58,8 @@ def main() -> None:
     print(f"\n{utils.agreement(network, float_model, pixels).to_string()}\n")
     answers = [utils.OnnxModel(models[name]).predict_all(pixels)[0].argmax(1) for name in ("fp32", "int8")]
     paired = utils.compare(*answers, labels, resamples=2000)
-    print("INT8 minus float32, accuracy on test: {difference:+.4f} [{low:+.4f}, {high:+.4f}], n = {n}, lost {only_first}, "
-          "won {only_second}".format(**paired))  # fmt: skip
+    print("INT8 minus float32, accuracy on test: {difference:+.4f} [{low:+.4f}, {high:+.4f}], n = {n}, lost "
+          "{only_first}, won {only_second}".format(**paired))  # fmt: skip
     print(f"{course.dataset} at {course.image_size} px, {options.rounds} rounds, {utils.hardware()}, torch "
           f"{torch.__version__}")  # fmt: skip
 
