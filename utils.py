@@ -172,6 +172,11 @@ class Course:
     def runs(self) -> Path:
         return self.home / "runs"
 
+    @property
+    def logs(self) -> Path:
+        """On the local disk, as writers append to them all the time; `keep` copies them to the home."""
+        return self.local / "logs"
+
 
 def set_seed(seed: int = 42, threads: int | None = None) -> None:
     """Fix every source of randomness, and the number of threads that sums are split over.
@@ -3413,3 +3418,292 @@ def plot_latency(table: pd.DataFrame, title: str):
     figure.suptitle(title)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
+
+
+# ======================================================================================================
+# 6 · MONITORING: from log lines to alerts (theme 5)
+# ======================================================================================================
+
+# ------------------------------------------------------------------------------------------------------
+# The log: one line a prediction, appended, never rewritten
+# ------------------------------------------------------------------------------------------------------
+
+LOG_COLUMNS = ("timestamp", "run_id", "model", "image", "pred_class", "confidence", "latency_ms", "batch", "brightness",
+               "contrast", "sharpness", "status", "extra")  # fmt: skip
+ALERT_COLUMNS = ("timestamp", "run_id", "rule", "severity", "event", "metric", "value", "threshold", "runbook")
+
+
+def image_statistics(pixels: np.ndarray) -> pd.DataFrame:
+    """Three numbers an image that show a broken input before any label arrives.
+
+    Parameters
+    ----------
+    pixels : uint8 (N, C, S, S)
+
+    Returns
+    -------
+    DataFrame, one row an image, of the grey image (mean of the channels), in grey levels 0..255:
+        brightness: mean; contrast: standard deviation; sharpness: variance of the Laplacian (inner pixels), which
+        blur lowers. Source: Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy (2000).
+    """
+    blocks = [_image_statistics(pixels[i : i + 256]) for i in range(0, max(1, len(pixels)), 256)]
+    return pd.DataFrame({name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]})
+
+
+def _image_statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """`image_statistics` of a block that fits the cache, less the table, whose making takes as long as the numbers."""
+    grey = pixels.mean(axis=1, dtype=np.float32)
+    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    laplacian = around - 4 * grey[:, 1:-1, 1:-1]
+    return {"brightness": grey.mean(axis=(1, 2)), "contrast": grey.std(axis=(1, 2)),
+            "sharpness": laplacian.var(axis=(1, 2))}  # fmt: skip
+
+
+class AppendOnlyCsv:
+    """A CSV file that many processes append to and that no crash shortens.
+
+    The file is opened with O_APPEND and every call is one `write`: on a local disk the system puts it whole at the
+    end, so lines of two writers never mix. A line torn by a crash stays alone, as the next write begins a new one.
+    The first line names the schema, and a file of another schema is refused rather than mixed.
+    """
+
+    def __init__(self, path: str | Path, kind: str, columns: tuple[str, ...]):
+        self.path, self.columns = Path(path), columns
+        self.header = f"# {kind} log, schema 1\n{','.join(columns)}\n".encode()
+
+    def append(self, rows: list[list]) -> None:
+        """Add whole lines, in one write.
+
+        Raises
+        ------
+        CourseError
+            No permission, disk full, a write cut short, a file of another schema; what stood there is untouched.
+        """
+        import csv
+
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([[_text(value) for value in row] for row in rows])
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                self._begin(file)
+                self._write(file, text.getvalue().encode())
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise CourseError(
+                f"{self.path} could not be written ({error.strerror or error}): free some space or check the "
+                "permissions of the folder, then go on. The lines written before are all there."
+            ) from error
+
+    def _write(self, file: int, lines: bytes) -> None:
+        os.lseek(file, -1, os.SEEK_END)
+        if os.read(file, 1) != b"\n" and lines:  # torn by a crash: that line stays alone
+            lines = b"\n" + lines
+        if os.write(file, lines) < len(lines):
+            raise OSError("only a part of the last line was written")
+
+    def _begin(self, file: int) -> None:
+        """Write the header, or what a crash left out of it; one process at a time."""
+        if self._missing_header(os.read(file, len(self.header))):
+            from filelock import FileLock
+
+            with FileLock(f"{self.path}.lock", timeout=10):
+                os.lseek(file, 0, os.SEEK_SET)
+                os.write(file, self._missing_header(os.read(file, len(self.header))))
+
+    def _missing_header(self, found: bytes) -> bytes:
+        if not self.header.startswith(found):
+            raise CourseError(
+                f"{self.path} has another schema (its first line is {found.splitlines()[0].decode(errors='replace')!r},"
+                f" expected {self.header.splitlines()[0].decode()!r}): move the file away, and a new one is started."
+            )
+        return self.header[len(found) :]
+
+    def read(self) -> tuple[list[list[str]], int]:
+        """Fields of all whole lines, and how many lines were torn."""
+        import csv
+
+        if not self.path.exists():
+            raise CourseError(f"{self.path} is missing: run notebooks/theme5_monitoring.ipynb, which writes it.")
+        content = self.path.read_bytes()
+        self._missing_header(content[: len(self.header)])
+        lines = [line for line in content[len(self.header) :].decode(errors="replace").split("\n") if line]
+        # Line by line: within one file, an open quote in a torn line would swallow the lines after it.
+        fields = [next(csv.reader([line]), []) for line in lines]
+        whole = [row for row in fields if len(row) == len(self.columns)]
+        return whole, len(lines) - len(whole)
+
+
+def _text(value) -> str:
+    """A value as it stands in a log: UTC times with milliseconds, six digits, no line breaks, nothing for NaN."""
+    value = value.item() if hasattr(value, "item") else value
+    if value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, datetime):
+        value = value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
+        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).splitlines())
+
+
+def new_run_id() -> str:
+    """Name of one run of a service: when it began, and six digits that tell two of the same second apart."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
+
+
+class InferenceLogger:
+    """Append one line a prediction to a CSV file, safely with several processes and across crashes.
+
+    Parameters
+    ----------
+    log_file : path
+        Made if missing, never truncated; on a local disk (network drives do not promise whole appends).
+    run_id : str, optional
+        Stands in every line, and `read_log` selects by it; a new one when None.
+
+    Raises
+    ------
+    CourseError
+        The file has another schema or cannot be written; what it held is untouched.
+    """
+
+    def __init__(self, log_file: str | Path, run_id: str | None = None):
+        self.path, self.run_id = Path(log_file), run_id or new_run_id()
+        self._file = AppendOnlyCsv(log_file, "inference", LOG_COLUMNS)
+        self._file.append([])
+
+    def log(self, pred_class: int, confidence: float, latency_ms: float, **extra) -> None:
+        """Log one prediction; see `log_batch` for `extra`."""
+        self.log_batch([pred_class], [confidence], [latency_ms], **{key: [value] for key, value in extra.items()})
+
+    def log_batch(self, preds, confidences, latencies, **extra) -> None:
+        """Log a batch, all lines in one write.
+
+        Parameters
+        ----------
+        preds : N class numbers
+        confidences : N probabilities of the predicted class, 0..1
+        latencies : N times in ms; every image of a batch waits for the whole batch
+        extra : one value for all, or a list of N
+            Columns of LOG_COLUMNS (`timestamp`: datetime, UTC if it names no zone, the time now if missing;
+            `status`: "ok" or the name of an error); other names go into the column `extra` as JSON.
+        """
+        n = len(preds)
+        values = {"timestamp": datetime.now(UTC), "run_id": self.run_id, "batch": n, "status": "ok"} | extra
+        values |= {"pred_class": list(preds), "confidence": list(confidences), "latency_ms": list(latencies)}
+        table = {name: _spread(name, value, n) for name, value in values.items()}
+        unknown = [name for name in table if name not in LOG_COLUMNS]
+        if unknown:
+            rows = ({name: table[name][i] for name in unknown} for i in range(n))
+            table["extra"] = [json.dumps(row, default=_plain) for row in rows]
+        nothing = [None] * n
+        self._file.append(list(zip(*(table.get(name, nothing) for name in LOG_COLUMNS), strict=True)))
+
+    def close(self) -> None:
+        """Nothing is held open between two lines; for code that expects a file."""
+
+    def __enter__(self) -> InferenceLogger:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+def _spread(name: str, value, n: int) -> list:
+    if not isinstance(value, (list, tuple)) and not getattr(value, "ndim", 0):
+        return [value] * n
+    if len(value) != n:
+        raise CourseError(f"log_batch: {name} has {len(value)} values for {n} predictions: give one for each.")
+    return list(value)
+
+
+def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
+    """Read an inference log; lines that a crash has torn are left out, and counted in one printed sentence.
+
+    Returns
+    -------
+    DataFrame with the columns of LOG_COLUMNS
+        timestamp as UTC, pred_class as Int64 (missing where the request failed), numbers as float, the rest as text.
+
+    Raises
+    ------
+    CourseError
+        No such file, or another schema.
+    """
+    rows, torn = AppendOnlyCsv(path, "inference", LOG_COLUMNS).read()
+    log = pd.DataFrame(rows, columns=list(LOG_COLUMNS), dtype=object)
+    names = ["pred_class", "confidence", "latency_ms", "batch", "brightness", "contrast", "sharpness"]
+    numbers = log[names].apply(pd.to_numeric, errors="coerce").astype(float)
+    bad = (numbers.isna() & log[names].ne("")).any(axis=1) | log["status"].eq("") | ~log["extra"].map(_is_json)
+    log["timestamp"] = pd.to_datetime(log["timestamp"], utc=True, errors="coerce", format="ISO8601").dt.as_unit("ns")
+    log[names] = numbers
+    log["pred_class"] = numbers["pred_class"].round().astype("Int64")
+    log["status"] = log["status"].astype(str)
+    bad |= log["timestamp"].isna()
+    if torn + bad.sum():
+        print(f"{Path(path).name}: {torn + bad.sum()} of {torn + len(log)} lines are torn (by a crash) and left out.")
+    return log[~bad & ((log["run_id"] == run_id) | (run_id is None))].reset_index(drop=True)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return not text or bool(json.loads(text))
+    except ValueError:
+        return False
+
+
+class MonitoredModel:
+    """A model that answers as before and leaves one log line a prediction.
+
+    Parameters
+    ----------
+    model : object
+        `.predict(pixels)`: uint8 (N, C, S, S) -> probabilities (N, K), and `.hash`, which the log names.
+    logger : InferenceLogger
+
+    Attributes
+    ----------
+    lost : int
+        Predictions that were answered but could not be logged: a full disk must not cost a patient an answer.
+    """
+
+    def __init__(self, model, logger: InferenceLogger):
+        self.model, self.logger, self.lost = model, logger, 0
+
+    def predict(self, pixels: np.ndarray, images=None, timestamp: datetime | None = None, added_ms: float = 0.0):
+        """Answer of the model, float32 (N, K); its errors are logged and raised again.
+
+        Parameters
+        ----------
+        pixels : uint8 (N, C, S, S)
+        images : list of N ids, optional
+        timestamp : datetime, optional
+            Of the log line; the time now if None. A replay gives its own.
+        added_ms : float
+            Added to the measured latency without waiting: a drill shows a slow model in no time.
+        """
+        began = time.perf_counter()
+        try:
+            probabilities = self.model.predict(pixels)
+        except Exception as error:
+            self._log(pixels, None, began, added_ms, images, timestamp, type(error).__name__)
+            raise
+        self._log(pixels, probabilities, began, added_ms, images, timestamp, "ok")
+        return probabilities
+
+    def _log(self, pixels, probabilities, began, added_ms, images, timestamp, status) -> None:
+        latency = (time.perf_counter() - began) * 1000 + added_ms
+        try:
+            n = len(pixels)
+            seen = _image_statistics(pixels) if np.ndim(pixels) == 4 else {}
+            blank = [None] * n
+            preds, confidences = blank, blank
+            if probabilities is not None:
+                preds, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+            self.logger.log_batch(preds, confidences, [latency] * n, model=self.model.hash, image=images,
+                                  timestamp=timestamp or datetime.now(UTC), status=status, **seen)  # fmt: skip
+        except Exception as error:  # whatever it is, the answer matters more than its log line
+            self.lost += 1
+            if self.lost == 1:
+                print(f"Monitoring has a gap: {error} Predictions go on.")
