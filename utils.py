@@ -3707,3 +3707,119 @@ class MonitoredModel:
             self.lost += 1
             if self.lost == 1:
                 print(f"Monitoring has a gap: {error} Predictions go on.")
+
+
+# ------------------------------------------------------------------------------------------------------
+# From lines to numbers: trailing windows against a quiet day
+# ------------------------------------------------------------------------------------------------------
+
+BLANK_CONTRAST = 2.0  # grey levels; a picture of nothing still has the sensor's noise, about one
+LOW_CONFIDENCE = 0.7
+COMPARED = ("positive_share", "confidence", "brightness", "sharpness")  # those that a window compares with a quiet day
+METRICS = ("requests", "throughput", "latency_p50", "latency_p95", "latency_p99", "error_rate", "confidence",
+           "low_confidence_share", "positive_share", "blank_share", "brightness", "contrast", "sharpness",
+           *(f"{name}_z" for name in COMPARED))  # fmt: skip
+
+
+def _quantities(log: pd.DataFrame) -> pd.DataFrame:
+    """What each answered request contributes to the means of a window; failed requests have no such numbers."""
+    answered = log[log["status"] == "ok"]
+    table = answered[["confidence", "latency_ms", "brightness", "contrast", "sharpness"]].astype(float)
+    table["positive_share"] = (answered["pred_class"] != 0).astype(float)
+    table["low_confidence_share"] = (table["confidence"] < LOW_CONFIDENCE).astype(float)
+    table["blank_share"] = (table["contrast"] < BLANK_CONTRAST).astype(float)
+    return table
+
+
+def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and n of a quiet period, by quantity: what "normal" means for the alerts.
+
+    Raises
+    ------
+    CourseError
+        Fewer than 100 answered requests: the baseline itself would be noise.
+    """
+    table = _quantities(log)
+    if len(table) < 100:
+        raise CourseError(f"A baseline of {len(table)} answered requests is too short: log at least 100 quiet ones.")
+    return {name: {"mean": float(table[name].mean()), "std": float(table[name].std()), "n": len(table)}
+            for name in table}  # fmt: skip
+
+
+def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, baseline: dict | None = None,
+                      until: datetime | None = None) -> pd.DataFrame:  # fmt: skip
+    """Service and model in numbers: one row a tick, over the trailing window (tick - minutes, tick].
+
+    Parameters
+    ----------
+    log : DataFrame of `read_log`
+    minutes, every : int
+        Length of the window and distance of the ticks. Neighbouring windows overlap.
+    baseline : dict of `monitoring_baseline`, optional
+        Adds `<name>_z`: the deviation from the baseline in standard errors, (m - m0) / (s √(1/n + 1/n0)). s is the
+        larger of both standard deviations: one odd image in a small window widens its own yardstick.
+    until : datetime, optional
+        Last tick; the end of the log when None. A live watch gives the time now, else silence goes unseen.
+
+    Returns
+    -------
+    DataFrame: `timestamp` (of the tick), `window` (minutes) and METRICS
+        throughput in requests a minute, latency in ms, shares and rates in 0..1. Failed requests count in
+        `requests`, `throughput` and `error_rate` only. Means over nothing are NaN.
+    """
+    if log.empty:
+        raise CourseError("The log has no lines: serve some predictions first, or read it with another run_id.")
+    log = log.sort_values("timestamp", kind="stable")
+    step, start = pd.Timedelta(minutes=every), log["timestamp"].iloc[0].floor(f"{every}min")
+    end = max(pd.Timestamp(until or log["timestamp"].iloc[-1]).ceil(f"{every}min"), start + step)
+    ticks = pd.date_range(start + step, end, freq=step)
+    table, times = _quantities(log), pd.DatetimeIndex(log["timestamp"])
+    answered = times[log["status"] == "ok"]
+    rows = []
+    for tick in ticks:
+        since = tick - pd.Timedelta(minutes=minutes)
+        first, last = times.searchsorted([since, tick], side="right")
+        part = table.iloc[slice(*answered.searchsorted([since, tick], side="right"))]
+        n = int(last - first)
+        row = {"timestamp": tick, "window": minutes, "requests": n,
+               "throughput": n / min(minutes, (tick - start) / pd.Timedelta(minutes=1)),
+               "error_rate": 1 - len(part) / n if n else math.nan}  # fmt: skip
+        row |= _summary(part, baseline)
+        rows.append(row)
+    return pd.DataFrame(rows)[[name for name in ("timestamp", "window", *METRICS) if name in rows[0]]]
+
+
+def _summary(part: pd.DataFrame, baseline: dict | None) -> dict[str, float]:
+    """Percentiles, means and deviations of the answered requests of one window."""
+    latency = part["latency_ms"].to_numpy()
+    percentiles = np.percentile(latency, (50, 95, 99)) if len(latency) else [math.nan] * 3
+    means = part.drop(columns="latency_ms").mean()
+    row = dict(zip(("latency_p50", "latency_p95", "latency_p99"), percentiles, strict=True)) | means.to_dict()
+    if baseline and len(part) > 1:
+        spread = part.std()
+        for name in COMPARED:
+            normal = baseline[name]
+            error = max(normal["std"], spread[name]) * math.sqrt(1 / len(part) + 1 / normal["n"])
+            row[f"{name}_z"] = (means[name] - normal["mean"]) / max(error, 1e-6)
+    elif baseline:
+        row |= {f"{name}_z": math.nan for name in COMPARED}
+    return row
+
+
+def error_budget(log: pd.DataFrame, objective: float = 0.99, limit_ms: float = 50.0) -> pd.Series:
+    """A service-level objective in requests: how many bad ones were allowed, and how many are spent.
+
+    A request is good when it was answered within `limit_ms`. Source: Beyer et al., Site Reliability Engineering (2016).
+
+    Returns
+    -------
+    Series: objective, limit_ms, requests, good_share, allowed_bad, bad, budget_left (1 untouched, below 0 overspent)
+    """
+    if log.empty or not 0 < objective < 1:
+        raise CourseError(f"error_budget needs log lines ({len(log)} given) and an objective between 0 and 1 "
+                          f"({objective} given): 0.99 allows one bad request in a hundred.")  # fmt: skip
+    bad = int((~((log["status"] == "ok") & (log["latency_ms"] <= limit_ms))).sum())
+    allowed = (1 - objective) * len(log)
+    return pd.Series({"objective": objective, "limit_ms": limit_ms, "requests": len(log),
+                      "good_share": 1 - bad / len(log), "allowed_bad": allowed, "bad": bad,
+                      "budget_left": 1 - bad / allowed}, name="error budget")  # fmt: skip
