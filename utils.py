@@ -4041,3 +4041,172 @@ class Webhook:
         except (OSError, HTTPException):
             return False
         return True
+
+
+# ------------------------------------------------------------------------------------------------------
+# A day of production in seconds, and a drill
+# ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that goes wrong at a known hour, and the rules that must see it.
+
+    `size`: milliseconds added for "slow", else the share of requests that it hits.
+    """
+
+    name: str
+    kind: str
+    start: float
+    hours: float
+    size: float
+    expected: tuple[str, ...]
+
+    def __post_init__(self):
+        kinds = ("slow", "blank", "class_shift", "exceptions", "silence")
+        if self.kind not in kinds:
+            raise CourseError(f"Incident {self.name!r}: kind {self.kind!r} is unknown: choose one of {kinds}.")
+
+
+def drill(slo_ms: float = 50.0) -> list[Incident]:
+    """Five incidents of an hour between 8 and 21 h, two hours apart, so that each alert clears before the next."""
+    return [
+        Incident("slow model", "slow", 8, 1, 2 * slo_ms, ("slow",)),
+        Incident("blank images", "blank", 11, 1, 0.5, ("blank_images",)),
+        Incident("class shift", "class_shift", 14, 1, 1.0, ("class_mix",)),
+        Incident("exceptions", "exceptions", 17, 1, 0.2, ("errors",)),
+        Incident("silence", "silence", 20, 1, 1.0, ("no_traffic",)),
+    ]
+
+
+def traffic(data: Data, seed: int, requests: int = 3000, incidents=()) -> pd.DataFrame:
+    """Draw a day of requests: Poisson, busiest at 14 h, nine times quieter at 2 h.
+
+    Images are drawn from pool "production" with replacement. That makes requests independent; in a real service the
+    images of one patient come together, and limits on z must be wider.
+
+    Returns
+    -------
+    DataFrame by time: minute (of the day, float), row (of `data`), kind (of the incident that hits it, or ""), size
+    """
+    rng = np.random.default_rng(seed)
+    minutes = np.arange(1440)
+    rate = requests / 1440 * (1 + 0.8 * np.cos(2 * np.pi * (minutes - 14 * 60) / 1440))
+    at = np.repeat(minutes, rng.poisson(rate))
+    at = np.sort(at + rng.random(len(at)))
+    pool = data.where("production")
+    day = pd.DataFrame({"minute": at, "row": rng.choice(pool, len(at)), "kind": "", "size": 0.0})
+    first = data.labels[pool] == 0
+    rarer = pool[first] if first.mean() <= 0.5 else pool[~first]  # of class 0 and the rest: the larger jump of the mix
+    for incident in incidents:
+        inside = day["minute"].between(incident.start * 60, (incident.start + incident.hours) * 60, inclusive="left")
+        share = 1.0 if incident.kind == "slow" else incident.size
+        hit = inside & (rng.random(len(day)) < share)
+        day.loc[hit, ["kind", "size"]] = incident.kind, incident.size
+        if incident.kind == "class_shift":
+            day.loc[hit, "row"] = rng.choice(rarer, hit.sum())
+    return day[day["kind"] != "silence"].reset_index(drop=True)
+
+
+def replay_day(monitored: MonitoredModel, data: Data, seed: int, requests: int = 3000, incidents=(), manager=None,
+               baseline: dict | None = None, day: datetime | None = None, every: int = 10):  # fmt: skip
+    """Serve a day of traffic in seconds, image by image, then judge it tick by tick.
+
+    The clock of the log is that of the virtual day (UTC); the latencies are measured on this machine, now. All the
+    rest repeats with the seed.
+
+    Parameters
+    ----------
+    monitored : MonitoredModel
+        With a logger of a new run: two replays of one day in one run would look like twice the traffic.
+    incidents : list of Incident
+    manager : AlertManager, optional
+    baseline : dict of `monitoring_baseline`, optional
+        From a quiet day of another seed. The default rules need it.
+    day : datetime, optional
+        Midnight; yesterday's when None.
+
+    Returns
+    -------
+    log, windows, events : DataFrames
+        Of `read_log`; of `window_statistics` (the shortest window among the rules); of the alerts, ALERT_COLUMNS.
+
+    Raises
+    ------
+    CourseError
+        The run already holds lines of this day. An error of the model that no incident has asked for is raised on.
+    """
+    midnight = pd.Timestamp(day or datetime.now(UTC) - pd.Timedelta(days=1))
+    midnight = (midnight.tz_localize("UTC") if midnight.tz is None else midnight.tz_convert("UTC")).normalize()
+    logger = monitored.logger
+    known = read_log(logger.path, logger.run_id)["timestamp"]
+    if known.between(midnight, midnight + pd.Timedelta(days=1)).any():
+        raise CourseError(f"Run {logger.run_id} already holds lines of {midnight:%Y-%m-%d}: make a new "
+                          "InferenceLogger (a new run), or give another day.")  # fmt: skip
+    rng, paths = np.random.default_rng([seed, 1]), data.index["path"].to_numpy()
+    for request in traffic(data, seed, requests, incidents).itertuples():
+        pixels = _harm(data.pixels[request.row : request.row + 1], request.kind, rng)
+        when = midnight + pd.Timedelta(minutes=request.minute)
+        added = request.size if request.kind == "slow" else 0.0
+        try:
+            monitored.predict(pixels, [paths[request.row]], when, added)
+        except Exception:
+            if request.kind != "exceptions":  # else a server would answer 400 and go on
+                raise
+    log = read_log(logger.path, logger.run_id)
+    log = log[log["timestamp"].between(midnight, midnight + pd.Timedelta(days=1))].reset_index(drop=True)
+    windows, events = watch(log, manager, baseline, every, until=midnight + pd.Timedelta(days=1))
+    return log, windows, events
+
+
+def _harm(pixels: np.ndarray, kind: str, rng) -> np.ndarray:
+    """What an incident does to an image uint8 (1, C, S, S)."""
+    if kind == "blank":  # a covered lens: dark, with the sensor's noise of half a grey level
+        return np.round(16 + rng.normal(0, 0.5, pixels.shape)).astype(np.uint8)
+    return pixels[:, :, 1:] if kind == "exceptions" else pixels  # a row is missing: no network takes that
+
+
+def watch(log: pd.DataFrame, manager: AlertManager | None = None, baseline: dict | None = None, every: int = 10,
+          until: datetime | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Windows of a log, and the events that the manager makes of them, tick by tick."""
+    lengths = sorted({rule.window for rule in manager.rules}) if manager else [30]
+    tables = [window_statistics(log, minutes, every, baseline, until) for minutes in lengths]
+    events = []
+    for rows in zip(*(table.to_dict("records") for table in tables), strict=True):
+        for row in rows if manager else ():
+            events += manager.evaluate(row["timestamp"], row)
+    return tables[0], pd.DataFrame(events, columns=list(ALERT_COLUMNS))
+
+
+def score_drill(events: pd.DataFrame, incidents, aftermath: float = 60.0) -> pd.DataFrame:
+    """Did each incident raise its alert, how soon, and what was raised for nothing?
+
+    Parameters
+    ----------
+    events : DataFrame of `replay_day`
+    aftermath : float
+        Minutes after an incident in which its traces are still in the windows: an alert then is no false alarm.
+
+    Returns
+    -------
+    DataFrame: incident, rule, raised (bool), minutes_to_detect (from its start), minutes_to_clear (from its end)
+        One row an incident and expected rule; then one row "false alarm" for each alert outside all incidents.
+    """
+    firing, resolved = (events[events["event"] == name] for name in ("firing", "resolved"))
+    fired, cleared = (pd.Series(map(_minute_of_day, table["timestamp"]), table.index, float)
+                      for table in (firing, resolved))  # fmt: skip
+    rows, explained = [], pd.Series(False, index=firing.index)
+    for incident in incidents:
+        start, end = incident.start * 60, (incident.start + incident.hours) * 60
+        explained |= fired.between(start, end + aftermath)
+        for rule in incident.expected:
+            seen = fired[(firing["rule"] == rule) & fired.between(start, end + aftermath)].min()
+            gone = cleared[(resolved["rule"] == rule) & (cleared > seen)].min()
+            rows.append((incident.name, rule, not math.isnan(seen), seen - start, max(gone - end, 0.0)))
+    rows += [("false alarm", rule, True, math.nan, math.nan) for rule in firing.loc[~explained, "rule"]]
+    return pd.DataFrame(rows, columns=["incident", "rule", "raised", "minutes_to_detect", "minutes_to_clear"])
+
+
+def _minute_of_day(tick: datetime) -> float:
+    """1440, not 0, at midnight: a tick closes the window before it."""
+    return (tick - (pd.Timestamp(tick) - pd.Timedelta(seconds=1)).normalize()) / pd.Timedelta(minutes=1)
