@@ -4210,3 +4210,137 @@ def score_drill(events: pd.DataFrame, incidents, aftermath: float = 60.0) -> pd.
 def _minute_of_day(tick: datetime) -> float:
     """1440, not 0, at midnight: a tick closes the window before it."""
     return (tick - (pd.Timestamp(tick) - pd.Timedelta(seconds=1)).normalize()) / pd.Timedelta(minutes=1)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Dashboards
+# ------------------------------------------------------------------------------------------------------
+
+# TensorBoard tag of each metric, and the charts that show several tags together.
+TAGS = {"latency_p50": "latency/p50", "latency_p95": "latency/p95", "latency_p99": "latency/p99",
+        "throughput": "traffic/throughput", "error_rate": "traffic/error_rate", "confidence": "model/confidence",
+        "low_confidence_share": "model/low_confidence_share", "positive_share": "model/positive_share",
+        "brightness": "input/brightness", "sharpness": "input/sharpness", "blank_share": "input/blank_share",
+        "positive_share_z": "deviation/positive_share", "confidence_z": "deviation/confidence",
+        "brightness_z": "deviation/brightness", "sharpness_z": "deviation/sharpness"}  # fmt: skip
+CHARTS = {
+    "Service": {"latency (ms)": ["Multiline", ["latency/p50", "latency/p95", "latency/p99"]],
+                "requests a minute": ["Multiline", ["traffic/throughput"]],
+                "error rate": ["Multiline", ["traffic/error_rate"]],
+                "alerts that fire": ["Multiline", ["alerts/firing"]]},
+    "Model": {"class mix and confidence": ["Multiline", ["model/positive_share", "model/confidence"]],
+              "standard errors from a quiet day": ["Multiline", [f"deviation/{name}" for name in COMPARED]]},
+}  # fmt: skip
+
+
+def write_dashboard(folder: str | Path, windows: pd.DataFrame, log: pd.DataFrame, data: Data | None = None,
+                    events: pd.DataFrame | None = None, images: int = 8) -> Path:  # fmt: skip
+    """Write a day as a TensorBoard run: step is the minute of the day, wall time that of the log.
+
+    Scalars of TAGS with a layout for the page "Custom scalars" (CHARTS), histograms of confidence and latency by
+    hour, the images of the lowest confidence (needs `data`; their ids in the tags) and the alerts as texts. What an
+    earlier call wrote to the folder is replaced, else TensorBoard would draw both.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in Path(folder).glob("events.out.tfevents.*"):
+        old.unlink()
+    midnight = windows["timestamp"].iloc[0].normalize()
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_custom_scalars(CHARTS)
+        for metric in (name for name in TAGS if name in windows):
+            for when, value in windows.set_index("timestamp")[metric].dropna().items():
+                writer.add_scalar(TAGS[metric], value, int(_minute_of_day(when)), when.timestamp())
+        answered = log[log["status"] == "ok"]
+        for hour, part in answered.groupby(answered["timestamp"].dt.floor("h")):
+            minute = (hour - midnight) // pd.Timedelta(minutes=1)
+            for name in ("confidence", "latency_ms"):
+                writer.add_histogram(f"hourly/{name}", part[name].to_numpy(float), minute, walltime=hour.timestamp())
+        if data is not None:
+            _write_doubtful(writer, answered, data, images)
+        if events is not None:
+            change = events["event"].map({"firing": 1, "resolved": -1})
+            for tick in windows["timestamp"]:
+                new = events[events["timestamp"] == tick].to_dict("records")
+                _write_alerts(writer, new, tick, int(change[events["timestamp"] <= tick].sum()))
+    return Path(folder)
+
+
+def _write_doubtful(writer, answered: pd.DataFrame, data: Data, images: int) -> None:
+    row_of = {path: row for row, path in enumerate(data.index["path"])}
+    lowest = answered.sort_values("confidence", kind="stable").drop_duplicates("image")
+    lowest = lowest[lowest["image"].isin(row_of)].head(images)
+    for rank, case in enumerate(lowest.itertuples(), start=1):
+        picture = data.pixels[row_of[case.image]]
+        scale = max(1, 192 // picture.shape[-1])  # TensorBoard shows pixels as they are: a thumb nail at 64
+        picture = picture.repeat(scale, axis=1).repeat(scale, axis=2)
+        tag = f"low_confidence/{rank} {Path(case.image).name} {case.confidence:.2f}"
+        writer.add_image(tag, picture, 0, walltime=case.timestamp.timestamp())
+
+
+def _write_alerts(writer, events: list[dict], now: datetime, firing: int) -> None:
+    minute, wall = int(_minute_of_day(now)), now.timestamp()
+    writer.add_scalar("alerts/firing", firing, minute, wall)
+    for event in events:
+        text = (f"**{event['event']}** {event['severity']} `{event['rule']}` at {now:%H:%M}: {event['metric']} = "
+                f"{event['value']:.4g} (limit {event['threshold']:.4g}). "
+                f"{event['runbook'] if event['event'] == 'firing' else ''}")  # fmt: skip
+        writer.add_text(f"alerts/{event['rule']}", text, minute, walltime=wall)
+
+
+PANELS = {
+    "latency (ms)": ("latency_p50", "latency_p95", "latency_p99"), "requests a minute": ("throughput", "requests"),
+    "error rate": ("error_rate",), "mean confidence": ("confidence", "confidence_z"),
+    "share of positives": ("positive_share", "positive_share_z"),
+    "brightness (grey levels)": ("brightness", "brightness_z", "blank_share"),
+}  # fmt: skip
+
+
+def plot_dashboard(windows: pd.DataFrame, events: pd.DataFrame, incidents=(), title: str = "", slo_ms: float = 50.0):
+    """Draw a day in six panels, for a report or for people without TensorBoard.
+
+    Shaded: incidents. Triangles: alerts that fire, each in the panel of its metric.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(3, 2, figsize=(13, 8.5), sharex=True)
+    for axis, (label, metrics) in zip(axes.flat, PANELS.items(), strict=True):
+        drawn = metrics if label.startswith("latency") else metrics[:1]
+        for metric, line in zip(drawn, ("-", "--", ":"), strict=False):
+            name = metric.removeprefix("latency_")
+            axis.plot(_hours(windows["timestamp"], windows), windows[metric], line, label=name)
+        if len(drawn) > 1:
+            axis.axhline(slo_ms, color=COLOURS[6], lw=1, ls="-.", label="SLO")
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.legend(loc="center right", fontsize=9)
+        _mark_alerts(axis, events[events["metric"].isin(metrics) & (events["event"] == "firing")], windows, drawn[-1])
+        axis.margins(y=0.12)
+        axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
+    for axis in axes.flat:
+        for incident in incidents:
+            axis.axvspan(incident.start, incident.start + incident.hours, color=COLOURS[4], alpha=0.25, lw=0)
+    for axis in axes[0]:
+        for incident in incidents:
+            axis.text(incident.start + incident.hours / 2, 1.02, incident.name.replace(" ", "\n"), ha="center",
+                      transform=axis.get_xaxis_transform(), fontsize=9)  # fmt: skip
+    for axis in axes[-1]:
+        axis.set_xlabel("hour of the day (UTC)")
+    figure.suptitle(title)
+    return figure
+
+
+def _hours(times: pd.Series, windows: pd.DataFrame) -> pd.Series:
+    return (times - windows["timestamp"].iloc[0].normalize()) / pd.Timedelta(hours=1)
+
+
+def _mark_alerts(axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str) -> None:
+    """A triangle on the curve where each alert fires, with the rule's name."""
+    low = axis.get_ylim()[0]
+    for event, hour in zip(events.itertuples(), _hours(events["timestamp"], windows), strict=True):
+        value = windows.set_index("timestamp")[metric].get(event.timestamp, math.nan)
+        value = low if math.isnan(value) else value
+        axis.plot(hour, value, "^", color=COLOURS[1], ms=9, mec="black", zorder=5)
+        place = {"xytext": (-8, 4), "ha": "right"} if hour > 18 else {"xytext": (8, 4)}
+        axis.annotate(event.rule, (hour, value), textcoords="offset points", fontsize=9, weight="bold", **place)
