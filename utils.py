@@ -125,6 +125,7 @@ HEADLINE_TAGS = {
     "int8_speedup_b1": "timing",
     "int8_accuracy_drop": "tolerance",
     "provider": "platform",
+    "alerts_raised": "tolerance",
 }
 
 
@@ -3993,8 +3994,6 @@ class Webhook:
     """
 
     def __init__(self, url: str, folder: str | Path, timeout: float = 5.0, pause: float = 0.5):
-        import threading
-
         if not url.startswith(("http://", "https://")):
             raise CourseError(f"Webhook URL {url!r}: give one that begins with http:// or https://.")
         self.url, self.folder, self.timeout, self.pause = url, Path(folder), timeout, pause
@@ -4296,7 +4295,7 @@ PANELS = {
 }  # fmt: skip
 
 
-def plot_dashboard(windows: pd.DataFrame, events: pd.DataFrame, incidents=(), title: str = "", slo_ms: float = 50.0):
+def plot_dashboard(windows: pd.DataFrame, events=None, incidents=(), title: str = "", slo_ms: float = 50.0):
     """Draw a day in six panels, for a report or for people without TensorBoard.
 
     Shaded: incidents. Triangles: alerts that fire, each in the panel of its metric.
@@ -4315,7 +4314,9 @@ def plot_dashboard(windows: pd.DataFrame, events: pd.DataFrame, incidents=(), ti
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
             axis.legend(loc="center right", fontsize=9)
-        _mark_alerts(axis, events[events["metric"].isin(metrics) & (events["event"] == "firing")], windows, drawn[-1])
+        if events is not None and len(events):
+            own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
+            _mark_alerts(axis, own, windows, drawn[-1])
         axis.margins(y=0.12)
         axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
     for axis in axes.flat:
