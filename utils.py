@@ -4318,6 +4318,8 @@ def plot_dashboard(windows: pd.DataFrame, events=None, incidents=(), title: str 
             own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
             _mark_alerts(axis, own, windows, drawn[-1])
         axis.margins(y=0.12)
+        if metrics[0] in ("error_rate", "throughput"):
+            axis.set_ylim(bottom=0)
         axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
     for axis in axes.flat:
         for incident in incidents:

@@ -113,10 +113,11 @@ def test_whole_course(tmp_path, raw, dataset):
         named = set(re.findall(rf"`{title[:6]}_(\w+)`", executed.cells[-1].source))
         assert named <= figures  # what the report section asks for exists
     results = json.loads((tmp_path / "exports" / "results.json").read_text())
-    assert set(results["criteria"]) >= {"theme1", "theme2", "theme3"}
+    assert set(results["criteria"]) == {title[:6] for title in TITLES}
     assert results["headline"].keys() <= results["tags"].keys()
     assert ("SAMPLE DATA" in done.stdout) == (source == "sample") and "results.json" in done.stdout
     check_final_model(tmp_path, dataset, results)
+    check_service(tmp_path, results)
 
 
 def check_final_model(home: Path, dataset: str, results: dict) -> None:
@@ -129,6 +130,21 @@ def check_final_model(home: Path, dataset: str, results: dict) -> None:
     logits, labels = utils.predict(model, data.loader("test", 64))
     assert (logits.argmax(1) == labels).mean() == results["headline"]["optimized_test_accuracy"]
     assert {"classes", "mean", "std", "size", "threshold", "temperature", "config", "seed"} <= state.keys()
+
+
+def check_service(home: Path, results: dict) -> None:
+    """What serves is what was exported; what was served stands in the log; no file of the record is stale."""
+    import utils
+
+    model = utils.OnnxModel(home / "exports" / "model.onnx")
+    assert model.hash == results["theme4"]["models"]["fp32"] == results["theme5"]["model"]
+    assert results["headline"]["onnx_max_abs_diff"] <= 1e-5
+    assert results["headline"]["provider"] == model.session.get_providers()[0]
+    log = utils.read_log(home / "logs" / "production.csv", results["theme5"]["runs"]["drill"])
+    assert len(log) == results["theme5"]["requests"] and set(log["model"]) == {model.hash}
+    alerts = utils.read_alerts(home / "logs" / "alerts.csv")
+    assert (alerts["event"] == "firing").sum() >= results["headline"]["alerts_raised"]
+    assert not (home / "exports" / "model.onnx.data").exists()
 
 
 @pytest.mark.slow
