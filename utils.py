@@ -210,7 +210,8 @@ def environment() -> pd.Series:
     from importlib.metadata import PackageNotFoundError, version
 
     rows = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "optuna"):
+    for package in ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "optuna", "onnx",
+                    "onnxruntime", "onnxruntime-gpu"):  # fmt: skip
         try:
             rows[package] = version(package)
         except PackageNotFoundError:
