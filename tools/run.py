@@ -102,7 +102,9 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
         rows = results.get("criteria", {}).get(f"theme{theme}", [])
         nothing = [{"name": "no criteria recorded", "value": "", "target": "", "passed": False}]
         for number, row in enumerate(rows or nothing):
-            value = f"{row['value']:.3f}" if isinstance(row["value"], float) else str(row["value"])
+            value = row["value"]
+            if isinstance(value, float):
+                value = f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
             head = f"{theme:<7}{took:>8.0f}" if number == 0 else " " * 15
             lines.append(f"{head}  {'✓' if row['passed'] else '✗'} {row['name']}: {value} (target {row['target']})")
     lines += ["", "headline figures (" + results["meta"]["hardware"] + "):"]
