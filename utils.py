@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -2706,8 +2707,6 @@ def agreement(network: ServedNetwork, model: OnnxModel, pixels: np.ndarray, batc
 
 def rewritten(path: Path, level: str) -> Path:
     """What ONNX Runtime makes of a graph at one level of optimisation, as a file of its own in a temporary folder."""
-    import tempfile
-
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
@@ -2772,7 +2771,6 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
         Nodes that stay in float32; or the only ones to quantize, for the sensitivity scan.
     """
     import logging
-    import tempfile
 
     import onnx
     from onnxruntime import quantization
@@ -2872,8 +2870,8 @@ def quantize_within(course, path, calibration, pixels, labels, scan: list, limit
 class Backend:
     """One way to serve: `run` takes pixels uint8 (N, C, S, S) in host memory and returns probabilities (N, K) there.
 
-    Copies to a device and back are inside `run`, for all alike. `probe` is a program that builds the same backend in a
-    process of its own, to measure its memory.
+    Copies to a device and back are inside `run`, for all alike. From `spec`, tools/service.py builds the same in a
+    process of its own.
     """
 
     name: str
@@ -2882,7 +2880,7 @@ class Backend:
     precision: str
     provider: str
     file: Path
-    probe: str = ""
+    spec: dict = field(default_factory=dict)
 
 
 def torch_runner(network: ServedNetwork, device: str = "cpu", channels_last=False, dtype=torch.float32, compiled=False):
@@ -2979,7 +2977,7 @@ def benchmark(backends: list[Backend], pixels: np.ndarray, batches=(1, 8, 32, 12
 
 
 def benchmark_once(course: Course, name: str, backends, pixels, again: bool = False, measure=benchmark, **options):
-    """`benchmark` (or `benchmark_clients`) by identity: a finished one loads and says when and where it was measured.
+    """`benchmark` (or `benchmark_services`) by identity: a finished one loads and says when and where it was measured.
 
     again : bool
         Measure again and replace what is stored.
@@ -3018,39 +3016,6 @@ def benchmark_table(rows: list, against: dict[str, str] | str | None = None) -> 
     return pd.DataFrame(table)
 
 
-def benchmark_clients(backends: list[Backend], image: np.ndarray, clients=(1, 4), seconds=0.4, rounds=3) -> list:
-    """Several clients at once, each sending one image (1, C, S, S) as soon as it has the answer to the last one.
-
-    Returns
-    -------
-    list of dict
-        backend, clients, round, images_s (of all together), ms (latency of each call, as its client sees it).
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    def client(run, ends):
-        times = []
-        while time.perf_counter() < ends or not times:
-            times.append(round(_timed(run, image), 4))
-        return times
-
-    rows = []
-    for number in range(rounds):
-        turn = number % len(backends)
-        for backend in backends[turn:] + backends[:turn]:
-            for count in clients:
-                time.sleep(0.02)
-                warm_up(backend.run, image)
-                with ThreadPoolExecutor(count) as pool:
-                    began = time.perf_counter()
-                    times = list(pool.map(client, [backend.run] * count, [began + seconds] * count))
-                    took = time.perf_counter() - began
-                ms = [value for part in times for value in part]
-                rows.append({"backend": backend.name, "clients": count, "round": number, "images_s": len(ms) / took,
-                             "ms": ms})  # fmt: skip
-    return rows
-
-
 def clients_table(rows: list) -> pd.DataFrame:
     """One row a backend and number of clients: images_s (median of the rounds), p50_ms, p95_ms, p99_ms, calls."""
     table = []
@@ -3062,47 +3027,53 @@ def clients_table(rows: list) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-# What a fresh process does to serve 32 images: nothing but the imports that this backend needs.
-_PROBE_ORT = """
-import sys; import numpy as np; import onnxruntime as ort
-if {provider!r} != "CPUExecutionProvider": import torch; ort.preload_dlls()
-session = ort.InferenceSession({path!r}, providers=[{provider!r}])
-session.run(None, {{"pixels": np.zeros(({batch}, {channels}, {size}, {size}), np.uint8)}})
-"""
-_PROBE_TORCH = """
-import sys; sys.path.insert(0, {kit!r})
-import numpy as np; import torch; import utils
-model, state = utils.load_model({path!r})
-run = utils.torch_runner(utils.ServedNetwork(model, state), {device!r}, **{options})
-run(np.zeros(({batch}, {channels}, {size}, {size}), np.uint8))
-"""
+def benchmark_services(backends: list[Backend], pixels=None, clients=(1, 4), seconds=0.2, rounds=3) -> dict:
+    """Every backend as a service of its own process: its memory, and several clients at once.
 
+    In one process the backends would disturb each other: threads of a second client make OpenMP, and with it PyTorch,
+    slow for good. Each client sends one image as soon as it has its answer; the services take turns.
 
-def serving_memory(backends: list[Backend]) -> pd.DataFrame:
-    """Peak memory in MiB of a fresh process that serves 32 images: `memory_mb` of the host, `gpu_mb` of the GPU.
-
-    Read from /proc, which counts anew for each program; NaN on systems without it.
+    Returns
+    -------
+    dict
+        memory: by backend, peak of the host and memory of the GPU in MiB, after 32 images (NaN where it is unknown).
+        clients: list of dict backend, clients, round, images_s (of all together), ms (latency of each call).
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # on a GPU, the others would count too
-        rows = list(pool.map(_memory_of, backends))
-    return pd.DataFrame(rows, index=[backend.name for backend in backends], columns=["memory_mb", "gpu_mb"])
+    with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # on a GPU, its memory is seen one by one
+        services = list(pool.map(_start_service, backends))
+    rows, pairs = [], list(zip(backends, services, strict=True))
+    try:
+        for number in range(rounds):
+            turn = number % len(pairs)
+            for backend, (process, _) in pairs[turn:] + pairs[:turn]:
+                for count in clients:
+                    process.stdin.write(json.dumps([count, seconds]) + "\n")
+                    process.stdin.flush()
+                    told = json.loads(process.stdout.readline())
+                    rows.append({"backend": backend.name, "clients": count, "round": number, **told})
+    finally:
+        for process, _ in services:
+            process.communicate()  # the end of its input ends it
+    return {"memory": {backend.name: memory for backend, (_, memory) in pairs}, "clients": rows}
 
 
-def _memory_of(backend: Backend) -> tuple[float, float]:
-    report = "\nimport os; print(open('/proc/self/status').read() if os.path.exists('/proc') else '')"
-    program = backend.probe + report + "\nprint('ready', flush=True); input()"
+def _start_service(backend: Backend):
+    """Start tools/service.py, wait until it has served; returns the process and its memory."""
     free = torch.cuda.mem_get_info()[0] if backend.device == "cuda" else 0
-    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True)  # fmt: skip
-    told = ""
-    while (line := process.stdout.readline()) not in ("ready\n", ""):
-        told += line
+    command = [sys.executable, str(KIT / "tools" / "service.py"), json.dumps(backend.spec, default=str)]
+    with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody reads would block the service when it is full
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        process = subprocess.Popen(command, text=True, **pipes)
+        line = process.stdout.readline()
+        if not line:
+            errors.seek(0)
+            said = " ".join(errors.read().strip().splitlines()[-3:]) or "no message"
+            raise CourseError(f"{backend.name} did not start in a process of its own: {said}")
     used = (free - torch.cuda.mem_get_info()[0]) / 2**20 if backend.device == "cuda" else math.nan
-    process.communicate("\n")  # it waited, so that its memory on the GPU could be seen
-    found = re.search(r"VmHWM:\s*(\d+) kB", told)
-    return int(found[1]) / 1024 if found else math.nan, used
+    found = re.search(r"VmHWM:\s*(\d+) kB", json.loads(line))  # counts anew for each program, unlike ru_maxrss
+    return process, {"memory_mb": int(found[1]) / 1024 if found else math.nan, "gpu_mb": used}
 
 
 def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pixels: np.ndarray, compiled=False):
@@ -3117,7 +3088,7 @@ def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pix
     devices have a reference.
     """
     network, _ = served_network(course, checkpoint)
-    batch = {"batch": 32, "channels": course.channels, "size": course.image_size}
+    shape = {"channels": course.channels, "size": course.image_size, "threads": torch.get_num_threads()}
     backends, tuning = [], []
     where = {course.device.type: ""} if course.device.type == "cpu" else {"cuda": "", "cpu": " on the CPU"}
     for device in dict.fromkeys((course.device.type, "cpu")):
@@ -3127,19 +3098,17 @@ def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pix
         kinds = [("PyTorch eager", torch_runner(network, device), {}, "float32")]
         kinds += [(f"PyTorch {label}", run, options, low)] if device == course.device.type else []
         for name, call, own, precision in kinds:
-            given = {key: value for key, value in own.items() if key != "dtype"}
-            text = "{" + ", ".join([*(f"{k!r}: {v}" for k, v in given.items()), f"'dtype': torch.{precision}"]) + "}"
-            probe = _PROBE_TORCH.format(kit=str(KIT), path=str(checkpoint), device=device, options=text, **batch)
-            backends.append(Backend(name + where[device], call, device, precision, "PyTorch", checkpoint, probe))
+            spec = shape | {"path": checkpoint, "device": device, "precision": precision,
+                            "options": {key: value for key, value in own.items() if key != "dtype"}}  # fmt: skip
+            backends.append(Backend(name + where[device], call, device, precision, "PyTorch", checkpoint, spec))
     for name, path in models.items():
         device = "cpu" if name == "int8" else course.device.type
         graph = {"trt_fp16_enable": True} if name == "tensorrt" else {"enable_cuda_graph": True}
         provider = "tensorrt" if name == "tensorrt" else device
         model = OnnxModel(path) if device == "cpu" else BoundModel(path, provider=provider, **graph)
-        probe = _PROBE_ORT.format(path=str(path), provider=model.provider, **batch)
-        precision = model.metadata["precision"]
-        backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device, precision, model.provider,
-                                path, probe))  # fmt: skip
+        spec = shape | {"path": path, "device": provider, "provider": model.provider, "options": graph}
+        backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device,
+                                model.metadata["precision"], model.provider, path, spec))  # fmt: skip
     return backends, {b.name: "PyTorch eager" + where[b.device] for b in backends}, pd.concat(tuning)
 
 

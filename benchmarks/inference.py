@@ -5,7 +5,7 @@
 Exports the network, checks it against PyTorch on the test pool, quantizes it on training images, and lets all backends
 of this machine take turns in interleaved rounds (see `utils.benchmark`). Printed: the table; the ratios against PyTorch
 eager in float32 on the same device and threads, as the median of the rounds [smallest, largest]; what the export and
-INT8 change on the test pool. --compile adds torch.compile to the rivals, half a minute on two cores.
+INT8 change on the test pool; memory, and four clients at once. --compile adds torch.compile to the rivals, half a minute on two cores.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -47,7 +48,9 @@ def main() -> None:
     rows = utils.benchmark(backends, images, rounds=options.rounds, seconds=options.seconds)
     table = utils.benchmark_table(rows, reference)
     print(table.round(2).to_string(index=False), "\n")
-    print(utils.serving_memory(backends).round(0).to_string(), "\n")
+    services = utils.benchmark_services(backends, rounds=options.rounds, seconds=options.seconds)
+    print(utils.clients_table(services["clients"]).round(2).to_string(index=False), "\n")
+    print(pd.DataFrame(services["memory"]).T.round(0).to_string(), "\n")
     for row in table[table["speedup"] != 1].itertuples():
         target = TARGETS.get((row.backend, row.batch))
         verdict = "" if target is None else f"   (to reach: {target:g})"

@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from onnx import numpy_helper
 
 import utils
+from tools import service
 
 
 def store_checkpoint(course, data, network="optimized", name="best_model.pth", **changes) -> Path:
@@ -339,12 +341,25 @@ def test_clients_really_run_at_once():
     together = threading.Barrier(4, timeout=20)
 
     def run(pixels):
-        if threading.current_thread() is not threading.main_thread():
-            together.wait()  # passes only when four clients are inside
+        together.wait()  # passes only when four clients are inside
 
-    rows = utils.benchmark_clients([fake("a", run)], np.zeros((1, 1, 1, 1)), clients=(4,), seconds=0, rounds=2)
-    table = utils.clients_table(rows)
-    assert [len(row["ms"]) for row in rows] == [4, 4] and table.loc[0, "calls"] == 8
+    shares = []
+    told = service.turn(run, shares.append, np.zeros((1, 1, 1, 1)), clients=4, seconds=0, threads=2)
+    assert len(told["ms"]) == 4 and shares == [1] * 4
+    assert told["images_s"] == pytest.approx(sum(1000 / ms for ms in told["ms"]), rel=0.05)  # ms are rounded
+    alone = service.turn(lambda _: None, shares.append, np.zeros((1, 1, 1, 1)), clients=1, seconds=0, threads=2)
+    assert len(alone["ms"]) == 1 and shares[-1] == 2
+
+
+def test_clients_table_against_numpy():
+    rng = np.random.default_rng(1)
+    rows = [{"backend": "a", "clients": 4, "round": n, "images_s": 10.0 * n, "ms": rng.gamma(4, 1, 30).tolist()}
+            for n in range(3)]  # fmt: skip
+    (row,) = utils.clients_table(rows).to_dict("records")
+    pooled = np.concatenate([part["ms"] for part in rows])
+    assert row["calls"] == 90 and row["images_s"] == 10
+    assert row["p50_ms"] == pytest.approx(np.median(pooled))
+    assert row["p95_ms"] == pytest.approx(np.percentile(pooled, 95))
 
 
 def test_a_finished_benchmark_loads_and_is_measured_again_on_demand(data, capsys):
@@ -362,17 +377,7 @@ def test_a_finished_benchmark_loads_and_is_measured_again_on_demand(data, capsys
     assert len(calls) > before  # another file is another benchmark
 
 
-def test_memory_is_that_of_the_process_alone():
-    if not Path("/proc/self/status").exists():
-        pytest.skip("needs /proc")
-    backends = [fake("small"), fake("large")]
-    backends[0].probe, backends[1].probe = "pass", "x = b'1' * (200 * 2**20)"
-    memory = utils.serving_memory(backends)["memory_mb"]
-    assert memory["small"] < 60  # this process, which holds torch, does not count
-    assert memory["large"] - memory["small"] == pytest.approx(200, abs=15)
-
-
-def test_every_backend_answers_alike_and_its_probe_runs(data, checkpoint, stored):
+def test_every_backend_answers_alike_and_serves_in_a_process_of_its_own(data, checkpoint, stored):
     int8 = utils.quantize_int8(data.course, stored, data.pixels[utils.calibration_rows(data)])
     pixels = np.array(data.pixels[:8])
     backends, reference, tuning = utils.make_backends(data.course, checkpoint, {"fp32": stored, "int8": int8}, pixels)
@@ -381,7 +386,18 @@ def test_every_backend_answers_alike_and_its_probe_runs(data, checkpoint, stored
     assert np.abs(answers["ONNX Runtime fp32"] - eager).max() < 1e-5
     assert all(a.dtype == np.float32 and np.abs(a - eager).max() < 0.1 for a in answers.values())
     assert set(reference.values()) == {"PyTorch eager"} and (tuning.drop(columns="device") > 0).all(axis=None)
-    assert utils.serving_memory(backends)["memory_mb"].between(20, 5000).all()
+    services = utils.benchmark_services(backends, clients=(1, 2), seconds=0.01, rounds=2)
+    assert len(services["clients"]) == 4 * 2 * 2 and all(row["ms"] for row in services["clients"])
+    if Path("/proc/self/status").exists():
+        memory = {name: told["memory_mb"] for name, told in services["memory"].items()}
+        assert memory["ONNX Runtime fp32"] < 200 < memory["PyTorch eager"]  # the service without torch has no torch
+
+
+def test_service_that_does_not_start_says_why(data, stored):
+    spec = {"path": str(stored), "provider": "CPUExecutionProvider", "threads": 1, "channels": 3, "size": 32}
+    broken = replace(fake("three channels", file=stored), spec=spec)
+    with pytest.raises(utils.CourseError, match="three channels did not start in a process of its own: .*INVALID_ARG"):
+        utils.benchmark_services([broken])
 
 
 def test_compiler_that_fails_is_left_out_in_one_sentence(data, checkpoint, monkeypatch, capsys):
