@@ -5,7 +5,8 @@
 Exports the network, checks it against PyTorch on the test pool, quantizes it on training images, and lets all backends
 of this machine take turns in interleaved rounds (see `utils.benchmark`). Printed: the table; the ratios against PyTorch
 eager in float32 on the same device and threads, as the median of the rounds [smallest, largest]; what the export and
-INT8 change on the test pool; memory, and four clients at once. --compile adds torch.compile to the rivals, half a minute on two cores.
+INT8 change on the test pool; memory, and four clients at once, each backend in a process of its own. --compile adds
+torch.compile to the rivals, half a minute on two cores.
 """
 
 import argparse
