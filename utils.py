@@ -2810,6 +2810,18 @@ def _metadata(path: Path) -> dict:
 LAYERS = ("Conv", "Gemm", "MatMul")
 
 
+def quantize_linear(x: np.ndarray, low: float, high: float) -> tuple[np.ndarray, float]:
+    """What the operator QuantizeLinear makes of x, float32 (n,): uint8 (n,), and the scale; for an exercise."""
+    from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+    from onnx.reference import ReferenceEvaluator
+
+    ports = [make_tensor_value_info(name, kind, None) for name, kind in zip("xszy", (1, 1, 2, 2), strict=True)]
+    graph = make_graph([make_node("QuantizeLinear", ["x", "s", "z"], ["y"])], "quantize", ports[:3], ports[3:])
+    scale = np.float32((high - low) / 255)
+    given = {"x": np.asarray(x, np.float32), "s": scale, "z": np.uint8(round(-low / scale))}
+    return ReferenceEvaluator(make_model(graph, opset_imports=[make_opsetid("", 20)])).run(None, given)[0], scale
+
+
 def quantizable(path: Path) -> dict[str, str]:
     """The layers with weights of an exported graph: name of the node -> name of the layer in PyTorch."""
     import onnx
@@ -3289,10 +3301,10 @@ def plot_steps(table: pd.DataFrame, title: str):
         own = table[table["batch"] == batch].set_index("backend").loc[names]
         places = np.arange(len(names)) + 0.2 * (len(batches) - 1 - 2 * number)
         error = np.abs([own["speedup"] - own["speedup_low"], own["speedup_high"] - own["speedup"]])
-        bars = axis.barh(places, own["speedup"], 0.38, xerr=error, capsize=3, color=COLOURS[number], label=f"{batch} "
+        axis.barh(places, own["speedup"], 0.38, xerr=error, capsize=3, color=COLOURS[number], label=f"{batch} "
                          f"image{'s' if batch > 1 else ''} a call", hatch=("", "//")[number % 2])  # fmt: skip
-        texts = [f"{value:.1f}×" for value in own["speedup"]]
-        axis.bar_label(bars, texts, label_type="center", fontsize=9, bbox={"facecolor": "white", "pad": 1, "lw": 0})
+        for place, (value, end) in zip(places, own[["speedup", "speedup_high"]].to_numpy(), strict=True):
+            axis.annotate(f"{value:.1f}×", (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
     axis.axvline(1, ls=":", color="black")
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="speedup: median of the rounds, bar from the smallest to the largest", title=title)
@@ -3307,9 +3319,8 @@ def plot_sensitivity(scan: list, title: str):
     style()
     table = pd.DataFrame(scan)[::-1]
     figure, axis = plt.subplots(figsize=(9, 0.28 * len(table) + 1.4))
-    axis.barh(table["layer"], table["kl"].clip(lower=1e-12))
+    axis.plot(table["kl"].clip(lower=1e-12), table["layer"], "o")  # bars on a logarithmic axis have no zero
     axis.set(xscale="log", xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)", title=title)
-    axis.grid(axis="y", visible=False)
     return figure
 
 
@@ -3350,19 +3361,20 @@ def plot_pareto(table: pd.DataFrame, title: str):
     style()
     figure, axis = plt.subplots(figsize=(10, 4.6))
     front = table[table["front"]].sort_values("p50_ms")
-    axis.plot(front["p50_ms"], front["accuracy"], "--", color=COLOURS[6], zorder=1, label="Pareto front")
+    if len(front) > 1:
+        axis.plot(front["p50_ms"], front["accuracy"], "--", color=COLOURS[6], zorder=1, label="Pareto front")
     for number, (name, row) in enumerate(table.iterrows()):
         colour = COLOURS[number % len(COLOURS)]
         error = np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]])
         axis.errorbar(row["p50_ms"], row["accuracy"], error, color=colour, capsize=4, lw=1, zorder=2)
         axis.scatter(row["p50_ms"], row["accuracy"], s=60 + 120 * row["size_mb"], color=colour, edgecolor="black",
-                     marker="osD^vP*"[number % 7], zorder=3, label=f"{name}: {row['size_mb']:.2f} MB")  # fmt: skip
-    axis.set(xscale="log", xlabel="latency of one image, p50 (ms, logarithmic)", ylabel="accuracy on test, 95 %",
-             title=title)  # fmt: skip
+                     marker="osD^vP*"[number % 7], zorder=3, label=f"{name}: {row['size_mb']:.2f} MiB")  # fmt: skip
+    axis.set(xscale="log", xlabel="latency of one image, p50 (ms, logarithmic)",
+             ylabel="accuracy on test (bar: 95 % interval)", title=title)  # fmt: skip
     for place in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         place("{x:g}")
     axis.tick_params(axis="x", which="both", labelrotation=45, labelsize=9)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=0.6)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=0.6, title="area of a dot: size of the file")
     return figure
 
 
@@ -3378,13 +3390,13 @@ def plot_latency(table: pd.DataFrame, title: str):
         left.errorbar(own["batch"] * (1 + 0.04 * number), own["p50_ms"], error, capsize=3, **look)
         right.plot(own["batch"], own["images_s"], **look)
     batches = sorted(table["batch"].unique())
-    for axis, label in ((left, "ms a batch: p50, bar up to p99"), (right, "images/s")):
+    for axis, label in ((left, "ms a call: point p50, bar up to p99"), (right, "images/s")):
         axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel=label)
         axis.set_xticks(batches, batches)
         axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-    left.set_title("latency")
+    left.set_title("latency (points moved apart)")
     right.set_title("throughput")
     figure.suptitle(title)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -4283,7 +4295,7 @@ def plot_dashboard(windows: pd.DataFrame, events=None, incidents=(), title: str 
             axis.axhline(slo_ms, color=COLOURS[6], lw=1, ls="-.", label="SLO")
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.legend(loc="center right", fontsize=9)
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 0.28), ncols=4, fontsize=9)
         if events is not None and len(events):
             own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
             _mark_alerts(axis, own, windows, drawn[-1])
@@ -4314,6 +4326,6 @@ def _mark_alerts(axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str)
     for event, hour in zip(events.itertuples(), _hours(events["timestamp"], windows), strict=True):
         value = windows.set_index("timestamp")[metric].get(event.timestamp, math.nan)
         value = low if math.isnan(value) else value
-        axis.plot(hour, value, "^", color=COLOURS[1], ms=9, mec="black", zorder=5)
+        axis.plot(hour, value, "^", color=COLOURS[1], ms=9, mec="black", zorder=5, clip_on=False)
         place = {"xytext": (-8, 4), "ha": "right"} if hour > 18 else {"xytext": (8, 4)}
         axis.annotate(event.rule, (hour, value), textcoords="offset points", fontsize=9, weight="bold", **place)
