@@ -26,7 +26,7 @@ import textwrap
 import threading
 import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -126,7 +126,7 @@ HEADLINE_TAGS = {
     "int8_speedup_b1": "timing",
     "int8_accuracy_drop": "tolerance",
     "provider": "platform",
-    "alerts_raised": "tolerance",
+    "alerts_raised": "platform",
 }
 
 
@@ -268,11 +268,21 @@ def atomic(path: str | Path):
             temporary.unlink()
 
 
-def keep(course: Course, path: Path) -> None:
-    """Copy a file or folder of the local disk to the home: a safe point. Nothing to do where both are one."""
+def keep(course: Course, path: Path, mirror: bool = False) -> None:
+    """Copy a file or folder of the local disk to the home: a safe point. Nothing to do where both are one.
+
+    mirror : bool
+        Also remove from the folder in the home what the local one no longer has.
+    """
     kept = course.home / path.relative_to(course.local)
     if path.is_dir() and course.home != course.local:
-        shutil.copytree(path, kept, dirs_exist_ok=True)
+        names = {file.relative_to(path) for file in path.rglob("*") if file.is_file()}
+        for name in names:
+            with atomic(kept / name) as temporary:
+                shutil.copy(path / name, temporary)
+        for file in kept.rglob("*") if mirror else ():
+            if file.is_file() and file.relative_to(kept) not in names:
+                file.unlink()
     elif course.home != course.local:
         with atomic(kept) as temporary:
             shutil.copy(path, temporary)
@@ -300,8 +310,21 @@ def read_json(path: Path, precious: bool = False) -> dict:
 
 def write_json(path: str | Path, values) -> Path:
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1, default=_plain) + "\n")
+        temporary.write_text(json.dumps(_finite(values), indent=1, allow_nan=False) + "\n")
     return Path(path)
+
+
+def _finite(values):
+    """Values as JSON knows them: no NumPy, and null for NaN and infinity, which other readers than Python refuse."""
+    if isinstance(values, dict):
+        return {str(_plain(key)) if not isinstance(key, str) else key: _finite(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    if values is None or isinstance(values, (str, bool, int)):
+        return values
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    return _finite(_plain(values))
 
 
 def _plain(value):
@@ -2475,6 +2498,7 @@ def export_onnx(course: Course, checkpoint: Path, fuse: bool = True, dtype=torch
     program = torch.onnx.export(
         network, (example,), dynamo=True, optimize=fuse, verbose=False, input_names=["pixels"],
         output_names=["probabilities", "embedding"], dynamic_shapes={"pixels": {0: "batch"}},
+        opset_version=18,  # the newest whose every operator also runs on the GPU in older ONNX Runtimes
     )  # fmt: skip
     model = program.model_proto
     for node in model.graph.node:
@@ -2559,14 +2583,23 @@ def make_session(path: Path, provider: str = "cpu", level: str = "all", threads:
     settings.log_severity_level = 3  # errors; what matters of the warnings is said below, in words
     settings.intra_op_num_threads = threads or torch.get_num_threads()
     settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
-    if provider != "cpu":
-        ort.preload_dlls()  # the CUDA libraries that came with torch
     chosen = [(wanted, {key: str(value) for key, value in options.items()})]
     if provider != "cpu":
         if wanted not in ort.get_available_providers():
             raise CourseError(f"{wanted} cannot start: {missing_library(provider)}.")
-        chosen.append(PROVIDERS["cpu"])  # for the few operators that a GPU does not have
-    session = ort.InferenceSession(str(path), settings, providers=chosen)
+        ort.preload_dlls()  # the CUDA libraries that came with torch
+        if provider == "tensorrt":
+            with suppress(ImportError):
+                import tensorrt  # noqa: F401 - loads its libraries, which are not where the system looks
+            chosen.append(PROVIDERS["cuda"])
+        # Not even a single operator may go to the CPU unseen.
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(str(path), settings, providers=chosen, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime raises a dozen types of its own
+        reason = f"; {missing_library(provider)}" if provider != "cpu" else ""
+        told = " ".join(str(error).split())[:400]
+        raise CourseError(f"{path} gives no session on {wanted} ({told}){reason}.") from error
     if session.get_providers()[0] != wanted:  # what get_available_providers() promised is only what was compiled in
         raise CourseError(f"{wanted} did not start and ONNX Runtime fell back to {session.get_providers()[0]}: "
                           f"{missing_library(provider)}.")  # fmt: skip
@@ -2591,7 +2624,7 @@ def missing_library(provider: str) -> str:
         # torch's own wheels bring every other library of CUDA that ONNX Runtime needs
         package = "the package nvidia-curand" if "curand" in str(error) else "the CUDA, cuDNN or TensorRT version"
         return f"{error}; install {package} that onnxruntime-gpu {ort.__version__} was built for"
-    return "its libraries load, so a GPU or its driver is missing: see what nvidia-smi says"
+    return "its libraries load: if nvidia-smi shows a GPU, read the message before this one"
 
 
 class OnnxModel:
@@ -2618,7 +2651,7 @@ class OnnxModel:
             for name in ("classes", "dataset", "size", "channels", "threshold", "temperature"):
                 setattr(self, name, self.metadata[name])
         except (KeyError, ValueError) as error:
-            raise CourseError(f"{path} was not exported by this course (no {error} in its metadata): export the "
+            raise CourseError(f"{path} was not exported by this course (its metadata: {error!r}): export the "
                               "network with utils.export_onnx.") from error  # fmt: skip
         if classes is not None and list(classes) != self.classes:
             raise CourseError(f"{path} knows the classes {self.classes}, asked for {list(classes)}: use the HOME of "
@@ -2667,6 +2700,9 @@ class BoundModel(OnnxModel):
         pixels = self.check(pixels)
         with self.lock:  # the buffers are shared: one client at a time
             return self._predict(pixels, ort)
+
+    def predict_all(self, pixels: np.ndarray, batch: int = 128):
+        raise CourseError("BoundModel binds the probabilities alone: for embeddings use OnnxModel on the same file.")
 
     def _predict(self, pixels, ort):
         if len(pixels) not in self.buffers:
@@ -2756,11 +2792,12 @@ def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarra
     return np.sort(np.concatenate(chosen))
 
 
-def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(), only=None) -> Path:
+def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(), only=None, layers=False) -> Path:
     """Static INT8 of an exported network: weights and activations as 8-bit integers.
 
     QDQ format; activations uint8 and weights int8 (U8S8), one scale per output channel: the combination that CPUs with
-    VNNI multiply in hardware. Each activation's range is the smallest and largest value that the calibration set shows.
+    VNNI multiply in hardware; on one without, sums of such products overflow, so weights get 7 bits. Each activation's
+    range is the smallest and largest value that the calibration set shows.
     Source: Jacob et al., Quantization and Training of Neural Networks (2018).
 
     Parameters
@@ -2769,6 +2806,8 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
         The calibration set: training images, never those that judge the result.
     keep_float, only : sequence of str
         Nodes that stay in float32; or the only ones to quantize, for the sensitivity scan.
+    layers : bool
+        Quantize layers with weights only, and leave additions and pooling between them in float32.
     """
     import logging
 
@@ -2783,10 +2822,12 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
             batch = next(self.batches, None)
             return None if batch is None else {"pixels": np.ascontiguousarray(batch)}
 
-    settings = {"per_channel": True, "activation_type": quantization.QuantType.QUInt8,
+    cpuinfo = Path("/proc/cpuinfo")
+    vnni = not cpuinfo.exists() or re.search(r"\b(avx512_vnni|avx_vnni|asimddp)\b", cpuinfo.read_text())
+    settings = {"reduce_range": not vnni, "per_channel": True, "activation_type": quantization.QuantType.QUInt8,
                 "weight_type": quantization.QuantType.QInt8, "quant_format": quantization.QuantFormat.QDQ,
                 "nodes_to_exclude": list(keep_float), "nodes_to_quantize": list(only or [])}  # fmt: skip
-    if keep_float:  # else additions and pooling in INT8 would round what a layer in float32 reads and writes
+    if layers or keep_float:  # else additions and pooling would round what a layer in float32 reads and writes
         settings["op_types_to_quantize"] = list(LAYERS)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
@@ -2796,8 +2837,9 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
         finally:
             logging.disable(logging.NOTSET)
         model = onnx.load(target)
+    precision = f"int8 QDQ U8S{8 if vnni else 7} per channel"
     return store_onnx(course, model, _metadata(path) | {
-        "precision": "int8 QDQ U8S8 per channel", "float_model": Path(path).stem, "kept_float": list(keep_float),
+        "precision": precision, "float_model": Path(path).stem, "kept_float": list(keep_float),
         "calibration_images": len(pixels)})  # fmt: skip
 
 
@@ -2854,23 +2896,27 @@ def sensitivity(course: Course, path: Path, calibration: np.ndarray, pixels: np.
 
 
 def quantize_within(course, path, calibration, pixels, labels, scan: list, limit: float = 0.01):
-    """INT8 whose accuracy on pool val drops by at most `limit`: while it drops more, the most sensitive layer that is
-    still quantized goes back to float32.
+    """INT8 whose accuracy on pool val drops by at most `limit`: everything; else the layers with weights alone; else
+    these but for the most sensitive one, the two most sensitive ones, and so on.
 
     Returns
     -------
     (path, list of dict)
-        The model, and the attempts in order: kept_float (names of layers), drop (a fraction), n.
+        The model, and the attempts in order: quantized ("everything" or "layers"), kept_float (names of layers), drop
+        (a fraction), n.
     """
     reference, attempts = OnnxModel(path).predict_all(pixels)[0].argmax(1) == labels, []
-    for kept in range(len(scan) + 1):
-        stored = quantize_int8(course, path, calibration, keep_float=[row["node"] for row in scan[:kept]])
+    for quantized, kept in [("everything", 0), *(("layers", kept) for kept in range(len(scan) + 1))]:
+        nodes = [row["node"] for row in scan[:kept]]
+        stored = quantize_int8(course, path, calibration, keep_float=nodes, layers=quantized == "layers")
         right = OnnxModel(stored).predict_all(pixels)[0].argmax(1) == labels
-        attempts.append({"kept_float": [row["layer"] for row in scan[:kept]], "n": len(labels),
+        attempts.append({"quantized": quantized, "kept_float": [row["layer"] for row in scan[:kept]], "n": len(labels),
                          "drop": float(reference.mean() - right.mean())})  # fmt: skip
         if attempts[-1]["drop"] <= limit:
-            break
-    return stored, attempts
+            return stored, attempts
+        stored.unlink()  # only a model that is used stays in exports/models/
+    raise CourseError(f"Even with every layer in float32, accuracy drops by {100 * attempts[-1]['drop']:.1f} points: "
+                      "this model and these images do not belong together.")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -2905,7 +2951,8 @@ def torch_runner(network: ServedNetwork, device: str = "cpu", channels_last=Fals
     call = torch.compile(network, dynamic=True) if compiled else network
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
+        # ONNX Runtime may search for the quickest kernel, so PyTorch may as well.
+        with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=True, deterministic=False):
             return call(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
 
     return run
@@ -2994,12 +3041,16 @@ def benchmark_once(course: Course, name: str, backends, pixels, again: bool = Fa
     again : bool
         Measure again and replace what is stored.
     """
-    files = [(b.name, b.device, b.precision, b.provider, _checksum(b.file)[:16]) for b in backends]
+    import onnxruntime
+
+    files = [(b.name, b.device, b.precision, b.provider, b.spec, _checksum(b.file)[:16]) for b in backends]
 
     def work():
         return measure(backends, pixels, **options)
 
-    given = (measure, warm_up, files, options, list(pixels.shape), torch.get_num_threads())
+    code = (measure, warm_up, torch_runner, OnnxModel, BoundModel, make_session)
+    given = (*code, files, options, list(pixels.shape), torch.get_num_threads(), hardware(), torch.__version__,
+             onnxruntime.__version__, _checksum(KIT / "tools" / "service.py"))  # fmt: skip
     return once(course, name, work, depends=given, again=again)
 
 
@@ -3029,17 +3080,19 @@ def benchmark_table(rows: list, against: dict[str, str] | str | None = None) -> 
 
 
 def clients_table(rows: list) -> pd.DataFrame:
-    """One row a backend and number of clients: images_s (median of the rounds), p50_ms, p95_ms, p99_ms, calls."""
+    """One row a backend and number of clients: images_s (median of the rounds), low and high (the smallest and largest
+    round), p50_ms, p95_ms, p99_ms, calls."""
     table = []
     for (name, count), group in pd.DataFrame(rows).groupby(["backend", "clients"], sort=False):
         ms = np.concatenate(group["ms"].to_list())
         p50, p95, p99 = np.percentile(ms, [50, 95, 99])
-        table.append({"backend": name, "clients": count, "images_s": group["images_s"].median(), "p50_ms": p50,
-                      "p95_ms": p95, "p99_ms": p99, "calls": len(ms)})  # fmt: skip
+        table.append({"backend": name, "clients": count, "images_s": group["images_s"].median(),
+                      "low": group["images_s"].min(), "high": group["images_s"].max(), "p50_ms": p50, "p95_ms": p95,
+                      "p99_ms": p99, "calls": len(ms)})  # fmt: skip
     return pd.DataFrame(table)
 
 
-def benchmark_services(backends: list[Backend], pixels=None, clients=(1, 4), seconds=0.2, rounds=3) -> dict:
+def benchmark_services(backends: list[Backend], pixels: np.ndarray, clients=(1, 4), seconds=0.2, rounds=3) -> dict:
     """Every backend as a service of its own process: its memory, and several clients at once.
 
     In one process the backends would disturb each other: threads of a second client make OpenMP, and with it PyTorch,
@@ -3050,11 +3103,18 @@ def benchmark_services(backends: list[Backend], pixels=None, clients=(1, 4), sec
     dict
         memory: by backend, peak of the host and memory of the GPU in MiB, after 32 images (NaN where it is unknown).
         clients: list of dict backend, clients, round, images_s (of all together), ms (latency of each call).
+
+    Raises
+    ------
+    CourseError
+        A process does not start, or dies.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # on a GPU, its memory is seen one by one
-        services = list(pool.map(_start_service, backends))
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/images.npy", np.concatenate([pixels] * math.ceil(32 / len(pixels)))[:32])
+        with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # on a GPU, memory is seen one by one
+            services = list(pool.map(lambda backend: _start_service(backend, f"{folder}/images.npy"), backends))
     rows, pairs = [], list(zip(backends, services, strict=True))
     try:
         for number in range(rounds):
@@ -3063,18 +3123,22 @@ def benchmark_services(backends: list[Backend], pixels=None, clients=(1, 4), sec
                 for count in clients:
                     process.stdin.write(json.dumps([count, seconds]) + "\n")
                     process.stdin.flush()
-                    told = json.loads(process.stdout.readline())
-                    rows.append({"backend": backend.name, "clients": count, "round": number, **told})
+                    told = process.stdout.readline()
+                    if not told:
+                        raise CourseError(f"The process that serves {backend.name} died with {count} clients: run the "
+                                          "cell again; if it dies again, memory is short.")  # fmt: skip
+                    rows.append({"backend": backend.name, "clients": count, "round": number, **json.loads(told)})
     finally:
         for process, _ in services:
-            process.communicate()  # the end of its input ends it
+            with suppress(BrokenPipeError):
+                process.communicate()  # the end of its input ends it
     return {"memory": {backend.name: memory for backend, (_, memory) in pairs}, "clients": rows}
 
 
-def _start_service(backend: Backend):
+def _start_service(backend: Backend, images: str):
     """Start tools/service.py, wait until it has served; returns the process and its memory."""
     free = torch.cuda.mem_get_info()[0] if backend.device == "cuda" else 0
-    command = [sys.executable, str(KIT / "tools" / "service.py"), json.dumps(backend.spec, default=str)]
+    command = [sys.executable, str(KIT / "tools" / "service.py"), json.dumps(backend.spec, default=str), images]
     with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody reads would block the service when it is full
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         process = subprocess.Popen(command, text=True, **pipes)
@@ -3104,23 +3168,31 @@ def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pix
     backends, tuning = [], []
     where = {course.device.type: ""} if course.device.type == "cpu" else {"cuda": "", "cpu": " on the CPU"}
     for device in dict.fromkeys((course.device.type, "cpu")):
-        label, run, options, table = tuned_torch(network, device, pixels, compiled)
+        label, run, options, table = tuned_torch(network, device, pixels, compiled and device == course.device.type)
         tuning.append(table.assign(device=device))
         low = str(options.get("dtype", torch.float32)).removeprefix("torch.")
         kinds = [("PyTorch eager", torch_runner(network, device), {}, "float32")]
-        kinds += [(f"PyTorch {label}", run, options, low)] if device == course.device.type else []
+        kinds.append((f"PyTorch {label}", run, options, low))
         for name, call, own, precision in kinds:
             spec = shape | {"path": checkpoint, "device": device, "precision": precision,
                             "options": {key: value for key, value in own.items() if key != "dtype"}}  # fmt: skip
             backends.append(Backend(name + where[device], call, device, precision, "PyTorch", checkpoint, spec))
     for name, path in models.items():
         device = "cpu" if name == "int8" else course.device.type
-        graph = {"trt_fp16_enable": True} if name == "tensorrt" else {"enable_cuda_graph": True}
         provider = "tensorrt" if name == "tensorrt" else device
-        model = OnnxModel(path) if device == "cpu" else BoundModel(path, provider=provider, **graph)
-        spec = shape | {"path": path, "device": provider, "provider": model.provider, "options": graph}
-        backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device,
-                                model.metadata["precision"], model.provider, path, spec))  # fmt: skip
+        extra = tensorrt_options(course) if name == "tensorrt" else {"enable_cuda_graph": True}
+        try:
+            model = OnnxModel(path) if device == "cpu" else BoundModel(path, provider=provider, **extra)
+            model.predict(np.array(pixels[:1]))
+        except Exception as error:
+            if device == "cpu" or "enable_cuda_graph" not in extra:
+                raise
+            print(f"{name}: no CUDA graph ({' '.join(str(error).split())[:200]}); with bound buffers alone")
+            model, extra = BoundModel(path, provider=provider), {}
+        spec = shape | {"path": path, "device": provider, "provider": model.provider, "options": extra}
+        precision = "float16" if name == "tensorrt" else model.metadata["precision"]
+        backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device, precision, model.provider,
+                                path, spec))  # fmt: skip
     return backends, {b.name: "PyTorch eager" + where[b.device] for b in backends}, pd.concat(tuning)
 
 
@@ -3206,10 +3278,12 @@ def cost_per_million(images_s: float, price_per_hour: float) -> float:
 
 # The first pattern that fits names the reason.
 TENSORRT_REASONS = {
+    "not installed": r"No module named",
     "no GPU": r"no (NVIDIA )?GPU|no CUDA-capable device|no CUDA runtime|found no NVIDIA",
+    "GPU generation": r"target GPU|\bSM ?\d+ is not supported|compute capability",
     "driver": r"driver|CUDA initialization failure|error: (35|803|804)\b",
-    "unsupported operator": r"unsupported|no importer|not supported|UNSUPPORTED_NODE|No conversion",
-    "library version": r"\.so|No module named|cannot start|did not start|version|incompatible|symbol",
+    "unsupported operator": r"unsupported|no importer|not supported|no conversion|not been partitioned",
+    "library version": r"\.so|cannot start|did not start|version|incompatible|symbol",
 }
 
 
@@ -3219,9 +3293,18 @@ def classify_tensorrt(message: str) -> str:
     return next(found, "other")
 
 
+def tensorrt_options(course: Course) -> dict:
+    """One engine for batches of 1 to 128, in half precision, kept in runs/ (building takes minutes)."""
+    shapes = {name: f"pixels:{batch}x{course.channels}x{course.image_size}x{course.image_size}"
+              for name, batch in (("min", 1), ("opt", 32), ("max", 128))}  # fmt: skip
+    return {f"trt_profile_{name}_shapes": shape for name, shape in shapes.items()} | {
+        "trt_fp16_enable": True, "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": _opened(course.local / "runs" / "tensorrt" / "engine").parent}  # fmt: skip
+
+
 def _tensorrt_provider(course: Course, path: Path, engine: Path):
     """Route 1: ONNX Runtime hands the graph to TensorRT."""
-    model = BoundModel(path, provider="tensorrt", trt_fp16_enable=True)
+    model = BoundModel(path, provider="tensorrt", **tensorrt_options(course))
     model.predict(np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8))
     return f"session on {model.provider}"
 
@@ -3246,7 +3329,7 @@ def _tensorrt_engine(course: Course, path: Path, engine: Path):
         raise RuntimeError("the builder returned no engine")
     with atomic(engine) as temporary:
         temporary.write_bytes(bytes(built))
-    return f"{engine.name}, {engine.stat().st_size / 2**20:.1f} MiB, TensorRT {tensorrt.__version__}"
+    return f"built {engine.name}, {engine.stat().st_size / 2**20:.1f} MiB, with TensorRT {tensorrt.__version__}"
 
 
 def try_tensorrt(course: Course, path: Path) -> dict:
@@ -3281,7 +3364,10 @@ def tensorrt_section(result: dict) -> str:
         outcome = "works" if attempt["works"] else "failed"
         message = " ".join(attempt["message"].split()).replace("|", "/")
         lines.append(f"| {attempt['route']} | {outcome} | {attempt['reason'] or '–'} | {message} |")
-    last = "TensorRT serves this model." if result["works"] else "ONNX Runtime serves instead: the documented fallback."
+    serves = any(attempt["works"] and attempt["route"] == "onnxruntime" for attempt in result["attempts"])
+    last = ("TensorRT serves this model through ONNX Runtime." if serves else
+            "TensorRT built an engine; ONNX Runtime serves." if result["works"] else
+            "ONNX Runtime serves instead: the documented fallback.")  # fmt: skip
     return "\n".join([*lines, "", last])
 
 
@@ -3678,8 +3764,10 @@ class MonitoredModel:
     def _log(self, pixels, probabilities, began, added_ms, images, timestamp, status) -> None:
         latency = (time.perf_counter() - began) * 1000 + added_ms
         try:
-            n = len(pixels)
-            seen = _image_statistics(pixels) if np.ndim(pixels) == 4 else {}
+            images_in = isinstance(pixels, np.ndarray) and pixels.ndim == 4 and len(pixels) > 0
+            n = len(pixels) if images_in else 1  # whatever it was, it was one request
+            seen = _image_statistics(pixels) if images_in else {}
+            images = images if images_in else None
             blank = [None] * n
             preds, confidences = blank, blank
             if probabilities is not None:
@@ -3701,7 +3789,7 @@ LOW_CONFIDENCE = 0.7
 COMPARED = ("positive_share", "confidence", "brightness", "sharpness")  # those that a window compares with a quiet day
 METRICS = ("requests", "throughput", "latency_p50", "latency_p95", "latency_p99", "error_rate", "confidence",
            "low_confidence_share", "positive_share", "blank_share", "brightness", "contrast", "sharpness",
-           *(f"{name}_z" for name in COMPARED))  # fmt: skip
+           *(f"{name}_z" for name in COMPARED), "class_mix_z")  # fmt: skip
 
 
 def _quantities(log: pd.DataFrame) -> pd.DataFrame:
@@ -3711,6 +3799,8 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
     table["positive_share"] = (answered["pred_class"] != 0).astype(float)
     table["low_confidence_share"] = (table["confidence"] < LOW_CONFIDENCE).astype(float)
     table["blank_share"] = (table["contrast"] < BLANK_CONTRAST).astype(float)
+    for number in sorted(answered["pred_class"].unique()):
+        table[f"share_{number}"] = (answered["pred_class"] == number).astype(float)
     return table
 
 
@@ -3740,7 +3830,8 @@ def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, bas
         Length of the window and distance of the ticks. Neighbouring windows overlap.
     baseline : dict of `monitoring_baseline`, optional
         Adds `<name>_z`: the deviation from the baseline in standard errors, (m - m0) / (s √(1/n + 1/n0)). s is the
-        larger of both standard deviations: one odd image in a small window widens its own yardstick.
+        larger of both standard deviations: one odd image in a small window widens its own yardstick. `class_mix_z` is
+        the largest such deviation of the shares of all classes, without its sign.
     until : datetime, optional
         Last tick; the end of the log when None. A live watch gives the time now, else silence goes unseen.
 
@@ -3754,7 +3845,8 @@ def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, bas
         raise CourseError("The log has no lines: serve some predictions first, or read it with another run_id.")
     log = log.sort_values("timestamp", kind="stable")
     step, start = pd.Timedelta(minutes=every), log["timestamp"].iloc[0].floor(f"{every}min")
-    end = max(pd.Timestamp(until or log["timestamp"].iloc[-1]).ceil(f"{every}min"), start + step)
+    end = pd.Timestamp(until or log["timestamp"].iloc[-1])
+    end = max((end if end.tz else end.tz_localize("UTC")).ceil(f"{every}min"), start + step)
     ticks = pd.date_range(start + step, end, freq=step)
     table, times = _quantities(log), pd.DatetimeIndex(log["timestamp"])
     answered = times[log["status"] == "ok"]
@@ -3778,15 +3870,19 @@ def _summary(part: pd.DataFrame, baseline: dict | None) -> dict[str, float]:
     percentiles = np.percentile(latency, (50, 95, 99)) if len(latency) else [math.nan] * 3
     means = part.drop(columns="latency_ms").mean()
     row = dict(zip(("latency_p50", "latency_p95", "latency_p99"), percentiles, strict=True)) | means.to_dict()
-    if baseline and len(part) > 1:
-        spread = part.std()
-        for name in COMPARED:
+    if not baseline:
+        return row
+    shares = [name for name in baseline if name.startswith("share_")]
+    z = {name: math.nan for name in (*COMPARED, *shares)}
+    if len(part) > 1:
+        part = part.reindex(columns=[*part, *(name for name in shares if name not in part)], fill_value=0.0)
+        means, spread = part.mean(), part.std()
+        for name in z:
             normal = baseline[name]
             error = max(normal["std"], spread[name]) * math.sqrt(1 / len(part) + 1 / normal["n"])
-            row[f"{name}_z"] = (means[name] - normal["mean"]) / max(error, 1e-6)
-    elif baseline:
-        row |= {f"{name}_z": math.nan for name in COMPARED}
-    return row
+            z[name] = (means[name] - normal["mean"]) / max(error, 1e-6)
+    mix = max((abs(z[name]) for name in shares), default=math.nan)
+    return row | {f"{name}_z": z[name] for name in COMPARED} | {"class_mix_z": mix}
 
 
 def error_budget(log: pd.DataFrame, objective: float = 0.99, limit_ms: float = 50.0) -> pd.Series:
@@ -3877,7 +3973,7 @@ def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
                   runbook="Group the failed lines by status and sender; one sender: call them; all: roll back."),
         AlertRule("blank_images", "blank_share", ">", 0.05, "critical", least=20,
                   runbook="Open the last ten images; call the site whose camera or scanner sends them."),
-        AlertRule("class_mix", "positive_share_z", **z,
+        AlertRule("class_mix", "class_mix_z", **z,
                   runbook="Ask whether the population changed (a new site, an outbreak); label thirty recent images "
                           "before you trust or retrain anything."),
         AlertRule("confidence", "confidence_z", **z,
@@ -3932,12 +4028,16 @@ class AlertManager:
                               f"minutes={self.rules[0].window if self.rules else 30}.")  # fmt: skip
         changed = [rule for rule in rules if self._turns(rule, rule.breached(row), now)]
         events = [self._event(rule, now, row) for rule in changed]
+        try:
+            if events:
+                self._file.append([[event[name] for name in ALERT_COLUMNS] for event in events])
+        except CourseError:
+            self.firing ^= {rule.name for rule in changed}  # not told, so not changed: the next tick tries again
+            raise
         for event in events if self.webhook else ():
             self.webhook.send(event)
         if self.writer:
             _write_alerts(self.writer, events, now, len(self.firing))
-        if events:
-            self._file.append([[event[name] for name in ALERT_COLUMNS] for event in events])
         return events
 
     def _turns(self, rule: AlertRule, verdict: bool | None, now: datetime) -> bool:
@@ -3972,12 +4072,19 @@ class Webhook:
 
     `send` stores the alert in a spool folder and returns. A thread posts the files in order and deletes what was
     taken, else it waits, twice as long after each failure, up to a minute. Files that a crash left behind are sent by
-    the next Webhook on the folder. Delivery is at least once: a receiver tells repeats by `id`.
+    the next Webhook on the folder. Delivery is at least once: a receiver tells repeats by `id`. `text` and `content`
+    are what common chats show. An alert that the receiver refuses (400 to 499) is put aside in rejected/.
     """
 
     def __init__(self, url: str, folder: str | Path, timeout: float = 5.0, pause: float = 0.5):
-        if not url.startswith(("http://", "https://")):
-            raise CourseError(f"Webhook URL {url!r}: give one that begins with http:// or https://.")
+        from urllib.parse import urlsplit
+
+        try:
+            whole = url.startswith(("http://", "https://")) and urlsplit(url).hostname
+        except ValueError:
+            whole = False
+        if not whole:
+            raise CourseError(f"Webhook URL {url!r}: give one that begins with http:// or https:// and a host.")
         self.url, self.folder, self.timeout, self.pause = url, Path(folder), timeout, pause
         self.folder.mkdir(parents=True, exist_ok=True)
         self._closing = threading.Event()
@@ -3988,7 +4095,8 @@ class Webhook:
         """Store the alert for delivery: a few ms, whatever the receiver does, and never an error."""
         name = f"{time.time_ns()}-{os.urandom(3).hex()}"  # sorts by time
         try:
-            write_json(self.folder / f"{name}.json", event | {"id": name})
+            text = f"{event.get('event')}: {event.get('rule')}, {event.get('metric')} = {event.get('value')}"
+            write_json(self.folder / f"{name}.json", event | {"id": name, "text": text, "content": text})
         except CourseError as error:
             print(f"Alert {event.get('rule')} could not be queued for the webhook: {error}")
 
@@ -4013,12 +4121,18 @@ class Webhook:
 
     def _post(self, path: Path) -> bool:
         from http.client import HTTPException
+        from urllib.error import HTTPError
         from urllib.request import Request, urlopen
 
         try:
             request = Request(self.url, path.read_bytes(), {"Content-Type": "application/json"})
             urlopen(request, timeout=self.timeout).close()
             path.unlink()
+        except HTTPError as error:
+            if not 400 <= error.code < 500 or error.code in (408, 429):
+                return False
+            os.replace(path, _opened(self.folder / "rejected" / path.name))
+            print(f"The receiver refuses an alert ({error.code} {error.reason}): kept in {path.parent / 'rejected'}.")
         except (OSError, HTTPException):
             return False
         return True
@@ -4079,6 +4193,9 @@ def traffic(data: Data, seed: int, requests: int = 3000, incidents=()) -> pd.Dat
     day = pd.DataFrame({"minute": at, "row": rng.choice(pool, len(at)), "kind": "", "size": 0.0})
     first = data.labels[pool] == 0
     rarer = pool[first] if first.mean() <= 0.5 else pool[~first]  # of class 0 and the rest: the larger jump of the mix
+    if len(rarer) == 0:
+        raise CourseError(f"Pool production has images of one class only ({len(pool)} images): a class shift needs "
+                          "both. Use a dataset with more images.")  # fmt: skip
     for incident in incidents:
         inside = day["minute"].between(incident.start * 60, (incident.start + incident.hours) * 60, inclusive="left")
         share = 1.0 if incident.kind == "slow" else incident.size
@@ -4202,7 +4319,8 @@ TAGS = {"latency_p50": "latency/p50", "latency_p95": "latency/p95", "latency_p99
         "throughput": "traffic/throughput", "error_rate": "traffic/error_rate", "confidence": "model/confidence",
         "low_confidence_share": "model/low_confidence_share", "positive_share": "model/positive_share",
         "brightness": "input/brightness", "sharpness": "input/sharpness", "blank_share": "input/blank_share",
-        "positive_share_z": "deviation/positive_share", "confidence_z": "deviation/confidence",
+        "class_mix_z": "deviation/class_mix", "positive_share_z": "deviation/positive_share",
+        "confidence_z": "deviation/confidence",
         "brightness_z": "deviation/brightness", "sharpness_z": "deviation/sharpness"}  # fmt: skip
 CHARTS = {
     "Service": {"latency (ms)": ["Multiline", ["latency/p50", "latency/p95", "latency/p99"]],
@@ -4247,12 +4365,20 @@ def write_dashboard(folder: str | Path, windows: pd.DataFrame, log: pd.DataFrame
     return Path(folder)
 
 
-def _write_doubtful(writer, answered: pd.DataFrame, data: Data, images: int) -> None:
+def least_sure(log: pd.DataFrame, data: Data, images: int = 8) -> pd.DataFrame:
+    """The answered lines of the lowest confidence, one an image, with `row`, the image's place in `data`.
+
+    Blank pictures are left out: what stands in `data` under their id is not what the model saw.
+    """
     row_of = {path: row for row, path in enumerate(data.index["path"])}
-    lowest = answered.sort_values("confidence", kind="stable").drop_duplicates("image")
-    lowest = lowest[lowest["image"].isin(row_of)].head(images)
-    for rank, case in enumerate(lowest.itertuples(), start=1):
-        picture = data.pixels[row_of[case.image]]
+    seen = log[(log["status"] == "ok") & (log["contrast"] >= BLANK_CONTRAST) & log["image"].isin(row_of)]
+    lowest = seen.sort_values("confidence", kind="stable").drop_duplicates("image").head(images)
+    return lowest.assign(row=lowest["image"].map(row_of))
+
+
+def _write_doubtful(writer, answered: pd.DataFrame, data: Data, images: int) -> None:
+    for rank, case in enumerate(least_sure(answered, data, images).itertuples(), start=1):
+        picture = data.pixels[case.row]
         scale = max(1, 192 // picture.shape[-1])  # TensorBoard shows pixels as they are: a thumb nail at 64
         picture = picture.repeat(scale, axis=1).repeat(scale, axis=2)
         tag = f"low_confidence/{rank} {Path(case.image).name} {case.confidence:.2f}"
@@ -4272,7 +4398,7 @@ def _write_alerts(writer, events: list[dict], now: datetime, firing: int) -> Non
 PANELS = {
     "latency (ms)": ("latency_p50", "latency_p95", "latency_p99"), "requests a minute": ("throughput", "requests"),
     "error rate": ("error_rate",), "mean confidence": ("confidence", "confidence_z"),
-    "share of positives": ("positive_share", "positive_share_z"),
+    "share of positives": ("positive_share", "class_mix_z"),
     "brightness (grey levels)": ("brightness", "brightness_z", "blank_share"),
 }  # fmt: skip
 

@@ -49,7 +49,7 @@ def main() -> None:
     rows = utils.benchmark(backends, images, rounds=options.rounds, seconds=options.seconds)
     table = utils.benchmark_table(rows, reference)
     print(table.round(2).to_string(index=False), "\n")
-    services = utils.benchmark_services(backends, rounds=options.rounds, seconds=options.seconds)
+    services = utils.benchmark_services(backends, images, rounds=options.rounds, seconds=options.seconds)
     print(utils.clients_table(services["clients"]).round(2).to_string(index=False), "\n")
     print(pd.DataFrame(services["memory"]).T.round(0).to_string(), "\n")
     for row in table[table["speedup"] != 1].itertuples():

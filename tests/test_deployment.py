@@ -238,6 +238,34 @@ def test_bound_buffers_give_the_same_answers_also_to_several_clients(data, store
     assert all(np.allclose(answer, expected[number], atol=1e-6) for number in range(4) for answer in answers[number])
 
 
+def test_error_of_onnx_runtime_is_told_in_words(data, stored):
+    stored.write_bytes(b"no model")
+    renamed = stored.rename(stored.with_name(f"{utils._checksum(stored)[:16]}.onnx"))
+    with pytest.raises(utils.CourseError, match="gives no session on CPUExecutionProvider"):
+        utils.OnnxModel(renamed)
+
+
+def test_export_stays_with_operators_that_older_gpu_runtimes_have(stored):
+    assert {item.version for item in onnx.load(stored).opset_import if not item.domain} == {18}
+
+
+@pytest.mark.parametrize("size", [45, 100])
+def test_odd_sizes_and_three_classes(open_course, size):
+    """Maps of odd width: pooling with a rest (ceil_mode)."""
+    course = open_course("pneumonia3", image_size=size)
+    utils.build_index(course)
+    data = utils.load_data(course)
+    path = store_checkpoint(course, data)
+    model = utils.OnnxModel(utils.export_onnx(course, path))
+    table = utils.agreement(utils.served_network(course, path)[0], model, data.pixels[:24], (1, 7))
+    assert table["max_abs_diff"].max() <= 1e-5 and model.predict(np.array(data.pixels[:2])).shape == (2, 3)
+
+
+def test_bound_model_refuses_what_its_buffers_do_not_hold(data, stored):
+    with pytest.raises(utils.CourseError, match="for embeddings use OnnxModel"):
+        utils.BoundModel(stored, provider="cpu").predict_all(data.pixels)
+
+
 # --- INT8
 
 
@@ -291,8 +319,9 @@ def test_layers_that_hurt_are_kept_in_float(data):
     assert [row["kl"] for row in scan] == sorted((row["kl"] for row in scan), reverse=True)
     path, attempts = utils.quantize_within(course, stored, calibration, data.pixels, labels, scan, limit=0.02)
     assert attempts[0]["drop"] > 0.02 >= attempts[-1]["drop"]
-    assert attempts[1]["kept_float"] == [scan[0]["layer"]]
-    assert utils.OnnxModel(path).metadata["kept_float"] == [row["node"] for row in scan[: len(attempts) - 1]]
+    assert [attempt["quantized"] for attempt in attempts] == ["everything"] + ["layers"] * (len(attempts) - 1)
+    assert attempts[1]["kept_float"] == [] and attempts[2]["kept_float"] == [scan[0]["layer"]]
+    assert utils.OnnxModel(path).metadata["kept_float"] == [row["node"] for row in scan[: len(attempts) - 2]]
 
 
 # --- the benchmark
@@ -386,18 +415,27 @@ def test_every_backend_answers_alike_and_serves_in_a_process_of_its_own(data, ch
     assert np.abs(answers["ONNX Runtime fp32"] - eager).max() < 1e-5
     assert all(a.dtype == np.float32 and np.abs(a - eager).max() < 0.1 for a in answers.values())
     assert set(reference.values()) == {"PyTorch eager"} and (tuning.drop(columns="device") > 0).all(axis=None)
-    services = utils.benchmark_services(backends, clients=(1, 2), seconds=0.01, rounds=2)
+    services = utils.benchmark_services(backends, pixels, clients=(1, 2), seconds=0.01, rounds=2)
     assert len(services["clients"]) == 4 * 2 * 2 and all(row["ms"] for row in services["clients"])
     if Path("/proc/self/status").exists():
         memory = {name: told["memory_mb"] for name, told in services["memory"].items()}
         assert memory["ONNX Runtime fp32"] < 200 < memory["PyTorch eager"]  # the service without torch has no torch
 
 
+def test_service_that_dies_says_so(monkeypatch, tmp_path):
+    """With a service that serves once, then ends."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "service.py").write_text("print('\"VmHWM: 1024 kB\"', flush=True)")
+    monkeypatch.setattr(utils, "KIT", tmp_path)
+    with pytest.raises(utils.CourseError, match="serves a died with 1 clients"):
+        utils.benchmark_services([fake("a")], np.zeros((1, 1, 2, 2), np.uint8))
+
+
 def test_service_that_does_not_start_says_why(data, stored):
     spec = {"path": str(stored), "provider": "CPUExecutionProvider", "threads": 1, "channels": 3, "size": 32}
     broken = replace(fake("three channels", file=stored), spec=spec)
     with pytest.raises(utils.CourseError, match="three channels did not start in a process of its own: .*INVALID_ARG"):
-        utils.benchmark_services([broken])
+        utils.benchmark_services([broken], np.zeros((1, 3, 32, 32), np.uint8))
 
 
 def test_compiler_that_fails_is_left_out_in_one_sentence(data, checkpoint, monkeypatch, capsys):
@@ -464,7 +502,10 @@ def test_graph_table_counts_what_onnx_runtime_fused(stored, data, checkpoint):
     ("No importer registered for op: GroupNormalization", "unsupported operator"),
     ("TensorrtExecutionProvider did not start and ONNX Runtime fell back to CPUExecutionProvider: libnvinfer.so.10: "
      "cannot open shared object file: No such file or directory", "library version"),
-    ("No module named 'tensorrt'", "library version"),
+    ("No module named 'tensorrt'", "not installed"),
+    ("Target GPU SM 70 is not supported by this TensorRT release", "GPU generation"),
+    ("This session cannot use the graph capture feature as all compute graph nodes have not been partitioned",
+     "unsupported operator"),
     ("The engine plan file is not compatible with this version of TensorRT", "library version"),
     ("something else went wrong", "other"),
 ])  # fmt: skip
@@ -507,6 +548,6 @@ def test_tensorrt_builds_an_engine_or_says_which_operator_it_lacks(data, stored,
     engine, attempt = data.course.exports / "model.trt", result["attempts"][1]
     if parses:
         assert engine.read_bytes() == b"engine" and attempt["works"]
-        assert "TensorRT serves" in utils.tensorrt_section(result)
+        assert "TensorRT built an engine; ONNX Runtime serves." in utils.tensorrt_section(result)
     else:
         assert attempt["reason"] == "unsupported operator" and "Whatever" in attempt["message"] and not engine.exists()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -392,6 +393,17 @@ def test_fires_once_holds_and_clears(tmp_path):
     assert list(events) == list(utils.ALERT_COLUMNS) and events["runbook"][0] == "Look."
 
 
+def test_an_alert_that_could_not_be_written_is_told_at_the_next_tick(tmp_path, monkeypatch):
+    rule = utils.AlertRule("slow", "latency_p95", ">", 50.0, hold=0)
+    manager, row = utils.AlertManager([rule], tmp_path / "alerts.csv"), {"window": 30, "requests": 99, "latency_p95": 90.0}
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        with pytest.raises(utils.CourseError, match="alerts.csv could not be written .Permission denied"):
+            manager.evaluate(DAY, row)
+    assert [event["event"] for event in manager.evaluate(DAY + timedelta(minutes=10), row)] == ["firing"]
+    assert len(utils.read_alerts(tmp_path / "alerts.csv")) == 1
+
+
 def test_no_verdict_without_requests(tmp_path):
     manager = utils.AlertManager([RULE], tmp_path / "alerts.csv")
     assert judge(manager, [60] * 5, requests=9) == [] and judge(manager, [np.nan] * 5, 5) == []
@@ -412,7 +424,7 @@ def test_rules_that_would_sleep_are_named(tmp_path):
     """A missing baseline, or windows of another length, must not look like a quiet day."""
     manager = utils.AlertManager(utils.default_rules(), tmp_path / "alerts.csv")
     row = {"window": 30, "requests": 100} | dict.fromkeys(utils.METRICS[1:-4], 0.0)
-    with pytest.raises(utils.CourseError, match="watches positive_share_z.*baseline=monitoring_baseline"):
+    with pytest.raises(utils.CourseError, match="watches class_mix_z.*baseline=monitoring_baseline"):
         manager.evaluate(DAY, row)
     with pytest.raises(utils.CourseError, match="windows of 60 minutes: .*minutes=30"):
         manager.evaluate(DAY, row | {"window": 60})
@@ -595,6 +607,82 @@ def test_score_tells_missed_from_false():
     assert score["raised"].tolist() == [False] * 3 + [True, False, True]
     assert score.loc["exceptions", "minutes_to_detect"] == 30 and score.loc["false alarm", "rule"] == "errors"
     assert np.isnan(score.loc["exceptions", "minutes_to_clear"])
+
+
+def test_swap_between_two_positive_classes_is_seen(tmp_path):
+    """Bacteria turn into viruses: the share of positives stays, the mix of classes does not."""
+    def day(shares, seed):
+        rng, logger = np.random.default_rng(seed), utils.InferenceLogger(tmp_path / f"{seed}.csv")
+        n = 600
+        times = [DAY + timedelta(minutes=0.2 * i) for i in range(n)]
+        logger.log_batch(rng.choice(3, n, p=shares), np.full(n, 0.9), np.ones(n), timestamp=times,
+                         brightness=list(rng.normal(100, 5, n)), contrast=[30.0] * n, sharpness=[50.0] * n)  # fmt: skip
+        return utils.read_log(tmp_path / f"{seed}.csv")
+
+    baseline = utils.monitoring_baseline(day([0.3, 0.5, 0.2], 0))
+    calm, swapped = (utils.window_statistics(day(shares, seed), baseline=baseline).iloc[2:] for shares, seed in
+                     (([0.3, 0.5, 0.2], 1), ([0.3, 0.2, 0.5], 2)))  # fmt: skip
+    assert calm["class_mix_z"].max() < 5 < swapped["class_mix_z"].min()
+    assert swapped["positive_share_z"].abs().max() < 5
+
+
+def test_class_shift_needs_two_classes(pictures):
+    one = replace(pictures, labels=np.ones_like(pictures.labels))
+    with pytest.raises(utils.CourseError, match="images of one class only"):
+        utils.traffic(one, 0, incidents=utils.drill())
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((0, 1, 16, 16), np.uint8), np.zeros((16, 16), np.uint8), None, "picture"])
+def test_a_bad_request_is_one_line(tmp_path, wrong):
+    monitored = serve(tmp_path)
+    monitored.model = SimpleNamespace(hash="0", predict=lambda pixels: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        monitored.predict(wrong, images=["a", "b"])
+    log = utils.read_log(tmp_path / "production.csv")
+    assert log["status"].tolist() == ["ZeroDivisionError"] and monitored.lost == 0
+
+
+def test_webhook_url_that_is_none():
+    for url in ("ftp://a", "http://[bad", "http://"):
+        with pytest.raises(utils.CourseError, match="begins with http"):
+            utils.Webhook(url, "unused")
+
+
+def test_refused_alert_does_not_block_the_next(tmp_path, capsys):
+    taken = []
+
+    class Picky(BaseHTTPRequestHandler):
+        def do_POST(self):
+            event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            taken.append(event["rule"])
+            self.send_response(400 if event["rule"] == "refused" else 200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Picky)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hook = utils.Webhook(f"http://127.0.0.1:{server.server_port}/", tmp_path, pause=0.05)
+    for rule in ("refused", "good"):
+        hook.send({"rule": rule, "event": "firing", "metric": "x", "value": 1.0})
+    assert hook.close(10) == 0 and taken == ["refused", "good"]
+    server.shutdown()
+    (kept,) = (tmp_path / "rejected").iterdir()
+    assert json.loads(kept.read_text())["text"] == "firing: refused, x = 1.0" and "400" in capsys.readouterr().out
+
+
+def test_prediction_does_not_wait_for_a_webhook_that_hangs(pictures, quiet, tmp_path):
+    """The receiver takes the connection and never answers; a whole drill goes on."""
+    silent = socket.socket()
+    silent.bind(("127.0.0.1", 0))
+    silent.listen()
+    hook = utils.Webhook(f"http://127.0.0.1:{silent.getsockname()[1]}/", tmp_path / "spool", timeout=60)
+    manager = utils.AlertManager(utils.default_rules(), tmp_path / "alerts.csv", webhook=hook)
+    _, _, events = utils.replay_day(serve(tmp_path), pictures, 5, 1500, utils.drill(), manager,
+                                    utils.monitoring_baseline(quiet))  # fmt: skip
+    assert len(events) and len(hook.pending()) == len(events)
+    silent.close()
 
 
 def test_unknown_incident():

@@ -55,6 +55,16 @@ def test_only_what_is_missing(changed, install):
     assert packages.plan(installed, None) == ([], install)
 
 
+@pytest.mark.parametrize("cuda, curand, extra", [
+    ("12.8", True, []), ("12.8", False, ["nvidia-curand-cu12"]), ("13.0", False, ["nvidia-curand"]), (None, False, []),
+])  # fmt: skip
+def test_the_one_library_that_torch_does_not_bring(cuda, curand, extra):
+    right = packages.runtime(cuda)
+    installed = BASE | {Requirement(right).name: "1.26.0" if cuda == "12.8" else "1.31.0"}
+    assert packages.plan(installed, cuda, curand) == ([], extra)
+    assert packages.plan(installed | {name: "10.4" for name in extra}, cuda, curand) == ([], [])
+
+
 def test_fresh_colab_with_a_t4():
     colab = {"scikit-learn": "1.6.1", "tensorboard": "2.20.0", "tqdm": "4.67.1", "filelock": "3.20.0"}
     assert packages.plan(colab, "12.8") == (
@@ -97,6 +107,7 @@ def machine(monkeypatch):
 
         monkeypatch.setattr(packages.subprocess, "run", run)
         monkeypatch.setattr(packages, "versions", lambda *names: {n: installed[n] for n in names if n in installed})
+        monkeypatch.setattr(packages, "find_library", lambda name: f"lib{name}.so")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda is not None)
         monkeypatch.setattr(torch.version, "cuda", cuda or "13.0")  # a torch built for GPUs on a machine without one
         return commands

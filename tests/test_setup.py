@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -254,3 +255,30 @@ def test_once_runs_once_and_says_so(open_course, capsys):
     utils.once(course, "probe", measured, 4)
     utils.once(course, "probe", measured, 4, depends=("another key",))
     assert CALLS == [3, 4, 4]
+
+
+def test_record_is_json_for_every_reader(tmp_path):
+    """NaN is no JSON: a browser or Typst would refuse the whole file."""
+    values = {"a": float("nan"), "b": [np.float32("inf"), np.int64(3), True, None], 4: {"c": np.array([1.5, np.nan])},
+              "d": Path("x")}  # fmt: skip
+    path = utils.write_json(tmp_path / "a.json", values)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    read = json.loads(path.read_text(), parse_constant=refuse)
+    assert read == {"a": None, "b": [None, 3, True, None], "4": {"c": [1.5, None]}, "d": "x"}
+
+
+def test_keep_goes_file_by_file_and_mirrors_on_demand(open_course, tmp_path):
+    course = replace(open_course(), local=tmp_path / "local")
+    folder = course.local / "logs"
+    folder.mkdir(parents=True)
+    (folder / "old.csv").write_text("old")
+    utils.keep(course, folder)
+    (folder / "old.csv").unlink()
+    (folder / "new.csv").write_text("new")
+    utils.keep(course, folder)
+    assert sorted(path.name for path in (course.home / "logs").iterdir()) == ["new.csv", "old.csv"]  # nothing is lost
+    utils.keep(course, folder, mirror=True)
+    assert [path.name for path in (course.home / "logs").iterdir()] == ["new.csv"]

@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from ctypes.util import find_library
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,13 +40,14 @@ def satisfied(requirement: str, installed: dict[str, str]) -> bool:
     return wanted.name in installed and wanted.specifier.contains(installed[wanted.name], prereleases=True)
 
 
-def plan(installed: dict[str, str], cuda: str | None) -> tuple[list[str], list[str]]:
+def plan(installed: dict[str, str], cuda: str | None, curand: bool = True) -> tuple[list[str], list[str]]:
     """What to change so that all is there, and exactly one ONNX Runtime: the one that fits the GPU.
 
     Parameters
     ----------
     installed : version of each installed package, by its name on the index.
     cuda : torch.version.cuda where torch sees an NVIDIA GPU, else None (so on every Mac).
+    curand : whether the system has libcurand, the one library of ONNX Runtime for GPUs that torch does not bring.
 
     Returns
     -------
@@ -56,7 +58,9 @@ def plan(installed: dict[str, str], cuda: str | None) -> tuple[list[str], list[s
     # The two packages share their files: removing one breaks the other, so both go and the right one comes back.
     uninstall = [name for name in RUNTIMES if name in installed] if wrong else []
     left = {name: version for name, version in installed.items() if name not in uninstall}
-    return uninstall, [requirement for requirement in (*NEEDED, right) if not satisfied(requirement, left)]
+    library = "nvidia-curand-cu12" if right.endswith("<1.27") else "nvidia-curand"
+    extra = [library] if right.startswith("onnxruntime-gpu") and not curand else []
+    return uninstall, [requirement for requirement in (*NEEDED, right, *extra) if not satisfied(requirement, left)]
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -95,7 +99,9 @@ def install() -> None:
     import torch
 
     cuda = torch.version.cuda if torch.cuda.is_available() else None
-    uninstall, missing = plan(versions(*(Requirement(needed).name for needed in NEEDED), *RUNTIMES), cuda)
+    names = (Requirement(needed).name for needed in NEEDED)
+    found = versions(*names, *RUNTIMES, "nvidia-curand", "nvidia-curand-cu12")
+    uninstall, missing = plan(found, cuda, curand=bool(find_library("curand")))
     if not missing:
         return
     print(f"installing {', '.join(missing)}")

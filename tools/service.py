@@ -1,10 +1,12 @@
-"""One way to serve, in a process of its own, for `utils.benchmark_services`: `python tools/service.py SPEC`.
+"""One way to serve, in a process of its own, for `utils.benchmark_services`: `python tools/service.py SPEC IMAGES`.
 
-SPEC is the JSON of `utils.Backend.spec`. First line out: what /proc says of this process after it served 32 images.
-Then for each line `[clients, seconds]` in, one line out: images_s and ms, the latencies of all calls.
+SPEC is the JSON of `utils.Backend.spec`, IMAGES an .npy file of 32 images. First line out: what /proc says of this
+process after it served them. Then for each line `[clients, seconds]` in, one line out: images_s and ms, the latencies
+of all calls.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -31,7 +33,9 @@ def build(spec: dict):
 
     torch.set_num_threads(spec["threads"])
     if "provider" in spec:
-        model = utils.BoundModel(spec["path"], provider=spec["device"], **spec["options"])
+        # A CUDA graph belongs to the thread that recorded it, and several clients are several threads.
+        options = {name: value for name, value in spec["options"].items() if name != "enable_cuda_graph"}
+        model = utils.BoundModel(spec["path"], provider=spec["device"], **options)
         return model.predict, lambda threads: None
     model, state = utils.load_model(spec["path"])
     options = spec["options"] | {"dtype": getattr(torch, spec["precision"])}
@@ -67,15 +71,18 @@ def turn(run, set_threads, image: np.ndarray, clients: int, seconds: float, thre
     return {"images_s": sum(1000 * len(times) / sum(times) for times in calls), "ms": ms}
 
 
-def main(spec: dict) -> None:
+def main(spec: dict, images: Path) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print what they like; it must not mix with the answers
     run, set_threads = build(spec)
-    images = np.zeros((32, spec["channels"], spec["size"], spec["size"]), np.uint8)
-    run(images)
-    print(json.dumps(STATUS.read_text() if STATUS.exists() else ""), flush=True)
+    pixels = np.load(images)
+    run(pixels)
+    print(json.dumps(STATUS.read_text() if STATUS.exists() else ""), file=answers, flush=True)
     for line in sys.stdin:
         clients, seconds = json.loads(line)
-        print(json.dumps(turn(run, set_threads, images[:1], clients, seconds, spec["threads"])), flush=True)
+        told = turn(run, set_threads, pixels[:1], clients, seconds, spec["threads"])
+        print(json.dumps(told), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
