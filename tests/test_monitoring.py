@@ -395,7 +395,8 @@ def test_fires_once_holds_and_clears(tmp_path):
 
 def test_an_alert_that_could_not_be_written_is_told_at_the_next_tick(tmp_path, monkeypatch):
     rule = utils.AlertRule("slow", "latency_p95", ">", 50.0, hold=0)
-    manager, row = utils.AlertManager([rule], tmp_path / "alerts.csv"), {"window": 30, "requests": 99, "latency_p95": 90.0}
+    manager = utils.AlertManager([rule], tmp_path / "alerts.csv")
+    row = {"window": 30, "requests": 99, "latency_p95": 90.0}
     with monkeypatch.context() as broken:
         broken.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
         with pytest.raises(utils.CourseError, match="alerts.csv could not be written .Permission denied"):
