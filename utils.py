@@ -26,7 +26,7 @@ import textwrap
 import threading
 import time
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -2951,8 +2951,9 @@ def torch_runner(network: ServedNetwork, device: str = "cpu", channels_last=Fals
     call = torch.compile(network, dynamic=True) if compiled else network
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        # ONNX Runtime may search for the quickest kernel, so PyTorch may as well.
-        with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=True, deterministic=False):
+        # On a GPU, ONNX Runtime may search for the quickest kernel, so PyTorch may as well.
+        search = torch.backends.cudnn.flags(benchmark=True, deterministic=False) if device == "cuda" else nullcontext()
+        with torch.inference_mode(), search:
             return call(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
 
     return run
