@@ -4422,7 +4422,7 @@ def plot_dashboard(windows: pd.DataFrame, events=None, incidents=(), title: str 
             axis.axhline(slo_ms, color=COLOURS[6], lw=1, ls="-.", label="SLO")
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 0.28), ncols=4, fontsize=9)
+            axis.legend(loc="center right", bbox_to_anchor=(1, 0.52), ncols=2, fontsize=9)
         if events is not None and len(events):
             own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
             _mark_alerts(axis, own, windows, drawn[-1])
