@@ -3162,7 +3162,7 @@ def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pix
         "fp32" and "int8", on a GPU also "fp16" and, where it works, "tensorrt": exported files.
 
     The reference of each is PyTorch eager in float32 on the same device. INT8 runs on the CPU, so with a GPU both
-    devices have a reference.
+    devices have a reference. What does not start on the GPU is said and left out; it never runs on the CPU instead.
     """
     network, _ = served_network(course, checkpoint)
     shape = {"channels": course.channels, "size": course.image_size, "threads": torch.get_num_threads()}
@@ -3172,29 +3172,40 @@ def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pix
         label, run, options, table = tuned_torch(network, device, pixels, compiled and device == course.device.type)
         tuning.append(table.assign(device=device))
         low = str(options.get("dtype", torch.float32)).removeprefix("torch.")
-        kinds = [("PyTorch eager", torch_runner(network, device), {}, "float32")]
-        kinds.append((f"PyTorch {label}", run, options, low))
+        kinds = [("PyTorch eager", torch_runner(network, device), {}, "float32"),
+                 (f"PyTorch {label}", run, options, low)]  # fmt: skip
         for name, call, own, precision in kinds:
             spec = shape | {"path": checkpoint, "device": device, "precision": precision,
                             "options": {key: value for key, value in own.items() if key != "dtype"}}  # fmt: skip
             backends.append(Backend(name + where[device], call, device, precision, "PyTorch", checkpoint, spec))
-    for name, path in models.items():
-        device = "cpu" if name == "int8" else course.device.type
-        provider = "tensorrt" if name == "tensorrt" else device
-        extra = tensorrt_options(course) if name == "tensorrt" else {"enable_cuda_graph": True}
-        try:
-            model = OnnxModel(path) if device == "cpu" else BoundModel(path, provider=provider, **extra)
-            model.predict(np.array(pixels[:1]))
-        except Exception as error:
-            if device == "cpu" or "enable_cuda_graph" not in extra:
-                raise
-            print(f"{name}: no CUDA graph ({' '.join(str(error).split())[:200]}); with bound buffers alone")
-            model, extra = BoundModel(path, provider=provider), {}
-        spec = shape | {"path": path, "device": provider, "provider": model.provider, "options": extra}
-        precision = "float16" if name == "tensorrt" else model.metadata["precision"]
-        backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device, precision, model.provider,
-                                path, spec))  # fmt: skip
+    jobs = [(name, path, "cpu" if name == "int8" else course.device.type) for name, path in models.items()]
+    jobs += [("fp32", models["fp32"], "cpu")] if course.device.type != "cpu" else []
+    for name, path, device in jobs:
+        model, options = _serving_model(course, name, path, device, pixels)
+        if model:
+            spec = shape | {"path": path, "device": "tensorrt" if name == "tensorrt" else device,
+                            "provider": model.provider, "options": options}  # fmt: skip
+            precision = "float16" if name == "tensorrt" else model.metadata["precision"]
+            backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device, precision,
+                                    model.provider, path, spec))  # fmt: skip
     return backends, {b.name: "PyTorch eager" + where[b.device] for b in backends}, pd.concat(tuning)
+
+
+def _serving_model(course: Course, name: str, path: Path, device: str, pixels: np.ndarray):
+    """The quickest session that starts and answers, with the options it took; (None, {}), and why, where none does."""
+    if device == "cpu":
+        return OnnxModel(path), {}
+    provider, tries = "cuda", ({"enable_cuda_graph": True}, {})
+    if name == "tensorrt":
+        provider, tries = "tensorrt", (tensorrt_options(course),)
+    for options in tries:
+        try:
+            model = BoundModel(path, provider=provider, **options)
+            model.predict(np.array(pixels[:1]))
+            return model, options
+        except Exception as error:  # ONNX Runtime raises a dozen types of its own
+            print(f"{name} on {provider} with {', '.join(options) or 'bound buffers'} DOES NOT RUN: {error}")
+    return None, {}
 
 
 def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:

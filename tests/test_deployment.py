@@ -261,6 +261,24 @@ def test_odd_sizes_and_three_classes(open_course, size):
     assert table["max_abs_diff"].max() <= 1e-5 and model.predict(np.array(data.pixels[:2])).shape == (2, 3)
 
 
+@pytest.mark.parametrize("graphs, plain", [(True, True), (False, True), (False, False)])
+def test_gpu_without_cuda_graphs_and_gpu_that_does_not_start(data, stored, monkeypatch, capsys, graphs, plain):
+    """With a stand-in for the session on a GPU: what does not run is said, and never runs on the CPU instead."""
+    class StandIn:
+        def __init__(self, path, provider, **options):
+            if not (graphs if "enable_cuda_graph" in options else plain):
+                raise RuntimeError("all compute graph nodes have not been partitioned")
+
+        def predict(self, pixels):
+            return pixels
+
+    monkeypatch.setattr(utils, "BoundModel", StandIn)
+    model, options = utils._serving_model(data.course, "fp32", stored, "cuda", np.array(data.pixels[:2]))
+    said = capsys.readouterr().out
+    assert (model is not None) == plain and ("enable_cuda_graph" in options) == graphs
+    assert said.count("DOES NOT RUN") == (not graphs) + (not plain)
+
+
 def test_bound_model_refuses_what_its_buffers_do_not_hold(data, stored):
     with pytest.raises(utils.CourseError, match="for embeddings use OnnxModel"):
         utils.BoundModel(stored, provider="cpu").predict_all(data.pixels)
