@@ -3122,8 +3122,9 @@ def benchmark_services(backends: list[Backend], pixels: np.ndarray, clients=(1, 
             turn = number % len(pairs)
             for backend, (process, _) in pairs[turn:] + pairs[:turn]:
                 for count in clients:
-                    process.stdin.write(json.dumps([count, seconds]) + "\n")
-                    process.stdin.flush()
+                    with suppress(BrokenPipeError):  # it has died: it will not answer either
+                        process.stdin.write(json.dumps([count, seconds]) + "\n")
+                        process.stdin.flush()
                     told = process.stdout.readline()
                     if not told:
                         raise CourseError(f"The process that serves {backend.name} died with {count} clients: run the "
