@@ -3637,6 +3637,8 @@ def new_run_id() -> str:
 class InferenceLogger:
     """Append one line a prediction to a CSV file, safely with several processes and across crashes.
 
+    Nothing is held open between two calls, so there is nothing to close.
+
     Parameters
     ----------
     log_file : path
@@ -3681,15 +3683,6 @@ class InferenceLogger:
             table["extra"] = [json.dumps(row, default=_plain) for row in rows]
         nothing = [None] * n
         self._file.append(list(zip(*(table.get(name, nothing) for name in LOG_COLUMNS), strict=True)))
-
-    def close(self) -> None:
-        """Nothing is held open between two lines; for code that expects a file."""
-
-    def __enter__(self) -> InferenceLogger:
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.close()
 
 
 def _spread(name: str, value, n: int) -> list:

@@ -93,10 +93,10 @@ def test_image_statistics_of_nothing():
 
 
 def test_a_line_comes_back_typed(tmp_path):
-    with utils.InferenceLogger(tmp_path / "logs" / "p.csv", run_id="a") as logger:
-        logger.log(1, 0.98765432, 1.5, image='x,"y"\nz.png', model="abc", site="Lyon", thread=[1, 2])
-        logger.log_batch(np.array([0, 1]), np.array([0.5, 0.6], np.float32), [2.0, 2.0], image=["a", "b"], site="Metz",
-                         timestamp=datetime(2026, 3, 1, 12))  # fmt: skip
+    logger = utils.InferenceLogger(tmp_path / "logs" / "p.csv", run_id="a")
+    logger.log(1, 0.98765432, 1.5, image='x,"y"\nz.png', model="abc", site="Lyon", thread=[1, 2])
+    logger.log_batch(np.array([0, 1]), np.array([0.5, 0.6], np.float32), [2.0, 2.0], image=["a", "b"], site="Metz",
+                     timestamp=datetime(2026, 3, 1, 12))  # fmt: skip
     utils.InferenceLogger(tmp_path / "logs" / "p.csv", run_id="b").log(0, 0.9, 1)
     assert (tmp_path / "logs" / "p.csv").read_text().startswith("# inference log, schema 1\ntimestamp,run_id,model,")
     log = utils.read_log(tmp_path / "logs" / "p.csv", "a")
