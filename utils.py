@@ -238,9 +238,13 @@ def amp_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         major = torch.cuda.get_device_capability(device)[0]
         return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else None
+    return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & cpu_flags() else None
+
+
+def cpu_flags() -> set[str]:
+    """What Linux says of the processor, its instruction sets among it; empty elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & set(flags) else None
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
 @contextmanager
@@ -2574,7 +2578,7 @@ def make_session(path: Path, provider: str = "cpu", level: str = "all", threads:
     Raises
     ------
     CourseError
-        The provider did not start and ONNX Runtime fell back to another one, with the library that was missing.
+        No session, or not on that provider: what ONNX Runtime said, and the library that was missing.
     """
     import onnxruntime as ort
 
@@ -2822,8 +2826,7 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
             batch = next(self.batches, None)
             return None if batch is None else {"pixels": np.ascontiguousarray(batch)}
 
-    cpuinfo = Path("/proc/cpuinfo")
-    vnni = not cpuinfo.exists() or re.search(r"\b(avx512_vnni|avx_vnni|asimddp)\b", cpuinfo.read_text())
+    vnni = not cpu_flags() or {"avx512_vnni", "avx_vnni", "asimddp"} & cpu_flags()
     settings = {"reduce_range": not vnni, "per_channel": True, "activation_type": quantization.QuantType.QUInt8,
                 "weight_type": quantization.QuantType.QInt8, "quant_format": quantization.QuantFormat.QDQ,
                 "nodes_to_exclude": list(keep_float), "nodes_to_quantize": list(only or [])}  # fmt: skip
@@ -3069,9 +3072,8 @@ def benchmark_table(rows: list, against: dict[str, str] | str | None = None) -> 
     table = []
     for (name, batch), group in frame.groupby(["backend", "batch"], sort=False):
         ms = np.concatenate(group["ms"].to_list())
-        p50, p95, p99 = np.percentile(ms, [50, 95, 99])
-        row = {"backend": name, "batch": batch, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
-               "images_s": 1000 * batch / ms.mean(), "calls": len(ms)}  # fmt: skip
+        row = {"backend": name, "batch": batch, **_percentiles(ms), "images_s": 1000 * batch / ms.mean(),
+               "calls": len(ms)}  # fmt: skip
         if against:
             reference = against[name] if isinstance(against, dict) else against
             ratios = medians[reference, batch] / medians[name, batch]
@@ -3086,11 +3088,14 @@ def clients_table(rows: list) -> pd.DataFrame:
     table = []
     for (name, count), group in pd.DataFrame(rows).groupby(["backend", "clients"], sort=False):
         ms = np.concatenate(group["ms"].to_list())
-        p50, p95, p99 = np.percentile(ms, [50, 95, 99])
-        table.append({"backend": name, "clients": count, "images_s": group["images_s"].median(),
-                      "low": group["images_s"].min(), "high": group["images_s"].max(), "p50_ms": p50, "p95_ms": p95,
-                      "p99_ms": p99, "calls": len(ms)})  # fmt: skip
+        images_s = group["images_s"]
+        table.append({"backend": name, "clients": count, "images_s": images_s.median(), "low": images_s.min(),
+                      "high": images_s.max(), **_percentiles(ms), "calls": len(ms)})  # fmt: skip
     return pd.DataFrame(table)
+
+
+def _percentiles(ms: np.ndarray) -> dict[str, float]:
+    return dict(zip(("p50_ms", "p95_ms", "p99_ms"), np.percentile(ms, [50, 95, 99]).tolist(), strict=True))
 
 
 def benchmark_services(backends: list[Backend], pixels: np.ndarray, clients=(1, 4), seconds=0.2, rounds=3) -> dict:
@@ -3266,9 +3271,8 @@ def _latencies(run, images, num_runs: int, warmup: int) -> dict:
     for _ in range(warmup):
         run(images)
     ms = np.array([_timed(run, images) for _ in range(num_runs)])
-    p50, p95, p99 = (float(value) for value in np.percentile(ms, [50, 95, 99]))
-    return {"latency_p50": p50, "latency_p95": p95, "latency_p99": p99,
-            "throughput": float(1000 * len(images) / ms.mean())}  # fmt: skip
+    percentiles = {f"latency_{name.removesuffix('_ms')}": value for name, value in _percentiles(ms).items()}
+    return percentiles | {"throughput": float(1000 * len(images) / ms.mean())}
 
 
 def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
