@@ -4515,7 +4515,7 @@ DRIFTS = {drift.name: drift for drift in (
           "% veil", (8, 16, 26, 38, 52), _ROOFS),
     Drift("view_angle", "The camera looks from the side, no longer straight down.",
           "° off vertical", (15, 30, 42, 52, 60), _ROOFS),
-    Drift("blur", "The lens is out of focus.", "% of width", (0.4, 0.8, 1.3, 2.0, 3.0)),
+    Drift("blur", "The lens is out of focus.", "% of width", (0.7, 1.1, 1.6, 2.2, 3.0)),
     Drift("noise", "Less light or a cheaper sensor: every pixel is off by chance.",
           "grey levels", (4, 10, 18, 28, 40)),
     Drift("brightness", "Longer exposure: every pixel is brighter, and the brightest are lost.",
@@ -4541,11 +4541,14 @@ def drifts_of(dataset: str) -> list[str]:
     return [name for name, drift in DRIFTS.items() if dataset in drift.datasets]
 
 
-def _check_drift(kind: str, severity: int, allowed=tuple(DRIFTS), where: str = "") -> None:
+def _check_kind(kind: str, allowed, where: str = "") -> None:
     if kind not in allowed:
         raise CourseError(f"Drift {kind!r} is unknown{where}: choose one of {', '.join(allowed)}.")
-    if severity not in range(6):
-        raise CourseError(f"Severity {severity!r} of drift {kind!r}: choose 0 (none), 1, 2, 3, 4 or 5 (worst).")
+
+
+def _check_severity(severity: int) -> None:
+    if not isinstance(severity, (int, np.integer)) or not 0 <= severity <= 5:
+        raise CourseError(f"Severity {severity!r} is unknown: choose 0 (no drift), 1, 2, 3, 4 or 5 (worst).")
 
 
 def drift_images(pixels: np.ndarray, kind: str, severity: int, seed: int = 42) -> np.ndarray:
@@ -4575,8 +4578,10 @@ def drift_images(pixels: np.ndarray, kind: str, severity: int, seed: int = 42) -
     """
     if kind == "class_prior":
         raise CourseError("Drift 'class_prior' changes no pixels, it draws other images: use utils.drift_window.")
-    _check_drift(kind, severity, tuple(_EFFECTS))
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 4:
+    _check_kind(kind, _EFFECTS)
+    _check_severity(severity)
+    square = isinstance(pixels, np.ndarray) and pixels.ndim == 4 and pixels.shape[2] == pixels.shape[3]
+    if not square or pixels.dtype != np.uint8:
         found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise CourseError(f"pixels must be uint8 (N, C, S, S), these are {found}: pass data.pixels[rows].")
     drifted = np.array(pixels)
@@ -4743,11 +4748,16 @@ def drift_window(data: Data, rows, kind: str, severity: int, seed: int = 42, siz
         A drift of another dataset; no rows, or rows of one class for "class_prior"; a window larger than the rows
         can serve without replacement.
     """
-    _check_drift(kind, severity, drifts_of(data.course.dataset), f" for {data.course.dataset}")
-    rows = np.asarray(rows, dtype=np.int64)
+    _check_kind(kind, drifts_of(data.course.dataset), f" for {data.course.dataset}")
+    _check_severity(severity)
+    rows = np.asarray(rows)
     if len(rows) == 0 or (size is not None and size < 1):
-        raise CourseError(f"A window of {size} images of {len(rows)} rows is empty: draw at least one from a pool "
-                          "that has images.")  # fmt: skip
+        raise CourseError(f"A window of {size or len(rows)} images from {len(rows)} rows is empty: ask for one image "
+                          "or more, from a pool that has images.")  # fmt: skip
+    if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(data.labels):
+        raise CourseError(f"rows must be row numbers 0 to {len(data.labels) - 1}, these are {rows.dtype} up to "
+                          f"{rows.max()}: pass data.where(pool).")  # fmt: skip
+    rows = rows.astype(np.int64)
     rng = np.random.default_rng([seed, 0])
     left = rows[_kept(data.labels[rows], severity, rng)] if kind == "class_prior" else rows
     if size is not None and size > len(left) and not replace:
@@ -4786,12 +4796,14 @@ def drift_data(data: Data, kind: str, severity: int, seed: int = 42,
     CourseError
         Pools "train" and "test", unknown pools, a drift of another dataset.
     """
+    pools = [pools] if isinstance(pools, str) else list(pools)
     allowed = [pool for pool in POOLS if pool != "train"]
     wrong = [pool for pool in pools if pool not in allowed]
     if wrong:
         raise CourseError(f"Pool {wrong[0]!r} is not drifted: the network is trained before the world changes, and "
                           f"test is for one final figure a model. Choose among {', '.join(allowed)}.")  # fmt: skip
-    _check_drift(kind, severity, drifts_of(data.course.dataset), f" for {data.course.dataset}")
+    _check_kind(kind, drifts_of(data.course.dataset), f" for {data.course.dataset}")
+    _check_severity(severity)
     code = code_of(drift_images, _kept, _normal, _turned, _sample, *_EFFECTS.values())
     key = identity(data.key, kind, DRIFTS[kind].levels, severity, seed, sorted(pools), code)
     if kind == "class_prior":
@@ -4817,8 +4829,13 @@ def drift_scenario(shape: str, windows: int, severity: int = 4) -> list[int]:
         quiet before, between and after.
     windows : int
         At least 6.
+
+    Raises
+    ------
+    CourseError
+        Unknown shape or severity, fewer than six windows.
     """
-    _check_drift("scanner", severity)
+    _check_severity(severity)
     if windows < 6:
         raise CourseError(f"A stream of {windows} windows is too short to have a before and an after: use 6 or more.")
     quiet = windows // 4
