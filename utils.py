@@ -26,6 +26,7 @@ import textwrap
 import threading
 import time
 import zipfile
+import zlib
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -109,6 +110,8 @@ PREREQUISITES = {
     3: ("checkpoints/baseline.pth", "theme2_baseline_model"),
     4: ("checkpoints/best_model.pth", "theme3_optimization"),
     5: ("exports/model.onnx", "theme4_onnx_deployment"),
+    6: ("exports/monitoring_baseline.json", "theme5_monitoring"),
+    7: ("exports/drift_report.json", "theme6_drift_detection"),
 }
 
 # How a grader compares a headline figure: to the digit, within a tolerance, as a time, or not across platforms.
@@ -127,6 +130,13 @@ HEADLINE_TAGS = {
     "int8_accuracy_drop": "tolerance",
     "provider": "platform",
     "alerts_raised": "platform",
+    "drift_windows_flagged": "tolerance",
+    "drift_false_alarms": "tolerance",
+    "clean_accuracy_before": "tolerance",
+    "clean_accuracy_after": "tolerance",
+    "drift_accuracy_before": "tolerance",
+    "drift_accuracy_after": "tolerance",
+    "gate_passed": "tolerance",
 }
 
 
@@ -4889,3 +4899,998 @@ def _draw_shares(axis, shares: np.ndarray, classes) -> None:
     axis.tick_params(axis="x", length=0)
     axis.spines["left"].set_visible(False)
     axis.grid(False)
+
+
+# ------------------------------------------------------------------------------------------------------
+# What a detector sees: image statistics, answers and embeddings, and a stored reference of them
+# ------------------------------------------------------------------------------------------------------
+
+
+def drift_statistics(pixels: np.ndarray) -> pd.DataFrame:
+    """Numbers of an image that change with camera, light and weather, whatever the model thinks of it.
+
+    Parameters
+    ----------
+    pixels : uint8 (N, C, S, S)
+
+    Returns
+    -------
+    DataFrame, one row an image
+        brightness, contrast, sharpness (see `image_statistics`); entropy of the grey levels in bits (Shannon, 1948);
+        p05 and p95, the grey levels that 5 % and 95 % of the pixels do not exceed; for colour images colourfulness
+        (Hasler and Süsstrunk, 2003).
+    """
+    table, blocks = image_statistics(pixels), []
+    for i in range(0, max(1, len(pixels)), 256):
+        part = pixels[i : i + 256].astype(np.float32)
+        grey = np.round(part.mean(axis=1)).astype(np.int64).reshape(len(part), -1)
+        counts = np.bincount((grey + 256 * np.arange(len(grey))[:, None]).ravel(), minlength=256 * len(grey))
+        share = counts.reshape(-1, 256) / grey.shape[1]
+        below = share.cumsum(axis=1)
+        block = {"entropy": -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1),
+                 "p05": (below < 0.05).sum(axis=1), "p95": (below < 0.95 - 1e-9).sum(axis=1)}  # fmt: skip
+        if part.shape[1] == 3:
+            red_green = part[:, 0] - part[:, 1]
+            yellow_blue = (part[:, 0] + part[:, 1]) / 2 - part[:, 2]
+            both = np.stack([red_green, yellow_blue])
+            block["colourfulness"] = np.hypot(*both.std(axis=(2, 3))) + 0.3 * np.hypot(*both.mean(axis=(2, 3)))
+        blocks.append(pd.DataFrame(block))
+    return pd.concat([table, pd.concat(blocks, ignore_index=True)], axis=1).astype(float)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What detectors may see of N images. No labels: in production there are none.
+
+    statistics : DataFrame (N, F) of `drift_statistics`; probabilities : float (N, K), calibrated;
+    embedding : float (N, D), the last layer but one.
+    """
+
+    statistics: pd.DataFrame
+    probabilities: np.ndarray
+    embedding: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def take(self, rows) -> Observation:
+        """The images `rows`, in that order."""
+        return Observation(self.statistics.iloc[rows], self.probabilities[rows], self.embedding[rows])
+
+    def space(self, name: str) -> np.ndarray:
+        """One view as float64 (N, features): "statistics", "softmax" or "embedding"."""
+        views = {"statistics": self.statistics, "softmax": self.probabilities, "embedding": self.embedding}
+        return np.asarray(views[name], dtype=np.float64)
+
+
+def observe(model: OnnxModel, pixels: np.ndarray) -> Observation:
+    """Statistics, answers and embeddings of pixels uint8 (N, C, S, S)."""
+    return Observation(drift_statistics(pixels), *model.predict_all(pixels))
+
+
+def join(parts: list[Observation]) -> Observation:
+    """Several observations as one."""
+    return Observation(pd.concat([part.statistics for part in parts], ignore_index=True),
+                       np.concatenate([part.probabilities for part in parts]),
+                       np.concatenate([part.embedding for part in parts]))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference(Observation):
+    """What normal looks like: images that the training never saw (pool val), with their labels.
+
+    labels : int64 (N,), for estimates of accuracy; model, classes : whose answers these are;
+    gamma : float, width of the MMD kernel (`median_gamma` of the embeddings).
+    """
+
+    labels: np.ndarray
+    model: str
+    classes: tuple[str, ...]
+    gamma: float
+
+    @property
+    def accuracy(self) -> float:
+        return float((self.probabilities.argmax(axis=1) == self.labels).mean())
+
+    def save(self, path: str | Path) -> Path:
+        """Write one .npz file, in one step."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer, statistics=self.statistics.to_numpy(), names=np.array(list(self.statistics.columns)),
+            probabilities=self.probabilities, embedding=self.embedding, labels=self.labels, model=np.array(self.model),
+            classes=np.array(list(self.classes)), gamma=np.array(self.gamma),
+        )  # fmt: skip
+        with atomic(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+        return Path(path)
+
+
+def fit_reference(model: OnnxModel, pixels: np.ndarray, labels: np.ndarray) -> Reference:
+    """Observe the reference images, uint8 (N, C, S, S) with labels int64 (N,), and fix the width of the kernel."""
+    seen = observe(model, pixels)
+    _check_features(seen.space("embedding"), "reference embedding")
+    return Reference(seen.statistics, seen.probabilities, seen.embedding, np.asarray(labels), model.hash,
+                     tuple(model.classes), median_gamma(seen.space("embedding")))  # fmt: skip
+
+
+def load_reference(path: str | Path, model: OnnxModel) -> Reference:
+    """Read what `Reference.save` wrote, for the model that it describes.
+
+    Raises
+    ------
+    CourseError
+        Missing or damaged file; a reference of another model or class list: its embeddings mean something else.
+    """
+    import zipfile
+
+    advice = "run notebooks/theme6_drift_detection.ipynb"
+    if not Path(path).exists():
+        raise CourseError(f"{path} is missing: {advice} first.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            content = {name: stored[name] for name in stored.files}
+        statistics = pd.DataFrame(content.pop("statistics"), columns=content.pop("names").tolist())
+        classes, gamma = tuple(content.pop("classes").tolist()), float(content.pop("gamma"))
+        reference = Reference(statistics, **content | {"model": str(content["model"])}, classes=classes, gamma=gamma)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        raise CourseError(f"{path} is damaged ({type(error).__name__}): delete it and {advice} again.") from error
+    if reference.classes != tuple(model.classes):
+        raise CourseError(f"{path} knows the classes {list(reference.classes)}, the model {list(model.classes)}: use "
+                          f"the HOME of that dataset, or {advice} again.")  # fmt: skip
+    if reference.model != model.hash:
+        raise CourseError(f"{path} describes model {reference.model}, asked for {model.hash}: embeddings of two models "
+                          f"cannot be compared. For the new model, {advice} again.")  # fmt: skip
+    return reference
+
+
+def extract_embeddings(model: nn.Module, loader, device) -> tuple[np.ndarray, np.ndarray]:
+    """What the network knows of each image before it decides: the input of its last linear layer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any network that ends in an nn.Linear.
+    loader : iterable of (images, labels)
+
+    Returns
+    -------
+    embeddings float32 (N, D), labels int64 (N,)
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise CourseError(f"{type(model).__name__} has no nn.Linear layer, whose input would be the embedding: give a "
+                          "network that ends in one.")  # fmt: skip
+    caught, labels = [], []
+    hook = linear[-1].register_forward_hook(lambda _, given, __: caught.append(given[0].flatten(1).float().cpu()))
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            for images, targets in loader:
+                model(images.to(device))
+                labels.append(targets.cpu())
+    finally:
+        hook.remove()
+        model.train(training)
+    return torch.cat(caught).numpy(), torch.cat(labels).numpy()
+
+
+# ------------------------------------------------------------------------------------------------------
+# Detectors: is this window drawn from what the reference was drawn from?
+# ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DriftResult:
+    """The answer of every detector.
+
+    statistic, threshold : float
+        Drift is told when the statistic exceeds the threshold.
+    p_value : float
+        Chance of such a statistic without drift, corrected for all features; NaN for PSI, which is no test.
+    drift : bool
+    window, reference : int
+        Numbers of images.
+    features : DataFrame
+        Where a detector looks at each feature alone: statistic, p_value (corrected), drift, by name.
+    interval : tuple
+        95 % confidence interval of the statistic, where it means something by itself (AUROC).
+    """
+
+    detector: str
+    statistic: float
+    p_value: float
+    threshold: float
+    drift: bool
+    window: int
+    reference: int
+    alpha: float
+    features: pd.DataFrame | None = None
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        p = "no p-value" if math.isnan(self.p_value) else f"p = {self.p_value:.3g}"
+        return (f"{self.detector}: {'drift' if self.drift else 'no drift'} ({self.statistic:.3g} against "
+                f"{self.threshold:.3g}, {p}, {self.window} images)")  # fmt: skip
+
+
+def _check_features(values: np.ndarray, what: str) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise CourseError(f"The {what} has NaN or infinite values in {int(bad.any(axis=1).sum())} of {len(values)} "
+                          "images: look at these images, or at the weights of the model.")  # fmt: skip
+
+
+def _check_pair(x, y, alpha: float, least: int = 2, what: str = "This test") -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of rows as float64 (n, D) and (m, D), fit to be compared."""
+    if not 0 < alpha < 1:
+        raise CourseError(f"alpha={alpha} is no error rate: choose one between 0 and 1, such as 0.05.")
+    x, y = (np.asarray(a.cpu() if isinstance(a, torch.Tensor) else a, dtype=np.float64) for a in (x, y))
+    x, y = (a[:, None] if a.ndim == 1 else a for a in (x, y))
+    if x.shape[1] != y.shape[1]:
+        raise CourseError(f"The reference has {x.shape[1]} features, the window {y.shape[1]}: observe both with the "
+                          "same model and the same kind of image.")  # fmt: skip
+    _check_features(x, "reference")
+    _check_features(y, "window")
+    for rows, name in ((x, "reference"), (y, "window")):
+        if len(rows) < least:
+            raise CourseError(f"{what} needs at least {least} images, the {name} has {len(rows)}: wait for more "
+                              "traffic or make the window larger.")  # fmt: skip
+    return x, y
+
+
+def _check_permutations(permutations: int, alpha: float) -> None:
+    if permutations + 1 < 1 / alpha - 1e-9:
+        raise CourseError(
+            f"{permutations} permutations give no p-value below {1 / (permutations + 1):.2g}, so alpha={alpha:g} can "
+            f"never be reached: take at least {math.ceil(1 / alpha - 1e-9) - 1}."
+        )
+
+
+def _shuffled(window: int, total: int, permutations: int, seed: int) -> torch.Tensor:
+    """Who belongs to the window: bool (total, permutations + 1). Column 0 is the truth (the last rows), the others
+    are drawn as if it did not matter."""
+    rng = np.random.default_rng(seed)
+    order = rng.random((total, permutations)).argsort(axis=0)
+    members = torch.zeros(total, permutations + 1, dtype=torch.bool)
+    members[total - window :, 0] = True
+    members[:, 1:] = torch.from_numpy(order < window)
+    return members
+
+
+def _permutation_p(values: np.ndarray, alpha: float) -> tuple[float, float]:
+    """p-value and threshold from statistics of which the first is the true one and the others are permuted.
+
+    p = (b + 1) / (m + 1), where b of m permuted ones reach the true one: the true order is one of the m + 1 that are
+    equally likely without drift, so p can never be 0. Source: Phipson and Smyth (2010).
+    """
+    true, permuted = values[0], np.sort(values[1:])[::-1]
+    margin = 1e-12 * max(1.0, abs(true))  # rounding must not tell equal from equal
+    p_value = float(((permuted >= true - margin).sum() + 1) / (len(permuted) + 1))
+    allowed = math.floor(alpha * (len(permuted) + 1) + 1e-9)  # p <= alpha: at most allowed - 1 reach it
+    return p_value, float(permuted[allowed - 1])
+
+
+def adjust(p_values: np.ndarray, correction: str) -> np.ndarray:
+    """p-values corrected for being many: any one below alpha has a chance of alpha at most, whatever the dependence.
+
+    Parameters
+    ----------
+    correction : "bonferroni" (Dunn, 1961) or "holm" (Holm, 1979), which is never weaker.
+    """
+    p, k = np.asarray(p_values, dtype=float), len(p_values)
+    if correction == "bonferroni":
+        return np.minimum(p * k, 1)
+    if correction == "holm":
+        order = np.argsort(p)
+        stepped = np.maximum.accumulate(p[order] * (k - np.arange(k)))
+        return np.minimum(stepped[np.argsort(order)], 1)
+    raise CourseError(f"correction={correction!r} is unknown: choose bonferroni, holm or permutation.")
+
+
+def ks_test(reference, window, alpha=0.05, correction="holm", permutations=1000, seed=42, names=None) -> DriftResult:
+    """Two-sample Kolmogorov–Smirnov test of every feature, as one answer.
+
+    Sources: Kolmogorov (1933), Smirnov (1939); on softmax outputs it is black-box shift detection (Lipton et al.,
+    2018; Rabanser et al., Failing Loudly, 2019).
+
+    Parameters
+    ----------
+    reference, window : float (n, F), (m, F)
+    correction : "holm", "bonferroni" or "permutation"
+        The first two correct SciPy's exact p-values for F features and are cautious when features go together.
+        "permutation" compares the largest statistic of all features with that of shuffled windows (`max_ks`), which
+        stays exact then (Westfall and Young, 1993).
+
+    Returns
+    -------
+    DriftResult
+        statistic: the largest distance between two distribution functions, 0..1. Its threshold is the formula for
+        large samples (Smirnov, 1948), unless permuted; the decision goes by the p-value.
+    """
+    from scipy import stats
+
+    x, y = _check_pair(reference, window, alpha)
+    n, m, k = len(x), len(y), x.shape[1]
+    if correction == "permutation":
+        _check_permutations(permutations, alpha)
+        maxima, own = max_ks(np.concatenate([x, y]), _shuffled(m, n + m, permutations, seed))
+        p_value, threshold = _permutation_p(maxima, alpha)
+        adjusted = ((maxima[1:, None] >= own - 1e-12).sum(axis=0) + 1) / (permutations + 1)
+    else:
+        least = next(size for size in range(1, 10_000) if k * 2 / math.comb(n + size, size) <= alpha)
+        _check_pair(x, y, alpha, least, f"KS on {k} features at alpha={alpha:g}")
+        result = stats.ks_2samp(x, y, axis=0)
+        own, adjusted = result.statistic, adjust(result.pvalue, correction)
+        p_value, threshold = float(adjusted.min()), math.sqrt(math.log(2 * k / alpha) / 2 * (n + m) / (n * m))
+    features = pd.DataFrame({"statistic": own, "p_value": adjusted, "drift": adjusted <= alpha},
+                            index=list(names) if names is not None else range(k))  # fmt: skip
+    return DriftResult(f"KS ({correction})", float(own.max()), p_value, threshold, p_value <= alpha, m, n, alpha,
+                       features)  # fmt: skip
+
+
+def max_ks(pooled: np.ndarray, members: torch.Tensor, memory: int = 64 << 20) -> tuple[np.ndarray, np.ndarray]:
+    """Largest KS statistic over all features, for many ways to choose the window among the rows.
+
+    Walking through the sorted values, the difference of the two distribution functions goes up by 1/m at a row of the
+    window and down by 1/n at another; in whole numbers (times n m), so that equal is equal.
+
+    Parameters
+    ----------
+    pooled : float (N, F); members : bool (N, B)
+    memory : bytes for one block
+
+    Returns
+    -------
+    maxima float64 (B,), and the statistic of every feature for the first column, float64 (F,)
+    """
+    total, k = pooled.shape
+    m = int(members[:, 0].sum())
+    n, count = total - m, members.shape[1]
+    whole = torch.int32 if n * m < 2**31 else torch.int64
+    steps = torch.where(members, n, -m).to(whole)  # (N, B)
+    maxima, own = torch.zeros(count, dtype=whole), []
+    for feature in range(k):
+        order = torch.from_numpy(np.argsort(pooled[:, feature], kind="stable"))
+        values = pooled[order, feature]
+        last = torch.from_numpy(np.append(values[1:] != values[:-1], True))  # equal values are passed in one step
+        largest = [(part[order].T.contiguous().cumsum(1, dtype=whole) * last).abs().amax(1)
+                   for part in steps.split(memory // (8 * total) + 1, dim=1)]  # fmt: skip
+        largest = torch.cat(largest)
+        own.append(int(largest[0]))
+        maxima = torch.maximum(maxima, largest)
+    return maxima.numpy() / (n * m), np.array(own) / (n * m)
+
+
+def median_gamma(x: np.ndarray, most: int = 1000) -> float:
+    """Width of the RBF kernel: 1 / (median squared distance between two rows). 1 where all rows are equal.
+
+    Source: the median heuristic of Gretton et al., A kernel two-sample test (2012). A fixed gamma = 1 makes every
+    kernel value 0 in 64 dimensions or more, and the test blind.
+    """
+    from scipy.spatial.distance import pdist
+
+    rows = np.random.default_rng(0).permutation(len(x))[:most]
+    median = np.median(pdist(np.asarray(x, dtype=np.float64)[rows], "sqeuclidean")) if len(rows) > 1 else 0.0
+    return float(1 / median) if median > 0 else 1.0
+
+
+def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
+    """Unbiased squared maximum mean discrepancy: how far apart two clouds of points are, 0 on average without drift.
+
+    mean k(x, x') + mean k(y, y') - 2 mean k(x, y), over different points; it can fall a little below 0.
+    Source: Gretton et al., A kernel two-sample test (2012), equation 3.
+
+    Parameters
+    ----------
+    X, Y : float (n, D), (m, D)
+        Reference and window, at least two rows each.
+    kernel : "rbf", exp(-gamma |x - y|²), or "linear", x·y, which sees the means only
+    gamma : float
+        None takes the median heuristic on X.
+    """
+    x, y = _check_pair(X, Y, 0.5, what="MMD")
+    members = torch.zeros(len(x) + len(y), 1, dtype=torch.bool)
+    members[len(x) :] = True
+    return float(_mmd(np.concatenate([x, y]), members, kernel, median_gamma(x) if gamma is None else gamma)[0])
+
+
+def mmd_test(reference, window, alpha=0.05, permutations=1000, gamma=None, seed=42, kernel="rbf", device="cpu",
+             memory: int = 256 << 20) -> DriftResult:  # fmt: skip
+    """Permutation test of the squared MMD; all permutations are one matrix product.
+
+    Parameters
+    ----------
+    reference, window : float (n, D), (m, D)
+    gamma : float
+        Width of the kernel; None takes the median heuristic on the reference.
+    memory : int
+        Bytes that a block of the kernel matrix may take. Beside it stand the rows and (n + m)(permutations + 1)
+        numbers, all in float64: differences of nearly equal means are what this is about.
+    """
+    x, y = _check_pair(reference, window, alpha, what="MMD")
+    _check_permutations(permutations, alpha)
+    members = _shuffled(len(y), len(x) + len(y), permutations, seed)
+    gamma = median_gamma(x) if gamma is None else gamma
+    values = _mmd(np.concatenate([x, y]), members, kernel, gamma, device, memory)
+    p_value, threshold = _permutation_p(values, alpha)
+    return DriftResult("MMD", float(values[0]), p_value, threshold, p_value <= alpha, len(y), len(x), alpha)
+
+
+def _mmd(pooled: np.ndarray, members: torch.Tensor, kernel: str, gamma: float, device="cpu", memory=256 << 20):
+    """Squared MMD, unbiased, of each column of `members` bool (N, B) against the rest: float64 (B,).
+
+    With K the kernel matrix without its diagonal and w a 0/1 column, w'Kw is the sum within the window, and all
+    columns at once are K @ members.
+    """
+    rows = torch.from_numpy(pooled - pooled.mean(axis=0)).to(device)  # centred: less is lost in |x|² + |y|² - 2 x·y
+    if kernel == "linear":
+        rows = torch.from_numpy(pooled).to(device)
+    elif kernel != "rbf":
+        raise CourseError(f"kernel={kernel!r} is unknown: choose rbf or linear.")
+    weights, squares = members.to(device, torch.float64), (rows**2).sum(dim=1)
+    within = marginal = total = 0.0
+    for block in torch.arange(len(rows), device=device).split(max(memory // (3 * 8 * len(rows)), 1)):
+        k = rows[block] @ rows.T
+        if kernel == "rbf":
+            k = k.mul_(-2).add_(squares[block, None]).add_(squares).clamp_min_(0).mul_(-gamma).exp_()
+        k[torch.arange(len(block), device=device), block] = 0
+        sums = k.sum(dim=1)
+        within = within + (weights[block] * (k @ weights)).sum(dim=0)
+        marginal, total = marginal + sums @ weights[block], total + sums.sum()
+    m = float(weights[:, 0].sum())
+    n, across = len(rows) - m, marginal - within
+    rest = total - 2 * across - within
+    return (rest / (n * (n - 1)) + within / (m * (m - 1)) - 2 * across / (n * m)).cpu().numpy()
+
+
+def classifier_test(reference, window, alpha=0.05, permutations=1000, seed=42) -> DriftResult:
+    """Can a classifier tell the window from the reference? A logistic regression learns on one half, and its AUROC is
+    measured on the other.
+
+    Source: Lopez-Paz and Oquab, Revisiting classifier two-sample tests (2017). p-value: the domain labels of the
+    second half are permuted, which is exact, as that half took no part in learning. Interval: DeLong et al. (1988).
+    """
+    from scipy.stats import rankdata
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = _check_pair(reference, window, alpha, 10, "A domain classifier")
+    _check_permutations(permutations, alpha)
+    domain = np.repeat([0, 1], [len(x), len(y)])
+    learn, held = train_test_split(np.arange(len(domain)), test_size=0.5, stratify=domain, random_state=seed)
+    rows = np.concatenate([x, y])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", solver="liblinear"))
+    scores = model.fit(rows[learn], domain[learn]).decision_function(rows[held])
+    ordered = np.argsort(domain[held], kind="stable")  # the window's rows last, as `_shuffled` has them
+    scores, m = scores[ordered], int(domain[held].sum())
+    n, members = len(scores) - m, _shuffled(m, len(scores), permutations, seed).numpy()
+    values = (rankdata(scores) @ members - m * (m + 1) / 2) / (n * m)  # Mann and Whitney (1947)
+    p_value, threshold = _permutation_p(values, alpha)
+    wins = (scores[n:, None] > scores[:n]) + 0.5 * (scores[n:, None] == scores[:n])
+    error = math.sqrt(wins.mean(axis=1).var(ddof=1) / m + wins.mean(axis=0).var(ddof=1) / n)
+    interval = max(values[0] - 1.96 * error, 0.0), min(values[0] + 1.96 * error, 1.0)
+    return DriftResult("domain classifier", float(values[0]), p_value, threshold, p_value <= alpha, len(y), len(x),
+                       alpha, interval=interval)  # fmt: skip
+
+
+PSI_LIMIT = 0.25  # "major shift" by the convention of credit scoring (Siddiqi, Credit Risk Scorecards, 2006)
+
+
+def psi(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Population stability index of two tables of counts: sum of (a - e) ln(a / e) over shares a and e.
+
+    Half a count is added to every bin, so that an empty one is no infinity.
+    """
+    e, a = (np.asarray(counts, dtype=float) + 0.5 for counts in (expected, actual))
+    e, a = e / e.sum(), a / a.sum()
+    return float(((a - e) * np.log(a / e)).sum())
+
+
+def psi_result(reference: np.ndarray, window: np.ndarray, classes: int | None = None, bins: int = 10) -> DriftResult:
+    """PSI of a number (confidence, in deciles of the reference) or, with `classes`, of predicted class numbers.
+
+    The limit of 0.25 is a convention, no test: it knows nothing of the window's size. Without any drift the expected
+    PSI is about (bins - 1) (1/n + 1/m), which `features` holds: below about 40 images, ten bins cry wolf by chance.
+    """
+    if classes:
+        tables = [np.bincount(values, minlength=classes) for values in (reference, window)]
+    else:
+        reference, window = (a.ravel() for a in _check_pair(reference, window, 0.5, 2, "PSI"))
+        edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
+        tables = [np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+                  for values in (reference, window)]  # fmt: skip
+    value, chance = psi(*tables), (len(tables[0]) - 1) * (1 / len(reference) + 1 / len(window))
+    features = pd.DataFrame({"expected": tables[0] / len(reference), "actual": tables[1] / len(window)})
+    features.attrs["by_chance"] = chance
+    return DriftResult("PSI", value, math.nan, PSI_LIMIT, value > PSI_LIMIT, len(window), len(reference), math.nan,
+                       features)  # fmt: skip
+
+
+# The detectors of the course by name: what each looks at, and with which test.
+DETECTORS = {
+    "KS statistics": ("statistics", ks_test, {"correction": "holm"}),
+    "KS softmax": ("softmax", ks_test, {"correction": "holm"}),
+    "KS embedding": ("embedding", ks_test, {"correction": "holm"}),
+    "max-KS statistics": ("statistics", ks_test, {"correction": "permutation"}),
+    "max-KS embedding": ("embedding", ks_test, {"correction": "permutation"}),
+    "MMD embedding": ("embedding", mmd_test, {}),
+    "classifier embedding": ("embedding", classifier_test, {}),
+    "PSI confidence": ("confidence", psi_result, {}),
+    "PSI classes": ("classes", psi_result, {}),
+}
+
+
+def detect(reference: Observation, window: Observation, detector: str = "MMD embedding", alpha: float = 0.05,
+           permutations: int = 1000, seed: int = 42) -> DriftResult:  # fmt: skip
+    """Ask one detector of DETECTORS whether the window has drifted from the reference."""
+    if detector not in DETECTORS:
+        raise CourseError(f"detector={detector!r} is unknown: choose one of {', '.join(DETECTORS)}.")
+    space, test, options = DETECTORS[detector]
+    if space == "confidence":
+        result = psi_result(reference.probabilities.max(axis=1), window.probabilities.max(axis=1))
+    elif space == "classes":
+        result = psi_result(reference.probabilities.argmax(axis=1), window.probabilities.argmax(axis=1),
+                            classes=reference.probabilities.shape[1])  # fmt: skip
+    else:
+        if test is ks_test:
+            names = {"statistics": list(reference.statistics.columns), "softmax": getattr(reference, "classes", None)}
+            options = options | {"names": names.get(space)}
+        if test is mmd_test:
+            options = options | {"gamma": getattr(reference, "gamma", None)}
+        if options.get("correction") != "holm":
+            options = options | {"permutations": permutations, "seed": seed}
+        result = test(reference.space(space), window.space(space), alpha, **options)
+    return replace(result, detector=detector)
+
+
+def _loader_pixels(loader) -> np.ndarray:
+    """uint8 (N, C, S, S) of a loader, whose images are normalised by its `mean` and `std`, or 0..1, or uint8."""
+    parts = []
+    for images, _ in loader:
+        if images.dtype != torch.uint8:
+            if hasattr(loader, "mean"):
+                images = images * loader.std + loader.mean
+            if images.min() < -0.01 or images.max() > 1.01:
+                raise CourseError(
+                    f"The loader's images lie in {float(images.min()):.2g}..{float(images.max()):.2g}: grey levels "
+                    "need 0..1 or uint8. Use data.loader, or leave the normalisation out."
+                )
+            images = (images * 255).round()
+        parts.append(images.cpu().numpy().astype(np.uint8))
+    return np.concatenate(parts)
+
+
+def detect_pixel_drift(baseline_loader, production_loader, alpha: float = 0.05) -> DriftResult:
+    """Have the pictures changed? KS test (Holm) of statistics of whole images, n = images.
+
+    Not of pixels: ten thousand pixels of one picture are no ten thousand observations, and such a test finds drift in
+    every window.
+    """
+    tables = [drift_statistics(_loader_pixels(loader)) for loader in (baseline_loader, production_loader)]
+    return replace(ks_test(*tables, alpha, names=tables[0].columns), detector="KS statistics")
+
+
+def detect_embedding_drift(model, baseline_loader, production_loader, device, alpha: float = 0.05,
+                           permutations: int = 1000) -> DriftResult:  # fmt: skip
+    """Does the network see something else? Permutation test of the MMD of its embeddings."""
+    x, y = (extract_embeddings(model, loader, device)[0] for loader in (baseline_loader, production_loader))
+    return replace(mmd_test(x, y, alpha, permutations, device=device), detector="MMD embedding")
+
+
+# ------------------------------------------------------------------------------------------------------
+# How good are detectors? False alarms without drift, power with it
+# ------------------------------------------------------------------------------------------------------
+
+
+def alarm_rates(undrifted: Observation, window: int, detectors=tuple(DETECTORS), resamples=500, alpha=0.05,
+                permutations=200, seed=42, groups=None) -> list[dict]:  # fmt: skip
+    """How often does each detector cry wolf? Reference and window are both drawn from undrifted images, disjoint.
+
+    Parameters
+    ----------
+    undrifted : Observation
+        Images that no training has seen; the reference is whatever the window leaves.
+    groups : array (N,), optional
+        Patients or buildings: windows then hold whole groups, as they come in life, in about the size asked for.
+
+    Returns
+    -------
+    list of dict, one a detector: detector, alarms, resamples, rate, low, high (Wilson), window, reference
+    """
+    rng, alarms = np.random.default_rng(seed), dict.fromkeys(detectors, 0)
+    for number in range(resamples):
+        order = rng.permutation(len(undrifted))
+        if groups is not None:
+            ranks = rng.permutation(len(np.unique(groups)))[np.unique(groups, return_inverse=True)[1]]
+            order = np.argsort(ranks, kind="stable")
+        drawn, rest = undrifted.take(order[:window]), undrifted.take(order[window:])
+        for name in detectors:
+            alarms[name] += detect(rest, drawn, name, alpha, permutations, seed=number).drift
+    rows = []
+    for name, count in alarms.items():
+        low, high = wilson(count, resamples)
+        rows.append({"detector": name, "alarms": int(count), "resamples": resamples, "rate": count / resamples,
+                     "low": low, "high": high, "window": window, "reference": len(undrifted) - window})  # fmt: skip
+    return rows
+
+
+def power_grid(reference: Reference, drifted: dict, sizes=(25, 50, 100), detectors=("KS statistics", "KS softmax",
+               "MMD embedding"), draws=10, alpha=0.05, permutations=200, seed=42) -> list[dict]:  # fmt: skip
+    """How often is a drift found, by its kind, severity and the window's size?
+
+    Parameters
+    ----------
+    drifted : dict {(kind, severity): Observation}
+        Drifted images; windows are drawn from each without replacement.
+
+    Returns
+    -------
+    list of dict: kind, severity, window, detector, found, draws
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for (kind, severity), seen in drifted.items():
+        for size in sizes:
+            if size > len(seen):
+                continue
+            windows = [seen.take(rng.permutation(len(seen))[:size]) for _ in range(draws)]
+            for name in detectors:
+                found = [detect(reference, window, name, alpha, permutations, i).drift
+                         for i, window in enumerate(windows)]  # fmt: skip
+                rows.append({"kind": kind, "severity": severity, "window": size, "detector": name,
+                             "found": sum(found), "draws": draws})  # fmt: skip
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------
+# How accurate is the model now, without a label?
+# ------------------------------------------------------------------------------------------------------
+
+
+def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, float]:
+    """Three estimates of the accuracy on a window without labels. All trust the model's own confidence.
+
+    Returns
+    -------
+    dict
+        average_confidence : mean calibrated confidence of the window (Hendrycks and Gimpel, 2017).
+        difference_of_confidences : accuracy on the reference less the fall of the mean confidence
+            (Guillory et al., Predicting with confidence on unseen distributions, 2021).
+        atc : share of the window above the confidence that, on the reference, as many images exceed as are answered
+            right: average thresholded confidence (Garg et al., Leveraging unlabeled data, 2022).
+    """
+    before, now = (o.probabilities.max(axis=1).astype(np.float64) for o in (reference, window))
+    wrong = int((reference.probabilities.argmax(axis=1) != reference.labels).sum())
+    threshold = np.sort(before)[wrong] if wrong < len(before) else math.inf
+    # The threshold is one of the confidences: half of those that equal it count, on both sides.
+    above = float((now > threshold).mean() + 0.5 * (now == threshold).mean())
+    return {"average_confidence": float(now.mean()),
+            "difference_of_confidences": float(np.clip(reference.accuracy + now.mean() - before.mean(), 0, 1)),
+            "atc": above}  # fmt: skip
+
+
+ESTIMATES = ("average_confidence", "difference_of_confidences", "atc")
+
+
+# ------------------------------------------------------------------------------------------------------
+# The decision: none, watch or retrain
+# ------------------------------------------------------------------------------------------------------
+
+DRIFT_COLUMNS = ("timestamp", "run_id", "model", "window", "images", "level", "flagged", "streak", "p_value",
+                 "estimated_accuracy", "floor", "reasons")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DriftPolicy:
+    """When is drift drift, and when is it worth a retraining? Every number of the decision.
+
+    Parameters
+    ----------
+    window : int
+        Images of one look.
+    alpha : float
+        Chance that an undrifted stream of `horizon` windows is ever called drifted (a false `retrain`).
+    horizon : int
+        Windows that this promise covers, e.g. a month of daily looks.
+    consecutive : int
+        Windows in a row that must be flagged.
+    correction : "holm" or "bonferroni"
+        Across the detectors.
+    accuracy_floor : float
+        Below this estimated accuracy a confirmed drift means `retrain`, above it `watch`.
+    lasting : int
+        So many flagged windows in a row mean `retrain` whatever the estimate says: it trusts the model's confidence,
+        and drift can make a model wrong and sure.
+    estimate : one of ESTIMATES
+    detectors : names of DETECTORS that give p-values
+    """
+
+    accuracy_floor: float
+    window: int = 50
+    alpha: float = 0.05
+    horizon: int = 20
+    consecutive: int = 2
+    lasting: int = 5
+    correction: str = "holm"
+    estimate: str = "atc"
+    detectors: tuple[str, ...] = ("KS statistics", "KS softmax", "MMD embedding")
+
+    def __post_init__(self):
+        if not 0 < self.alpha < 1:
+            raise CourseError(f"alpha={self.alpha} is no error rate: choose one between 0 and 1, such as 0.05.")
+        if not 1 <= self.consecutive <= min(self.lasting, self.horizon):
+            raise CourseError(f"consecutive={self.consecutive} must lie between 1 and the smaller of "
+                              f"lasting={self.lasting} and horizon={self.horizon}.")  # fmt: skip
+        if self.estimate not in ESTIMATES:
+            raise CourseError(f"estimate={self.estimate!r} is unknown: choose one of {', '.join(ESTIMATES)}.")
+        adjust(np.ones(1), self.correction)
+        silent = [name for name in self.detectors if name not in DETECTORS or name.startswith("PSI")]
+        if silent or not self.detectors:
+            raise CourseError(f"detectors={self.detectors} must be names of DETECTORS with a p-value; PSI has none.")
+
+    @property
+    def window_alpha(self) -> float:
+        """Error rate of one window: consecutive * alpha / horizon.
+
+        A run of k flagged windows needs k flagged windows. Without drift `horizon` of them have on average
+        horizon * window_alpha flagged, so k or more come with a chance of at most horizon * window_alpha / k = alpha
+        (Markov's inequality), however much the windows have in common, such as one reference.
+        """
+        return self.consecutive * self.alpha / self.horizon
+
+    @property
+    def permutations(self) -> int:
+        """Enough for the smallest p-value that the corrected test has to reach, twice over."""
+        return math.ceil(2 * len(self.detectors) / self.window_alpha)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the policy says after one window: `level` is none, watch or retrain; `reasons` say why."""
+
+    number: int
+    level: str
+    flagged: bool
+    streak: int
+    p_value: float
+    estimated_accuracy: float
+    results: dict[str, DriftResult]
+    reasons: list[str]
+
+
+class DriftMonitor:
+    """Looks at one window after the other and decides; each look is one line of a log.
+
+    Parameters
+    ----------
+    reference : Reference
+    policy : DriftPolicy
+    log_file : path, optional
+        Appended to, never shortened (`read_drift_log`).
+    """
+
+    def __init__(self, reference: Reference, policy: DriftPolicy, log_file=None):
+        self.reference, self.policy, self.number = reference, policy, 0
+        self.run_id, self.recent = new_run_id(), []
+        self.log = AppendOnlyCsv(log_file, "drift", DRIFT_COLUMNS) if log_file else None
+
+    def look(self, window: Observation) -> Decision:
+        """Judge the next window.
+
+        Raises
+        ------
+        CourseError
+            Fewer images than the policy's window, NaN embeddings, another number of features or classes. The window
+            is then not counted.
+        """
+        policy, reference = self.policy, self.reference
+        if len(window) < policy.window:
+            raise CourseError(f"The window has {len(window)} images, the policy asks for {policy.window}: wait for "
+                              "more traffic, or make the policy's window smaller and lose power.")  # fmt: skip
+        results = {name: detect(reference, window, name, policy.window_alpha / len(policy.detectors),
+                                policy.permutations, seed=self.number) for name in policy.detectors}  # fmt: skip
+        adjusted = adjust(np.array([result.p_value for result in results.values()]), policy.correction)
+        flagged = bool(adjusted.min() <= policy.window_alpha)
+        self.recent = [*self.recent, window] if flagged else []
+        streak, seen = len(self.recent), join(self.recent[-policy.consecutive :] or [window])
+        estimate = estimate_accuracy(reference, seen)[policy.estimate]
+        level, reasons = self._judge(streak, estimate, dict(zip(results, adjusted, strict=True)), len(seen))
+        decision = Decision(self.number, level, flagged, streak, float(adjusted.min()), estimate, results, reasons)
+        if self.log:
+            line = [datetime.now(UTC), self.run_id, reference.model, self.number, len(window), level, flagged, streak,
+                    decision.p_value, estimate, policy.accuracy_floor, "; ".join(reasons)]  # fmt: skip
+            self.log.append([line])
+        self.number += 1
+        return decision
+
+    def _judge(self, streak: int, estimate: float, adjusted: dict[str, float], images: int) -> tuple[str, list[str]]:
+        policy = self.policy
+        found = [f"{name} p = {p:.2g}" for name, p in adjusted.items() if p <= policy.window_alpha]
+        if not found:
+            least = min(adjusted, key=adjusted.get)
+            return "none", [f"no p-value down to {policy.window_alpha:.3g} (smallest: {least}, {adjusted[least]:.2g})"]
+        reasons = [f"{', '.join(found)}, at most {policy.window_alpha:.3g}"]
+        if streak < policy.consecutive:
+            return "watch", [*reasons, f"flagged window {streak} of the {policy.consecutive} in a row that confirm"]
+        reasons.append(f"{streak} flagged windows in a row, {policy.consecutive} confirm")
+        low, lasts = estimate < policy.accuracy_floor, streak >= policy.lasting
+        reasons.append(f"accuracy estimated without labels ({policy.estimate}, {images} images) {estimate:.3f}, "
+                       f"{'below' if low else 'not below'} the floor of {policy.accuracy_floor:.3f}")  # fmt: skip
+        if lasts and not low:
+            reasons.append(f"but it has lasted {streak} windows ({policy.lasting} count), and estimates can be fooled")
+        return ("retrain" if low or lasts else "watch"), reasons
+
+
+def read_drift_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
+    """The looks of a DriftMonitor, one row each, columns DRIFT_COLUMNS."""
+    rows, torn = AppendOnlyCsv(path, "drift", DRIFT_COLUMNS).read()
+    if torn:
+        print(f"{Path(path).name}: {torn} torn lines are left out.")
+    table = pd.DataFrame(rows, columns=list(DRIFT_COLUMNS))
+    return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
+
+
+# ------------------------------------------------------------------------------------------------------
+# The whole simulation at once, and the figures of theme 6
+# ------------------------------------------------------------------------------------------------------
+
+
+def watched_model(course: Course, provider: str | None = None) -> OnnxModel:
+    """The network that theme 4 exported: what was in service before any retraining, also when theme 6 runs again."""
+    recorded = read_json(course.exports / "results.json", precious=True).get("theme4", {}).get("models", {})
+    if "fp32" not in recorded:
+        raise CourseError("exports/results.json names no exported network: run notebooks/theme4_onnx_deployment.ipynb "
+                          "first.")  # fmt: skip
+    path = course.exports / "models" / f"{recorded['fp32']}.onnx"
+    return OnnxModel(path, course.classes, provider or course.device.type)
+
+
+def read_drift_report(course: Course) -> dict:
+    """exports/drift_report.json, which must be about the network that theme 4 exported.
+
+    Raises
+    ------
+    CourseError
+        Missing or damaged file, or a report of another network.
+    """
+    path, watched = course.exports / "drift_report.json", watched_model(course, "cpu").hash
+    report, advice = read_json(path), "run notebooks/theme6_drift_detection.ipynb"
+    if not {"model", "decision", "scenario", "policy", "streams"} <= report.keys():
+        raise CourseError(f"{path} is missing or damaged: {advice} first.")
+    if report["model"] != watched:
+        raise CourseError(f"{path} is about model {report['model']}, theme 4 has exported {watched} since: {advice} "
+                          "again.")  # fmt: skip
+    return report
+
+
+def drift_grid(model: OnnxModel, data: Data, reference: Reference, pool="production", sizes=(25, 50, 100), draws=10,
+               permutations=200, seed=42) -> dict[str, list]:  # fmt: skip
+    """Every drift of DRIFTS in every severity: who sees it, what it costs, and what the estimates say.
+
+    Returns
+    -------
+    dict
+        power : rows of `power_grid`
+        accuracy : rows kind, severity, n, accuracy, low, high (Wilson), balanced_accuracy, and ESTIMATES. Labels are
+            used here to judge the estimates, which never see them.
+    """
+    seen, rows, pixels, own = {}, [], {}, data.where(pool)
+    for kind in drifts_of(data.course.dataset):
+        for severity in range(1, 6):
+            drifted, chosen = drift_window(data, own, kind, severity, seed)
+            pixels[kind, severity] = drifted, data.labels[chosen]
+    pixels["none", 0] = np.array(data.pixels[own]), data.labels[own]
+    for (kind, severity), (images, labels) in pixels.items():
+        seen[kind, severity] = observe(model, images)
+        answer = seen[kind, severity].probabilities.argmax(axis=1)
+        low, high = wilson((answer == labels).sum(), len(labels))
+        balanced = float(_recalls(answer, labels, len(data.classes)).mean())
+        rows.append({"kind": kind, "severity": severity, "n": len(labels), "accuracy": float((answer == labels).mean()),
+                     "low": low, "high": high, "balanced_accuracy": balanced,
+                     **estimate_accuracy(reference, seen[kind, severity])})  # fmt: skip
+    return {"power": power_grid(reference, seen, sizes, draws=draws, permutations=permutations, seed=seed),
+            "accuracy": rows}  # fmt: skip
+
+
+def plot_alarm_rates(rows: list, title: str, alpha: float = 0.05):
+    """How often each detector cries wolf, with 95 % intervals, against what it promises."""
+    import matplotlib.pyplot as plt
+
+    style()
+    table = pd.DataFrame(rows)[::-1].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.5))
+    axis.hlines(table.index, table["low"], table["high"], color=COLOURS[0], lw=2)
+    axis.plot(table["rate"], table.index, "o", color=COLOURS[0])
+    axis.axvline(alpha, color=COLOURS[1], ls="--")
+    axis.annotate(f"α = {alpha:g}", (alpha, 1), xycoords=("data", "axes fraction"), color=COLOURS[1], ha="left",
+                  xytext=(4, 2), textcoords="offset points")  # fmt: skip
+    axis.set(yticks=table.index, yticklabels=table["detector"], xlim=(-0.01, max(0.2, table["high"].max() + 0.02)),
+             xlabel="share of undrifted windows in which drift is told (95 % interval)")  # fmt: skip
+    axis.set_title(title, pad=16)
+    return figure
+
+
+def heat_maps(panels: dict[str, pd.DataFrame], title: str, label: str, columns: str = "severity", low=0.0, high=1.0,
+              cmap="Blues"):  # fmt: skip
+    """Tables of shares side by side, one row a kind of drift, with the numbers written in."""
+    import matplotlib.pyplot as plt
+
+    style()
+    rows, count = len(next(iter(panels.values()))), len(panels)
+    figure, axes = plt.subplots(1, count, figsize=(2.2 + 2.7 * count, 0.36 * rows + 1.6), sharey=True, squeeze=False)
+    for axis, (name, table) in zip(axes[0], panels.items(), strict=True):
+        image = axis.imshow(table, vmin=low, vmax=high, cmap=cmap, aspect="auto")
+        for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
+            dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.59, 0.11)) < 0.5
+            axis.text(column, row, "" if math.isnan(value) else round(100 * value), ha="center", va="center",
+                      fontsize=9, color="white" if dark else "black")  # fmt: skip
+        axis.grid(False)
+        axis.set(title=name, xlabel=columns, xticks=range(table.shape[1]), xticklabels=table.columns,
+                 yticks=range(rows), yticklabels=[name.replace("_", " ") for name in table.index])  # fmt: skip
+    figure.colorbar(image, ax=axes[0], label=label, format=lambda value, _: f"{100 * value:.0f}", pad=0.01)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_estimates(rows: list, title: str):
+    """Estimated against true accuracy, one point for each drift and severity; above the line: too optimistic."""
+    import matplotlib.pyplot as plt
+
+    style()
+    table = pd.DataFrame(rows)
+    figure, axes = plt.subplots(1, len(ESTIMATES), figsize=(12.5, 4.4), sharex=True, sharey=True)
+    least = min(table["accuracy"].min(), table[list(ESTIMATES)].min().min()) - 0.03
+    for axis, name in zip(axes, ESTIMATES, strict=True):
+        axis.plot([least, 1], [least, 1], color="black", lw=1)
+        drawn = axis.scatter(table["accuracy"], table[name], c=table["severity"], cmap="viridis_r", s=30, zorder=3)
+        axis.scatter(*table.loc[table["kind"] == "none", ["accuracy", name]].T.to_numpy(), marker="*", s=160,
+                     color=COLOURS[1], zorder=4, label="no drift")  # fmt: skip
+        worst = table.loc[(table[name] - table["accuracy"]).abs().idxmax()]
+        axis.annotate(f"{worst['kind'].replace('_', ' ')} {worst['severity']}", (worst["accuracy"], worst[name]),
+                      xytext=(5, -12), textcoords="offset points", fontsize=9)  # fmt: skip
+        axis.set(title=name.replace("_", " "), xlabel="true accuracy", xlim=(least, 1.01), ylim=(least, 1.01))
+    axes[0].set_ylabel("estimated without labels")
+    axes[0].legend(loc="lower right")
+    figure.colorbar(drawn, ax=axes, label="severity", ticks=range(6), pad=0.01)
+    figure.suptitle(title)
+    return figure
+
+
+LEVELS_OF_DRIFT = {"none": COLOURS[2], "watch": COLOURS[4], "retrain": COLOURS[1]}
+
+
+def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: str):
+    """What the monitor said, window by window, for several streams.
+
+    Parameters
+    ----------
+    streams : dict {name: DataFrame with columns severity, p_value, level, estimated_accuracy, accuracy, low, high}
+        accuracy is the true one, which only a simulation knows.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(2, len(streams), figsize=(3.6 * len(streams) + 0.6, 6), sharex=True, sharey="row",
+                                squeeze=False)  # fmt: skip
+    for (name, table), (top, bottom) in zip(streams.items(), axes.T, strict=True):
+        for axis in (top, bottom):
+            for window in table.index[table["severity"] > 0]:
+                axis.axvspan(window - 0.5, window + 0.5, color="black", alpha=0.04 * table["severity"][window], lw=0)
+        for level, colour in LEVELS_OF_DRIFT.items():
+            own = table[table["level"] == level]
+            top.plot(own.index, own["p_value"].clip(lower=1e-6), "o", color=colour, label=level)
+        top.axhline(policy.window_alpha, color="black", lw=1, ls="--")
+        top.set(yscale="log", title=name)
+        bottom.errorbar(table.index, table["accuracy"], [table["accuracy"] - table["low"], table["high"] -
+                        table["accuracy"]], fmt="o", color=COLOURS[0], ms=4, lw=1, label="true (95 %)")  # fmt: skip
+        bottom.plot(table["estimated_accuracy"], color=COLOURS[3], label=f"estimated ({policy.estimate})")
+        bottom.axhline(policy.accuracy_floor, color="black", lw=1, ls="--")
+        bottom.set(xlabel="window")
+    axes[0, 0].set_ylabel("p-value, corrected (dashed: limit)")
+    axes[1, 0].set_ylabel("accuracy (dashed: floor)")
+    axes[0, -1].legend(loc="lower left")
+    axes[1, -1].legend(loc="lower left", fontsize=9)
+    figure.suptitle(title)
+    return figure
