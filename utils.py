@@ -5901,3 +5901,1067 @@ def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: s
     axes[1, -1].legend(loc="lower left", fontsize=9)
     figure.suptitle(title)
     return figure
+
+
+# ======================================================================================================
+# 8 · RETRAINING (theme 7)
+# ======================================================================================================
+
+# ------------------------------------------------------------------------------------------------------
+# From a labelling budget to a candidate
+# ------------------------------------------------------------------------------------------------------
+
+# Training images of a candidate, at most: it starts from a network that knows its work, and a wish must not take hours.
+MIX_IMAGES = {"smoke": 64, "quick": 800, "full": 4096}
+FINE_TUNING = ("whole", "frozen stem", "batch norm")
+
+
+def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
+    """Draw the drifted images that a labelling budget pays for, from pool "adapt".
+
+    They are drawn at random, not by class: nobody knows the class before paying for it. A larger budget with the same
+    seed holds the smaller one.
+
+    Returns
+    -------
+    int64 (budget,), sorted rows of `drifted`.
+
+    Raises
+    ------
+    CourseError
+        A budget of nothing or of more than the pool holds; images of one class only.
+    """
+    pool = drifted.where("adapt")
+    if budget <= 0:
+        raise CourseError(f"A labelling budget of {budget} buys nothing: it is the number of drifted images that "
+                          f"people label for the retraining; choose 1 to {len(pool)}.")  # fmt: skip
+    if budget > len(pool):
+        raise CourseError(f"A labelling budget of {budget} is more than the {len(pool)} images of pool adapt: choose "
+                          f"at most {len(pool)}.")  # fmt: skip
+    rows = np.sort(np.random.default_rng(seed).permutation(pool)[:budget])
+    counts = np.bincount(drifted.labels[rows], minlength=len(drifted.classes))
+    if (counts > 0).sum() < 2:
+        told = ", ".join(f"{count} {name}" for name, count in zip(drifted.classes, counts, strict=True))
+        raise CourseError(f"The {budget} labels are of one class only ({told}), and a network would learn that drifted "
+                          "means this class: raise the budget, or draw with another seed.")  # fmt: skip
+    return rows
+
+
+def mix(data: Data, drifted: Data, rows: np.ndarray, share: float = 0.1, images: int | None = None,
+        seed: int = 42) -> Data:  # fmt: skip
+    """The training set of a candidate: clean images, so that nothing is forgotten, and the drifted ones just bought.
+
+    Parameters
+    ----------
+    data, drifted : Data
+        The same images, clean and drifted.
+    rows : int64 (n,)
+        From `buy_labels`. A share that asks for more of them repeats them, one that asks for fewer leaves some out.
+    share : float
+        Of drifted images in the new pool "train"; the others are clean ones of the old, each at most once.
+    images : int, optional
+        Size of the new pool "train"; that of the old one when None, at most MIX_IMAGES of the profile.
+
+    Returns
+    -------
+    Data
+        Pools "train", and "val": the old one twice, clean and drifted. Its drifted half is labelled as well, and in
+        real life belongs to the budget. Mean and std are those of `data`: one normalisation for one model. The index
+        gains `source` (hash of the clean file, for the gate's check of leakage) and `drifted` (bool).
+
+    Raises
+    ------
+    CourseError
+        Rows outside pool adapt, or none; a share outside 0..1; more clean images than there are; other images.
+    """
+    rng, train, val, rows = np.random.default_rng([seed, 1]), data.where("train"), data.where("val"), np.unique(rows)
+    images = min(len(train), MIX_IMAGES[data.course.profile.name]) if images is None else images
+    _check_mix(data, drifted, rows, share, images)
+    count = round(share * images)
+    bought = np.resize(rng.permutation(rows), count).astype(np.int64)  # in turn: none is repeated twice before all once
+    clean = rng.choice(train, images - count, replace=False)
+    chosen = np.concatenate([clean, bought, val, val])
+    old = np.repeat([False, True, False, True], [len(clean), count, len(val), len(val)])
+    index = data.index.iloc[chosen].reset_index(drop=True).assign(
+        pool=np.repeat(["train", "val"], [images, 2 * len(val)]), drifted=old)  # fmt: skip
+    index["source"] = index["sha256"]
+    pixels = np.concatenate([source.pixels[part] for source, part in
+                             ((data, clean), (drifted, bought), (data, val), (drifted, val))])  # fmt: skip
+    key = identity(data.key, drifted.key, code_of(mix), chosen, old)
+    return Data(index, pixels, data.labels[chosen], data.classes, data.mean, data.std, key, data.course)
+
+
+def _check_mix(data: Data, drifted: Data, rows: np.ndarray, share: float, images: int) -> None:
+    if list(data.index["sha256"]) != list(drifted.index["sha256"]):
+        raise CourseError("The clean and the drifted images are not the same ones in the same order: drift the very "
+                          "`data` that is mixed.")  # fmt: skip
+    pools = data.index["pool"].iloc[rows]
+    if (foreign := pools[pools != "adapt"]).size:
+        raise CourseError(f"{len(foreign)} of the {len(rows)} drifted images are of pool {', '.join(set(foreign))}: "
+                          "only pool adapt may be learned from; take rows from buy_labels.")  # fmt: skip
+    if not 0 <= share <= 1 or images < 1:
+        raise CourseError(f"share={share} of {images} images is no mix: choose a share of 0 (clean images only) to 1 "
+                          "(drifted images only), of one image or more.")  # fmt: skip
+    if share and not len(rows):
+        raise CourseError("There are no drifted images to mix in: buy some with buy_labels, or set share=0.")
+    clean, there = images - round(share * images), len(data.where("train"))
+    if clean > there:
+        raise CourseError(f"{clean} clean images are asked for and pool train has {there}: lower images or raise "
+                          "share.")  # fmt: skip
+
+
+def finetune_recipe(data: Data) -> Recipe:
+    """How theme 7 trains: a quarter to a third of the learning rate of theme 3, two epochs, no class weights.
+
+    The network starts near a good place, which a high rate would leave. It starts balanced, too: weighting the classes
+    once more cost 3 to 4 points of accuracy on clean validation images (real X-rays, two draws of labels).
+    """
+    epochs = 1 if data.course.profile.name == "smoke" else 2
+    return Recipe(epochs, batch_size=32, lr=1e-3, weight_decay=5e-2, label_smoothing=0.05, augment=True, average=0.5,
+                  class_weights=False)  # fmt: skip
+
+
+def fine_tune(course: Course, name: str, checkpoint: Path, mixed: Data, how: str = "whole",
+              recipe: Recipe | None = None, **options) -> Run:  # fmt: skip
+    """Train the network of a checkpoint further, on the images of `mix`; resumes and loads as `fit` does.
+
+    Parameters
+    ----------
+    how : {"whole", "frozen stem", "batch norm"}
+        All weights; all but the stem and the first stage, whose edges and textures a drift leaves useful; or no
+        weights at all: the means and variances of batch normalisation are measured anew, without labels.
+        Source of the last: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation (2016).
+    recipe : Recipe, optional
+        `finetune_recipe` when None; "batch norm" takes the batch size of it alone.
+    **options
+        Of `fit`.
+
+    Raises
+    ------
+    CourseError
+        Another `how`, another normalisation than the checkpoint's, a network that lacks what `how` works on.
+    """
+    if how not in FINE_TUNING:
+        raise CourseError(f"how={how!r} is unknown: choose one of {', '.join(FINE_TUNING)}.")
+    model, state = load_model(checkpoint, course.classes)
+    if not np.allclose([state["mean"], state["std"]], [mixed.mean, mixed.std], rtol=0, atol=1e-6):
+        raise CourseError(f"{checkpoint} normalises with mean {state['mean']} and std {state['std']}, these images "
+                          "with others: mix images of the dataset it was trained on.")  # fmt: skip
+    recipe, name = recipe or finetune_recipe(mixed), f"{name}-{how.replace(' ', '-')}"
+    if how == "batch norm":
+        run = _renormalise(course, name, model, mixed, recipe)
+    else:
+        options = {"tensorboard": False, "progress": False} | options
+        with _frozen(model, _stem(model) if how == "frozen stem" else []):
+            # What is frozen stands neither in the weights nor in the recipe, so the key of the data names it.
+            named = replace(mixed, key=identity(mixed.key, how, code_of(_stem, _frozen)))
+            run = fit(course, name, model, named, recipe, **options)
+    learned = mixed.index[mixed.index["pool"] == "train"]
+    write_json(run.path / "origin.json", {
+        "parent": _checksum(checkpoint)[:16], "parent_trained_on": state.get("trained_on", []), "how": how,
+        "share": float(learned["drifted"].mean()), "cost_missed": state.get("cost_missed", 5.0),
+        "budget": int(learned.loc[learned["drifted"], "source"].nunique())})  # fmt: skip
+    return run
+
+
+def _stem(model: nn.Module) -> list[nn.Module]:
+    """The layers of the stem and of the first stage."""
+    config = getattr(model, "config", {})
+    if not {"stem", "depth"} <= config.keys():
+        raise CourseError(f"Where the stem of a {type(model).__name__} ends is unknown, its config names no 'stem' and "
+                          "no 'depth': use how='whole'.")  # fmt: skip
+    return list(model.features[: (4 if config["stem"] == 4 else 3) + config["depth"]])
+
+
+@contextmanager
+def _frozen(model: nn.Module, layers: list[nn.Module]):
+    """Within this block, training changes nothing in `layers`: no weight, and no statistic of batch normalisation."""
+
+    def hold(*_):  # `train_epoch` has just put the whole network into training mode
+        for layer in layers:
+            layer.eval()
+
+    for layer in layers:
+        layer.requires_grad_(False)
+    hook = model.register_forward_pre_hook(hold)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for layer in layers:
+            layer.requires_grad_(True)
+
+
+@torch.no_grad()
+def _renormalise(course: Course, name: str, model: nn.Module, mixed: Data, recipe: Recipe) -> Run:
+    """Measure the statistics of batch normalisation anew, on pool train as it is (no augmentation), in one pass."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        raise CourseError(f"This {type(model).__name__} has no batch normalisation to measure anew: use how='whole'.")
+    key = identity(code_of(_renormalise, model), hash_weights(model), recipe.batch_size, mixed.key, course.seed)
+    folder = course.runs / f"{name}-{key}"
+    if (folder / "finished.pt").exists():
+        try:
+            return _load_run(name, model, folder, course)
+        except Exception:  # torch.load raises a dozen kinds of error on a damaged file
+            _set_aside(folder / "finished.pt")
+    began, momentum = time.perf_counter(), [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train().momentum = None  # the plain mean over all batches
+    for images, _ in mixed.loader("train", max(recipe.batch_size, 64)):
+        model(images.to(memory_format=torch.channels_last))
+    for layer, value in zip(layers, momentum, strict=True):
+        layer.momentum = value
+    train, val = mixed.loader("train", 256), mixed.loader("val", 256)
+    pairs = [validate(model, part, make_criterion(train, len(course.classes), recipe), course.device)
+             for part in (train, val)]  # fmt: skip
+    (train_loss, train_accuracy), (val_loss, val_accuracy) = pairs
+    seconds = time.perf_counter() - began
+    row = {"epoch": 1, "train_loss": train_loss, "train_accuracy": train_accuracy, "val_loss": val_loss,
+           "val_accuracy": val_accuracy, "lr": 0.0, "seconds": seconds}  # fmt: skip
+    _save(folder / "finished.pt", {"weights": model.state_dict(), "history": [row], "seconds": seconds, "date": _now(),
+                                   "hardware": hardware(), "recipe": asdict(recipe)})  # fmt: skip
+    return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+
+
+def save_candidate(course: Course, run: Run, mixed: Data, path: Path | None = None, **extra) -> Path:
+    """Store a fine-tuned network as theme 3 stores its own, temperature and threshold fitted on the mixed pool val.
+
+    Beside what best_model.pth holds: `parent` (hash of the checkpoint it started from), how, share, budget (distinct
+    drifted images learned from), and `trained_on`: the hashes of all images that the weights, the temperature or
+    the choice among candidates depend on, its parent's included, so that the gate can prove that it judges on others.
+
+    Parameters
+    ----------
+    run, mixed
+        Of `fine_tune`, and the images it was given.
+    path : path, optional
+        checkpoints/model_retrained.pth when None.
+    """
+    origin = read_json(run.path / "origin.json")
+    if not origin:
+        raise CourseError(f"{run.path} does not say what it started from: make the candidate with fine_tune.")
+    logits, labels = predict(run.model, mixed.loader("val", 256))
+    temperature = fit_temperature(logits, labels)
+    threshold, _ = choose_threshold(softmax(logits, temperature), labels, origin["cost_missed"])
+    table = load_index(course)
+    parent = origin.pop("parent_trained_on") or table.loc[table["pool"].isin(["train", "val"]), "sha256"]
+    seen = {digest[:16] for digest in (*mixed.index["source"], *parent)}
+    return save_checkpoint(
+        path or course.checkpoints / "model_retrained.pth", run.model, classes=list(course.classes), mean=mixed.mean,
+        std=mixed.std, size=course.image_size, channels=course.channels, threshold=threshold, temperature=temperature,
+        dataset=course.dataset, seed=course.seed, run=run.path.name, trained_on=sorted(seen), **origin | extra,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# The gate: what a candidate must prove before it may serve
+# ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """What the gate asks for.
+
+    Parameters
+    ----------
+    clean_margin : float
+        Clean accuracy may fall by less than this (a fraction).
+    recall_margin : float
+        So may the recall of each class on clean images.
+    calibration_margin : float
+        The expected calibration error on clean images may rise by less than this.
+    latency_limit : float
+        Latency of the candidate over that of the model in service, at most.
+    alpha : float
+        Chance that one check lets a candidate pass that is just not good enough. All checks must pass, so the chance
+        of the whole gate is no larger, however many there are: an intersection-union test (Berger, 1982).
+    """
+
+    clean_margin: float = 0.03
+    recall_margin: float = 0.10
+    calibration_margin: float = 0.05
+    latency_limit: float = 1.25
+    alpha: float = 0.05
+
+    def __post_init__(self):
+        for name in ("clean_margin", "recall_margin", "calibration_margin"):
+            if not 0 < getattr(self, name) < 1:
+                raise CourseError(f"{name}={getattr(self, name)} is no margin: choose a fraction above 0 and below 1; "
+                                  "at 0 nothing can be proven, however many images.")  # fmt: skip
+        if not 0 < self.alpha < 0.5:
+            raise CourseError(f"alpha={self.alpha} is no error rate: choose one above 0 and below 0.5, usually 0.05.")
+        if not self.latency_limit > 0:
+            raise CourseError(f"latency_limit={self.latency_limit} is no ratio: choose one above 0, such as 1.25.")
+
+
+@dataclass
+class GateReport:
+    """What the gate found: `table` has one row a check (name, says, value, low, high, limit, n, passed)."""
+
+    table: pd.DataFrame
+    new: str = ""
+    current: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.table["passed"].all())
+
+    @property
+    def complete(self) -> bool:
+        """Was everything measured? What is not stays NaN, and does not pass."""
+        return bool(self.table["value"].notna().all())
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the candidate is refused, a sentence a failed check."""
+        return self.table.loc[~self.table["passed"], "says"].tolist()
+
+    @property
+    def verdict(self) -> str:
+        failed = self.table.loc[~self.table["passed"], "name"].tolist()
+        if not failed:
+            return f"Accepted: all {len(self.table)} checks passed."
+        unmeasured = "" if self.complete else "; not everything was measured"
+        return f"Refused: {len(failed)} of {len(self.table)} checks failed ({', '.join(failed)}){unmeasured}."
+
+    def to_dict(self) -> dict:
+        """The same for JSON: NaN becomes null."""
+        checks = self.table.to_dict("records")
+        return _finite({"new": self.new, "current": self.current, "passed": self.passed, "complete": self.complete,
+                        "verdict": self.verdict, "reasons": self.reasons, "checks": checks})  # fmt: skip
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Share of images that `second` gets right minus that of `first`, with a score interval: (difference, low, high).
+
+    The images are the same, so only those count on which just one of the two is right. Unlike a bootstrap it stays
+    right for a few dozen images: with no such image at all it still says how large a difference may hide.
+    Source: Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design (1998).
+
+    Parameters
+    ----------
+    first, second : bool (N,)
+        Which images the old and the new model get right.
+    level : float
+        Of the two-sided interval; each end alone holds at 1 - (1 - level) / 2.
+    """
+    from scipy.stats import norm
+
+    n, z = len(first), norm.ppf((1 + level) / 2)
+    lost, won = int((first & ~second).sum()), int((~first & second).sum())
+    value = (won - lost) / n
+
+    def far(delta):  # is `delta` further from what was seen than z standard errors, if it were the true difference?
+        a, b, c = 2 * n, -won - lost + (2 * n - won + lost) * delta, -lost * delta * (1 - delta)
+        share = (math.sqrt(max(b * b - 4 * a * c, 0)) - b) / (2 * a)
+        return n * abs(value - delta) > z * math.sqrt(max(n * (2 * share + delta * (1 - delta)), 0))
+
+    ends = []
+    for outside in (-1.0, 1.0):
+        inside = value
+        for _ in range(30):  # halves the bracket, down to 1e-9
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if far(middle) else (middle, outside)
+        ends.append(inside)
+    return value, ends[0], ends[1]
+
+
+def provable_margin(n: int, alpha: float = 0.05) -> float:
+    """The smallest fall that n images can exclude, if both models are right on the very same ones.
+
+    A margin below it refuses everybody. It is the lower end of `paired_difference` without any difference.
+    """
+    alike = np.ones(n, dtype=bool)
+    return -paired_difference(alike, alike, 1 - 2 * alpha)[1]
+
+
+def _check(name, says, value, low, high, limit, n, passed, p_value=math.nan) -> dict:
+    return {"name": name, "says": says, "value": float(value), "low": float(low), "high": float(high),
+            "limit": float(limit), "n": int(n), "passed": bool(passed), "p_value": float(p_value)}  # fmt: skip
+
+
+def _leakage(hashes, trained_on, n: int) -> dict:
+    """No image of the gate may be among those that the candidate depends on."""
+    if hashes is None or not trained_on:
+        lacks = "the hashes of the gate's images" if hashes is None else "the candidate's trained_on"
+        return _check("leakage", f"that no gate image was learned from cannot be proven: give {lacks}", math.nan,
+                      math.nan, math.nan, 0, n, False)  # fmt: skip
+    seen = {digest[:16] for digest in trained_on}
+    leaked = len({digest[:16] for digest in hashes} & seen)
+    says = f"{leaked} of the gate's images are among the {len(seen)} that the candidate depends on"
+    return _check("leakage", says, leaked, leaked, leaked, 0, n, leaked == 0)
+
+
+def _not_worse(name: str, old: np.ndarray, new: np.ndarray, margin: float, alpha: float) -> dict:
+    """Non-inferiority: the lower end of the interval is above minus the margin."""
+    value, low, high = paired_difference(old, new, 1 - 2 * alpha)
+    n, told, passed = len(old), f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", low > -margin
+    if passed:
+        says = f"{name} changed by {told}, within the {margin:g} that it may fall"
+    elif value > -margin:
+        # The interval narrows with the square root of the number of images.
+        needed = math.ceil(n * ((value - low) / (value + margin)) ** 2) + 1
+        could = f"about {needed} could" if needed <= 10 * n else "nor could ten times as many"
+        says = f"{name} changed by {told}: {n} images cannot rule out a fall of {margin:g}, {could}"
+    else:
+        says = f"{name} fell by {-value:.3f} [{-high:.3f}, {-low:.3f}], more than the {margin:g} allowed"
+    return _check(name, says, value, low, high, -margin, n, passed)
+
+
+def _better(name: str, old: np.ndarray, new: np.ndarray, alpha: float) -> dict:
+    """Superiority: McNemar's exact test, one-sided, as a model that is worse is refused anyway.
+
+    The interval belongs to the test: that of Clopper and Pearson (1934) for the share won among the images on which
+    just one of both is right, times their number.
+    """
+    from scipy.stats import binomtest
+
+    lost, won, n = int((old & ~new).sum()), int((~old & new).sum()), len(old)
+    p_value, low, high = 1.0, 0.0, 0.0
+    if lost + won:
+        p_value = binomtest(won, lost + won, alternative="greater").pvalue
+        share = binomtest(won, lost + won).proportion_ci(1 - 2 * alpha, method="exact")
+        low, high = ((2 * end - 1) * (lost + won) / n for end in (share.low, share.high))
+    value, passed = (won - lost) / n, p_value <= alpha
+    verb = "rose" if passed else "is not proven to rise, it changed"
+    says = (f"{name} {verb} by {value:+.3f} [{low:+.3f}, {high:+.3f}]: {won} answers won, {lost} lost, "
+            f"p = {p_value:.2g}")  # fmt: skip
+    return _check(name, says, value, low, high, 0, n, passed, p_value)
+
+
+def _better_balanced(old: np.ndarray, new: np.ndarray, labels: np.ndarray, classes: int, alpha: float) -> dict:
+    """Superiority of balanced accuracy: a gain that is paid for by giving up a small class does not count.
+
+    The intervals of the classes are joined by the square-and-add method. Source: Newcombe (1998); Zou and Donner,
+    Construction of confidence limits about effect measures (2008).
+    """
+    ends = np.array([paired_difference(old[labels == k], new[labels == k], 1 - 2 * alpha) for k in range(classes)])
+    value = ends[:, 0].mean()
+    low, high = (value + side * np.sqrt(((ends[:, column] - ends[:, 0]) ** 2).sum()) / classes
+                 for side, column in ((-1, 1), (1, 2)))  # fmt: skip
+    verb = "rose" if low > 0 else "is not proven to rise, it changed"
+    says = f"drifted balanced accuracy {verb} by {value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return _check("drifted balanced accuracy", says, value, low, high, 0, len(labels), low > 0)
+
+
+def _calibration(old, new, labels, limits: GateLimits, resamples: int, seed: int) -> dict:
+    def change(a, b, y):
+        return expected_calibration_error(b, y) - expected_calibration_error(a, y)
+
+    value = change(old, new, labels)
+    low, high = bootstrap(change, labels, old, new, labels, resamples=resamples, seed=seed, level=1 - 2 * limits.alpha)
+    passed = high < limits.calibration_margin
+    verb = "within" if passed else "not proven to stay within"
+    says = (f"the calibration error changed by {value:+.3f} [{low:+.3f}, {high:+.3f}], {verb} the "
+            f"{limits.calibration_margin:g} that it may rise")  # fmt: skip
+    return _check("calibration", says, value, low, high, limits.calibration_margin, len(labels), passed)
+
+
+def _latency(latency: dict | None, limit: float) -> dict:
+    if latency is None:
+        says = "the latency was not measured: give what latency_ratio returns"
+        return _check("latency", says, math.nan, math.nan, math.nan, limit, 0, False)
+    value, low, high = (latency[key] for key in ("value", "low", "high"))
+    passed = high <= limit
+    says = (f"the candidate takes {value:.2f} [{low:.2f}, {high:.2f}] times as long, "
+            f"{'within' if passed else 'not proven to stay within'} the {limit:g} allowed")  # fmt: skip
+    return _check("latency", says, value, low, high, limit, latency["n"], passed)
+
+
+def _same_answers(table, limit: float = 1e-5) -> dict:
+    """`table`: what `agreement` returns, of the candidate's checkpoint and its exported file."""
+    if table is None:
+        says = "the exported file was not compared with its checkpoint: give what agreement returns"
+        return _check("onnx agreement", says, math.nan, math.nan, math.nan, limit, 0, False)
+    largest, changed = float(table["max_abs_diff"].max()), int(table["changed"].max())
+    says = (f"the exported file answers like its checkpoint to {largest:.1e} (at most {limit:.0e}), "
+            f"{changed} decisions differ (none may)")  # fmt: skip
+    return _check("onnx agreement", says, largest, largest, largest, limit, table["n"].max(),
+                  largest <= limit and changed == 0)  # fmt: skip
+
+
+def gate_checks(new_clean, old_clean, clean_labels, new_drifted, old_drifted, drifted_labels, classes, *,
+                limits: GateLimits | None = None, hashes=None, trained_on=None, latency: dict | None = None,
+                agreement: pd.DataFrame | None = None, new: str = "", current: str = "", resamples: int = 1000,
+                seed: int = 42) -> GateReport:  # fmt: skip
+    """Every check of the gate, on the answers of the candidate ("new") and of the model in service ("old").
+
+    Parameters
+    ----------
+    new_clean, old_clean, new_drifted, old_drifted : float (N, K)
+        Calibrated probabilities; both models on the same images, clean ones and drifted ones.
+    clean_labels, drifted_labels : int64 (N,)
+    classes : sequence of K str
+    hashes : sequence of str
+        Of the gate's images; without them, or without `trained_on`, leakage cannot be ruled out.
+    trained_on : sequence of str
+        Hashes of the images that the candidate depends on, from its checkpoint.
+    latency : dict of `latency_ratio`
+    agreement : DataFrame of `agreement`
+    new, current : str
+        Hashes of the two exported files, which `promote` compares with what it finds.
+    resamples, seed
+        Of the bootstrap of the calibration error; all other intervals are closed forms.
+
+    Raises
+    ------
+    CourseError
+        Other classes, other numbers of images, NaN among the answers, a class without any image.
+    """
+    limits, alpha, k = limits or GateLimits(), (limits or GateLimits()).alpha, len(classes)
+    for what, first, second, labels in (("clean", old_clean, new_clean, clean_labels),
+                                        ("drifted", old_drifted, new_drifted, drifted_labels)):  # fmt: skip
+        _check_answers(what, first, second, labels, classes)
+    (old_right, new_right), (old_there, new_there) = (
+        [answers.argmax(axis=1) == labels for answers in pair]
+        for pair, labels in (((old_clean, new_clean), clean_labels), ((old_drifted, new_drifted), drifted_labels))
+    )
+    rows = [_leakage(hashes, trained_on, len(clean_labels)),
+            _not_worse("clean accuracy", old_right, new_right, limits.clean_margin, alpha),
+            _better("drifted accuracy", old_there, new_there, alpha),
+            _better_balanced(old_there, new_there, drifted_labels, k, alpha)]  # fmt: skip
+    for number, name in enumerate(classes):
+        own = clean_labels == number
+        rows.append(_not_worse(f"recall {name}", old_right[own], new_right[own], limits.recall_margin, alpha))
+    rows += [_calibration(old_clean, new_clean, clean_labels, limits, resamples, seed),
+             _latency(latency, limits.latency_limit), _same_answers(agreement)]  # fmt: skip
+    return GateReport(pd.DataFrame(rows), new, current)
+
+
+def _check_answers(what: str, first: np.ndarray, second: np.ndarray, labels: np.ndarray, classes) -> None:
+    shapes = first.shape, second.shape
+    if set(shapes) != {(len(labels), len(classes))}:
+        raise CourseError(f"On the {what} images the answers of the models have shapes {shapes[0]} and {shapes[1]}, "
+                          f"expected {(len(labels), len(classes))}: both models must know the classes {list(classes)} "
+                          "and answer for every image.")  # fmt: skip
+    if lost := int(np.isnan(first).any(axis=1).sum() + np.isnan(second).any(axis=1).sum()):
+        raise CourseError(f"{lost} answers on the {what} images are NaN: such a model is broken, export it again.")
+    counts = np.bincount(labels, minlength=len(classes))
+    if few := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        raise CourseError(f"The {what} images of the gate have none of class {', '.join(few)}: a gate needs images of "
+                          "every class, a hundred or more.")  # fmt: skip
+
+
+def validate_retrained_model(new_model, current_model, clean_loader, drifted_loader, device, *, classes=None,
+                             temperatures=(1.0, 1.0), trained_on=None, hashes=None, agreement=None, latency=None,
+                             new=None, current=None, resamples=1000, seed=42, **limits) -> GateReport:  # fmt: skip
+    """May the candidate replace the model in service? Every check with its figure, its interval and its limit.
+
+    Both models answer for every image of pool "gate", clean and drifted, and `gate_checks` compares the answers.
+
+    Parameters
+    ----------
+    new_model, current_model
+        A network that maps normalised images to logits, or what serves pixels: OnnxModel, ServedNetwork.
+    clean_loader, drifted_loader : BatchLoader
+        `data.loader("gate")` of clean and of drifted images. Networks also take any loader of (images, labels) that
+        repeats its order; then give `hashes`, of its images, too.
+    classes : sequence of str, optional
+        The models' own when None, else "class 0", "class 1", ...
+    temperatures : (float, float)
+        Of new and current, for networks; what serves pixels has its own inside.
+    trained_on, agreement, latency, new, current
+        See `gate_checks`; `new` and `current` are the models' own hashes when None.
+    **limits
+        Of GateLimits: clean_margin=0.03, recall_margin=0.10, calibration_margin=0.05, latency_limit=1.25, alpha=0.05.
+    """
+    limits, lists = GateLimits(**limits), [getattr(model, "classes", classes) for model in (new_model, current_model)]
+    known = [list(names) for names in (*lists, classes) if names is not None]
+    if any(names != known[0] for names in known):
+        raise CourseError(f"The models do not share one list of classes ({known[0]} and others): compare models of one "
+                          "dataset.")  # fmt: skip
+    answers = []
+    for loader in (clean_loader, drifted_loader):
+        pair = [_answers(model, loader, torch.device(device), temperature)
+                for model, temperature in zip((new_model, current_model), temperatures, strict=True)]  # fmt: skip
+        if not np.array_equal(pair[0][1], pair[1][1]):
+            raise CourseError("The loader gave the two models other images, or in another order: a gate compares "
+                              "image by image, so switch shuffling off and pass no iterator.")  # fmt: skip
+        answers += [pair[0][0], pair[1][0], pair[0][1]]
+    if hashes is None:
+        found = [getattr(loader, "hashes", None) for loader in (clean_loader, drifted_loader)]
+        hashes = None if any(part is None for part in found) else [digest for part in found for digest in part]
+    names = known[0] if known else [f"class {number}" for number in range(answers[0].shape[1])]
+    new, current = (getattr(model, "hash", "") if given is None else given
+                    for given, model in ((new, new_model), (current, current_model)))  # fmt: skip
+    return gate_checks(*answers, names, limits=limits, hashes=hashes, trained_on=trained_on, latency=latency,
+                       agreement=agreement, new=new, current=current, resamples=resamples, seed=seed)  # fmt: skip
+
+
+def _answers(model, loader, device: torch.device, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, K) and labels (N,) of one model over one loader."""
+    if isinstance(model, nn.Module) and not isinstance(model, ServedNetwork):
+        batches = [(images.to(device), labels) for images, labels in loader]
+        if not batches:
+            raise CourseError("The loader of the gate is empty, or an iterator that was read before: pass a loader.")
+        logits, labels = predict(model.to(device), batches)
+        return softmax(logits, temperature), labels
+    if not isinstance(loader, BatchLoader):
+        raise CourseError(f"A {type(model).__name__} normalises by itself and needs pixels: pass data.loader('gate').")
+    parts = [loader.pixels[rows].numpy() for rows in loader.rows.split(128)]
+    if isinstance(model, ServedNetwork):
+        with torch.inference_mode():
+            answers = [model(torch.from_numpy(part))[0].numpy() for part in parts]
+    else:
+        answers = [model.predict(part) for part in parts]
+    return np.concatenate(answers), loader.labels
+
+
+def latency_ratio(new: OnnxModel, current: OnnxModel, pixels: np.ndarray, rounds: int = 9, batch: int = 1,
+                  seconds: float = 0.05, alpha: float = 0.05) -> dict:  # fmt: skip
+    """How many times as long the candidate takes: medians of interleaved rounds, new over current.
+
+    Returns
+    -------
+    dict: value (median over the rounds), low, high (an interval for it, from the ordered ratios), n (rounds).
+        Each end holds at 1 - alpha, by the sign test: Thompson (1936). It takes five rounds at alpha = 0.05.
+    """
+    from scipy.stats import binom
+
+    out = int(binom.ppf(alpha, rounds, 0.5))  # the largest number of ratios that may be left out at each end, plus one
+    out -= binom.cdf(out, rounds, 0.5) > alpha
+    if out < 0:
+        raise CourseError(f"{rounds} rounds are too few for alpha={alpha}: take {math.ceil(-math.log2(alpha))}.")
+    backends = [Backend(name, model.predict, "cpu", "", model.provider, model.path)
+                for name, model in (("new", new), ("current", current))]  # fmt: skip
+    rows = benchmark(backends, pixels, batches=(batch,), rounds=rounds, seconds=seconds)
+    medians = {(row["backend"], row["round"]): float(np.median(row["ms"])) for row in rows}
+    ratios = np.sort([medians["new", number] / medians["current", number] for number in range(rounds)])
+    return {"value": float(np.median(ratios)), "low": float(ratios[out]), "high": float(ratios[-1 - out]), "n": rounds}
+
+
+# ------------------------------------------------------------------------------------------------------
+# Promotion: one file changes place, and a log says who, when and why
+# ------------------------------------------------------------------------------------------------------
+
+AUDIT_COLUMNS = ("timestamp", "who", "event", "model", "previous", "checks", "why")
+# What begins a swap, and the event that ends it.
+SWAPS = {"promoting": "in service", "rolling back": "rollback"}
+
+
+def in_service(course: Course) -> str:
+    """Hash of exports/model.onnx, the model that answers now; it must be one of the files in exports/models/."""
+    return verify_onnx(course.exports / "model.onnx")
+
+
+def read_audit(course: Course) -> pd.DataFrame:
+    """The log of promotions, exports/audit.csv, oldest line first.
+
+    Events: "promoting" and "rolling back" (about to swap), "in service" and "rollback" (done), "refused", "abandoned"
+    (a crash came before the swap). `model` is the one that the line is about, `previous` the one in service before
+    it, `checks` the figures of the gate as JSON.
+    """
+    file, rows = AppendOnlyCsv(course.exports / "audit.csv", "audit", AUDIT_COLUMNS), []
+    if file.path.exists():
+        rows, _ = file.read()
+    table = pd.DataFrame(rows, columns=list(AUDIT_COLUMNS), dtype=object)
+    table["timestamp"] = pd.to_datetime(table["timestamp"], utc=True, format="ISO8601").dt.as_unit("ns")
+    return table
+
+
+def promote(course: Course, stored: Path, report: GateReport, who: str | None = None, why: str = "") -> Path:
+    """Put a candidate that passed the gate in service, in one step; returns exports/model.onnx.
+
+    A line in the audit log, the swap, a second line. The file carries its metadata, so one rename changes both, and a
+    crash at any moment leaves one whole model in place; the next call finishes the log.
+
+    Parameters
+    ----------
+    stored : Path
+        exports/models/<hash>.onnx of the candidate, from `export_onnx`.
+    report : GateReport
+        Of this very file (`report.new`) against the model in service now (`report.current`).
+    who : str, optional
+        The name of the user when None.
+
+    Raises
+    ------
+    CourseError
+        The report did not pass, is incomplete or of other models; the file is missing or damaged; another process is
+        promoting. Nothing has changed, and a refusal is logged.
+    """
+    with _promotion(course):
+        candidate, current = _whole(stored), in_service(course)
+        if candidate == current:
+            print(f"{candidate} is already in service: nothing to do.")
+            return course.exports / "model.onnx"
+        checks = {row["name"]: [row["value"], row["low"], row["high"], row["limit"], row["passed"]]
+                  for row in report.to_dict()["checks"]}  # fmt: skip
+        line = {"who": who, "model": candidate, "previous": current, "checks": json.dumps(checks), "why": why}
+        if reason := _refusal(report, candidate, current):
+            _audit(course, "refused", **line | {"why": reason})
+            raise CourseError(f"{candidate} is not promoted: {reason}.")
+        return _swap(course, "promoting", stored, line)
+
+
+def rollback(course: Course, who: str | None = None, why: str = "") -> Path:
+    """Put the model back that served before the current one; returns exports/model.onnx.
+
+    A second rollback goes one further back, not forth again: whoever calls it twice wants no bad model back.
+
+    Raises
+    ------
+    CourseError
+        Nothing to go back to; the file of that model is missing or damaged. Nothing has changed.
+    """
+    with _promotion(course) as finished:
+        current, served = in_service(course), _served(read_audit(course))
+        if finished == "rollback":
+            print(f"The rollback that a crash interrupted is complete: {current} is in service.")
+            return course.exports / "model.onnx"
+        if served and served[-1] == current:
+            served.pop()
+        if not served:
+            raise CourseError(f"There is no earlier model to go back to: {course.exports / 'audit.csv'} names none "
+                              f"before {current}.")  # fmt: skip
+        stored = course.exports / "models" / f"{served[-1]}.onnx"
+        return _swap(course, "rolling back", stored, {"who": who, "model": _whole(stored), "previous": current,
+                                                      "why": why})  # fmt: skip
+
+
+@contextmanager
+def _promotion(course: Course):
+    """One process at a time; what a crash left unfinished is finished first, and its event given."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(_opened(course.exports / "audit.lock"), timeout=10):
+            yield _finish(course)
+    except Timeout:
+        raise CourseError("Another process is promoting or rolling back: wait until it is done, then look at "
+                          "read_audit(course) before you go on.") from None  # fmt: skip
+
+
+def _finish(course: Course) -> str | None:
+    """Complete the audit log after a crash in the middle of a swap, and remove the half-written copy it left."""
+    for left in course.exports.glob(".model.onnx.*.tmp"):
+        left.unlink()
+    audit = read_audit(course)
+    if audit.empty or audit["event"].iloc[-1] not in SWAPS:
+        return None
+    last = audit.iloc[-1]
+    event = SWAPS[last["event"]] if in_service(course) == last["model"] else "abandoned"
+    _audit(course, event, last["who"], last["model"], last["previous"], why="found after a crash")
+    return event
+
+
+def _swap(course: Course, begun: str, stored: Path, line: dict) -> Path:
+    _audit(course, begun, **line)
+    path = put_in_service(course, stored)
+    _audit(course, SWAPS[begun], **line)
+    return path
+
+
+def _audit(course: Course, event: str, who=None, model="", previous="", checks="", why="") -> None:
+    import getpass
+
+    if who is None:
+        try:
+            who = getpass.getuser()
+        except (KeyError, OSError, ImportError):  # a container's user may have no name
+            who = "unknown"
+    row = [datetime.now(UTC), who, event, model, previous, checks, why]
+    AppendOnlyCsv(course.exports / "audit.csv", "audit", AUDIT_COLUMNS).append([row])
+
+
+def _served(audit: pd.DataFrame) -> list[str]:
+    """The models that served one after the other, the current one last; rollbacks take the later ones away."""
+    served = []
+    for line in audit.itertuples():
+        if line.event == "in service":
+            served += [line.previous] if served[-1:] != [line.previous] else []
+            served.append(line.model)
+        elif line.event == "rollback":
+            while served and served[-1] != line.model:
+                served.pop()
+            served = served or [line.model]
+    return served
+
+
+def _whole(stored: Path) -> str:
+    """Hash of a file in exports/models/, whose name it must be."""
+    if not Path(stored).exists():
+        raise CourseError(f"{stored} is missing: export its checkpoint again with utils.export_onnx.")
+    digest = _checksum(stored)[:16]
+    if Path(stored).stem != digest or Path(stored).parent.name != "models":
+        raise CourseError(f"{stored} has the hash {digest}, which must be its name in exports/models/: its bytes have "
+                          "changed, or it is a copy. Export its checkpoint again with utils.export_onnx.")  # fmt: skip
+    return digest
+
+
+def _refusal(report: GateReport, candidate: str, current: str) -> str:
+    """Why this report does not allow to put `candidate` in the place of `current`; empty if it does."""
+    if report.new != candidate:
+        return f"the report is of {report.new or 'a model without a hash'}; run the gate on this candidate"
+    if report.current != current:
+        return (f"the gate compared it with {report.current or 'a model without a hash'}, and {current} is in service "
+                "now; run the gate again")  # fmt: skip
+    if not report.complete:
+        return "the report is incomplete: " + "; ".join(report.table.loc[report.table["value"].isna(), "says"])
+    return "" if report.passed else "the gate refuses it: " + "; ".join(report.reasons)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Shadow: the candidate sees the traffic before it may answer
+# ------------------------------------------------------------------------------------------------------
+
+
+def shadow(current, candidate, data: Data, rows: np.ndarray, logger: InferenceLogger, drifted: Data | None = None,
+           batch: int = 1) -> dict:  # fmt: skip
+    """Replay requests: the current model answers each, then the candidate sees the same pixels; both are logged.
+
+    The answer stands before the candidate starts, so that neither an error nor a slow answer of its own can touch it.
+    (A live service hands the second call to a worker behind a bounded queue; a replay needs no hurry.) No label is
+    needed: it shows crashes, latency, and how many answers would change, not which of both is right.
+
+    Parameters
+    ----------
+    current, candidate : OnnxModel
+    data : Data
+        Its index names the requests' images.
+    rows : int64 (n,)
+    logger : InferenceLogger
+        Its column `extra` tells the two apart: {"role": "service"} or {"role": "shadow"}.
+    drifted : Data, optional
+        The pixels of the requests, when the traffic has drifted.
+    batch : int
+        Images in a request.
+
+    Returns
+    -------
+    dict
+        answers: float32 (n, K), the current model's; requests; errors (requests that the candidate failed);
+        agreement, low, high: share of images with the same class, Wilson; n, the images that both answered; and for
+        both models, as service_* and shadow_*: p50_ms, p95_ms (log line included), confidence (mean).
+    """
+    service, other = (MonitoredModel(model, logger, role=role)
+                      for model, role in ((current, "service"), (candidate, "shadow")))  # fmt: skip
+    pixels, paths = (drifted or data).pixels, data.index["path"].to_numpy()
+    answers, theirs, ms = [], [], {"service": [], "shadow": []}
+    for start in range(0, len(rows), batch):
+        chosen = rows[start : start + batch]
+        answers.append(_asked(service, pixels[chosen], paths[chosen], ms["service"]))
+        try:
+            reply = _asked(other, pixels[chosen], paths[chosen], ms["shadow"])
+            theirs.append(reply if reply.shape == answers[-1].shape else None)
+        except Exception:  # whatever it is, it is in the log and in the count of errors, and nowhere else
+            theirs.append(None)
+    pairs = [(ours, other) for ours, other in zip(answers, theirs, strict=True) if other is not None]
+    same = [ours.argmax() == other.argmax() for pair in pairs for ours, other in zip(*pair, strict=True)]
+    low, high = wilson(sum(same), len(same))
+    summary = {"answers": np.concatenate(answers), "requests": len(answers), "errors": len(answers) - len(pairs),
+               "n": len(same), "agreement": float(np.mean(same)) if same else math.nan, "low": low,
+               "high": high}  # fmt: skip
+    for role, given in (("service", answers), ("shadow", [other for _, other in pairs])):
+        times = _percentiles(ms[role]) if ms[role] else {}
+        summary |= {f"{role}_{name}": times.get(name, math.nan) for name in ("p50_ms", "p95_ms")}
+        sure = np.concatenate([part.max(axis=1) for part in given]) if given else [math.nan]
+        summary[f"{role}_confidence"] = float(np.mean(sure))
+    return summary
+
+
+def _asked(model: MonitoredModel, pixels: np.ndarray, paths: np.ndarray, ms: list) -> np.ndarray:
+    """One timed answer to a private copy of the pixels."""
+    pixels, began = np.array(pixels), time.perf_counter()
+    answer = np.array(model.predict(pixels, list(paths)))
+    ms.append(1000 * (time.perf_counter() - began))
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------------
+# The whole chain as one call
+# ------------------------------------------------------------------------------------------------------
+
+
+def respond(course: Course, data: Data, drifted: Data, budget: int, share=0.1, how="whole", *, path=None, latency=None,
+            dry_run=False, seed=42, **limits) -> GateReport:  # fmt: skip
+    """From a decided drift to the verdict, without a hand: buy labels, mix, fine-tune, export, gate, promote.
+
+    Fine-tunings that have run before load at once, so the call can be repeated after a lost runtime.
+
+    Parameters
+    ----------
+    data, drifted : Data
+        Clean and drifted images.
+    budget, share, how : see `buy_labels`, `mix`, `fine_tune`
+    path : path, optional
+        Of the candidate's checkpoint; checkpoints/model_retrained.pth when None.
+    latency : dict of `latency_ratio`
+        Measured anew when None.
+    dry_run : bool
+        Stop before the promotion.
+    **limits
+        Of GateLimits.
+
+    Returns
+    -------
+    GateReport
+        A candidate that it refuses changes nothing in service; the refusal is logged in the audit.
+    """
+    rows = buy_labels(drifted, budget, seed)
+    mixed = mix(data, drifted, rows, share, seed=seed)
+    run = fine_tune(course, f"retrain-{budget}-{share:.0%}", course.checkpoints / "best_model.pth", mixed, how)
+    checkpoint = save_candidate(course, run, mixed, path)
+    stored = export_onnx(course, checkpoint)
+    new, current = (OnnxModel(file, course.classes, course.device.type)
+                    for file in (stored, course.exports / "model.onnx"))  # fmt: skip
+    gate = np.array(data.pixels[data.where("gate")])
+    report = validate_retrained_model(
+        new, current, data.loader("gate", 256), drifted.loader("gate", 256), course.device, seed=seed,
+        trained_on=load_checkpoint(checkpoint)["trained_on"], latency=latency or latency_ratio(new, current, gate[:8]),
+        agreement=agreement(served_network(course, checkpoint)[0], new, gate, (1, 32)), **limits)  # fmt: skip
+    if not dry_run:
+        with suppress(CourseError if not report.passed else ()):  # refused: the audit has it, the report says why
+            promote(course, stored, report, why=f"{how}, {share:.0%} drifted, {budget} labels")
+    return report
+
+
+# ------------------------------------------------------------------------------------------------------
+# Figures of theme 7
+# ------------------------------------------------------------------------------------------------------
+
+
+def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """accuracy, low, high (Wilson, 95 %), balanced_accuracy and n: what the figures below draw."""
+    predicted, n = probabilities.argmax(axis=1), len(labels)
+    hits, balanced = int((predicted == labels).sum()), float(_recalls(predicted, labels, probabilities.shape[1]).mean())
+    return {"accuracy": hits / n, "balanced_accuracy": balanced, "n": n} | dict(
+        zip(("low", "high"), wilson(hits, n), strict=True))  # fmt: skip
+
+
+def _bars(axis, x, rows: pd.DataFrame, **look):
+    error = np.abs([rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]])
+    return axis.errorbar(x, rows["accuracy"], error, capsize=4, **look)
+
+
+def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: str):
+    """Accuracy against the labelling budget, on clean and on drifted images.
+
+    Parameters
+    ----------
+    table : DataFrame
+        budget, images ("clean" or "drifted"), accuracy, low, high: one row a budget and kind of images.
+    current : dict
+        Accuracy of the model in service by kind of images: the dashed lines.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(8.5, 4.2))
+    for number, (kind, rows) in enumerate(table.groupby("images", sort=False)):
+        rows, places = rows.sort_values("budget"), np.log2(rows["budget"].sort_values()) + 0.04 * number
+        look = {"color": COLOURS[number], "marker": "os^"[number], "label": f"retrained, {kind} images"}
+        _bars(axis, places, rows, **look)
+        axis.axhline(current[kind], color=COLOURS[number], ls=("--", ":")[number], lw=1.5,
+                     label=f"in service, {kind} images")  # fmt: skip
+    budgets = np.unique(table["budget"])
+    axis.set_xticks(np.log2(budgets), budgets)
+    axis.set(xlabel="labelling budget (drifted images, each doubling one step)", ylabel="accuracy, 95 %", title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_candidates(table: pd.DataFrame, clean_margin: float, title: str):
+    """Accuracy on clean against accuracy on drifted images, one point a candidate, with both intervals.
+
+    Parameters
+    ----------
+    table : DataFrame
+        how, share, images ("clean" or "drifted"), accuracy, low, high: two rows a candidate. The model in service has
+        the how "in service".
+    clean_margin : float
+        Of the gate: the line left of which a candidate has forgotten too much.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(9, 5))
+    pairs = {kind: rows.set_index(["how", "share"]) for kind, rows in table.groupby("images")}
+    marks = dict(zip([name for name in pairs["clean"].index.unique("how") if name != "in service"], "os^Dv",
+                     strict=False))  # fmt: skip
+    shares = sorted(share for share in table["share"].dropna().unique())
+    for (how, share), clean in pairs["clean"].iterrows():
+        drifted = pairs["drifted"].loc[(how, share)]
+        own = how == "in service"
+        colour = COLOURS[6] if own else COLOURS[shares.index(share)]
+        ends = [np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]) for row in (drifted, clean)]
+        axis.errorbar(clean["accuracy"], drifted["accuracy"], ends[0], ends[1], fmt="*" if own else marks[how],
+                      ms=14 if own else 9, color=colour, elinewidth=0.8, capsize=2)  # fmt: skip
+        if own:
+            axis.axvline(clean["accuracy"] - clean_margin, color=COLOURS[1], ls="--", label="in service minus margin")
+    axis.plot([], [], "*", color=COLOURS[6], ms=12, label="in service")
+    for how, mark in marks.items():
+        axis.plot([], [], mark, color="grey", label=how)
+    for number, share in enumerate(shares):
+        axis.plot([], [], "-", lw=5, color=COLOURS[number], label=f"{share:.0%} drifted")
+    axis.set(xlabel="accuracy on clean images, 95 %", ylabel="accuracy on drifted images, 95 %", title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_gate(report: GateReport):
+    """Every check of the gate: differences with their interval and limit above, the others in words below."""
+    import matplotlib.pyplot as plt
+
+    style()
+    apart = report.table["name"].isin(["leakage", "latency", "onnx agreement"])
+    drawn, told = report.table[~apart][::-1].reset_index(drop=True), report.table[apart][::-1].reset_index(drop=True)
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(10, 0.5 * len(report.table) + 2.2),
+                                          height_ratios=[len(drawn) + 1, len(told)])  # fmt: skip
+    for row in drawn.itertuples():
+        colour, error = COLOURS[2 if row.passed else 1], [[row.value - row.low], [row.high - row.value]]
+        upper.errorbar(row.value, row.Index, xerr=np.abs(error), fmt="o" if row.passed else "X", color=colour,
+                       capsize=4, ms=8, lw=2)  # fmt: skip
+        upper.plot([row.limit] * 2, [row.Index - 0.35, row.Index + 0.35], color=COLOURS[6], lw=2.5)
+        side = -1 if row.name == "calibration" else 1  # on which side of the limit it passes
+        upper.annotate("", (row.limit + 0.012 * side, row.Index + 0.3), (row.limit, row.Index + 0.3),
+                       arrowprops={"arrowstyle": "->", "color": COLOURS[6]})  # fmt: skip
+    upper.axvline(0, color="grey", lw=0.8)
+    upper.set_yticks(drawn.index, [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)])
+    upper.set(xlabel="candidate minus model in service; bar: limit, arrow: where it passes", ylim=(-0.6, len(drawn)))
+    for row in told.itertuples():
+        colour = COLOURS[2 if row.passed else 1]
+        lower.plot(0, row.Index, "o" if row.passed else "X", color=colour, ms=8)
+        lines = textwrap.shorten(row.says, 118, placeholder=" ...")
+        lower.text(0.015, row.Index, lines, va="center", fontsize=9)
+    lower.set_yticks(told.index, told["name"])
+    lower.set(xlim=(-0.02, 1), xticks=[], ylim=(-0.6, len(told) - 0.4))
+    lower.grid(False)
+    lower.spines[["left", "bottom"]].set_visible(False)
+    figure.suptitle("\n".join(textwrap.wrap(report.verdict, 90)))
+    return figure
+
+
+def plot_timeline(table: pd.DataFrame, drift: tuple[float, float], decided: float | None, promoted: float | None,
+                  title: str):  # fmt: skip
+    """Accuracy of the service by window, before, during and after; and what the other model would have had.
+
+    Parameters
+    ----------
+    table : DataFrame
+        window, accuracy, low, high (of the model in service then), old, new (accuracies of both models everywhere).
+    drift : (float, float)
+        First and last window with drifted images.
+    decided, promoted : float, optional
+        Windows of the decision to retrain and of the swap; None where it did not happen.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(11, 4.2))
+    axis.axvspan(drift[0] - 0.5, drift[1] + 0.5, color=COLOURS[4], alpha=0.2, lw=0, label="drifted images")
+    axis.plot(table["window"], table["old"], "--", color=COLOURS[1], lw=1.2, alpha=0.7, label="old model, if kept")
+    axis.plot(table["window"], table["new"], ":", color=COLOURS[2], lw=1.6, alpha=0.9, label="new model everywhere")
+    _bars(axis, table["window"], table, fmt="o-", color=COLOURS[0], lw=2, label="in service, 95 %")
+    for when, text, line, side in ((decided, "retrain decided", "-.", "right"), (promoted, "promoted", "-", "left")):
+        if when is not None:
+            axis.axvline(when, color=COLOURS[6], ls=line, lw=1.2)
+            axis.text(when, 1.01, text, transform=axis.get_xaxis_transform(), ha=side, fontsize=9)
+    axis.set(xlabel="window", ylabel="accuracy")
+    axis.set_title(title, pad=20)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
