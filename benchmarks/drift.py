@@ -297,6 +297,9 @@ def null(options) -> None:
         sources += [(f"{name} by image", seen, None), (f"{name} by group", seen, groups)]
     for name, seen, groups in sources:
         for window in options.windows:
+            if 2 * window > len(seen):
+                print(f"{name}, window {window}: left out, as {len(seen)} rows hold no reference of that size\n")
+                continue
             began = time.perf_counter()
             rows = utils.alarm_rates(seen, window, resamples=options.resamples, permutations=options.permutations,
                                      groups=groups)  # fmt: skip
