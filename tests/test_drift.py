@@ -251,6 +251,11 @@ def test_false_alarms_of_every_detector_stay_at_what_they_promise(world):
     assert row["low"] <= row["rate"] <= row["high"] and (row["window"], row["reference"]) == (40, 120)
 
 
+def test_a_window_as_large_as_the_pool_leaves_no_reference(world):
+    with pytest.raises(utils.CourseError, match="A window of 90 leaves 10 of 100 images as the reference"):
+        utils.alarm_rates(world(100)[0], 90)
+
+
 def test_whole_patients_in_a_window_make_more_false_alarms():
     """Four images a patient that look alike are no four observations: the test must be told, or it cries wolf."""
     rng = np.random.default_rng(12)

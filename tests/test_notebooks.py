@@ -118,6 +118,7 @@ def test_whole_course(tmp_path, raw, dataset):
     assert ("SAMPLE DATA" in done.stdout) == (source == "sample") and "results.json" in done.stdout
     check_final_model(tmp_path, dataset, results)
     check_service(tmp_path, results)
+    check_drift_and_retraining(tmp_path, dataset, results)
 
 
 def check_final_model(home: Path, dataset: str, results: dict) -> None:
@@ -136,8 +137,8 @@ def check_service(home: Path, results: dict) -> None:
     """What serves is what was exported; what was served stands in the log; no file of the record is stale."""
     import utils
 
-    model = utils.OnnxModel(home / "exports" / "model.onnx")
-    assert model.hash == results["theme4"]["models"]["fp32"] == results["theme5"]["model"]
+    model = utils.OnnxModel(home / "exports" / "models" / f"{results['theme4']['models']['fp32']}.onnx")
+    assert model.hash == results["theme5"]["model"] == results["theme6"]["model"]
     assert results["headline"]["onnx_max_abs_diff"] <= 1e-5
     assert results["headline"]["provider"] == model.session.get_providers()[0]
     log = utils.read_log(home / "logs" / "production.csv", results["theme5"]["runs"]["drill"])
@@ -145,6 +146,26 @@ def check_service(home: Path, results: dict) -> None:
     alerts = utils.read_alerts(home / "logs" / "alerts.csv")
     assert (alerts["event"] == "firing").sum() >= results["headline"]["alerts_raised"]
     assert not (home / "exports" / "model.onnx.data").exists()
+
+
+def check_drift_and_retraining(home: Path, dataset: str, results: dict) -> None:
+    """Theme 6 describes what theme 4 exported, theme 7 starts from there; what serves now is what the gate allowed."""
+    import utils
+
+    course = utils.start(7, dataset, home=home)
+    report, seventh = utils.read_drift_report(course), results["theme7"]
+    model = utils.watched_model(course, "cpu")
+    assert len(utils.load_reference(home / "exports" / "drift_reference.npz", model)) == report["reference"]["images"]
+    looks = utils.read_drift_log(home / "logs" / "drift.csv", report["runs"]["sudden"])
+    assert looks["level"].tolist() == [look["level"] for look in report["streams"]["sudden"]]
+    assert seventh["models"]["before"] == report["model"]
+    assert results["headline"]["gate_passed"] == seventh["gate"]["passed"]
+    assert utils.in_service(course) == seventh["models"]["after" if seventh["gate"]["passed"] else "before"]
+    state = utils.load_checkpoint(home / "checkpoints" / "model_retrained.pth", classes=course.classes)
+    gate = utils.load_data(course).loader("gate", 64).hashes
+    assert state["trained_on"] and not {digest[:16] for digest in gate} & set(state["trained_on"])
+    assert not any(refused["passed"] for refused in seventh["refused"].values())
+    assert utils.stale(course) == []
 
 
 @pytest.mark.slow
@@ -156,7 +177,7 @@ def test_same_command_same_figures_and_bit_identical_weights(tmp_path):
         timed = {key for key, tag in stored["tags"].items() if tag == "timing"}
         results.append({key: value for key, value in stored["headline"].items() if key not in timed})
     assert results[0] == results[1] and len(results[0]) >= 4
-    for checkpoint in ("baseline.pth", "best_model.pth"):
+    for checkpoint in ("baseline.pth", "best_model.pth", "model_retrained.pth"):
         first, second = (torch.load(tmp_path / n / "checkpoints" / checkpoint)["weights"] for n in ("first", "second"))
         assert all(torch.equal(first[key], second[key]) for key in first)
     indexes = [pd.read_csv(tmp_path / n / "data" / "pneumonia" / "index.csv") for n in ("first", "second")]
