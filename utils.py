@@ -3630,7 +3630,8 @@ class AppendOnlyCsv:
         import csv
 
         if not self.path.exists():
-            raise CourseError(f"{self.path} is missing: run notebooks/theme5_monitoring.ipynb, which writes it.")
+            writer = "theme6_drift_detection" if self.header.startswith(b"# drift") else "theme5_monitoring"
+            raise CourseError(f"{self.path} is missing: run notebooks/{writer}.ipynb, which writes it.")
         content = self.path.read_bytes()
         self._missing_header(content[: len(self.header)])
         lines = [line for line in content[len(self.header) :].decode(errors="replace").split("\n") if line]
@@ -5043,6 +5044,8 @@ def load_reference(path: str | Path, model: OnnxModel) -> Reference:
         statistics = pd.DataFrame(content.pop("statistics"), columns=content.pop("names").tolist())
         classes, gamma = tuple(content.pop("classes").tolist()), float(content.pop("gamma"))
         reference = Reference(statistics, **content | {"model": str(content["model"])}, classes=classes, gamma=gamma)
+        if len({len(reference), *(len(part) for part in (statistics, reference.embedding, reference.labels))}) > 1:
+            raise ValueError("parts of different length")
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, TypeError, zlib.error) as error:
         raise CourseError(f"{path} is damaged ({type(error).__name__}): delete it and {advice} again.") from error
     if reference.classes != tuple(model.classes):
@@ -5096,10 +5099,12 @@ class DriftResult:
     """The answer of every detector.
 
     statistic, threshold : float
-        Drift is told when the statistic exceeds the threshold.
+        The statistic speaks for drift above the threshold.
     p_value : float
         Chance of such a statistic without drift, corrected for all features; NaN for PSI, which is no test.
     drift : bool
+        p_value <= alpha (PSI: statistic above threshold). With permutations both say the same; for KS with Holm or
+        Bonferroni the threshold is that of large samples, and at its very edge the exact p-value decides.
     window, reference : int
         Numbers of images.
     features : DataFrame
@@ -5156,6 +5161,14 @@ def _check_permutations(permutations: int, alpha: float) -> None:
             f"{permutations} permutations give no p-value below {1 / (permutations + 1):.2g}, so alpha={alpha:g} can "
             f"never be reached: take at least {math.ceil(1 / alpha - 1e-9) - 1}."
         )
+
+
+def _check_splits(n: int, m: int, alpha: float, what: str) -> None:
+    """A permutation test can say no less than one in all ways to choose the window."""
+    if math.comb(n + m, m) * alpha < 1:
+        least = next((size for size in range(m, 1000) if math.comb(n + size, size) * alpha >= 1), 1000)
+        raise CourseError(f"{what} at alpha={alpha:g} needs at least {least} images in the window beside {n} of the "
+                          f"reference, it has {m}: wait for more traffic or make the window larger.")  # fmt: skip
 
 
 def _shuffled(window: int, total: int, permutations: int, seed: int) -> torch.Tensor:
@@ -5225,12 +5238,12 @@ def ks_test(reference, window, alpha=0.05, correction="holm", permutations=1000,
     n, m, k = len(x), len(y), x.shape[1]
     if correction == "permutation":
         _check_permutations(permutations, alpha)
+        _check_splits(n, m, alpha, "Permuted KS")
         maxima, own = max_ks(np.concatenate([x, y]), _shuffled(m, n + m, permutations, seed))
         p_value, threshold = _permutation_p(maxima, alpha)
         adjusted = ((maxima[1:, None] >= own - 1e-12).sum(axis=0) + 1) / (permutations + 1)
     else:
-        least = next(size for size in range(1, 10_000) if k * 2 / math.comb(n + size, size) <= alpha)
-        _check_pair(x, y, alpha, least, f"KS on {k} features at alpha={alpha:g}")
+        _check_splits(n, m, alpha / (2 * k), f"KS on {k} features (alpha / {2 * k})")
         result = stats.ks_2samp(x, y, axis=0)
         own, adjusted = result.statistic, adjust(result.pvalue, correction)
         p_value, threshold = float(adjusted.min()), math.sqrt(math.log(2 * k / alpha) / 2 * (n + m) / (n * m))
@@ -5321,6 +5334,7 @@ def mmd_test(reference, window, alpha=0.05, permutations=1000, gamma=None, seed=
     """
     x, y = _check_pair(reference, window, alpha, what="MMD")
     _check_permutations(permutations, alpha)
+    _check_splits(len(x), len(y), alpha, "MMD")
     members = _shuffled(len(y), len(x) + len(y), permutations, seed)
     gamma = median_gamma(x) if gamma is None else gamma
     values = _mmd(np.concatenate([x, y]), members, kernel, gamma, device, memory)
@@ -5382,7 +5396,10 @@ def classifier_test(reference, window, alpha=0.05, permutations=1000, seed=42) -
     p_value, threshold = _permutation_p(values, alpha)
     wins = (scores[n:, None] > scores[:n]) + 0.5 * (scores[n:, None] == scores[:n])
     error = math.sqrt(wins.mean(axis=1).var(ddof=1) / m + wins.mean(axis=0).var(ddof=1) / n)
-    interval = max(values[0] - 1.96 * error, 0.0), min(values[0] + 1.96 * error, 1.0)
+    low, high = values[0] - 1.96 * error, values[0] + 1.96 * error
+    if error == 0:  # all told apart, or none: as for a proportion of 1, the sample's size sets the limit
+        low, high = (0.025 ** (1 / min(m, n)), 1.0) if values[0] == 1 else (0.0, 1.0)
+    interval = max(float(low), 0.0), min(float(high), 1.0)
     return DriftResult("domain classifier", float(values[0]), p_value, threshold, p_value <= alpha, len(y), len(x),
                        alpha, interval=interval)  # fmt: skip
 
@@ -5406,6 +5423,8 @@ def psi_result(reference: np.ndarray, window: np.ndarray, classes: int | None = 
     The limit of 0.25 is a convention, no test: it knows nothing of the window's size. Without any drift the expected
     PSI is about (bins - 1) (1/n + 1/m), which `features` holds: below about 40 images, ten bins cry wolf by chance.
     """
+    if min(len(reference), len(window)) < 2:
+        raise CourseError(f"PSI needs at least 2 images on each side, these are {len(reference)} and {len(window)}.")
     if classes:
         tables = [np.bincount(values, minlength=classes) for values in (reference, window)]
     else:
@@ -5432,6 +5451,11 @@ DETECTORS = {
     "PSI confidence": ("confidence", psi_result, {}),
     "PSI classes": ("classes", psi_result, {}),
 }
+
+
+# What the answer of a detector depends on, for results that are stored under an identity.
+DRIFT_CODE = (ks_test, max_ks, mmd_test, _mmd, classifier_test, psi, psi_result, adjust, _shuffled, _permutation_p,
+              median_gamma)  # fmt: skip
 
 
 def detect(reference: Observation, window: Observation, detector: str = "MMD embedding", alpha: float = 0.05,
@@ -5505,7 +5529,7 @@ def alarm_rates(undrifted: Observation, window: int, detectors=tuple(DETECTORS),
     undrifted : Observation
         Images that no training has seen; the reference is whatever the window leaves.
     groups : array (N,), optional
-        Patients or buildings: windows then hold whole groups, as they come in life, in about the size asked for.
+        Patients or buildings: windows then hold whole groups, as they come in life, and at least `window` images.
 
     Returns
     -------
@@ -5516,11 +5540,12 @@ def alarm_rates(undrifted: Observation, window: int, detectors=tuple(DETECTORS),
                           "reference: give more undrifted images or a smaller window.")  # fmt: skip
     rng, alarms = np.random.default_rng(seed), dict.fromkeys(detectors, 0)
     for number in range(resamples):
-        order = rng.permutation(len(undrifted))
+        order, size = rng.permutation(len(undrifted)), window
         if groups is not None:
             ranks = rng.permutation(len(np.unique(groups)))[np.unique(groups, return_inverse=True)[1]]
             order = np.argsort(ranks, kind="stable")
-        drawn, rest = undrifted.take(order[:window]), undrifted.take(order[window:])
+            size = int((ranks <= ranks[order[window - 1]]).sum())  # to the end of the last group
+        drawn, rest = undrifted.take(order[:size]), undrifted.take(order[size:])
         for name in detectors:
             alarms[name] += detect(rest, drawn, name, alpha, permutations, seed=number).drift
     rows = []
@@ -5575,6 +5600,7 @@ def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, fl
         atc : share of the window above the confidence that, on the reference, as many images exceed as are answered
             right: average thresholded confidence (Garg et al., Leveraging unlabeled data, 2022).
     """
+    _check_features(window.probabilities, "window's answers")
     before, now = (o.probabilities.max(axis=1).astype(np.float64) for o in (reference, window))
     wrong = int((reference.probabilities.argmax(axis=1) != reference.labels).sum())
     threshold = np.sort(before)[wrong] if wrong < len(before) else math.inf
@@ -5586,6 +5612,29 @@ def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, fl
 
 
 ESTIMATES = ("average_confidence", "difference_of_confidences", "atc")
+
+
+def estimate_priors(reference: Reference, window: Observation) -> np.ndarray:
+    """Shares of the true classes in a window, if nothing but the class mix has changed: float64 (K,).
+
+    The confusion matrix of the reference says which answers each class gives; the answers of the window are a mixture
+    of these. Source: Lipton et al., Detecting and correcting for label shift with black box predictors (2018).
+    """
+    k = reference.probabilities.shape[1]
+    counts = confusion(reference.probabilities.argmax(axis=1), reference.labels, k)
+    answers = np.bincount(window.probabilities.argmax(axis=1), minlength=k) / len(window)
+    recalls = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # row: true class, column: answer
+    shares = np.clip(np.linalg.lstsq(recalls.T, answers, rcond=None)[0], 0, None)
+    return shares / shares.sum()
+
+
+def match_priors(reference: Reference, shares: np.ndarray, seed: int = 42) -> Observation:
+    """The largest part of the reference that has these shares of the true classes, drawn without replacement."""
+    rng, counts = np.random.default_rng(seed), np.bincount(reference.labels, minlength=len(shares))
+    size = min(count / share for count, share in zip(counts, shares, strict=True) if share > 0)
+    rows = [rng.permutation(np.flatnonzero(reference.labels == k))[: int(share * size + 1e-9)]
+            for k, share in enumerate(shares)]  # fmt: skip
+    return reference.take(np.concatenate(rows))
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -5650,7 +5699,8 @@ class DriftPolicy:
 
         A run of k flagged windows needs k flagged windows. Without drift `horizon` of them have on average
         horizon * window_alpha flagged, so k or more come with a chance of at most horizon * window_alpha / k = alpha
-        (Markov's inequality), however much the windows have in common, such as one reference.
+        (Markov's inequality), however much the windows have in common, such as one reference. A single `watch` is
+        cheaper and promises less: over the horizon one is expected in consecutive * alpha streams.
         """
         return self.consecutive * self.alpha / self.horizon
 
@@ -5683,11 +5733,13 @@ class DriftMonitor:
     policy : DriftPolicy
     log_file : path, optional
         Appended to, never shortened (`read_drift_log`).
+
+    The promise of the policy covers `horizon` windows from the first look on; a new monitor starts a new stream.
     """
 
     def __init__(self, reference: Reference, policy: DriftPolicy, log_file=None):
         self.reference, self.policy, self.number = reference, policy, 0
-        self.run_id, self.recent = new_run_id(), []
+        self.run_id, self.recent, self.streak = new_run_id(), [], 0
         self.log = AppendOnlyCsv(log_file, "drift", DRIFT_COLUMNS) if log_file else None
 
     def look(self, window: Observation) -> Decision:
@@ -5707,8 +5759,9 @@ class DriftMonitor:
                                 policy.permutations, seed=self.number) for name in policy.detectors}  # fmt: skip
         adjusted = adjust(np.array([result.p_value for result in results.values()]), policy.correction)
         flagged = bool(adjusted.min() <= policy.window_alpha)
-        self.recent = [*self.recent, window] if flagged else []
-        streak, seen = len(self.recent), join(self.recent[-policy.consecutive :] or [window])
+        self.streak = self.streak + 1 if flagged else 0
+        self.recent = [*self.recent, window][-policy.consecutive :] if flagged else []
+        streak, seen = self.streak, join(self.recent or [window])
         estimate = estimate_accuracy(reference, seen)[policy.estimate]
         level, reasons = self._judge(streak, estimate, dict(zip(results, adjusted, strict=True)), len(seen))
         decision = Decision(self.number, level, flagged, streak, float(adjusted.min()), estimate, results, reasons)
@@ -5743,6 +5796,8 @@ def read_drift_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
     if torn:
         print(f"{Path(path).name}: {torn} torn lines are left out.")
     table = pd.DataFrame(rows, columns=list(DRIFT_COLUMNS))
+    numbers = ["window", "images", "streak", "p_value", "estimated_accuracy", "floor"]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
 
 
@@ -5964,11 +6019,12 @@ def mix(data: Data, drifted: Data, rows: np.ndarray, share: float = 0.1, images:
     data, drifted : Data
         The same images, clean and drifted.
     rows : int64 (n,)
-        From `buy_labels`. A share that asks for more of them repeats them, one that asks for fewer leaves some out.
+        From `buy_labels`. A share that asks for more of them repeats them.
     share : float
         Of drifted images in the new pool "train"; the others are clean ones of the old, each at most once.
     images : int, optional
-        Size of the new pool "train"; that of the old one when None, at most MIX_IMAGES of the profile.
+        Size of the new pool "train". When None that of the old one, at most MIX_IMAGES of the profile, or as many as
+        it takes to use every bought label once.
 
     Returns
     -------
@@ -5983,7 +6039,10 @@ def mix(data: Data, drifted: Data, rows: np.ndarray, share: float = 0.1, images:
         Rows outside pool adapt, or none; a share outside 0..1; more clean images than there are; other images.
     """
     rng, train, val, rows = np.random.default_rng([seed, 1]), data.where("train"), data.where("val"), np.unique(rows)
-    images = min(len(train), MIX_IMAGES[data.course.profile.name]) if images is None else images
+    if images is None:
+        images = min(len(train), MIX_IMAGES[data.course.profile.name])
+        images = max(images, math.ceil(len(rows) / share)) if share else images
+        images = min(images, math.floor(len(train) / (1 - share))) if share < 1 else images
     _check_mix(data, drifted, rows, share, images)
     count = round(share * images)
     bought = np.resize(rng.permutation(rows), count).astype(np.int64)  # in turn: none is repeated twice before all once
@@ -6049,6 +6108,9 @@ def fine_tune(course: Course, name: str, checkpoint: Path, mixed: Data, how: str
     """
     if how not in FINE_TUNING:
         raise CourseError(f"how={how!r} is unknown: choose one of {', '.join(FINE_TUNING)}.")
+    if not {"source", "drifted"} <= set(mixed.index):
+        raise CourseError("A candidate learns from the images of `mix` only, which keeps the pools apart that judge "
+                          "it: pass what mix returns.")  # fmt: skip
     model, state = load_model(checkpoint, course.classes)
     if not np.allclose([state["mean"], state["std"]], [mixed.mean, mixed.std], rtol=0, atol=1e-6):
         raise CourseError(f"{checkpoint} normalises with mean {state['mean']} and std {state['std']}, these images "
@@ -6064,7 +6126,8 @@ def fine_tune(course: Course, name: str, checkpoint: Path, mixed: Data, how: str
             run = fit(course, name, model, named, recipe, **options)
     learned = mixed.index[mixed.index["pool"] == "train"]
     write_json(run.path / "origin.json", {
-        "parent": _checksum(checkpoint)[:16], "parent_trained_on": state.get("trained_on", []), "how": how,
+        "images": mixed.key, "parent": _checksum(checkpoint)[:16], "how": how,
+        "parent_trained_on": state.get("trained_on", []),
         "share": float(learned["drifted"].mean()), "cost_missed": state.get("cost_missed", 5.0),
         "budget": int(learned.loc[learned["drifted"], "source"].nunique())})  # fmt: skip
     return run
@@ -6148,6 +6211,9 @@ def save_candidate(course: Course, run: Run, mixed: Data, path: Path | None = No
     origin = read_json(run.path / "origin.json")
     if not origin:
         raise CourseError(f"{run.path} does not say what it started from: make the candidate with fine_tune.")
+    if origin.pop("images", None) != mixed.key:
+        raise CourseError(f"{run.path.name} has learned from other images than these: pass the mix that it was made "
+                          "from, or the record of what it has seen would be false.")  # fmt: skip
     logits, labels = predict(run.model, mixed.loader("val", 256))
     temperature = fit_temperature(logits, labels)
     threshold, _ = choose_threshold(softmax(logits, temperature), labels, origin["cost_missed"])
@@ -6177,7 +6243,7 @@ class GateLimits:
     recall_margin : float
         So may the recall of each class on clean images.
     calibration_margin : float
-        The expected calibration error on clean images may rise by less than this.
+        Mean confidence less accuracy, on clean images, may rise by less than this.
     latency_limit : float
         Latency of the candidate over that of the model in service, at most.
     alpha : float
@@ -6202,6 +6268,11 @@ class GateLimits:
             raise CourseError(f"latency_limit={self.latency_limit} is no ratio: choose one above 0, such as 1.25.")
 
 
+# What a report must hold before anything is promoted; beside these, the recall of each class.
+GATE_CHECKS = ("leakage", "clean accuracy", "drifted accuracy", "drifted balanced accuracy", "calibration", "latency",
+               "shadow", "onnx agreement")  # fmt: skip
+
+
 @dataclass
 class GateReport:
     """What the gate found: `table` has one row a check (name, says, value, low, high, limit, n, passed)."""
@@ -6212,12 +6283,12 @@ class GateReport:
 
     @property
     def passed(self) -> bool:
-        return bool(self.table["passed"].all())
+        return bool(len(self.table) and self.table["passed"].all())
 
     @property
     def complete(self) -> bool:
-        """Was everything measured? What is not stays NaN, and does not pass."""
-        return bool(self.table["value"].notna().all())
+        """Is every check there, and was everything measured? What is not stays NaN, and does not pass."""
+        return set(GATE_CHECKS) <= set(self.table["name"]) and bool(self.table["value"].notna().all())
 
     @property
     def reasons(self) -> list[str]:
@@ -6283,6 +6354,8 @@ def provable_margin(n: int, alpha: float = 0.05, differing: float = 0.05, power:
     """
     from scipy.stats import norm
 
+    if n < 1:
+        raise CourseError("No image proves anything: the gate needs images of every class.")
     pairs = max(round(differing * n), 1)
     lost = min(math.ceil((pairs + norm.ppf(power) * math.sqrt(pairs)) / 2), pairs)  # no worse draw, but for 1 - power
     old = np.arange(n) >= pairs - lost
@@ -6297,8 +6370,8 @@ def _check(name, says, value, low, high, limit, n, passed, p_value=math.nan) -> 
 
 def _leakage(hashes, trained_on, n: int) -> dict:
     """No image of the gate may be among those that the candidate depends on."""
-    if hashes is None or not trained_on:
-        lacks = "the hashes of the gate's images" if hashes is None else "the candidate's trained_on"
+    if hashes is None or len(hashes) < n or not trained_on:
+        lacks = f"the hashes of all {n} images of the gate" if trained_on else "the candidate's trained_on"
         return _check("leakage", f"that no gate image was learned from cannot be proven: give {lacks}", math.nan,
                       math.nan, math.nan, 0, n, False)  # fmt: skip
     seen = {digest[:16] for digest in trained_on}
@@ -6312,14 +6385,14 @@ def _not_worse(name: str, old: np.ndarray, new: np.ndarray, margin: float, alpha
     value, low, high = paired_difference(old, new, 1 - 2 * alpha)
     n, told, passed = len(old), f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", low > -margin
     if passed:
-        says = f"{name} changed by {told}, within the {margin:g} that it may fall"
+        says = f"{name} changed by {told}, within the {margin:.3g} that it may fall"
     elif value > -margin:
         # The interval narrows with the square root of the number of images.
         needed = math.ceil(n * ((value - low) / (value + margin)) ** 2) + 1
         could = f"about {needed} could" if needed <= 10 * n else "nor could ten times as many"
-        says = f"{name} changed by {told}: {n} images cannot rule out a fall of {margin:g}, {could}"
+        says = f"{name} changed by {told}: {n} images cannot rule out a fall of {margin:.3g}, {could}"
     else:
-        says = f"{name} fell by {-value:.3f} [{-high:.3f}, {-low:.3f}], more than the {margin:g} allowed"
+        says = f"{name} fell by {-value:.3f} [{-high:.3f}, {-low:.3f}], more than the {margin:.3g} allowed"
     return _check(name, says, value, low, high, -margin, n, passed)
 
 
@@ -6359,17 +6432,22 @@ def _better_balanced(old: np.ndarray, new: np.ndarray, labels: np.ndarray, class
     return _check("drifted balanced accuracy", says, value, low, high, 0, len(labels), low > 0)
 
 
-def _calibration(old, new, labels, limits: GateLimits, resamples: int, seed: int) -> dict:
-    def change(a, b, y):
-        return expected_calibration_error(b, y) - expected_calibration_error(a, y)
+def _calibration(old, new, labels, limits: GateLimits) -> dict:
+    """Confidence less accuracy, the candidate's against that of the model in service: it must not become surer than
+    it is right. A mean of paired differences, so its interval is that of a mean; the calibration error itself (ECE) is
+    biased upwards, the more the better a model is calibrated, and would test nothing at its limit.
+    """
+    from scipy.stats import norm
 
-    value = change(old, new, labels)
-    low, high = bootstrap(change, labels, old, new, labels, resamples=resamples, seed=seed, level=1 - 2 * limits.alpha)
-    passed = high < limits.calibration_margin
-    verb = "within" if passed else "not proven to stay within"
-    says = (f"the calibration error changed by {value:+.3f} [{low:+.3f}, {high:+.3f}], {verb} the "
-            f"{limits.calibration_margin:g} that it may rise")  # fmt: skip
-    return _check("calibration", says, value, low, high, limits.calibration_margin, len(labels), passed)
+    gaps = [answers.max(axis=1) - (answers.argmax(axis=1) == labels) for answers in (old, new)]
+    change, n = (gaps[1] - gaps[0]).astype(np.float64), len(labels)
+    value, error = change.mean(), change.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
+    low, high = value - norm.ppf(1 - limits.alpha) * error, value + norm.ppf(1 - limits.alpha) * error
+    passed, ece = high < limits.calibration_margin, [expected_calibration_error(part, labels) for part in (old, new)]
+    says = (f"confidence less accuracy changed by {value:+.3f} [{low:+.3f}, {high:+.3f}], "
+            f"{'within' if passed else 'not proven to stay within'} the {limits.calibration_margin:.3g} that it may "
+            f"rise (ECE {ece[0]:.3f} before, {ece[1]:.3f} after)")  # fmt: skip
+    return _check("calibration", says, value, low, high, limits.calibration_margin, n, passed)
 
 
 def _latency(latency: dict | None, limit: float) -> dict:
@@ -6381,6 +6459,17 @@ def _latency(latency: dict | None, limit: float) -> dict:
     says = (f"the candidate takes {value:.2f} [{low:.2f}, {high:.2f}] times as long, "
             f"{'within' if passed else 'not proven to stay within'} the {limit:g} allowed")  # fmt: skip
     return _check("latency", says, value, low, high, limit, latency["n"], passed)
+
+
+def _in_the_shadow(seen: dict | None) -> dict:
+    """`seen`: what `shadow` returns. A candidate that fails requests must not serve them."""
+    if seen is None:
+        says = "the candidate has not run beside the service: give what shadow returns"
+        return _check("shadow", says, math.nan, math.nan, math.nan, 0, 0, False)
+    says = (f"the candidate failed {seen['errors']} of {seen['requests']} requests in the shadow, and agreed with the "
+            f"service on {seen['agreement']:.1%} of the others")  # fmt: skip
+    return _check("shadow", says, seen["errors"], seen["errors"], seen["errors"], 0, seen["requests"],
+                  seen["errors"] == 0)  # fmt: skip
 
 
 def _same_answers(table, limit: float = 1e-5) -> dict:
@@ -6397,8 +6486,8 @@ def _same_answers(table, limit: float = 1e-5) -> dict:
 
 def gate_checks(new_clean, old_clean, clean_labels, new_drifted, old_drifted, drifted_labels, classes, *,
                 limits: GateLimits | None = None, hashes=None, trained_on=None, latency: dict | None = None,
-                agreement: pd.DataFrame | None = None, new: str = "", current: str = "", resamples: int = 1000,
-                seed: int = 42) -> GateReport:  # fmt: skip
+                seen: dict | None = None, agreement: pd.DataFrame | None = None, new: str = "",
+                current: str = "") -> GateReport:  # fmt: skip
     """Every check of the gate, on the answers of the candidate ("new") and of the model in service ("old").
 
     Parameters
@@ -6412,11 +6501,10 @@ def gate_checks(new_clean, old_clean, clean_labels, new_drifted, old_drifted, dr
     trained_on : sequence of str
         Hashes of the images that the candidate depends on, from its checkpoint.
     latency : dict of `latency_ratio`
+    seen : dict of `shadow`
     agreement : DataFrame of `agreement`
     new, current : str
         Hashes of the two exported files, which `promote` compares with what it finds.
-    resamples, seed
-        Of the bootstrap of the calibration error; all other intervals are closed forms.
 
     Raises
     ------
@@ -6431,15 +6519,15 @@ def gate_checks(new_clean, old_clean, clean_labels, new_drifted, old_drifted, dr
         [answers.argmax(axis=1) == labels for answers in pair]
         for pair, labels in (((old_clean, new_clean), clean_labels), ((old_drifted, new_drifted), drifted_labels))
     )
-    rows = [_leakage(hashes, trained_on, len(clean_labels)),
+    rows = [_leakage(hashes, trained_on, max(len(clean_labels), len(drifted_labels))),
             _not_worse("clean accuracy", old_right, new_right, limits.clean_margin, alpha),
             _better("drifted accuracy", old_there, new_there, alpha),
             _better_balanced(old_there, new_there, drifted_labels, k, alpha)]  # fmt: skip
     for number, name in enumerate(classes):
         own = clean_labels == number
         rows.append(_not_worse(f"recall {name}", old_right[own], new_right[own], limits.recall_margin, alpha))
-    rows += [_calibration(old_clean, new_clean, clean_labels, limits, resamples, seed),
-             _latency(latency, limits.latency_limit), _same_answers(agreement)]  # fmt: skip
+    rows += [_calibration(old_clean, new_clean, clean_labels, limits), _latency(latency, limits.latency_limit),
+             _in_the_shadow(seen), _same_answers(agreement)]  # fmt: skip
     return GateReport(pd.DataFrame(rows), new, current)
 
 
@@ -6459,7 +6547,7 @@ def _check_answers(what: str, first: np.ndarray, second: np.ndarray, labels: np.
 
 def validate_retrained_model(new_model, current_model, clean_loader, drifted_loader, device, *, classes=None,
                              temperatures=(1.0, 1.0), trained_on=None, hashes=None, agreement=None, latency=None,
-                             new=None, current=None, resamples=1000, seed=42, **limits) -> GateReport:  # fmt: skip
+                             seen=None, new=None, current=None, **limits) -> GateReport:  # fmt: skip
     """May the candidate replace the model in service? Every check with its figure, its interval and its limit.
 
     Both models answer for every image of pool "gate", clean and drifted, and `gate_checks` compares the answers.
@@ -6475,7 +6563,7 @@ def validate_retrained_model(new_model, current_model, clean_loader, drifted_loa
         The models' own when None, else "class 0", "class 1", ...
     temperatures : (float, float)
         Of new and current, for networks; what serves pixels has its own inside.
-    trained_on, agreement, latency, new, current
+    trained_on, agreement, latency, seen, new, current
         See `gate_checks`; `new` and `current` are the models' own hashes when None.
     **limits
         Of GateLimits: clean_margin=0.03, recall_margin=0.10, calibration_margin=0.05, latency_limit=1.25, alpha=0.05.
@@ -6500,7 +6588,7 @@ def validate_retrained_model(new_model, current_model, clean_loader, drifted_loa
     new, current = (getattr(model, "hash", "") if given is None else given
                     for given, model in ((new, new_model), (current, current_model)))  # fmt: skip
     return gate_checks(*answers, names, limits=limits, hashes=hashes, trained_on=trained_on, latency=latency,
-                       agreement=agreement, new=new, current=current, resamples=resamples, seed=seed)  # fmt: skip
+                       seen=seen, agreement=agreement, new=new, current=current)  # fmt: skip
 
 
 def _answers(model, loader, device: torch.device, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -6578,7 +6666,8 @@ def promote(course: Course, stored: Path, report: GateReport, who: str | None = 
     """Put a candidate that passed the gate in service, in one step; returns exports/model.onnx.
 
     A line in the audit log, the swap, a second line. The file carries its metadata, so one rename changes both, and a
-    crash at any moment leaves one whole model in place; the next call finishes the log.
+    crash of the process at any moment leaves one whole model in place; the next call finishes the log. (On a local
+    disk: a network drive such as Google Drive promises neither the rename nor the lock. One group, one runtime.)
 
     Parameters
     ----------
@@ -6788,9 +6877,9 @@ def _asked(model: MonitoredModel, pixels: np.ndarray, paths: np.ndarray, ms: lis
 # ------------------------------------------------------------------------------------------------------
 
 
-def respond(course: Course, data: Data, drifted: Data, budget: int, share=0.1, how="whole", *, path=None, latency=None,
-            dry_run=False, seed=42, **limits) -> GateReport:  # fmt: skip
-    """From a decided drift to the verdict, without a hand: buy labels, mix, fine-tune, export, gate, promote.
+def respond(course: Course, data: Data, drifted: Data, budget: int, share=0.1, how="whole", *, path=None,
+            against: Path | None = None, dry_run=False, seed=42, **limits) -> GateReport:  # fmt: skip
+    """From the decision to the verdict, without a hand: buy labels, mix, fine-tune, export, shadow, gate, promote.
 
     Fine-tunings that have run before load at once, so the call can be repeated after a lost runtime.
 
@@ -6801,10 +6890,10 @@ def respond(course: Course, data: Data, drifted: Data, budget: int, share=0.1, h
     budget, share, how : see `buy_labels`, `mix`, `fine_tune`
     path : path, optional
         Of the candidate's checkpoint; checkpoints/model_retrained.pth when None.
-    latency : dict of `latency_ratio`
-        Measured anew when None.
+    against : path, optional
+        A stored model to compare with, in a dry run; the one in service when None.
     dry_run : bool
-        Stop before the promotion.
+        Stop before the promotion, whatever theme 6 has decided.
     **limits
         Of GateLimits.
 
@@ -6812,23 +6901,44 @@ def respond(course: Course, data: Data, drifted: Data, budget: int, share=0.1, h
     -------
     GateReport
         A candidate that it refuses changes nothing in service; the refusal is logged in the audit.
+
+    Raises
+    ------
+    CourseError
+        Theme 6 has not decided `retrain`; this candidate is in service already.
     """
-    rows = buy_labels(drifted, budget, seed)
-    mixed = mix(data, drifted, rows, share, seed=seed)
+    decision = read_drift_report(course)["decision"]
+    if not dry_run and (decision != "retrain" or against):
+        raise CourseError(f"Theme 6 decided {decision!r}, and a promotion needs 'retrain' and the model in service to "
+                          "compare with: rehearse with dry_run=True.")  # fmt: skip
+    mixed = mix(data, drifted, buy_labels(drifted, budget, seed), share, seed=seed)
     run = fine_tune(course, f"retrain-{budget}-{share:.0%}", course.checkpoints / "best_model.pth", mixed, how)
     checkpoint = save_candidate(course, run, mixed, path)
-    stored = export_onnx(course, checkpoint)
-    new, current = (OnnxModel(file, course.classes, course.device.type)
-                    for file in (stored, course.exports / "model.onnx"))  # fmt: skip
-    gate = np.array(data.pixels[data.where("gate")])
+    stored, device = export_onnx(course, checkpoint), course.device.type
+    served = against or course.exports / "model.onnx"
+    new, current = (OnnxModel(file, course.classes, device) for file in (stored, served))
+    if new.hash == current.hash:
+        raise CourseError(f"{new.hash}, the candidate of this plan, is in service already: nothing to do.")
+    proof = evidence(course, new, current, checkpoint, data, drifted)
     report = validate_retrained_model(
-        new, current, data.loader("gate", 256), drifted.loader("gate", 256), course.device, seed=seed,
-        trained_on=load_checkpoint(checkpoint)["trained_on"], latency=latency or latency_ratio(new, current, gate[:8]),
-        agreement=agreement(served_network(course, checkpoint)[0], new, gate, (1, 32)), **limits)  # fmt: skip
+        new, current, data.loader("gate", 256), drifted.loader("gate", 256), course.device,
+        trained_on=load_checkpoint(checkpoint)["trained_on"], **proof, **limits)  # fmt: skip
     if not dry_run:
         with suppress(CourseError if not report.passed else ()):  # refused: the audit has it, the report says why
             promote(course, stored, report, why=f"{how}, {share:.0%} drifted, {budget} labels")
     return report
+
+
+def evidence(course: Course, new: OnnxModel, current: OnnxModel, checkpoint: Path, data: Data, drifted: Data) -> dict:
+    """What the gate asks for beside answers: latency, the shadow on drifted traffic, agreement of file and checkpoint.
+
+    Agreement is that of the files: measured on the CPU, where no TF32 rounds the one and not the other.
+    """
+    gate, requests = np.array(data.pixels[data.where("gate")]), data.where("production")[:100]
+    exported = OnnxModel(new.path, course.classes, "cpu")
+    return {"latency": latency_ratio(new, current, gate[:8]),
+            "seen": shadow(current, new, data, requests, InferenceLogger(course.logs / "production.csv"), drifted),
+            "agreement": agreement(served_network(course, checkpoint)[0], exported, gate, (1, 32))}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -6919,7 +7029,7 @@ def plot_gate(report: GateReport):
     import matplotlib.pyplot as plt
 
     style()
-    apart = report.table["name"].isin(["leakage", "latency", "onnx agreement"])
+    apart = report.table["name"].isin(["leakage", "latency", "shadow", "onnx agreement"])
     drawn, told = report.table[~apart][::-1].reset_index(drop=True), report.table[apart][::-1].reset_index(drop=True)
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(10, 0.5 * len(report.table) + 2.2),
                                           height_ratios=[len(drawn) + 1, len(told)])  # fmt: skip
