@@ -5165,8 +5165,8 @@ def _check_permutations(permutations: int, alpha: float) -> None:
 
 def _check_splits(n: int, m: int, alpha: float, what: str) -> None:
     """A permutation test can say no less than one in all ways to choose the window."""
-    if math.comb(n + m, m) * alpha < 1:
-        least = next((size for size in range(m, 1000) if math.comb(n + size, size) * alpha >= 1), 1000)
+    if math.comb(n + m, m) < 1 / alpha:
+        least = next((size for size in range(m, 1000) if math.comb(n + size, size) >= 1 / alpha), 1000)
         raise CourseError(f"{what} at alpha={alpha:g} needs at least {least} images in the window beside {n} of the "
                           f"reference, it has {m}: wait for more traffic or make the window larger.")  # fmt: skip
 
@@ -5557,13 +5557,17 @@ def alarm_rates(undrifted: Observation, window: int, detectors=tuple(DETECTORS),
 
 
 def power_grid(reference: Reference, drifted: dict, sizes=(25, 50, 100), detectors=("KS statistics", "KS softmax",
-               "MMD embedding"), draws=10, alpha=0.05, permutations=200, seed=42) -> list[dict]:  # fmt: skip
+               "MMD embedding"), others=("classifier embedding",), draws=10, alpha=0.05, permutations=200,
+               seed=42) -> list[dict]:  # fmt: skip
     """How often is a drift found, by its kind, severity and the window's size?
 
     Parameters
     ----------
     drifted : dict {(kind, severity): Observation}
-        Drifted images; windows are drawn from each without replacement.
+        Drifted images; windows are drawn from each without replacement, so those of a small pool have images in common
+        and the shares tell more of this pool than of the world.
+    others : names of detectors
+        Asked about the largest windows only, where those are large enough for them.
 
     Returns
     -------
@@ -5575,7 +5579,7 @@ def power_grid(reference: Reference, drifted: dict, sizes=(25, 50, 100), detecto
             if size > len(seen):
                 continue
             windows = [seen.take(rng.permutation(len(seen))[:size]) for _ in range(draws)]
-            for name in detectors:
+            for name in (*detectors, *(others if size == max(sizes) and size >= 20 else ())):
                 found = [detect(reference, window, name, alpha, permutations, i).drift
                          for i, window in enumerate(windows)]  # fmt: skip
                 rows.append({"kind": kind, "severity": severity, "window": size, "detector": name,
@@ -5916,12 +5920,14 @@ def plot_estimates(rows: list, title: str):
         drawn = axis.scatter(table["accuracy"], table[name], c=table["severity"], cmap="viridis_r", s=30, zorder=3)
         axis.scatter(*table.loc[table["kind"] == "none", ["accuracy", name]].T.to_numpy(), marker="*", s=160,
                      color=COLOURS[1], zorder=4, label="no drift")  # fmt: skip
-        worst = table.loc[(table[name] - table["accuracy"]).abs().idxmax()]
-        axis.annotate(f"{worst['kind'].replace('_', ' ')} {worst['severity']}", (worst["accuracy"], worst[name]),
-                      xytext=(5, -12), textcoords="offset points", fontsize=9)  # fmt: skip
+        worst = table.loc[(table[name] - table["accuracy"]).abs().nlargest(5).index].sort_values(name)
+        for place, row in zip(np.linspace(0.05, 0.45, len(worst)), worst.to_dict("records"), strict=True):
+            axis.annotate(f"{row['kind'].replace('_', ' ')} {row['severity']}", (row["accuracy"], row[name]),
+                          xytext=(0.62, place), textcoords="axes fraction", fontsize=8,
+                          arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "grey"})  # fmt: skip
         axis.set(title=name.replace("_", " "), xlabel="true accuracy", xlim=(least, 1.01), ylim=(least, 1.01))
     axes[0].set_ylabel("estimated without labels")
-    axes[0].legend(loc="lower right")
+    axes[0].legend(loc="upper left")
     figure.colorbar(drawn, ax=axes, label="severity", ticks=range(6), pad=0.01)
     figure.suptitle(title)
     return figure
@@ -5956,11 +5962,11 @@ def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: s
                         table["accuracy"]], fmt="o", color=COLOURS[0], ms=4, lw=1, label="true (95 %)")  # fmt: skip
         bottom.plot(table["estimated_accuracy"], color=COLOURS[3], label=f"estimated ({policy.estimate})")
         bottom.axhline(policy.accuracy_floor, color="black", lw=1, ls="--")
-        bottom.set(xlabel="window")
-    axes[0, 0].set_ylabel("p-value, corrected (dashed: limit)")
+        bottom.set(xlabel="window", xticks=range(0, len(table), 2))
+    axes[0, 0].set_ylabel("p-value, corrected, 1e-6 or less\n(dashed: limit)")
     axes[1, 0].set_ylabel("accuracy (dashed: floor)")
-    axes[0, -1].legend(loc="lower left")
-    axes[1, -1].legend(loc="lower left", fontsize=9)
+    lines = [pair for axis in axes[:, -1] for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+    figure.legend(*zip(*lines, strict=True), loc="outside lower center", ncols=len(lines), fontsize=10)
     figure.suptitle(title)
     return figure
 
@@ -6389,11 +6395,21 @@ def _not_worse(name: str, old: np.ndarray, new: np.ndarray, margin: float, alpha
     elif value > -margin:
         # The interval narrows with the square root of the number of images.
         needed = math.ceil(n * ((value - low) / (value + margin)) ** 2) + 1
-        could = f"about {needed} could" if needed <= 10 * n else "nor could ten times as many"
+        could = f"about {needed} could" if needed <= 10 * n else "even ten times as many hardly could"
         says = f"{name} changed by {told}: {n} images cannot rule out a fall of {margin:.3g}, {could}"
     else:
         says = f"{name} fell by {-value:.3f} [{-high:.3f}, {-low:.3f}], more than the {margin:.3g} allowed"
     return _check(name, says, value, low, high, -margin, n, passed)
+
+
+def mcnemar_p(old: np.ndarray, new: np.ndarray) -> float:
+    """One-sided p-value of McNemar's exact test: of the images, bool (N,), on which just one of both is right, is the
+    new model right more often than a fair coin would have it? Source: McNemar (1947), exact as in Edwards (1948).
+    """
+    from scipy.stats import binomtest
+
+    lost, won = int((old & ~new).sum()), int((~old & new).sum())
+    return float(binomtest(won, lost + won, alternative="greater").pvalue) if lost + won else 1.0
 
 
 def _better(name: str, old: np.ndarray, new: np.ndarray, alpha: float) -> dict:
@@ -6405,9 +6421,8 @@ def _better(name: str, old: np.ndarray, new: np.ndarray, alpha: float) -> dict:
     from scipy.stats import binomtest
 
     lost, won, n = int((old & ~new).sum()), int((~old & new).sum()), len(old)
-    p_value, low, high = 1.0, 0.0, 0.0
+    p_value, low, high = mcnemar_p(old, new), 0.0, 0.0
     if lost + won:
-        p_value = binomtest(won, lost + won, alternative="greater").pvalue
         share = binomtest(won, lost + won).proportion_ci(1 - 2 * alpha, method="exact")
         low, high = ((2 * end - 1) * (lost + won) / n for end in (share.low, share.high))
     value, passed = (won - lost) / n, p_value <= alpha
@@ -6611,7 +6626,7 @@ def _answers(model, loader, device: torch.device, temperature: float) -> tuple[n
 
 
 def latency_ratio(new: OnnxModel, current: OnnxModel, pixels: np.ndarray, rounds: int = 9, batch: int = 1,
-                  seconds: float = 0.05, alpha: float = 0.05) -> dict:  # fmt: skip
+                  seconds: float = 0.03, alpha: float = 0.05) -> dict:  # fmt: skip
     """How many times as long the candidate takes: medians of interleaved rounds, new over current.
 
     Returns
@@ -6965,7 +6980,8 @@ def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: s
     Parameters
     ----------
     table : DataFrame
-        budget, images ("clean" or "drifted"), accuracy, low, high: one row a budget and kind of images.
+        budget, images ("clean" or "drifted"), accuracy, low, high: one row a budget and kind of images. Budget 0 is
+        the control: the same training without drifted images.
     current : dict
         Accuracy of the model in service by kind of images: the dashed lines.
     """
@@ -6973,15 +6989,20 @@ def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: s
 
     style()
     figure, axis = plt.subplots(figsize=(8.5, 4.2))
+    budgets = np.unique(table["budget"])
+
+    def place(values):  # no labels at all have no logarithm: one step before the fewest
+        return np.log2(np.maximum(values, budgets[budgets > 0].min() / 2))
+
     for number, (kind, rows) in enumerate(table.groupby("images", sort=False)):
-        rows, places = rows.sort_values("budget"), np.log2(rows["budget"].sort_values()) + 0.04 * number
+        rows = rows.sort_values("budget")
+        places = place(rows["budget"]) + 0.04 * number
         look = {"color": COLOURS[number], "marker": "os^"[number], "label": f"retrained, {kind} images"}
         _bars(axis, places, rows, **look)
         axis.axhline(current[kind], color=COLOURS[number], ls=("--", ":")[number], lw=1.5,
                      label=f"in service, {kind} images")  # fmt: skip
-    budgets = np.unique(table["budget"])
-    axis.set_xticks(np.log2(budgets), budgets)
-    axis.set(xlabel="labelling budget (drifted images, each doubling one step)", ylabel="accuracy, 95 %", title=title)
+    axis.set_xticks(place(budgets), budgets)
+    axis.set(xlabel="labels of drifted images (logarithmic; 0: the control)", ylabel="accuracy, 95 %", title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -7043,7 +7064,8 @@ def plot_gate(report: GateReport):
                        arrowprops={"arrowstyle": "->", "color": COLOURS[6]})  # fmt: skip
     upper.axvline(0, color="grey", lw=0.8)
     upper.set_yticks(drawn.index, [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)])
-    upper.set(xlabel="candidate minus model in service; bar: limit, arrow: where it passes", ylim=(-0.6, len(drawn)))
+    upper.set(xlabel="candidate minus model in service, interval with 5 % at each end; black: limit, arrow: where it "
+                     "passes", ylim=(-0.6, len(drawn)))  # fmt: skip
     for row in told.itertuples():
         colour = COLOURS[2 if row.passed else 1]
         lower.plot(0, row.Index, "o" if row.passed else "X", color=colour, ms=8)
@@ -7078,10 +7100,11 @@ def plot_timeline(table: pd.DataFrame, drift: tuple[float, float], decided: floa
     axis.plot(table["window"], table["old"], "--", color=COLOURS[1], lw=1.2, alpha=0.7, label="old model, if kept")
     axis.plot(table["window"], table["new"], ":", color=COLOURS[2], lw=1.6, alpha=0.9, label="new model everywhere")
     _bars(axis, table["window"], table, fmt="o-", color=COLOURS[0], lw=2, label="in service, 95 %")
-    for when, text, line, side in ((decided, "retrain decided", "-.", "right"), (promoted, "promoted", "-", "left")):
+    ends = ((decided, 0.5, "retrain decided", "-.", "right"), (promoted, -0.5, "promoted", "-", "left"))
+    for when, shift, text, line, side in ends:  # a window is judged when it is full
         if when is not None:
-            axis.axvline(when, color=COLOURS[6], ls=line, lw=1.2)
-            axis.text(when, 1.01, text, transform=axis.get_xaxis_transform(), ha=side, fontsize=9)
+            axis.axvline(when + shift, color=COLOURS[6], ls=line, lw=1.2)
+            axis.text(when + shift, 1.01, text, transform=axis.get_xaxis_transform(), ha=side, fontsize=9)
     axis.set(xlabel="window", ylabel="accuracy")
     axis.set_title(title, pad=20)
     axis.xaxis.get_major_locator().set_params(integer=True)
