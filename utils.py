@@ -11,6 +11,7 @@ import filecmp
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import math
 import operator
@@ -5164,9 +5165,10 @@ def _check_permutations(permutations: int, alpha: float) -> None:
 
 
 def _check_splits(n: int, m: int, alpha: float, what: str) -> None:
-    """A permutation test can say no less than one in all ways to choose the window."""
-    if math.comb(n + m, m) * alpha < 1:
-        least = next((size for size in range(m, 1000) if math.comb(n + size, size) * alpha >= 1), 1000)
+    """A permutation test can say no less than two in all ways to choose the window: the mirrored choice looks alike."""
+    ways = (1 - 1e-9) * 2 / alpha
+    if math.comb(n + m, m) < ways:
+        least = next(size for size in itertools.count(m) if math.comb(n + size, size) >= ways)
         raise CourseError(f"{what} at alpha={alpha:g} needs at least {least} images in the window beside {n} of the "
                           f"reference, it has {m}: wait for more traffic or make the window larger.")  # fmt: skip
 
@@ -5243,7 +5245,7 @@ def ks_test(reference, window, alpha=0.05, correction="holm", permutations=1000,
         p_value, threshold = _permutation_p(maxima, alpha)
         adjusted = ((maxima[1:, None] >= own - 1e-12).sum(axis=0) + 1) / (permutations + 1)
     else:
-        _check_splits(n, m, alpha / (2 * k), f"KS on {k} features (alpha / {2 * k})")
+        _check_splits(n, m, alpha / k, f"KS on {k} features (alpha / {k})")
         result = stats.ks_2samp(x, y, axis=0)
         own, adjusted = result.statistic, adjust(result.pvalue, correction)
         p_value, threshold = float(adjusted.min()), math.sqrt(math.log(2 * k / alpha) / 2 * (n + m) / (n * m))

@@ -1,7 +1,9 @@
 """Drift detectors, estimates of accuracy without labels, and the policy that decides."""
 
+import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -304,12 +306,87 @@ def test_bad_windows_are_told(make, options, message):
 
 def test_small_windows_are_told_how_many_are_needed():
     x = np.random.default_rng(14).normal(size=(200, 12))
-    message = "KS on 12 features at alpha=0.0005 needs at least 3 images, the window has 2"
+    message = r"KS on 12 features \(alpha / 12\) .* at least 3 images in the window beside 200 of the reference, it has 2"
     with pytest.raises(utils.CourseError, match=message):
         utils.ks_test(x, x[:2] + 100, alpha=0.0005)
     assert utils.ks_test(x, x[:3] + 100, alpha=0.0005).drift
     with pytest.raises(utils.CourseError, match="domain classifier needs at least 10 images, the window has 9"):
         utils.classifier_test(x, x[:9])
+
+
+PERMUTED = {"MMD": utils.mmd_test, "KS": lambda *a, **k: utils.ks_test(*a, correction="permutation", **k)}
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 6])
+@pytest.mark.parametrize("name", PERMUTED)
+def test_the_least_window_of_a_permutation_test_suffices(name, n):
+    """The number told, against all ways to choose that many images from those of both sides."""
+    x, y = np.arange(n)[:, None] * 1.0, np.arange(60)[:, None] + 1000.0
+    with pytest.raises(utils.CourseError, match=f"{name}.*in the window beside {n} of the reference, it has 2") as told:
+        PERMUTED[name](x, y[:2], alpha=0.05)
+    least, shares = int(re.search("at least ([0-9]+) images", str(told.value))[1]), {}
+    for size in (least - 1, least):
+        pooled, ways = np.concatenate([x, y[:size]]), list(itertools.combinations(range(n + size), size))
+        members = torch.zeros(n + size, len(ways), dtype=torch.bool)
+        for column, chosen in enumerate(reversed(ways)):  # the true window first
+            members[list(chosen), column] = True
+        values = utils.max_ks(pooled, members)[0] if name == "KS" else utils._mmd(pooled, members, "rbf", 1e-6)
+        shares[size] = (values >= values[0] - 1e-12).mean()
+    assert shares[least] <= 0.05 and (shares[least - 1] > 0.05 or name == "MMD")  # the mirror is worth one, or none
+    assert sum(PERMUTED[name](x, y[:least], alpha=0.05, seed=seed).drift for seed in range(20)) >= 13
+
+
+def test_ks_beside_a_small_reference():
+    """Exact p-values go down to 2 in all ways to choose the window, for the small side as for the large one."""
+    x, y = np.zeros((3, 1)), np.ones((60, 1))
+    for n, m in ((3, 60), (60, 3)):
+        assert utils.ks_test(x[:1].repeat(n, 0), y[:1].repeat(m, 0)).p_value == pytest.approx(2 / math.comb(63, 3))
+    with pytest.raises(utils.CourseError, match="at least 5 images in the window beside 3 of the reference, it has 4"):
+        utils.ks_test(x, y[:4])
+    assert utils.ks_test(x, y[:5]).drift
+    with pytest.raises(utils.CourseError, match="needs at least 2 images, the reference has 1"):
+        utils.ks_test(x[:1], y)
+
+
+def test_many_images_do_not_overflow():
+    """There are more ways to choose 800 of 1600 than a float can hold."""
+    x = np.random.default_rng(21).normal(size=(1600, 1))
+    results = [utils.ks_test(x[:800], x[800:]), utils.mmd_test(x[:800], x[800:], permutations=99)]
+    assert not any(result.drift for result in results)
+
+
+BAD_FOR_ALL = [
+    (lambda x: (x, np.where(np.arange(50)[:, None] == 7, np.nan, x)), {}, "window has NaN .* values in 1 of 50"),
+    (lambda x: (np.where(np.arange(50)[:, None] < 3, np.inf, x), x), {}, "reference has NaN .* values in 3 of 50"),
+    (lambda x: (x, x), {"alpha": 0}, "alpha=0 is no error rate"),
+    (lambda x: (x, x), {"alpha": float("nan")}, "alpha=nan is no error rate"),
+]
+
+
+@pytest.mark.parametrize("make, options, message", BAD_FOR_ALL)
+def test_bad_windows_are_told_by_exact_ks_and_classifier(make, options, message):
+    x, y = make(np.random.default_rng(13).normal(size=(50, 5)))
+    for test in (utils.ks_test, utils.classifier_test):
+        with pytest.raises(utils.CourseError, match=message):
+            test(x, y, **options)
+
+
+def test_psi_of_bad_windows():
+    x = np.random.default_rng(22).random(50)
+    for options in ({}, {"classes": 3}):
+        values = (3 * x).astype(int) if options else x
+        with pytest.raises(utils.CourseError, match="at least 2 images on each side, these are 50 and 0"):
+            utils.psi_result(values, values[:0], **options)
+    with pytest.raises(utils.CourseError, match="window has NaN or infinite values in 50 of 50"):
+        utils.psi_result(x, x * np.nan)
+
+
+def test_domains_told_apart_leave_an_interval():
+    """At an AUROC of 1 DeLong's variance is 0; the lower end is what a share of 1 among the held-out images allows."""
+    x = np.random.default_rng(23).normal(size=(60, 2))
+    result = utils.classifier_test(x, x[:40] + 50, permutations=99)
+    exact = stats.binomtest(20, 20).proportion_ci(0.95, method="exact")  # half of the 40 are held out
+    assert result.statistic == 1 and result.interval == pytest.approx((exact.low, 1))
 
 
 # --- The stored reference -----------------------------------------------------------------------------
@@ -453,7 +530,10 @@ def test_levels_none_watch_retrain(world, reference, tmp_path):
     assert "not below the floor" in looks[6].reasons[-1] and "it has lasted 5 windows" in looks[7].reasons[-1]
     log = utils.read_drift_log(tmp_path / "drift.csv", monitor.run_id)
     assert log["level"].tolist() == levels and log["model"].unique() == [reference.model]
-    assert log["images"].unique() == ["60"] and log["reasons"].iloc[4] == "; ".join(looks[4].reasons)
+    assert log["images"].unique() == [60] and log["reasons"].iloc[4] == "; ".join(looks[4].reasons)
+    assert log["window"].tolist() == list(range(9)) and log["streak"].tolist() == [look.streak for look in looks]
+    assert np.allclose(log["p_value"], [look.p_value for look in looks], rtol=1e-5) and set(log["floor"]) == {0.8}
+    assert np.allclose(log["estimated_accuracy"], [look.estimated_accuracy for look in looks], rtol=1e-5)
 
 
 def test_a_quiet_stream_keeps_its_promise(world):
