@@ -5602,7 +5602,7 @@ def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, fl
         atc : share of the window above the confidence that, on the reference, as many images exceed as are answered
             right: average thresholded confidence (Garg et al., Leveraging unlabeled data, 2022).
     """
-    _check_features(window.probabilities, "window's answers")
+    _check_features(window.probabilities, "window (its answers)")
     before, now = (o.probabilities.max(axis=1).astype(np.float64) for o in (reference, window))
     wrong = int((reference.probabilities.argmax(axis=1) != reference.labels).sum())
     threshold = np.sort(before)[wrong] if wrong < len(before) else math.inf
@@ -5750,13 +5750,14 @@ class DriftMonitor:
         Raises
         ------
         CourseError
-            Fewer images than the policy's window, NaN embeddings, another number of features or classes. The window
-            is then not counted.
+            Fewer images than the policy's window, NaN embeddings or answers, another number of features or classes.
+            The window is then not counted.
         """
         policy, reference = self.policy, self.reference
         if len(window) < policy.window:
             raise CourseError(f"The window has {len(window)} images, the policy asks for {policy.window}: wait for "
                               "more traffic, or make the policy's window smaller and lose power.")  # fmt: skip
+        _check_features(window.probabilities, "window (its answers)")
         results = {name: detect(reference, window, name, policy.window_alpha / len(policy.detectors),
                                 policy.permutations, seed=self.number) for name in policy.detectors}  # fmt: skip
         adjusted = adjust(np.array([result.p_value for result in results.values()]), policy.correction)
