@@ -11,6 +11,7 @@ import filecmp
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import math
 import operator
@@ -5164,9 +5165,11 @@ def _check_permutations(permutations: int, alpha: float) -> None:
 
 
 def _check_splits(n: int, m: int, alpha: float, what: str) -> None:
-    """A permutation test can say no less than one in all ways to choose the window."""
-    if math.comb(n + m, m) < 1 / alpha:
-        least = next((size for size in range(m, 1000) if math.comb(n + size, size) >= 1 / alpha), 1000)
+    """A permutation test can say no less than one in all ways to choose the window, or two where a mirrored choice
+    looks alike (KS; equal sizes)."""
+    ways = (1 - 1e-9) * 2 / alpha
+    if math.comb(n + m, m) < ways:
+        least = next(size for size in itertools.count(m) if math.comb(n + size, size) >= ways)
         raise CourseError(f"{what} at alpha={alpha:g} needs at least {least} images in the window beside {n} of the "
                           f"reference, it has {m}: wait for more traffic or make the window larger.")  # fmt: skip
 
@@ -5243,7 +5246,7 @@ def ks_test(reference, window, alpha=0.05, correction="holm", permutations=1000,
         p_value, threshold = _permutation_p(maxima, alpha)
         adjusted = ((maxima[1:, None] >= own - 1e-12).sum(axis=0) + 1) / (permutations + 1)
     else:
-        _check_splits(n, m, alpha / (2 * k), f"KS on {k} features (alpha / {2 * k})")
+        _check_splits(n, m, alpha / k, f"KS on {k} features (alpha / {k})")
         result = stats.ks_2samp(x, y, axis=0)
         own, adjusted = result.statistic, adjust(result.pvalue, correction)
         p_value, threshold = float(adjusted.min()), math.sqrt(math.log(2 * k / alpha) / 2 * (n + m) / (n * m))
@@ -5604,7 +5607,7 @@ def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, fl
         atc : share of the window above the confidence that, on the reference, as many images exceed as are answered
             right: average thresholded confidence (Garg et al., Leveraging unlabeled data, 2022).
     """
-    _check_features(window.probabilities, "window's answers")
+    _check_features(window.probabilities, "window (its answers)")
     before, now = (o.probabilities.max(axis=1).astype(np.float64) for o in (reference, window))
     wrong = int((reference.probabilities.argmax(axis=1) != reference.labels).sum())
     threshold = np.sort(before)[wrong] if wrong < len(before) else math.inf
@@ -5752,13 +5755,14 @@ class DriftMonitor:
         Raises
         ------
         CourseError
-            Fewer images than the policy's window, NaN embeddings, another number of features or classes. The window
-            is then not counted.
+            Fewer images than the policy's window, NaN embeddings or answers, another number of features or classes.
+            The window is then not counted.
         """
         policy, reference = self.policy, self.reference
         if len(window) < policy.window:
             raise CourseError(f"The window has {len(window)} images, the policy asks for {policy.window}: wait for "
                               "more traffic, or make the policy's window smaller and lose power.")  # fmt: skip
+        _check_features(window.probabilities, "window (its answers)")
         results = {name: detect(reference, window, name, policy.window_alpha / len(policy.detectors),
                                 policy.permutations, seed=self.number) for name in policy.detectors}  # fmt: skip
         adjusted = adjust(np.array([result.p_value for result in results.values()]), policy.correction)

@@ -1,10 +1,13 @@
 """Drift detectors, estimates of accuracy without labels, and the policy that decides."""
 
+import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -213,6 +216,14 @@ def test_psi_closed_form_and_what_chance_alone_gives():
     assert classes.drift and classes.features["actual"].tolist() == [0.8, 0.2, 0]
 
 
+@pytest.fixture(autouse=True)
+def close_figures():
+    import matplotlib.pyplot as plt
+
+    yield
+    plt.close("all")
+
+
 @pytest.fixture(scope="module")
 def world():
     """Draws what detectors see of n images: answers with 85 % accuracy, calibrated; embeddings that go together."""
@@ -267,6 +278,24 @@ def test_whole_patients_in_a_window_make_more_false_alarms():
     assert one < 0.12 and whole > 0.4
 
 
+def test_groups_are_never_divided(monkeypatch):
+    """Every patient lies wholly in the window or wholly in the reference, and no image is lost."""
+    groups = np.random.default_rng(24).choice([f"patient {i}" for i in range(25)], 120)
+    number = np.arange(120.0)
+    seen, windows = utils.Observation(pd.DataFrame({"row": number}), np.full((120, 2), 0.5), number[:, None]), []
+
+    def detect(reference, window, *args, **options):
+        rest, drawn = (side.embedding[:, 0].astype(int) for side in (reference, window))
+        assert not set(groups[rest]) & set(groups[drawn]) and sorted([*rest, *drawn]) == list(range(120))
+        assert 40 <= len(drawn) < 40 + pd.Series(groups).value_counts().max()
+        windows.append(frozenset(groups[drawn]))
+        return SimpleNamespace(drift=False)
+
+    monkeypatch.setattr(utils, "detect", detect)
+    utils.alarm_rates(seen, 40, ["MMD embedding"], 60, groups=groups)
+    assert len(set(windows)) == 60 and set().union(*windows) == set(groups)
+
+
 def test_power_grows_with_severity_and_window(world, reference):
     drifted = {("shift", s): world(100, seed=20 + s, shift=0.35 * s)[0] for s in range(4)}
     rows = pd.DataFrame(utils.power_grid(reference, drifted, (15, 60, 500), ("MMD embedding",), 20, permutations=99))
@@ -304,12 +333,87 @@ def test_bad_windows_are_told(make, options, message):
 
 def test_small_windows_are_told_how_many_are_needed():
     x = np.random.default_rng(14).normal(size=(200, 12))
-    message = "KS on 12 features at alpha=0.0005 needs at least 3 images, the window has 2"
+    message = r"KS on 12 features \(alpha / 12\) .* at least 3 images in the window beside 200 .*, it has 2"
     with pytest.raises(utils.CourseError, match=message):
         utils.ks_test(x, x[:2] + 100, alpha=0.0005)
     assert utils.ks_test(x, x[:3] + 100, alpha=0.0005).drift
     with pytest.raises(utils.CourseError, match="domain classifier needs at least 10 images, the window has 9"):
         utils.classifier_test(x, x[:9])
+
+
+PERMUTED = {"MMD": utils.mmd_test, "KS": lambda *a, **k: utils.ks_test(*a, correction="permutation", **k)}
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 6])
+@pytest.mark.parametrize("name", PERMUTED)
+def test_the_least_window_of_a_permutation_test_suffices(name, n):
+    """The number told, against all ways to choose that many images from those of both sides."""
+    x, y = np.arange(n)[:, None] * 1.0, np.arange(60)[:, None] + 1000.0
+    with pytest.raises(utils.CourseError, match=f"{name} .*window beside {n} of the reference, it has 2") as told:
+        PERMUTED[name](x, y[:2], alpha=0.05)
+    least, shares = int(re.search("at least ([0-9]+) images", str(told.value))[1]), {}
+    for size in (least - 1, least):
+        pooled, ways = np.concatenate([x, y[:size]]), list(itertools.combinations(range(n + size), size))
+        members = torch.zeros(n + size, len(ways), dtype=torch.bool)
+        for column, chosen in enumerate(reversed(ways)):  # the true window first
+            members[list(chosen), column] = True
+        values = utils.max_ks(pooled, members)[0] if name == "KS" else utils._mmd(pooled, members, "rbf", 1e-6)
+        shares[size] = (values >= values[0] - 1e-12).mean()
+    assert shares[least] <= 0.05 and (shares[least - 1] > 0.05 or name == "MMD")  # the mirror is worth one, or none
+    assert sum(PERMUTED[name](x, y[:least], alpha=0.05, seed=seed).drift for seed in range(20)) >= 13
+
+
+def test_ks_beside_a_small_reference():
+    """Exact p-values go down to 2 in all ways to choose the window, for the small side as for the large one."""
+    x, y = np.zeros((3, 1)), np.ones((60, 1))
+    for n, m in ((3, 60), (60, 3)):
+        assert utils.ks_test(x[:1].repeat(n, 0), y[:1].repeat(m, 0)).p_value == pytest.approx(2 / math.comb(63, 3))
+    with pytest.raises(utils.CourseError, match="at least 5 images in the window beside 3 of the reference, it has 4"):
+        utils.ks_test(x, y[:4])
+    assert utils.ks_test(x, y[:5]).drift
+    with pytest.raises(utils.CourseError, match="needs at least 2 images, the reference has 1"):
+        utils.ks_test(x[:1], y)
+
+
+def test_many_images_do_not_overflow():
+    """There are more ways to choose 800 of 1600 than a float can hold."""
+    x = np.random.default_rng(21).normal(size=(1600, 1))
+    results = [utils.ks_test(x[:800], x[800:]), utils.mmd_test(x[:800], x[800:], permutations=99)]
+    assert not any(result.drift for result in results)
+
+
+BAD_FOR_ALL = [
+    (lambda x: (x, np.where(np.arange(50)[:, None] == 7, np.nan, x)), {}, "window has NaN .* values in 1 of 50"),
+    (lambda x: (np.where(np.arange(50)[:, None] < 3, np.inf, x), x), {}, "reference has NaN .* values in 3 of 50"),
+    (lambda x: (x, x), {"alpha": 0}, "alpha=0 is no error rate"),
+    (lambda x: (x, x), {"alpha": float("nan")}, "alpha=nan is no error rate"),
+]
+
+
+@pytest.mark.parametrize("make, options, message", BAD_FOR_ALL)
+def test_bad_windows_are_told_by_exact_ks_and_classifier(make, options, message):
+    x, y = make(np.random.default_rng(13).normal(size=(50, 5)))
+    for test in (utils.ks_test, utils.classifier_test):
+        with pytest.raises(utils.CourseError, match=message):
+            test(x, y, **options)
+
+
+def test_psi_of_bad_windows():
+    x = np.random.default_rng(22).random(50)
+    for options in ({}, {"classes": 3}):
+        values = (3 * x).astype(int) if options else x
+        with pytest.raises(utils.CourseError, match="at least 2 images on each side, these are 50 and 0"):
+            utils.psi_result(values, values[:0], **options)
+    with pytest.raises(utils.CourseError, match="window has NaN or infinite values in 50 of 50"):
+        utils.psi_result(x, x * np.nan)
+
+
+def test_domains_told_apart_leave_an_interval():
+    """At an AUROC of 1 DeLong's variance is 0; the lower end is what a share of 1 among the held-out images allows."""
+    x = np.random.default_rng(23).normal(size=(60, 2))
+    result = utils.classifier_test(x, x[:40] + 50, permutations=99)
+    exact = stats.binomtest(20, 20).proportion_ci(0.95, method="exact")  # half of the 40 are held out
+    assert result.statistic == 1 and result.interval == pytest.approx((exact.low, 1))
 
 
 # --- The stored reference -----------------------------------------------------------------------------
@@ -365,6 +469,16 @@ def test_reference_cut_foreign_or_missing(stored, tmp_path):
         with pytest.raises(utils.CourseError, match="is damaged"):
             utils.load_reference(path, Stand())
         assert path.read_bytes() == content  # whoever wants to look at it can
+
+
+@pytest.mark.parametrize("part", ["statistics", "probabilities", "embedding", "labels"])
+def test_reference_with_parts_of_different_length(stored, part):
+    reference, path = stored
+    shorter = getattr(reference, part)[:-1]
+    content = utils.replace(reference, **{part: shorter}).save(path).read_bytes()
+    with pytest.raises(utils.CourseError, match="is damaged .*delete it and run notebooks/theme6"):
+        utils.load_reference(path, Stand())
+    assert path.read_bytes() == content
 
 
 def test_reference_of_a_broken_model_is_refused():
@@ -438,6 +552,57 @@ def test_estimates_trust_a_confident_liar(reference):
     assert min(utils.estimate_accuracy(reference, liar).values()) > 0.95
 
 
+def test_estimates_refuse_answers_that_are_no_numbers(reference):
+    broken = np.where(np.arange(200)[:, None] < 2, np.nan, reference.probabilities)
+    with pytest.raises(utils.CourseError, match=r"window \(its answers\) has NaN or infinite values in 2 of 200"):
+        utils.estimate_accuracy(reference, utils.replace(reference, probabilities=broken))
+
+
+RECALLS = {2: [[0.9, 0.1], [0.2, 0.8]], 3: [[0.8, 0.15, 0.05], [0.1, 0.7, 0.2], [0.05, 0.25, 0.7]]}
+
+
+def mixture(seed, n, shares) -> utils.Reference:
+    """Answers of a model with known recalls to n images of a known class mix; the embedding numbers the images."""
+    rng, k = np.random.default_rng(seed), len(shares)
+    labels = rng.choice(k, n, p=shares)
+    answers = (rng.random(n)[:, None] > np.cumsum(RECALLS[k], axis=1)[labels]).sum(axis=1)
+    probabilities = np.full((n, k), 0.2 / (k - 1))
+    probabilities[np.arange(n), answers] = 0.8
+    number = np.arange(float(n))[:, None]
+    return utils.Reference(pd.DataFrame({"a": number[:, 0]}), probabilities, number, labels, "", tuple("abc"[:k]), 1.0)
+
+
+@pytest.mark.parametrize(("before", "now"), [([0.3, 0.7], [0.8, 0.2]), ([0.5, 0.5], [0.5, 0.5]),
+                                             ([0.3, 0.4, 0.3], [0.1, 0.2, 0.7])])  # fmt: skip
+def test_class_mix_is_estimated_where_only_it_has_changed(before, now):
+    """Right on average and, with two classes, as variable as the delta method says; the answers alone are biased."""
+    draws = [(mixture([1, seed], 1500, before), mixture([2, seed], 400, now)) for seed in range(150)]
+    found = np.array([utils.estimate_priors(*pair) for pair in draws])
+    assert np.allclose(found.sum(axis=1), 1) and (found >= 0).all()
+    assert (abs(found.mean(axis=0) - now) < 4 * found.std(axis=0) / math.sqrt(150) + 0.004).all()
+    answered = np.mean([np.bincount(w.probabilities.argmax(axis=1), minlength=len(now)) / 400 for _, w in draws], 0)
+    assert np.allclose(answered, np.array(now) @ RECALLS[len(now)], atol=0.01)
+    if len(now) == 2:
+        (a, _), (b, _) = RECALLS[2]  # share of answers "first" given either class
+        errors = [a * (1 - a) / (1500 * before[0]) * now[0] ** 2, b * (1 - b) / (1500 * before[1]) * now[1] ** 2]
+        spread = math.sqrt(answered[0] * answered[1] / 400 + sum(errors)) / (a - b)
+        assert found[:, 0].std() == pytest.approx(spread, rel=0.25)
+
+
+@pytest.mark.parametrize("shares", [[0.8, 0.2], [0.0, 1.0], [1 / 3, 2 / 3], [0.1, 0.2, 0.7]])
+def test_matched_reference_has_these_shares_and_no_image_twice(shares):
+    reference = mixture(3, 600, np.full(len(shares), 1 / len(shares)))
+    matched = utils.match_priors(reference, np.array(shares))
+    rows = matched.embedding[:, 0].astype(int)
+    assert len(set(rows)) == len(rows) and np.array_equal(matched.probabilities, reference.probabilities[rows])
+    there, counts = (np.bincount(part, minlength=len(shares)) for part in (reference.labels, reference.labels[rows]))
+    assert np.abs(counts - np.array(shares) * len(rows)).max() < 1.5
+    assert (counts[np.array(shares) > 0] >= there[np.array(shares) > 0] - 1).any()  # no larger part has these shares
+    assert np.array_equal(utils.match_priors(reference, np.array(shares)).embedding, matched.embedding)
+    other = utils.match_priors(reference, np.array(shares), seed=1).embedding[:, 0]
+    assert len(other) == len(rows) and not np.array_equal(other, rows)
+
+
 # --- The policy ---------------------------------------------------------------------------------------
 
 
@@ -453,7 +618,10 @@ def test_levels_none_watch_retrain(world, reference, tmp_path):
     assert "not below the floor" in looks[6].reasons[-1] and "it has lasted 5 windows" in looks[7].reasons[-1]
     log = utils.read_drift_log(tmp_path / "drift.csv", monitor.run_id)
     assert log["level"].tolist() == levels and log["model"].unique() == [reference.model]
-    assert log["images"].unique() == ["60"] and log["reasons"].iloc[4] == "; ".join(looks[4].reasons)
+    assert log["images"].unique() == [60] and log["reasons"].iloc[4] == "; ".join(looks[4].reasons)
+    assert log["window"].tolist() == list(range(9)) and log["streak"].tolist() == [look.streak for look in looks]
+    assert np.allclose(log["p_value"], [look.p_value for look in looks], rtol=1e-5) and set(log["floor"]) == {0.8}
+    assert np.allclose(log["estimated_accuracy"], [look.estimated_accuracy for look in looks], rtol=1e-5)
 
 
 def test_a_quiet_stream_keeps_its_promise(world):
@@ -497,6 +665,102 @@ def test_a_bad_window_is_told_and_not_counted(world, reference, tmp_path):
         with pytest.raises(utils.CourseError, match=message):
             monitor.look(window)
     assert monitor.number == 1 and (tmp_path / "drift.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("estimate", utils.ESTIMATES)
+def test_a_stream_that_was_drifted_before_the_first_look(world, reference, tmp_path, estimate):
+    policy = utils.DriftPolicy(accuracy_floor=1.0, window=40, estimate=estimate)
+    monitor = utils.DriftMonitor(reference, policy, tmp_path / "drift.csv")
+    looks = [monitor.look(world(40, seed=80 + i, shift=2, unsure=0.3)[0]) for i in range(7)]
+    assert [look.level for look in looks] == ["watch"] + ["retrain"] * 6
+    assert [look.streak for look in looks] == list(range(1, 8)) and all(0 <= k.estimated_accuracy <= 1 for k in looks)
+    assert "(" + estimate + ", 80 images)" in looks[-1].reasons[2]  # the last `consecutive` windows, no more
+    assert len(utils.read_drift_log(tmp_path / "drift.csv")) == 7
+
+
+def test_answers_that_are_no_numbers_are_told_whatever_the_detectors(world, reference, tmp_path):
+    policy = utils.DriftPolicy(0.8, detectors=("KS statistics", "MMD embedding"))
+    monitor = utils.DriftMonitor(reference, policy, tmp_path / "drift.csv")
+    drifted = world(60, seed=61, shift=2)[0]
+    monitor.look(drifted)
+    before = (tmp_path / "drift.csv").read_bytes()
+    broken = utils.replace(drifted, probabilities=np.full((60, 2), np.nan))
+    with pytest.raises(utils.CourseError, match="answers.* has NaN or infinite values in 60 of 60"):
+        monitor.look(broken)
+    assert (monitor.number, monitor.streak, len(monitor.recent)) == (1, 1, 1)
+    assert (tmp_path / "drift.csv").read_bytes() == before
+    assert monitor.look(drifted).streak == 2
+
+
+def test_a_drift_log_that_is_missing_or_torn(world, reference, tmp_path, capsys):
+    path = tmp_path / "drift.csv"
+    with pytest.raises(utils.CourseError, match="drift.csv is missing: run notebooks/theme6_drift_detection"):
+        utils.read_drift_log(path)
+    utils.DriftMonitor(reference, utils.DriftPolicy(0.8), path).look(world(60, seed=62)[0])
+    with open(path, "ab") as file:
+        file.write(b"2026-01-01T00:00:00,cut in the mid")
+    assert len(utils.read_drift_log(path)) == 1 and "1 torn lines" in capsys.readouterr().out
+    assert utils.read_drift_log(path, "another run").empty
+
+
+# --- The figures --------------------------------------------------------------------------------------
+
+
+def texts(axis) -> list[str]:
+    return [text.get_text() for text in axis.texts]
+
+
+def test_alarm_rates_are_drawn_one_by_one():
+    rows = [{"detector": name, "rate": rate, "low": rate / 2, "high": 2 * rate} for name, rate in
+            (("KS", 0.02), ("MMD", 0.05), ("PSI", 0.3))]  # fmt: skip
+    axis = utils.plot_alarm_rates(rows, "t", alpha=0.04).axes[0]
+    points, line = axis.lines
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert dict(zip(names, points.get_xdata(), strict=True)) == {row["detector"]: row["rate"] for row in rows}
+    segments = [segment[:, 0].tolist() for segment in axis.collections[0].get_segments()]
+    assert dict(zip(names, segments, strict=True)) == {row["detector"]: [row["low"], row["high"]] for row in rows}
+    assert set(line.get_xdata()) == {0.04} and texts(axis) == ["α = 0.04"] and axis.get_xlim()[1] > 0.6
+
+
+def test_heat_maps_write_what_the_table_says():
+    table = pd.DataFrame([[0.0, -0.001, 1.0], [np.nan, 0.256, -0.3]], index=["motion_blur", "noise"], columns=[1, 2, 3])
+    figure = utils.heat_maps({"first": table, "second": 1 - table}, "t", "label", low=-0.5)
+    figure.canvas.draw()
+    assert texts(figure.axes[0]) == ["0", "0", "100", "", "26", "-30"]
+    assert texts(figure.axes[1]) == ["100", "100", "0", "", "74", "130"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["motion blur", "noise"]
+    ticks = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
+    assert "-0" not in ticks and "0" in ticks
+
+
+def test_estimates_and_streams_are_drawn_point_by_point():
+    rng = np.random.default_rng(25)
+    rows = [{"kind": "none" if not i else "noise", "severity": i, "accuracy": rng.random()} |
+            {name: rng.random() for name in utils.ESTIMATES} for i in range(6)]  # fmt: skip
+    for axis, name in zip(utils.plot_estimates(rows, "t").axes, utils.ESTIMATES, strict=False):
+        points, star = (np.asarray(part.get_offsets()) for part in axis.collections[:2])
+        assert np.array_equal(points, [[row["accuracy"], row[name]] for row in rows])
+        assert np.array_equal(star, points[:1]) and axis.get_title() == name.replace("_", " ")
+        worst = max(rows, key=lambda row: abs(row[name] - row["accuracy"]))
+        assert texts(axis) == [f"{worst['kind']} {worst['severity']}"]
+
+    policy = utils.DriftPolicy(0.8)
+    table = pd.DataFrame({"severity": [0, 0, 2, 3], "p_value": [0.5, 0.01, 1e-9, 1e-3],
+                          "level": ["none", "watch", "retrain", "retrain"],
+                          "accuracy": rng.random(4), "estimated_accuracy": rng.random(4)})  # fmt: skip
+    table = table.assign(low=table["accuracy"] - 0.1, high=table["accuracy"] + 0.05)
+    axes = utils.plot_streams({"quiet": table[:2], "drifted": table}, policy, "t").axes
+    for top, bottom, part in ((axes[0], axes[2], table[:2]), (axes[1], axes[3], table)):
+        drawn = {(x, y): line.get_label() for line in top.lines[:3] for x, y in line.get_xydata()}
+        rows = zip(part.index, part["p_value"].clip(lower=1e-6), part["level"], strict=True)
+        assert drawn == {(x, y): level for x, y, level in rows}
+        assert len(top.patches) == (part["severity"] > 0).sum()
+        assert set(top.lines[3].get_ydata()) == {policy.window_alpha}
+        true, estimated, floor = bottom.containers[0], *bottom.lines[-2:]
+        assert np.array_equal(true.lines[0].get_ydata(), part["accuracy"])
+        ends = [segment[:, 1] for segment in true.lines[2][0].get_segments()]
+        assert np.allclose(ends, part[["low", "high"]])
+        assert np.array_equal(estimated.get_ydata(), part["estimated_accuracy"]) and set(floor.get_ydata()) == {0.8}
 
 
 # --- Size ---------------------------------------------------------------------------------------------
