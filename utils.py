@@ -6307,9 +6307,9 @@ class GateReport:
 
     @property
     def verdict(self) -> str:
-        failed = self.table.loc[~self.table["passed"], "name"].tolist()
-        if not failed:
+        if self.passed:
             return f"Accepted: all {len(self.table)} checks passed."
+        failed = self.table.loc[~self.table["passed"], "name"].tolist()
         unmeasured = "" if self.complete else "; not everything was measured"
         return f"Refused: {len(failed)} of {len(self.table)} checks failed ({', '.join(failed)}){unmeasured}."
 
@@ -6820,7 +6820,9 @@ def _refusal(report: GateReport, candidate: str, current: str) -> str:
         return (f"the gate compared it with {report.current or 'a model without a hash'}, and {current} is in service "
                 "now; run the gate again")  # fmt: skip
     if not report.complete:
-        return "the report is incomplete: " + "; ".join(report.table.loc[report.table["value"].isna(), "says"])
+        absent = [f"the check of {name} is missing" for name in GATE_CHECKS if name not in set(report.table["name"])]
+        unmeasured = report.table.loc[report.table["value"].isna(), "says"]
+        return "the report is incomplete: " + "; ".join([*absent, *unmeasured])
     return "" if report.passed else "the gate refuses it: " + "; ".join(report.reasons)
 
 

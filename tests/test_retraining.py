@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score
 import utils
 
 CLASSES = ("NORMAL", "PNEUMONIA")
-SIZES = {"train": 300, "val": 100, "adapt": 60, "gate": 300}
+SIZES = {"train": 300, "val": 100, "adapt": 60, "gate": 300, "production": 40}
 RECIPE = utils.Recipe(epochs=3, batch_size=32, lr=2e-3)
 
 
@@ -122,7 +122,20 @@ def test_the_key_of_a_mix_is_its_content(world):
 
     assert key() == key(seed=42) == key(rows=world.rows[::-1])
     assert len({key(), key(seed=1), key(share=0.2), key(images=50), key(rows=world.rows[:20])}) == 5
-    assert utils.mix(world.data, world.drifted, world.rows).index["pool"].eq("train").sum() == 64
+
+
+@pytest.mark.parametrize("bought", [5, 30, 60])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.17, 0.5, 0.9, 1.0])
+def test_a_mix_of_no_given_size_uses_every_bought_label(world, bought, share):
+    """It grows beyond the 64 images of the profile for that, and only the clean images that there are can stop it."""
+    rows = utils.buy_labels(world.drifted, bought)
+    mixed = utils.mix(world.data, world.drifted, rows, share)
+    learned = mixed.index[mixed.index["pool"] == "train"]
+    old = learned["drifted"].to_numpy()
+    used = set(learned["source"][old])
+    assert used <= set(world.data.index["sha256"].iloc[rows]) and abs(old.sum() - share * len(old)) <= 0.5
+    assert not share or len(used) == bought or (~old).sum() in (299, 300)  # all, or the clean images are used up
+    assert len(old) >= 64 and (len(old) == 64 or not share or old.sum() <= bought)
 
 
 @pytest.mark.parametrize("pool", ["gate", "train", "val"])
@@ -253,6 +266,24 @@ def test_a_candidate_says_what_it_has_seen(home):
         utils.save_candidate(home.course, replace(run, path=home.course.home), mixed)
 
 
+def test_only_what_mix_has_made_is_learned_from(home):
+    for images in (home.data, home.drifted):
+        with pytest.raises(utils.CourseError, match="the images of `mix` only"):
+            utils.fine_tune(home.course, "candidate", home.checkpoint, images)
+    assert not list(home.course.runs.glob("candidate*"))
+
+
+@pytest.mark.parametrize("how", ["whole", "batch norm"])
+def test_a_candidate_is_stored_with_its_own_mix_only(home, how):
+    run, mixed = fine_tune(home, how=how, images=40, recipe=replace(RECIPE, epochs=1))
+    other = utils.mix(home.data, home.drifted, home.rows, 0.5, 40, seed=1)
+    with pytest.raises(utils.CourseError, match="has learned from other images than these"):
+        utils.save_candidate(home.course, run, other)
+    assert not (home.course.checkpoints / "model_retrained.pth").exists()
+    state = torch.load(utils.save_candidate(home.course, run, mixed))
+    assert "images" not in state and state["how"] == how
+
+
 # --- intervals
 
 
@@ -312,8 +343,8 @@ def drawn_rights(seed, labels, both, lost, won):
     return np.isin(kind, (0, 1)), np.isin(kind, (0, 2))
 
 
-MEASURED = {"latency": {"value": 1.0, "low": 0.97, "high": 1.03, "n": 9}, "hashes": ["a" * 16],
-            "trained_on": ["b" * 16],
+MEASURED = {"latency": {"value": 1.0, "low": 0.97, "high": 1.03, "n": 9}, "hashes": ["a" * 16] * 1000,
+            "trained_on": ["b" * 16], "seen": {"errors": 0, "requests": 40, "agreement": 0.8},
             "agreement": pd.DataFrame({"max_abs_diff": [1e-6], "changed": [0], "n": [50]}, index=[1])}  # fmt: skip
 
 
@@ -326,7 +357,7 @@ def gate(seed=0, n=600, clean=(0.90, 0.03, 0.03), drifted=(0.60, 0.02, 0.25), sa
         old_drifted, new_drifted = labels == sacrificed, labels != sacrificed
     given = [answers(new_clean, labels), answers(old_clean, labels), labels, answers(new_drifted, labels),
              answers(old_drifted, labels), labels, CLASSES]  # fmt: skip
-    return utils.gate_checks(*given, **({"resamples": 100, "seed": seed} | MEASURED | changes))
+    return utils.gate_checks(*given, **(MEASURED | changes))
 
 
 def failed(report) -> set[str]:
@@ -336,11 +367,11 @@ def failed(report) -> set[str]:
 def test_a_truly_better_model_passes():
     report = gate(clean=(0.93, 0.01, 0.02))
     assert report.passed and report.complete and not report.reasons
-    assert report.verdict == "Accepted: all 9 checks passed."
+    assert report.verdict == "Accepted: all 10 checks passed."
     table = report.table.set_index("name")
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert told["passed"] and len(told["checks"]) == 9
+    assert told["passed"] and len(told["checks"]) == 10
 
 
 def test_an_unchanged_model_is_refused():
@@ -366,35 +397,37 @@ def test_balanced_accuracy_agrees_with_scikit_learn():
     labels = np.random.default_rng(0).integers(0, 3, 200)
     old, new = drawn_rights(0, labels, 0.5, 0.1, 0.3)
     first, second = (answers(right, labels, classes=3) for right in (old, new))
-    report = utils.gate_checks(second, first, labels, second, first, labels, ("A", "B", "C"), resamples=50)
+    report = utils.gate_checks(second, first, labels, second, first, labels, ("A", "B", "C"))
     row = report.table.set_index("name").loc["drifted balanced accuracy"]
     scores = [balanced_accuracy_score(labels, p.argmax(axis=1)) for p in (first, second)]
     assert row["value"] == pytest.approx(scores[1] - scores[0])
     # The square-and-add interval against one by bootstrap.
     wide = utils.bootstrap(lambda a, b, y: balanced_accuracy_score(y, b) - balanced_accuracy_score(y, a), labels,
-                           first.argmax(1), second.argmax(1), labels, resamples=400, level=0.9)  # fmt: skip
+                           first.argmax(1), second.argmax(1), labels, level=0.9)  # fmt: skip
     assert (row["low"], row["high"]) == pytest.approx(wide, abs=0.02)
     p_value = stats.binomtest(int((new & ~old).sum()), int((new ^ old).sum()), alternative="greater").pvalue
     assert f"p = {p_value:.2g}" in report.table.set_index("name").loc["drifted accuracy", "says"]
 
 
 def test_leaked_images_are_refused():
-    report = gate(hashes=["1" * 16, "2" * 16, "2" * 16, "3" * 16], trained_on=["2" * 64, "3" * 16, "9" * 16])
+    report = gate(hashes=["1" * 16, "2" * 16, "2" * 16, "3" * 16] * 150, trained_on=["2" * 64, "3" * 16, "9" * 16])
     assert failed(report) == {"leakage"} and report.reasons[0].startswith("2 of the gate's images")
-    for lacking in ({"hashes": None}, {"trained_on": None}, {"trained_on": []}):
+    for lacking in ({"hashes": None}, {"trained_on": None}, {"trained_on": []}, {"hashes": ["1" * 16] * 599}):
         report = gate(**lacking)
         assert failed(report) == {"leakage"} and not report.complete and "cannot be proven" in report.reasons[0]
 
 
 def test_what_was_not_measured_does_not_pass():
-    report = gate(latency=None, agreement=None)
-    assert failed(report) == {"latency", "onnx agreement"} and not report.complete
+    report = gate(latency=None, agreement=None, seen=None)
+    assert failed(report) == {"latency", "onnx agreement", "shadow"} and not report.complete
     assert "not everything was measured" in report.verdict
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["checks"][-1]["value"] is None
 
 
 @pytest.mark.parametrize(("changes", "name"), [
     ({"latency": {"value": 1.2, "low": 1.1, "high": 1.3, "n": 9}}, "latency"),
+    ({"seen": {"errors": 1, "requests": 40, "agreement": 0.8}}, "shadow"),
+    ({"seen": {"errors": 40, "requests": 40, "agreement": float("nan")}}, "shadow"),
     ({"agreement": pd.DataFrame({"max_abs_diff": [1e-6, 2e-5], "changed": [0, 0], "n": 9})}, "onnx agreement"),
     ({"agreement": pd.DataFrame({"max_abs_diff": [1e-6, 1e-6], "changed": [0, 1], "n": 9})}, "onnx agreement"),
 ])  # fmt: skip
@@ -404,13 +437,49 @@ def test_measured_limits(changes, name):
 
 def test_calibration():
     labels = np.random.default_rng(0).integers(0, 2, 500)
-    right = np.random.default_rng(1).random(500) < 0.85
-    fair, sure = answers(right, labels), answers(right, labels) ** 4
+    kind = np.random.default_rng(1).random(500)
+    right, other = kind < 0.85, (kind > 0.02) & (kind < 0.88)
+    fair, sure = answers(right, labels), answers(other, labels) ** 4
     sure /= sure.sum(axis=1, keepdims=True)
-    report = utils.gate_checks(sure, fair, labels, fair, fair, labels, CLASSES, resamples=200)
+    report = utils.gate_checks(sure, fair, labels, fair, fair, labels, CLASSES)
     row = report.table.set_index("name").loc["calibration"]
-    gaps = [abs(p.max(axis=1).mean() - right.mean()) for p in (fair, sure)]  # all in one bin
-    assert row["value"] == pytest.approx(gaps[1] - gaps[0], abs=0.005) and not row["passed"]
+    change = (sure.max(axis=1) - other) - (fair.max(axis=1) - right)
+    rise = sure.max(axis=1).mean() - fair.max(axis=1).mean()
+    assert row["value"] == pytest.approx(rise - (other.mean() - right.mean()))
+    assert (row["low"], row["high"]) == pytest.approx(stats.norm.interval(0.9, change.mean(), stats.sem(change)))
+    assert not row["passed"] and "not proven to stay within the 0.05" in row["says"]
+    report = utils.gate_checks(fair, sure, labels, fair, fair, labels, CLASSES)  # less sure is no fault
+    assert report.table.set_index("name").loc["calibration", "passed"]
+
+
+def calibrated_pair(seed, rise, n=400, differing=0.06):
+    """Answers of two equally accurate models, of which the second is surer by `rise` on average."""
+    rng = np.random.default_rng([seed, 4])
+    labels, sure = rng.integers(0, 2, n), rng.uniform(0.7, 0.9, n)
+    right = rng.random(n) < sure  # calibrated, image by image
+    lost, won = (rng.random((2, n)) < differing / 2 / np.array([[0.8], [0.2]])) & [right, ~right]
+    pair = []
+    for hit, confidence in ((right, sure), ((right & ~lost) | won, sure + rise + rng.uniform(-0.04, 0.04, n))):
+        answer = np.where(hit, labels, 1 - labels)
+        pair.append(np.where(np.arange(2) == answer[:, None], confidence[:, None], 1 - confidence[:, None]))
+    return *pair, labels
+
+
+def test_error_rate_of_calibration():
+    """Surer than right by just the margin passes in 5 % of the draws, equally calibrated on 400 images nearly all."""
+    limits, runs = utils.GateLimits(), 1200
+    passed = sum(utils._calibration(*calibrated_pair(seed, 0.05), limits)["passed"] for seed in range(runs))
+    assert stats.binomtest(passed, runs, limits.alpha).pvalue > 1e-3, passed
+    unchanged = sum(utils._calibration(*calibrated_pair(seed, 0), limits)["passed"] for seed in range(300))
+    assert unchanged >= 285
+    same, _, labels = calibrated_pair(0, 0)
+    assert utils._calibration(same, same, labels, limits)["passed"]
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_image_proves_nothing(n):
+    with pytest.raises(utils.CourseError, match="needs images of every class"):
+        utils.provable_margin(n)
 
 
 def test_too_few_images_are_told():
@@ -426,7 +495,7 @@ def test_too_few_images_are_told():
     # Five answers lost and one won of 150 is a fall of 0.027, all but the margin.
     labels, number = np.tile([0, 1], 75), np.arange(150)
     old, new = answers(number >= 1, labels), answers((number < 1) | (number >= 6), labels)
-    report = utils.gate_checks(new, old, labels, new, old, labels, CLASSES, resamples=10)
+    report = utils.gate_checks(new, old, labels, new, old, labels, CLASSES)
     assert "150 images cannot rule out a fall of 0.03, nor could ten times as many" in report.reasons[1]
 
 
@@ -448,11 +517,11 @@ def test_error_rates_of_the_gate():
 def test_error_rates_of_the_whole_gate():
     """A model with one flaw exactly at its limit passes the whole gate in at most 5 % of the draws."""
     runs = 80
-    worse = sum(gate(seed, clean=(0.90, 0.05, 0.02), resamples=20).passed for seed in range(runs))
-    unchanged = sum(gate(seed, drifted=(0.6, 0.05, 0.05), resamples=20).passed for seed in range(runs))
+    worse = sum(gate(seed, clean=(0.90, 0.05, 0.02)).passed for seed in range(runs))
+    unchanged = sum(gate(seed, drifted=(0.6, 0.05, 0.05)).passed for seed in range(runs))
     limit = stats.binom.ppf(0.999, runs, 0.05)
     assert worse <= limit and unchanged <= limit
-    good = sum(gate(seed, n=1000, clean=(0.94, 0.01, 0.015), resamples=20).passed for seed in range(30))
+    good = sum(gate(seed, n=1000, clean=(0.94, 0.01, 0.015)).passed for seed in range(30))
     assert good >= 24
 
 
@@ -508,7 +577,7 @@ def judge(world, model, **changes):
     current = utils.load_model(world.checkpoint)[0]
     given = {key: value for key, value in MEASURED.items() if key != "hashes"}
     loaders = [data.loader("gate", 64) for data in (world.data, world.drifted)]
-    return utils.validate_retrained_model(model, current, *loaders, "cpu", classes=CLASSES, resamples=100,
+    return utils.validate_retrained_model(model, current, *loaders, "cpu", classes=CLASSES,
                                           recall_margin=0.15, clean_margin=0.05, **(given | changes))  # fmt: skip
 
 
@@ -532,8 +601,8 @@ def test_trained_candidate_that_saw_the_gate(world, candidates):
     assert failed(judge(world, candidates["mixed"], trained_on=leaked)) == {"leakage"}
     plain = [(images, labels) for images, labels in world.data.loader("gate", 64)]
     current = utils.load_model(world.checkpoint)[0]
-    report = utils.validate_retrained_model(current, current, plain, plain, "cpu", trained_on=seen, resamples=20)
-    assert "leakage" in failed(report) and "hashes of the gate's images" in report.reasons[0]
+    report = utils.validate_retrained_model(current, current, plain, plain, "cpu", trained_on=seen)
+    assert "leakage" in failed(report) and "hashes of all 300 images" in report.reasons[0]
     assert "recall class 0" in set(report.table["name"])
 
 
@@ -546,11 +615,11 @@ def test_networks_and_files_get_the_same_verdict(retrained, home):
     loaders = [data.loader("gate", 64) for data in (home.data, home.drifted)]
     tables = []
     for new, current in pairs:
-        report = utils.validate_retrained_model(new, current, *loaders, "cpu", classes=CLASSES, resamples=50,
+        report = utils.validate_retrained_model(new, current, *loaders, "cpu", classes=CLASSES,
                                                 temperatures=(1.5, 1.0))  # fmt: skip
         tables.append(report.table.set_index("name").drop(columns="says").astype(float))
     assert (tables[0] - tables[1]).abs().max().max() < 1e-4 and (tables[0] - tables[2]).abs().max().max() < 1e-4
-    report = utils.validate_retrained_model(*pairs[0], *loaders, "cpu", resamples=20)
+    report = utils.validate_retrained_model(*pairs[0], *loaders, "cpu")
     assert (report.new, report.current) == (pairs[0][0].hash, utils.in_service(home.course))
     with pytest.raises(utils.CourseError, match="needs pixels"):
         utils.validate_retrained_model(*pairs[0], [], [], "cpu")
@@ -605,8 +674,8 @@ def store(course, content: bytes) -> Path:
 
 
 def accepted(new: Path, current: Path) -> utils.GateReport:
-    row = {"name": "clean accuracy", "says": "as good", "value": 0.0, "low": -0.01, "high": 0.01, "limit": -0.03}
-    return utils.GateReport(pd.DataFrame([row | {"n": 9, "passed": True}]), new.stem, current.stem)
+    row = {"says": "as good", "value": 0.0, "low": -0.01, "high": 0.01, "limit": -0.03, "n": 9, "passed": True}
+    return utils.GateReport(pd.DataFrame([{"name": name} | row for name in utils.GATE_CHECKS]), new.stem, current.stem)
 
 
 @pytest.fixture
@@ -637,7 +706,7 @@ def test_promotion_and_rollback(service, capsys):
     audit = utils.read_audit(service.course)
     assert audit["event"].tolist() == ["promoting", "in service"] and set(audit["who"]) == {"Ada"}
     assert (audit["previous"] == service.a.stem).all() and (audit["why"] == "drift of the scanner").all()
-    assert json.loads(audit["checks"][1]) == {"clean accuracy": [0.0, -0.01, 0.01, -0.03, True]}
+    assert json.loads(audit["checks"][1]) == dict.fromkeys(utils.GATE_CHECKS, [0.0, -0.01, 0.01, -0.03, True])
     assert pd.Timestamp.now("UTC") - audit["timestamp"].iloc[-1] < pd.Timedelta(minutes=5)
     promote(service, service.b, service.a)
     assert "already in service" in capsys.readouterr().out and len(events(service)) == 2
@@ -673,10 +742,17 @@ def test_promotion_needs_the_right_report(service):
     refused(service, bad, "the gate refuses it: clean accuracy fell by 0.2")
     unmeasured = good.table.assign(value=np.nan, says="latency was not measured")
     refused(service, replace(good, table=unmeasured), "incomplete: latency was not measured")
+    for name in utils.GATE_CHECKS:
+        without = replace(good, table=good.table[good.table["name"] != name])
+        assert without.passed and not without.complete
+        refused(service, without, f"the report is incomplete: the check of {name} is missing")
+    empty = replace(good, table=good.table[:0])
+    assert not empty.passed and not empty.complete and empty.verdict.startswith("Refused") and not empty.reasons
+    refused(service, empty, "incomplete: the check of leakage is missing; the check of clean accuracy")
     refused(service, replace(good, new=service.c.stem), f"the report is of {service.c.stem}")
     refused(service, replace(good, new=""), "without a hash")
     refused(service, replace(good, current=service.c.stem), f"{service.a.stem} is in service now; run the gate again")
-    assert [event for event, _ in events(service)] == ["refused"] * 5
+    assert [event for event, _ in events(service)] == ["refused"] * 14
     assert "fell by 0.2" in utils.read_audit(service.course)["why"][0]
     promote(service, service.b, service.a)  # and with the right one it goes
 
@@ -881,8 +957,10 @@ def test_the_whole_way(retrained, home):
     new, current = utils.OnnxModel(stored), utils.OnnxModel(home.course.exports / "model.onnx")
     pixels = home.data.pixels[home.data.where("gate")]
     same = utils.agreement(utils.served_network(home.course, checkpoint)[0], new, pixels, batches=(32,))
+    requests, logger = home.data.where("production"), utils.InferenceLogger(home.course.logs / "production.csv")
+    seen = utils.shadow(current, new, home.data, requests, logger, home.drifted)
     report = utils.validate_retrained_model(
-        new, current, home.data.loader("gate"), home.drifted.loader("gate"), "cpu", resamples=50, agreement=same,
+        new, current, home.data.loader("gate"), home.drifted.loader("gate"), "cpu", agreement=same, seen=seen,
         latency={"value": 1.0, "low": 0.9, "high": 1.1, "n": 9}, trained_on=["f" * 16], recall_margin=0.15,
         clean_margin=0.05,
     )  # fmt: skip
@@ -891,6 +969,103 @@ def test_the_whole_way(retrained, home):
     assert np.array_equal(utils.OnnxModel(path).predict(pixels[:5]), new.predict(pixels[:5]))
     utils.rollback(home.course)
     assert utils.in_service(home.course) == old and utils.OnnxModel(path).temperature == 1.0
+
+
+@pytest.fixture
+def decided(home, monkeypatch):
+    """decided("retrain"): that home after theme 6, where fine-tuning takes long enough to learn the drift."""
+    monkeypatch.setattr(utils, "finetune_recipe", lambda mixed: replace(RECIPE, epochs=6, lr=3e-3))
+    model = utils.in_service(home.course)
+    (home.course.checkpoints / "model_retrained.pth").unlink(missing_ok=True)
+    utils.write_json(home.course.exports / "results.json", {"theme4": {"models": {"fp32": model}}})
+
+    def decide(decision, **changes):
+        report = {"model": model, "decision": decision, "scenario": {}, "policy": {}, "streams": {}} | changes
+        utils.write_json(home.course.exports / "drift_report.json", report)
+        return home
+
+    return decide
+
+
+LOOSE = {"clean_margin": 0.2, "recall_margin": 0.3, "calibration_margin": 0.3, "latency_limit": 1e3}
+
+
+def respond(home, **options):
+    return utils.respond(home.course, home.data, home.drifted, 50, 0.3, **(LOOSE | options))
+
+
+def contents(course) -> dict:
+    return {path: path.read_bytes() for path in course.home.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("decision", ["watch", "none"])
+def test_no_answer_without_a_decision(decided, decision):
+    home = decided(decision)
+    before = contents(home.course)
+    with pytest.raises(utils.CourseError, match=f"decided '{decision}', and a promotion needs 'retrain'"):
+        respond(home)
+    assert contents(home.course) == before
+
+
+def test_answer_to_a_drift(decided):
+    home = decided("retrain")
+    old, course = utils.in_service(home.course), home.course
+    with pytest.raises(utils.CourseError, match="rehearse with dry_run=True"):
+        respond(home, against=course.exports / "models" / f"{old}.onnx")
+    assert not (course.checkpoints / "model_retrained.pth").exists()
+    rehearsed = respond(home, dry_run=True)
+    assert rehearsed.passed and rehearsed.complete, rehearsed.reasons
+    assert utils.in_service(course) == old and utils.read_audit(course).empty
+    report = respond(home)
+    assert report.passed and (report.new, report.current) == (rehearsed.new, old)
+    assert utils.in_service(course) == report.new
+    audit = utils.read_audit(course)
+    assert audit["event"].tolist() == ["promoting", "in service"]
+    assert set(audit["why"]) == {"whole, 30% drifted, 50 labels"}
+    roles = utils.read_log(course.logs / "production.csv")["extra"].map(json.loads).map(lambda extra: extra["role"])
+    assert roles.value_counts().to_dict() == {"service": 80, "shadow": 80}  # two replays of the 40 requests
+    with pytest.raises(utils.CourseError, match=f"{report.new}, the candidate of this plan, is in service already"):
+        respond(home)
+    assert len(utils.read_audit(course)) == 2
+    again = respond(home, dry_run=True, against=course.exports / "models" / f"{old}.onnx")
+    assert again.passed and again.current == old and utils.in_service(course) == report.new
+
+
+def test_answer_that_the_gate_refuses(decided):
+    home = decided("retrain")
+    old = utils.in_service(home.course)
+    report = respond(home, latency_limit=1e-6)
+    assert failed(report) == {"latency"} and report.complete and utils.in_service(home.course) == old
+    audit = utils.read_audit(home.course)
+    assert audit["event"].tolist() == ["refused"] and "times as long" in audit["why"][0]
+    decided("watch")  # a rehearsal is free, whatever was decided
+    assert respond(home, dry_run=True).passed and len(utils.read_audit(home.course)) == 1
+
+
+def test_drift_reports_that_are_missing_damaged_or_of_another_model(decided):
+    home = decided("retrain")
+    path = home.course.exports / "drift_report.json"
+    assert utils.read_drift_report(home.course)["decision"] == "retrain"
+    assert utils.watched_model(home.course).hash == utils.in_service(home.course)
+    decided("retrain", model="f" * 16)
+    with pytest.raises(utils.CourseError, match=f"about model {'f' * 16}, theme 4 has exported .* since: run .*theme6"):
+        respond(home)
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b'{"decision": "retrain"}', b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(utils.CourseError, match="missing or damaged: run notebooks/theme6"):
+            utils.read_drift_report(home.course)
+        assert path.read_bytes() == content
+    path.unlink()
+    with pytest.raises(utils.CourseError, match="missing or damaged"):
+        utils.read_drift_report(home.course)
+    for results in ({}, {"theme4": {}}, {"theme4": {"models": {"int8": "a"}}}):
+        utils.write_json(home.course.exports / "results.json", results)
+        with pytest.raises(utils.CourseError, match="names no exported network: run notebooks/theme4"):
+            utils.watched_model(home.course)
+    (home.course.exports / "results.json").unlink()
+    with pytest.raises(utils.CourseError, match="names no exported network"):
+        utils.read_drift_report(home.course)
 
 
 # --- figures
