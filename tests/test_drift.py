@@ -298,7 +298,7 @@ def test_groups_are_never_divided(monkeypatch):
 
 def test_power_grows_with_severity_and_window(world, reference):
     drifted = {("shift", s): world(100, seed=20 + s, shift=0.35 * s)[0] for s in range(4)}
-    rows = pd.DataFrame(utils.power_grid(reference, drifted, (15, 60, 500), ("MMD embedding",), 20, permutations=99))
+    rows = pd.DataFrame(utils.power_grid(reference, drifted, (15, 60, 500), ("MMD embedding",), (), 20, permutations=99))
     found = rows.set_index(["severity", "window"])["found"].unstack()
     assert list(found.columns) == [15, 60]  # 500 images there are not
     assert found.loc[3, 60] == 20 and found.loc[0, 60] <= 6
@@ -741,8 +741,8 @@ def test_estimates_and_streams_are_drawn_point_by_point():
         points, star = (np.asarray(part.get_offsets()) for part in axis.collections[:2])
         assert np.array_equal(points, [[row["accuracy"], row[name]] for row in rows])
         assert np.array_equal(star, points[:1]) and axis.get_title() == name.replace("_", " ")
-        worst = max(rows, key=lambda row: abs(row[name] - row["accuracy"]))
-        assert texts(axis) == [f"{worst['kind']} {worst['severity']}"]
+        worst = sorted(rows, key=lambda row: -abs(row[name] - row["accuracy"]))[:5]
+        assert sorted(texts(axis)) == sorted(f"{row['kind']} {row['severity']}" for row in worst)
 
     policy = utils.DriftPolicy(0.8)
     table = pd.DataFrame({"severity": [0, 0, 2, 3], "p_value": [0.5, 0.01, 1e-9, 1e-3],
