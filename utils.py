@@ -6630,8 +6630,13 @@ def _answers(model, loader, device: torch.device, temperature: float) -> tuple[n
 
 
 def latency_ratio(new: OnnxModel, current: OnnxModel, pixels: np.ndarray, rounds: int = 9, batch: int = 1,
-                  seconds: float = 0.03, alpha: float = 0.05) -> dict:  # fmt: skip
+                  seconds: float = 0.03, alpha: float = 0.05, attempts: int = 4,
+                  width: float = 0.15) -> dict:  # fmt: skip
     """How many times as long the candidate takes: medians of interleaved rounds, new over current.
+
+    Other work on the machine widens the interval. Then it is measured again, up to `attempts` times, until the
+    interval is narrower than `width`, or else the narrowest counts: a choice by width, not by the verdict. Where all
+    attempts are wide it costs a little of the level (0.07 for 0.05 in a simulation).
 
     Returns
     -------
@@ -6646,10 +6651,14 @@ def latency_ratio(new: OnnxModel, current: OnnxModel, pixels: np.ndarray, rounds
         raise CourseError(f"{rounds} rounds are too few for alpha={alpha}: take {math.ceil(-math.log2(alpha))}.")
     backends = [Backend(name, model.predict, "cpu", "", model.provider, model.path)
                 for name, model in (("new", new), ("current", current))]  # fmt: skip
-    rows = benchmark(backends, pixels, batches=(batch,), rounds=rounds, seconds=seconds)
-    medians = {(row["backend"], row["round"]): float(np.median(row["ms"])) for row in rows}
-    ratios = np.sort([medians["new", number] / medians["current", number] for number in range(rounds)])
-    return {"value": float(np.median(ratios)), "low": float(ratios[out]), "high": float(ratios[-1 - out]), "n": rounds}
+    found = []
+    while len(found) < attempts and not (found and found[-1]["high"] - found[-1]["low"] < width):
+        rows = benchmark(backends, pixels, batches=(batch,), rounds=rounds, seconds=seconds)
+        medians = {(row["backend"], row["round"]): float(np.median(row["ms"])) for row in rows}
+        ratios = np.sort([medians["new", number] / medians["current", number] for number in range(rounds)])
+        found.append({"value": float(np.median(ratios)), "low": float(ratios[out]), "high": float(ratios[-1 - out]),
+                      "n": rounds})  # fmt: skip
+    return min(found, key=lambda one: one["high"] - one["low"])
 
 
 # ------------------------------------------------------------------------------------------------------
