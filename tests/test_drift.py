@@ -298,7 +298,8 @@ def test_groups_are_never_divided(monkeypatch):
 
 def test_power_grows_with_severity_and_window(world, reference):
     drifted = {("shift", s): world(100, seed=20 + s, shift=0.35 * s)[0] for s in range(4)}
-    rows = pd.DataFrame(utils.power_grid(reference, drifted, (15, 60, 500), ("MMD embedding",), (), 20, permutations=99))
+    rows = utils.power_grid(reference, drifted, (15, 60, 500), ("MMD embedding",), (), 20, permutations=99)
+    rows = pd.DataFrame(rows)
     found = rows.set_index(["severity", "window"])["found"].unstack()
     assert list(found.columns) == [15, 60]  # 500 images there are not
     assert found.loc[3, 60] == 20 and found.loc[0, 60] <= 6

@@ -648,7 +648,7 @@ def test_loaders_that_shuffle_or_run_dry(world):
 
 
 def test_order_statistics_of_the_latency_ratio(monkeypatch):
-    """The interval of the median holds at 95 % at each end, whatever the distribution; the narrowest of four, nearly."""
+    """The interval of the median holds at 95 % at each end, whatever the distribution; of four tries, nearly."""
     rng, model = np.random.default_rng(0), SimpleNamespace(predict=None, provider="", path=None)
 
     def benchmark(backends, pixels, batches, rounds, seconds):
