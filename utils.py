@@ -5896,7 +5896,7 @@ def heat_maps(panels: dict[str, pd.DataFrame], title: str, label: str, columns: 
 
     style()
     rows, count = len(next(iter(panels.values()))), len(panels)
-    figure, axes = plt.subplots(1, count, figsize=(2.2 + 2.7 * count, 0.36 * rows + 1.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, count, figsize=(3.6 + 2.6 * count, 0.36 * rows + 1.6), sharey=True, squeeze=False)
     for axis, (name, table) in zip(axes[0], panels.items(), strict=True):
         image = axis.imshow(table, vmin=low, vmax=high, cmap=cmap, aspect="auto")
         for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
@@ -7079,8 +7079,8 @@ def plot_gate(report: GateReport):
                        arrowprops={"arrowstyle": "->", "color": COLOURS[6]})  # fmt: skip
     upper.axvline(0, color="grey", lw=0.8)
     upper.set_yticks(drawn.index, [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)])
-    upper.set(xlabel="candidate minus model in service, interval with 5 % at each end; black: limit, arrow: where it "
-                     "passes", ylim=(-0.6, len(drawn)))  # fmt: skip
+    upper.set(xlabel="candidate minus model in service, 5 % at each end\nblack: limit, arrow: the side that passes",
+              ylim=(-0.6, len(drawn)))  # fmt: skip
     for row in told.itertuples():
         colour = COLOURS[2 if row.passed else 1]
         lower.plot(0, row.Index, "o" if row.passed else "X", color=colour, ms=8)
