@@ -116,6 +116,9 @@ PREREQUISITES = {
     7: ("exports/drift_report.json", "theme6_drift_detection"),
 }
 
+# The layout of exports/results.json. It changes when a reader of the old layout would misread the new one.
+SCHEMA = 1
+
 # How a grader compares a headline figure: to the digit, within a tolerance, as a time, or not across platforms.
 HEADLINE_TAGS = {
     "loader_speedup": "timing",
@@ -485,8 +488,32 @@ def record(course: Course, section: str, values: dict) -> None:
     if unknown:
         raise CourseError(f"{', '.join(unknown)}: not a headline figure; record it under your own section.")
     results[section] = results.get(section, {}) | values | ({} if section == "headline" else {"recorded": _now()})
-    results["tags"] = HEADLINE_TAGS
+    results |= {"schema": SCHEMA, "tags": HEADLINE_TAGS}
     write_json(path, results)
+
+
+def read_record(home: str | Path) -> dict:
+    """The record of a home, exports/results.json, as the themes left it.
+
+    Raises
+    ------
+    CourseError
+        There is none, it is half-written, or it comes from another version of the kit.
+    """
+    path = Path(home) / "exports" / "results.json"
+    if not path.exists():
+        raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first (with the same HOME).")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CourseError(f"{path} is damaged ({error}): restore it from a backup, or move it away and run the "
+                          "notebooks again from theme 1 (finished trainings load).") from error  # fmt: skip
+    if not isinstance(results, dict) or not all(isinstance(results.get(key, {}), dict) for key in ("meta", "headline")):
+        raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
+    if results.get("schema") != SCHEMA:
+        raise CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
+                          "the version of the kit that wrote it, or run the notebooks again from theme 1.")
+    return results
 
 
 def _now() -> str:
@@ -500,10 +527,16 @@ def inputs(course: Course, *paths: Path) -> dict[str, str]:
 
 def stale(course: Course) -> list[str]:
     """What in the record was measured on files that have changed or gone since, one sentence each."""
+    return stale_sections(course.home, read_json(course.exports / "results.json", precious=True))
+
+
+def stale_sections(home: Path, results: dict) -> list[str]:
+    """The same for a record that was read elsewhere: a grader's copy of a home."""
     found = []
-    for section, values in read_json(course.exports / "results.json", precious=True).items():
-        for name, digest in values.get("inputs", {}).items():
-            if inputs(course, course.home / name).get(name) != digest:
+    for section, values in results.items():
+        for name, digest in values.get("inputs", {}).items() if isinstance(values, dict) else ():
+            path = home / name
+            if not path.is_file() or _checksum(path)[:16] != digest:
                 found.append(f"{section} is stale: {name} has changed since it ran. Run {section} again.")
     return found
 
@@ -616,6 +649,14 @@ def save_figure(course: Course, figure, name: str) -> Path:
     path = course.exports / "figures" / f"theme{course.theme}_{name}.png"
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
+    return path
+
+
+def save_table(course: Course, table: pd.DataFrame, name: str) -> Path:
+    """Store a table as exports/tables/themeN_<name>.csv, where the report looks for it; the index is a column."""
+    path = course.exports / "tables" / f"theme{course.theme}_{name}.csv"
+    with atomic(path) as temporary:
+        table.to_csv(temporary)
     return path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -159,6 +160,30 @@ def test_damaged_record_is_explained_and_kept(open_course, name):
     with pytest.raises(utils.CourseError, match=f"{Path(name).name} is damaged: move it away"):
         open_course()
     assert len(path.read_text()) == 40
+
+
+def test_record_is_read_whole_or_explained(open_course):
+    course = open_course()
+    path = course.exports / "results.json"
+    assert utils.read_record(course.home)["meta"]["seed"] == 42
+    whole = path.read_text()
+    for text, word in ((whole[:60], "is damaged"), ("[1, 2]", "not a record"), ('{"schema": 0}', "schema 0, this kit"),
+                       ('{"meta": {}}', "schema None")):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(utils.CourseError, match=word):
+            utils.read_record(course.home)
+        assert path.read_text() == text
+    path.unlink()
+    with pytest.raises(utils.CourseError, match="results.json is missing: run notebooks/theme1"):
+        utils.read_record(course.home)
+
+
+def test_table_is_stored_beside_the_figures(open_course):
+    course = open_course(theme=1)
+    table = pd.DataFrame({"accuracy": [0.75, 0.5]}, index=pd.Index(["a, b", "c"], name="model"))
+    path = utils.save_table(course, table, "trivial")
+    assert path == course.exports / "tables" / "theme1_trivial.csv"
+    assert pd.read_csv(path, index_col="model").equals(table)
 
 
 def test_stale_section_is_named_until_it_runs_again(open_course, capsys):
