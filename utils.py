@@ -7293,7 +7293,8 @@ def with_intervals(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
                 ends = zip(values, table[f"{name}_low"], table[f"{name}_high"], strict=True)
                 shown[name] = [f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for v, a, b in ends]
             else:
-                shown[name] = ["" if np.isnan(value) else f"{value:.{digits}g}" for value in values]
+                shown[name] = ["" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 10**digits else
+                               f"{value:.{digits}g}" for value in values]  # fmt: skip
         else:
             shown[name] = values.astype(str)
     return pd.DataFrame(shown, index=table.index)
@@ -7318,7 +7319,7 @@ def paired_tests(home: str | Path, resamples: int = 1000, seed: int = 42, alpha:
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
     if len(table):
         table.insert(6, "p_holm", adjust(table["p_value"], "holm"))
-        table["says"] = [_verdict(row.difference, row.p_holm, alpha) if row.won or row.lost else "right on the same images"
+        table["says"] = [_verdict(row.difference, row.p_holm, alpha) if row.won + row.lost else "same images right"
                          for row in table.itertuples()]  # fmt: skip
     return table
 
