@@ -110,8 +110,11 @@ def test_whole_course(tmp_path, raw, dataset):
         text = "\n".join(cell.source for cell in executed.cells)
         figures = set(re.findall(r'save_figure\(course, figure, "(\w+)"\)', text))
         assert all((tmp_path / "exports" / "figures" / f"{title[:6]}_{name}.png").stat().st_size for name in figures)
-        named = set(re.findall(rf"`{title[:6]}_(\w+)`", executed.cells[-1].source))
-        assert named <= figures  # what the report section asks for exists
+        tables = set(re.findall(r'save_table\(course, .+, "(\w+)"\)', text))
+        assert all((tmp_path / "exports" / "tables" / f"{title[:6]}_{name}.csv").stat().st_size for name in tables)
+        asked = re.split(r"(Tables|Figures):", executed.cells[-1].source)[1:]
+        for kind, names in zip(asked[::2], asked[1::2], strict=True):  # what the report section asks for exists
+            assert set(re.findall(rf"`{title[:6]}_(\w+)`", names)) == (tables if kind == "Tables" else figures)
     results = json.loads((tmp_path / "exports" / "results.json").read_text())
     assert set(results["criteria"]) - {"recorded"} == {title[:6] for title in TITLES}
     assert results["headline"].keys() <= results["tags"].keys()
