@@ -145,7 +145,9 @@ def placeholders(draft: Draft) -> list[dict]:
     """What is still to be written: file, line and the first words of each, in reading order."""
     found = []
     if not draft.group["authors"]:
-        found.append({"section": "", "file": "report/group.toml", "line": 1, "text": draft.words["no_authors"]})
+        lines = (draft.folder / "group.toml").read_text("utf-8", errors="replace").splitlines()
+        at = next((number for number, line in enumerate(lines, 1) if line.startswith("authors")), 1)
+        found.append({"section": "", "file": "report/group.toml", "line": at, "text": draft.words["no_authors"]})
     for section in SECTIONS[:-1]:
         lines = draft.texts[section.file].splitlines()
         for number, line in enumerate(without_comments(draft.texts[section.file]).splitlines(), 1):
@@ -180,12 +182,12 @@ def reference_places(draft: Draft) -> dict[str, list[str]]:
 
 def notebook(theme: str) -> str:
     """The notebook that makes the results of a theme, as a student would name it."""
-    found = sorted((KIT / "notebooks").glob(f"{theme}_*.ipynb"))
-    return f"notebooks/{found[0].name if found else theme + '_….ipynb'}"
+    files = [section.file for section in SECTIONS if section.theme == theme]
+    return f"notebooks/{files[0][3:-4] if files else theme}.ipynb"
 
 
 def has_run(draft: Draft, theme: str) -> bool:
-    stored = any((draft.home / "exports" / kind).glob(f"{theme}_*{end}") for kind, end in KINDS.items())
+    stored = any(list((draft.home / "exports" / kind).glob(f"{theme}_*{end}")) for kind, end in KINDS.items())
     return theme in draft.results or stored
 
 
@@ -257,7 +259,7 @@ def tables(draft: Draft) -> dict[str, dict]:
 def criteria(draft: Draft, theme: str) -> list[dict]:
     """The theme's criteria as a table of the report: part of its material, always."""
     words = draft.words
-    rows = [[row["name"], _shown(row["value"], words), str(row["target"]), "✓" if row["passed"] else "✗"]
+    rows = [[row["name"], _shown(row["value"], words), _target(str(row["target"]), words), "✓" if row["passed"] else "✗"]
             for row in draft.results.get("criteria", {}).get(theme, [])]  # fmt: skip
     return given(draft, f"{theme}_criteria", words["criteria_columns"], rows)
 
@@ -266,6 +268,18 @@ def _shown(value, words: dict) -> str:
     if isinstance(value, bool):
         return words["yes" if value else "no"]
     return report_tables.number(value) if isinstance(value, (int, float)) else str(value)
+
+
+def _target(target: str, words: dict) -> str:
+    """A target as it is read: '>= 0.7' becomes '≥ 0.700', '== True' becomes 'yes'."""
+    sign, _, value = target.partition(" ")
+    if value in ("True", "False"):
+        return words["yes" if value == "True" else "no"]
+    try:
+        value = report_tables.number(int(value) if value.isdecimal() else float(value))
+    except ValueError:  # the name of a provider
+        pass
+    return f"{ {'>=': '≥', '<=': '≤', '==': '='}.get(sign, sign)} {value}"
 
 
 INTERVALS = {"baseline_test_accuracy": ("theme2", "accuracy"), "optimized_test_accuracy": ("theme3", "accuracy"),
@@ -500,12 +514,22 @@ def describe(summary: dict, path: Path) -> str:
         lines.append(f"{row['title']:<{width}}  {row['pages']:>5}  {budget:>6}  {row['verdict'] or '–':<7}  "
                      f"{row['placeholders'] or '–':>12}")  # fmt: skip
     lines += ["", f"{summary['pages']} pages, {verdict(summary['pages'], TOTAL)} ({TOTAL[0]}–{TOTAL[1]})"]
-    for head, entries in (("errors", summary["errors"]), ("still to be written", summary["placeholders"])):
-        lines += [f"{head}:"] * bool(entries)
-        lines += [f"  {entry['file']}:{entry['line']}  {entry.get('message', entry.get('text'))}" for entry in entries]
+    lines += ["errors:"] * bool(summary["errors"])
+    lines += [f"  {entry['file']}:{entry['line']}  {entry['message']}" for entry in summary["errors"]]
+    lines += ["still to be written:"] * bool(summary["placeholders"]) + to_write(summary["placeholders"])
     for head in ("missing", "notices"):
         lines += [f"{head}:"] * bool(summary[head]) + [f"  {line}" for line in summary[head]]
     return "\n".join([*lines, "", f"{'draft' if summary['draft'] else 'complete'}: {path}"])
+
+
+def to_write(entries: list[dict], most: int = 12) -> list[str]:
+    """Placeholders for the console: each with its first words, or, where they are many, by file."""
+    if len(entries) <= most:
+        return [f"  {entry['file']}:{entry['line']}  {entry['text']}" for entry in entries]
+    files = defaultdict(list)
+    for entry in entries:
+        files[entry["file"]].append(str(entry["line"]))
+    return [f"  {file}:{', '.join(numbers)}" for file, numbers in files.items()]
 
 
 def build(home: str | Path, lang: str | None = None, final: bool = False) -> dict:

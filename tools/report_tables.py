@@ -43,6 +43,7 @@ def _column(cells: list[str], words: dict) -> tuple[list[str], bool]:
             exact = whole or re.fullmatch(r"-?\d+", cell)
             shown.append(number(int(value)) if exact else number(value))
         else:
+            cell = re.sub(r"(\d\d:\d\d:\d\d)\.\d+(\+00:00)?$", r"\1", cell)  # a time to the second
             shown.append(flags.get(cell, re.sub(r"(?<=\S{12})([/_])", "\\1\u200b", cell)))  # may break after / and _
     return shown, numeric
 
@@ -58,9 +59,9 @@ def _columns(header: list[str], cells: list[list[str]]) -> tuple[list[float | No
     for head, column in zip(header, cells):
         word = max((width(part) for text in [head, *column] for part in re.split(r"[\s\u200b]", text)), default=1)
         longest = max((width(text) for text in column), default=1)
-        head_words = max((width(part) for part in head.split()), default=0) * 1.08  # bold
+        head_words = max((width(part) for part in head.split()), default=0) * 1.2  # bold
         flows = max((len(text) for text in column), default=0) > TEXT
-        need += (max(word, 11) if flows else max(longest, head_words)) + GAP
+        need += (max(word, min(longest / 3, 24)) if flows else max(longest, head_words)) + GAP
         widths.append(None if flows else round(max(longest, head_words) + GAP + 0.3, 2))
     return widths, need
 
