@@ -1,8 +1,8 @@
 """`course.py report`: one PDF from the group's own text and from what the notebooks left in exports/.
 
-The group writes in HOME/report/sections/, HOME/report/group.toml and HOME/report/references.bib. Each is made once, from
-report/templates/, and never written again. A figure, a table, a section or a bibliography that cannot be used becomes
-a visible box: the PDF is always built, or the old one stays.
+The group writes in HOME/report/sections/, HOME/report/group.toml and HOME/report/references.bib. Each is made once,
+from report/templates/, and never written again. A figure, a table, a section or a bibliography that cannot be used
+becomes a visible box: the PDF is always built, or the old one stays.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import shutil
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import utils
@@ -152,7 +152,7 @@ def placeholders(draft: Draft) -> list[dict]:
         lines = draft.texts[section.file].splitlines()
         for number, line in enumerate(without_comments(draft.texts[section.file]).splitlines(), 1):
             for match in re.finditer(r"#?placeholder\[", line):
-                rest = lines[number - 1][match.end():].strip() or " ".join(lines[number : number + 1]).strip()  # fmt: skip
+                rest = lines[number - 1][match.end() :].strip() or " ".join(lines[number : number + 1]).strip()
                 found.append({"section": section.key, "file": f"report/sections/{section.file}", "line": number,
                               "text": rest.rstrip("]")[:70]})  # fmt: skip
     return found
@@ -259,8 +259,8 @@ def tables(draft: Draft) -> dict[str, dict]:
 def criteria(draft: Draft, theme: str) -> list[dict]:
     """The theme's criteria as a table of the report: part of its material, always."""
     words = draft.words
-    rows = [[row["name"], _shown(row["value"], words), _target(str(row["target"]), words), "✓" if row["passed"] else "✗"]
-            for row in draft.results.get("criteria", {}).get(theme, [])]  # fmt: skip
+    rows = [[row["name"], _shown(row["value"], words), _target(str(row["target"]), words),
+             "✓" if row["passed"] else "✗"] for row in draft.results.get("criteria", {}).get(theme, [])]  # fmt: skip
     return given(draft, f"{theme}_criteria", words["criteria_columns"], rows)
 
 
@@ -361,7 +361,7 @@ def notices(draft: Draft, section: Section) -> list[str]:
         return [f"{draft.words['not_run']} {notebook(section.theme)}"]
     changed = [re.search(r"stale: (.+) has changed", line)[1]
                for line in utils.stale_sections(draft.home, {section.theme: draft.results.get(section.theme, {})})]
-    return [f"{draft.words['stale']} : {', '.join(changed)} {draft.words['again']}"] if changed else []
+    return [f"{draft.words['stale']} {', '.join(changed)} {draft.words['again']}"] if changed else []
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -436,8 +436,8 @@ def blame(draft: Draft, error) -> list[dict]:
             hints = re.findall(r"= hint: (.+)", part)
             found.setdefault(name, _error("section", f"report/sections/{name}", line, message, hints, source))
         elif "references" in part:
-            line = re.search(r"references\.bib:(\d+)", part)
-            found.setdefault("bib", _error("bibliography", "report/references.bib", int(line[1]) if line else 1, message))
+            at = re.search(r"references\.bib:(\d+)", part)
+            found["bib"] = _error("bibliography", "report/references.bib", int(at[1]) if at else 1, message)
     known = {(entry["kind"], entry["file"]) for entry in draft.errors}
     return [entry for entry in found.values() if (entry["kind"], entry["file"]) not in known]
 
@@ -502,7 +502,7 @@ def summarise(draft: Draft, measured: dict, data: dict) -> dict:
             "placeholders": [{key: entry[key] for key in ("file", "line", "text")} for entry in open_],
             "errors": [{key: entry[key] for key in keys} for entry in errors], "missing": missing, "notices": warnings,
             "draft": bool(open_ or errors or missing or warnings), "lang": draft.lang, "final": draft.final,
-            "built": utils._now()}  # fmt: skip
+            "built": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}  # fmt: skip
 
 
 def describe(summary: dict, path: Path) -> str:

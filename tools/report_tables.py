@@ -7,6 +7,7 @@ MOST_ROWS = 60  # of a table in the report; the file keeps all
 TEXT = 26  # a cell longer than this many characters may be broken into lines
 PAGE, TURNED = 16.8, 25.2  # width of the text in cm, on an upright page and on a turned one
 GAP = 0.8  # left and right of a cell, in em
+POINT = 0.0353  # cm
 
 
 def number(value: float) -> str:
@@ -32,13 +33,13 @@ def _numeric(cell: str) -> float | None:
 def _column(cells: list[str], words: dict) -> tuple[list[str], bool]:
     """One column as it is printed, and whether it holds numbers only."""
     values = [_numeric(cell) for cell in cells]
-    numeric = any(v is not None for v in values) and all(v is not None or not c for v, c in zip(values, cells))
     present = [value for value in values if value is not None]
+    numeric = bool(present) and len(present) == sum(cell != "" for cell in cells)
     # pandas writes a count as 216.0 where the column has a gap; a share of exactly 1 stays a share.
     whole = numeric and all(value.is_integer() for value in present) and max(map(abs, present)) > 1
     flags = {"True": words["yes"], "False": words["no"]}
     shown = []
-    for cell, value in zip(cells, values):
+    for cell, value in zip(cells, values, strict=True):
         if value is not None and (numeric or re.search(r"\.\d{4,}", cell)):
             exact = whole or re.fullmatch(r"-?\d+", cell)
             shown.append(number(int(value)) if exact else number(value))
@@ -53,17 +54,24 @@ def width(text: str) -> float:
     return sum(0.68 if c.isupper() or c in "mw%×" else 0.28 if c in " .,:;'il|[]()\u202f\u200b" else 0.5 for c in text)
 
 
-def _columns(header: list[str], cells: list[list[str]]) -> tuple[list[float | None], float]:
-    """Width of each column in em (None: takes what is left), and the least that all of them need."""
+def _columns(header: list[str], cells: list[list[str]]) -> tuple[list[str], float]:
+    """Width of each column as Typst reads it (em, or a share of what is left), and the em that all of them need."""
     widths, need = [], 0.0
-    for head, column in zip(header, cells):
-        word = max((width(part) for text in [head, *column] for part in re.split(r"[\s\u200b]", text)), default=1)
+    for head, column in zip(header, cells, strict=True):
+        word = max((width(part) for text in column for part in re.split(r"[\s\u200b]", text)), default=1)
         longest = max((width(text) for text in column), default=1)
-        head_words = max((width(part) for part in head.split()), default=0) * 1.2  # bold
+        least = max((width(part) * 1.2 for part in head.split()), default=0)  # bold is wider
         flows = max((len(text) for text in column), default=0) > TEXT
-        need += (max(word, min(longest / 3, 24)) if flows else max(longest, head_words)) + GAP
-        widths.append(None if flows else round(max(longest, head_words) + GAP + 0.3, 2))
+        least = max(least, word, min(longest / 3, 22)) if flows else max(least, longest)
+        need += least + GAP
+        widths.append(f"{math.sqrt(longest):.2f}fr" if flows else f"{least + GAP + 0.3:.2f}em")
     return widths, need
+
+
+def title(name: str) -> str:
+    """The name of a column as it is read: p50_ms becomes 'p50 (ms)'."""
+    name = {"images_s": "images/s"}.get(name, name)
+    return re.sub(r" (ms|mb)$", r" (\1)", name.replace("_", " "))
 
 
 def layout(header: list[str], rows: list[list[str]], words: dict, file: str, plain: bool = False) -> dict:
@@ -78,7 +86,7 @@ def layout(header: list[str], rows: list[list[str]], words: dict, file: str, pla
 
     Returns
     -------
-    dict : header, rows, widths (em; None takes what is left), aligns, size (pt), landscape, note.
+    dict : header, rows, widths (em or fr), aligns, size (pt), landscape, note.
 
     Raises
     ------
@@ -92,21 +100,21 @@ def layout(header: list[str], rows: list[list[str]], words: dict, file: str, pla
         header, rows = header[1:], [row[1:] for row in rows]  # a counter that pandas adds
     columns = [list(column) for column in zip(*rows[:MOST_ROWS], strict=True)]
     printed = [(column, False) for column in columns] if plain else [_column(column, words) for column in columns]
-    heads = [re.sub("_", " ", name) for name in header] or [""] * len(columns)
+    heads = [title(name) for name in header] or [""] * len(columns)
     cells = [column for column, _ in printed]
     widths, need = _columns(heads, cells)
     size, landscape = fit(need)
-    if landscape and None not in widths and need * size * 0.0353 > TURNED:
-        widths = [None] * len(widths)  # too wide even so: share the page evenly
-    return {"header": heads if header else [], "rows": [list(row) for row in zip(*cells)], "widths": widths,
-            "aligns": ["right" if numeric else "left" for _, numeric in printed], "size": size,
+    if need * size * POINT > TURNED:  # too wide even so: every column gives up its share
+        widths = [re.sub("em", "fr", width) for width in widths]
+    return {"header": heads if header else [], "rows": [list(row) for row in zip(*cells, strict=True)],
+            "widths": widths, "aligns": ["right" if numeric else "left" for _, numeric in printed], "size": size,
             "landscape": landscape, "note": note}  # fmt: skip
 
 
 def fit(need: float) -> tuple[float, bool]:
     """The largest type (pt) in which a table of this many em fits, and whether the page must be turned."""
     for landscape, room in ((False, PAGE), (True, TURNED)):
-        for size in (9.5, 8.5, 7.5):
-            if need * size * 0.0353 <= room:
+        for size in (9.5, 9.0, 8.5, 8.0, 7.5):
+            if need * size * POINT <= room:
                 return size, landscape
-    return 7.0, True
+    return 6.5, True
