@@ -14,6 +14,7 @@ import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 
 import utils
@@ -82,7 +83,9 @@ class Draft:
         return {error["file"]: error for error in reversed(self.errors) if error["kind"] == "section"}
 
 
+@cache
 def toml(name: str) -> dict:
+    """captions.toml or words.toml of the kit."""
     return tomllib.loads((KIT / "report" / name).read_text(encoding="utf-8"))
 
 
@@ -151,7 +154,7 @@ def placeholders(draft: Draft) -> list[dict]:
     for section in SECTIONS[:-1]:
         lines = draft.texts[section.file].splitlines()
         for number, line in enumerate(without_comments(draft.texts[section.file]).splitlines(), 1):
-            for match in re.finditer(r"#?placeholder\[", line):
+            for match in re.finditer(r"(?<![\w-])placeholder\[", line):
                 rest = lines[number - 1][match.end() :].strip() or " ".join(lines[number : number + 1]).strip()
                 found.append({"section": section.key, "file": f"report/sections/{section.file}", "line": number,
                               "text": rest.rstrip("]")[:70]})  # fmt: skip
@@ -248,9 +251,9 @@ def tables(draft: Draft) -> dict[str, dict]:
         if path.is_file():
             try:
                 with open(path, newline="", encoding="utf-8") as file:
-                    header, *rows = list(csv.reader(file))
+                    header, *rows = [row for row in csv.reader(file) if row]
                 item |= report_tables.layout(header, rows, draft.words, f"exports/tables/{name}.csv")
-            except ValueError:  # empty, or not text
+            except (ValueError, csv.Error):  # empty, torn, or not text
                 item["missing"] = item["damaged"]
         found[name] = item
     return found

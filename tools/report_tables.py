@@ -94,11 +94,13 @@ def layout(header: list[str], rows: list[list[str]], words: dict, file: str, pla
         Rows of different lengths.
     """
     note = ""
+    if len({len(row) for row in [header or rows[0], *rows]}) > 1:
+        raise ValueError("rows of different lengths")
     if len(rows) > MOST_ROWS:
         note = words["rows_left"].format(shown=MOST_ROWS, all=len(rows), file=file)
     if header and header[0] in ("", "Unnamed: 0") and [row[0] for row in rows] == [str(i) for i in range(len(rows))]:
         header, rows = header[1:], [row[1:] for row in rows]  # a counter that pandas adds
-    columns = [list(column) for column in zip(*rows[:MOST_ROWS], strict=True)]
+    columns = [[row[i] for row in rows[:MOST_ROWS]] for i in range(len(header or rows[0]))]
     printed = [(column, False) for column in columns] if plain else [_column(column, words) for column in columns]
     heads = [title(name) for name in header] or [""] * len(columns)
     cells = [column for column, _ in printed]
