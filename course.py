@@ -2,9 +2,9 @@
 
 import sys
 
-from tools import run
+from tools import report, run
 
-COMMANDS = {"run": run.main}
+COMMANDS = {"run": run.main, "report": report.main}
 
 
 def main(arguments: list[str]) -> int:
