@@ -187,7 +187,7 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
 
     Folder by folder from the top, and never more than MAX_FILES: junk deep below hides none of what matters.
     """
-    files, findings, waiting = [], [], deque([Path()])
+    files, findings, waiting, closed = [], [], deque([Path()]), []
     while waiting:
         folder = waiting.popleft()
         try:
@@ -202,7 +202,7 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
         for entry in entries[:MAX_FOLDER]:
             path = folder / entry.name
             if entry.is_dir(follow_symlinks=False) and len(path.parts) < MAX_DEPTH:
-                waiting.extend([path] if entry.name not in IGNORED else [])
+                (closed if entry.name in IGNORED else waiting).append(path)
             elif entry.is_file(follow_symlinks=False):
                 files.append(path)
             else:
@@ -210,6 +210,9 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
         if len(files) > MAX_FILES:
             findings.append(_crowded(folder, f"More than {MAX_FILES:,} files", MAX_FILES))
             break
+    if names := sorted({path.name for path in closed} - {"__pycache__"}):
+        findings.append(Finding("files", "note", f"Not opened, as a hand-in needs none of it: {', '.join(names)}.",
+                                criterion=0))  # fmt: skip
     return files[:MAX_FILES], findings
 
 
@@ -276,12 +279,13 @@ def unpack(archive: Path, work: str | Path) -> tuple[Path, list[Finding]]:
     try:
         with zipfile.ZipFile(archive) as file:
             members = [(member, _safe(archive, member)) for member in file.infolist()]
+            members = [(member, path) for member, path in members if not IGNORED.intersection(path.parts)]
             _refuse_bombs(archive, [member for member, _ in members], shutil.disk_usage(target).free)
             for member, path in members:
                 if stat.S_ISLNK(member.external_attr >> 16):
                     findings.append(Finding("files", "human", "A link inside the zip, which was not unpacked: hand in "
                                             "the file itself.", shown(path), 0))  # fmt: skip
-                elif path.parts and not IGNORED.intersection(path.parts):
+                elif path.parts:
                     _extract(file, member, target / path)
     except SubmissionError:
         shutil.rmtree(target)
