@@ -119,9 +119,9 @@ def output_text(cell: Cell) -> str:
     """What a reader sees below a cell, less the pictures."""
     parts = []
     for output in cell.outputs:
-        data = output.get("data")
+        data = output.get("data") if isinstance(output.get("data"), dict) else {}
         parts += [output.get("text"), output.get("evalue"), output.get("traceback")]
-        parts += [text for kind, text in data.items() if str(kind).startswith("text/")] if isinstance(data, dict) else []
+        parts += [text for kind, text in data.items() if str(kind).startswith("text/")]
     return re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", "\n".join(map(_joined, parts)))
 
 
@@ -279,7 +279,7 @@ def required_files(look: Look) -> list[Finding]:
 
 def notebooks(look: Look) -> list[Finding]:
     """Each notebook is clean, or was executed from top to bottom in a fresh kernel."""
-    findings, states = [], Counter()
+    findings, states, unproven = [], Counter(), []
     for theme, notebook in look.notebooks.items():
         state, found = _execution(notebook)
         if state == "clean" and theme in look.executed:
@@ -287,10 +287,12 @@ def notebooks(look: Look) -> list[Finding]:
             state, found = _execution(copy)
             found += _same_code(notebook, copy)
         elif state == "clean":
-            says = f"Theme {theme} is clean and has no executed copy: only running it shows that it works."
-            found.append(Finding("notebooks", "note", says, shown(notebook.path)))
+            unproven.append(str(theme))
         states[state] += not found
         findings += found
+    if unproven:
+        says = f"Themes {', '.join(unproven)}: clean, and no executed copy shows that they run."
+        findings.append(Finding("notebooks", "note", says, "notebooks"))
     for notebook in look.others:
         findings += _execution(notebook)[1]
     for state, count in states.items():
@@ -320,8 +322,8 @@ def _execution(notebook: Notebook) -> tuple[str, list[Finding]]:
     run = [cell for cell in notebook.code if cell.count is not None]
     for before, cell in zip(run, run[1:], strict=False):
         if cell.count <= before.count:
-            says = f"Out of order: this cell ran as [{cell.count}], the one above as [{before.count}]. Restart and run all."
-            found.append(finding("fail", cell, says))
+            says = f"Out of order: this cell ran as [{cell.count}], the one above as [{before.count}]."
+            found.append(finding("fail", cell, f"{says} Choose Restart and run all."))
     if not never and not found and (gap := [cell for n, cell in enumerate(run, 1) if cell.count != n]):
         says = f"In order, but not in one go from a fresh kernel (this cell is [{gap[0].count}]): restart and run all."
         found.append(finding("human", gap[0], says))
@@ -367,7 +369,7 @@ def environment(look: Look) -> list[Finding]:
     for name, places in optional.items():
         says = f"{shown(name)} is used if it is there, and is not in the requirements."
         findings.append(Finding("environment", "note", says, places[0]))
-    if not undeclared:
+    if look.sources and not undeclared:
         findings.append(Finding("environment", "pass", "Everything that is imported is declared."))
     return findings
 
@@ -481,7 +483,8 @@ def _imported(node: ast.AST) -> list[str]:
     """Top-level names of an import statement."""
     if isinstance(node, ast.Import):
         return [alias.name.partition(".")[0] for alias in node.names]
-    return [node.module.partition(".")[0]] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+    absolute = isinstance(node, ast.ImportFrom) and node.module and not node.level
+    return [node.module.partition(".")[0]] if absolute else []
 
 
 def _guarded(tree: ast.AST) -> set[ast.AST]:
@@ -515,14 +518,14 @@ def seeds(look: Look) -> list[Finding]:
         injected = _injected_seed(look.executed.get(theme))
         for value, source, node in values[:1]:
             if recorded is not None and value != recorded and injected != recorded:
-                says = f"SEED is {value} here and {recorded} in the record: write SEED = {recorded} and run theme {theme}."
+                says = f"SEED is {value} here and {recorded} in the record: write {recorded} and run theme {theme}."
                 findings.append(Finding("seeds", "fail", says, source.where(node)))
         for value, source, node in values[1:]:
             says = f"SEED changes to {value} in the middle of the notebook: keep one seed."
             findings.append(Finding("seeds", "human", says, source.where(node)))
     if look.notebooks and not findings:
-        says = f"Every notebook fixes its seed{f' ({recorded}), the one of the record' if recorded is not None else ''}."
-        findings.append(Finding("seeds", "pass", says))
+        same = f" ({recorded}, as in the record)" if recorded is not None else ""
+        findings.append(Finding("seeds", "pass", f"Every notebook fixes its seed{same}."))
     return findings
 
 
@@ -547,8 +550,8 @@ def _seed_values(tree: ast.Module) -> list[tuple[int, ast.AST]]:
     """Whole numbers that top-level statements assign to SEED."""
     found = []
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if any(isinstance(target, ast.Name) and target.id == "SEED" for target in targets):
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and "SEED" in [getattr(name, "id", "") for name in targets]:
             if isinstance(node.value, ast.Constant) and type(node.value.value) is int:
                 found.append((node.value.value, node))
     return found
@@ -606,7 +609,7 @@ def report(look: Look) -> list[Finding]:
 
 
 def _report_file(look: Look) -> Path | None:
-    """The report: where the kit writes it, else the PDF at most two folders down that is called so, else the largest."""
+    """The report: where the kit writes it, else the PDF (two folders down at most) of that name, else the largest."""
     pdfs = [path for path in look.submission.files if path.suffix.lower() == ".pdf" and len(path.parts) <= 3]
     pdfs.sort(key=lambda path: (path != Path("report/report.pdf"), not re.search("report|rapport", path.name.lower()),
                                 -look.size(path)))  # fmt: skip
@@ -630,7 +633,8 @@ def _read_pdf(content: bytes, seconds: float = 40) -> tuple[int, list[tuple[str,
         raise
     except Exception as error:  # a foreign PDF may break its reader in any way
         says = shown(error)[:100] or type(error).__name__
-        raise SubmissionError(f"The PDF cannot be read ({says}): build it again with `python course.py report`.") from error
+        says = f"The PDF cannot be read ({says}): build it again with `python course.py report`."
+        raise SubmissionError(says) from error
     return pages, headings
 
 
@@ -702,7 +706,8 @@ def _draft(look: Look, pages: int) -> list[Finding]:
         says = f"Still a draft, with {left} placeholders left: write them, then run `python course.py report` again."
         findings.append(Finding("report", "human", says, path, 1))
     if errors := told.get("errors"):
-        says = f"{len(errors) if isinstance(errors, list) else 'Some'} sections have Typst errors: see the boxes in the PDF."
+        count = len(errors) if isinstance(errors, list) else "Some"
+        says = f"{count} sections have Typst errors: correct what the boxes in the PDF say."
         findings.append(Finding("report", "human", says, path, 4))
     if isinstance(told.get("pages"), int) and told["pages"] != pages:
         says = "report.json belongs to another PDF: run `python course.py report` again."
@@ -717,7 +722,8 @@ def _draft(look: Look, pages: int) -> list[Finding]:
 # Own patterns rather than detect-secrets: that one flags every hash in a notebook and knows no Kaggle key.
 SECRETS = {name: re.compile(pattern) for name, pattern in {
     "a private key": r"-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY",
-    "a Kaggle key": r"""(?i:\bkey\\?["']?\]?\s*[:=,]\s*\\?["'])([0-9a-f]{32})\\?["']|(?i:KAGGLE_KEY\W{1,6})([0-9a-f]{32})\b""",
+    "a Kaggle key": r"""(?i:\bkey\\?["']?\]?\s*[:=,]\s*\\?["'])([0-9a-f]{32})\\?["']"""
+                    r"""|(?i:KAGGLE_KEY\W{1,6})([0-9a-f]{32})\b""",
     "a Kaggle token": r"\bKGAT_[0-9A-Za-z]{16,}",
     "a GitHub token": r"\bgh[pousr]_[0-9A-Za-z]{30,}|\bgithub_pat_\w{30,}",
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
@@ -730,8 +736,9 @@ SECRETS = {name: re.compile(pattern) for name, pattern in {
                          r"""([^"'\s\\]{16,})\\?["']""",
 }.items()}  # fmt: skip
 PLACEHOLDER = re.compile(r"(?i)your|xxx|example|placeholder|changeme|\.\.\.|[<>{}$*]")
-SECRET_FILES = re.compile(r"kaggle\.json|\.env(\..+)?|[._]netrc|id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|p12|pfx|key)|\.pypirc"
-                          r"|\.git-credentials|client_secret.*\.json|credentials(\.json)?", re.IGNORECASE)  # fmt: skip
+SECRET_FILES = re.compile(r"kaggle\.json|\.env(\..+)?|[._]netrc|id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|p12|pfx|key)"
+                          r"|\.pypirc|\.git-credentials|client_secret.*\.json|credentials(\.json)?",
+                          re.IGNORECASE)  # fmt: skip
 BINARY = {".pth", ".pt", ".onnx", ".trt", ".engine", ".npz", ".npy", ".png", ".jpg", ".jpeg", ".gif", ".pdf", ".zip",
           ".gz", ".pkl", ".joblib"}  # fmt: skip
 
@@ -815,7 +822,9 @@ def absolute_paths(look: Look) -> list[Finding]:
             found = re.search(start + PATHS + r"[^\s\"']*", node.value)
             if found and not EXEMPT.match(found[0]):
                 findings.append(_absolute(source, node, found[0], id(node) in settings))
-    return findings or [Finding("absolute paths", "pass", "No path of somebody's own machine was found.")]
+    if look.sources and not findings:
+        findings.append(Finding("absolute paths", "pass", "No path of somebody's own machine was found."))
+    return findings
 
 
 def _absolute(source: Source, node: ast.AST, path: str, setting: bool) -> Finding:
@@ -908,7 +917,7 @@ def _two_stories(look: Look) -> list[Finding]:
     differ = [key for key in story if isinstance(home, dict) and home.get(key, story[key]) != story[key]]
     if not differ:
         return []
-    says = f"course.json and the record differ in {', '.join(differ)}: one home holds one story. Run the notebooks again."
+    says = f"course.json and the record differ in {', '.join(differ)}: one home holds one story. Run it again."
     return [Finding("record", "fail", says, "course.json")]
 
 
@@ -916,7 +925,8 @@ def artefacts(look: Look) -> list[Finding]:
     """Files are those that the record speaks of: hashes, the model in service, what each section was measured on."""
     findings = [*_stored_models(look), *_models_named(look), *_service(look), *_measured_on(look)]
     if not findings and look.submission.record:
-        findings.append(Finding("artefacts", "pass", "Models, checkpoints and measurements fit each other by their hashes."))
+        says = "Models, checkpoints and measurements fit each other by their hashes."
+        findings.append(Finding("artefacts", "pass", says))
     return findings
 
 
@@ -971,9 +981,10 @@ def _origin(look: Look, path: str) -> list[Finding]:
     if about.get("checkpoint") not in weights:
         says = "It was exported from a checkpoint that is not handed in: hand in its .pth, or export it again."
         findings.append(Finding("artefacts", "fail", says, path))
+    story = look.submission.story
     for key in ("dataset", "seed"):
-        if key in look.submission.story and about.get(key) != look.submission.story[key]:
-            says = f"Its {key} is {shown(about.get(key))[:40]}, the record's {look.submission.story[key]}: run theme 4 again."
+        if key in story and about.get(key) != story[key]:
+            says = f"Its {key} is {shown(about.get(key))[:40]}, the record's {story[key]}: run theme 4 again."
             findings.append(Finding("artefacts", "fail", says, path))
     return findings
 

@@ -99,7 +99,7 @@ def shown(name) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
-def few(findings: list[Finding], most: int = 8) -> list[Finding]:
+def few(findings: list[Finding], most: int = 16) -> list[Finding]:
     """At most `most` findings of each check and verdict, and a last one that counts the others."""
     kept, counts = [], {}
     for finding in findings:
@@ -205,6 +205,8 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
                 (closed if entry.name in IGNORED else waiting).append(path)
             elif entry.is_file(follow_symlinks=False):
                 files.append(path)
+            elif entry.name in IGNORED:
+                closed.append(path)
             else:
                 findings.append(_passed_over(root, path, entry))
         if len(files) > MAX_FILES:
@@ -224,8 +226,6 @@ def _crowded(folder: Path, what: str, most: int) -> Finding:
 def _passed_over(root: Path, path: Path, entry: os.DirEntry) -> Finding:
     """Why an entry is no file of the submission."""
     if entry.is_symlink():
-        if path.name in IGNORED:
-            return Finding("files", "pass", "A link that is not needed; it was not followed.", shown(path), 0)
         try:
             leads = shown(os.readlink(root / path))
         except OSError:
