@@ -8,6 +8,7 @@ import hashlib
 import re
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import utils
@@ -16,6 +17,7 @@ from tools.submission import (
     IGNORED,
     MIB,
     Finding,
+    inputs_of,
     list_files,
     open_submission,
     shown,
@@ -28,7 +30,8 @@ MAX_LOG, MAX_FILE = 20 * MIB, 100 * MIB
 # An allow-list, so that what nobody thought of stays at home. Of the project: what the group wrote, and what its code
 # needs to run. The kit's tests and benchmarks stay out, as graders have their own.
 PROJECT = re.compile(
-    r"notebooks/[^/]+\.ipynb|[^/]+\.(py|md)|(models|tools|src)/.+\.py|demo/.+\.(py|md|txt)|docs/.+\.md"
+    r"notebooks/[^/]+\.ipynb|[^/]+\.(py|md|pdf)|(?!tests|benchmarks)[^/]+/.+\.py|demo/.+\.(md|txt)|docs/.+\.md"
+    r"|report/.+\.(typ|bib|toml)"
     r"|requirements[^/]*\.txt|constraints\.txt|LICENSE|Makefile|pyproject\.toml|\.github/workflows/[^/]+\.ya?ml"
 )
 # Of the home: the results that the record speaks of, and the report. TensorBoard's runs/ and the pixels stay out.
@@ -66,7 +69,7 @@ def build(project: Path = KIT, home: Path | None = None, output: Path | None = N
     project = Path(project).expanduser().resolve()
     home = Path(home).expanduser().resolve() if home else project
     record = utils.read_record(home)
-    dataset = record["meta"].get("dataset")
+    dataset = record.get("meta", {}).get("dataset")
     if dataset not in utils.DATASETS:
         raise utils.CourseError(f"{home} holds no results of a dataset: run notebooks/theme1_data_analysis.ipynb.")
     output = Path(output).expanduser().resolve() if output else home / f"hand-in-{dataset}.zip"
@@ -82,8 +85,8 @@ def build(project: Path = KIT, home: Path | None = None, output: Path | None = N
 
 def choose(project: Path, home: Path, record: dict, output: Path) -> tuple[dict[str, Path], list[Finding]]:
     """What goes in, by name inside project/, and what was left out of it that a reader would look for."""
-    needed = CHECKPOINTS | {name for values in record.values() if isinstance(values, dict)
-                            for name in values.get("inputs", {}) if name.startswith("checkpoints/")}  # fmt: skip
+    needed = CHECKPOINTS | {name for section in record.values() for name in inputs_of(section)
+                            if re.fullmatch(r"checkpoints/[^/]+\.pth", name)}  # fmt: skip
     chosen, findings = {}, []
     for root, pattern, more in ((project, PROJECT, set()), (home, HOME, needed)):
         for path in candidates(root):
@@ -99,9 +102,10 @@ def choose(project: Path, home: Path, record: dict, output: Path) -> tuple[dict[
 
 def candidates(root: Path) -> list[Path]:
     """Regular files in the folders that the allow-lists name; nothing else is even looked at."""
+    tops = {"notebooks", "demo", "docs", ".github", "checkpoints", "exports", "logs", "report"}
+    tops |= {path.parent.name for path in root.glob("*/*.py")}  # packages, the group's own among them
     found = []
-    tops = ("notebooks", "models", "tools", "src", "demo", "docs", ".github", "checkpoints", "exports", "logs", "report")
-    for top in tops:
+    for top in sorted(tops - IGNORED):
         if (root / top).is_dir() and not (root / top).is_symlink():
             found += [Path(top) / path for path in list_files(root / top)[0]]
     found += [path.relative_to(root) for path in (root / "data").glob("*/index.*") if not path.is_symlink()]
@@ -158,7 +162,10 @@ def summary(path: Path, findings: list[Finding]) -> str:
         lines += [f"{'':<18}{finding.where}"] if finding.where and finding.verdict != "pass" else []
     left = sum(finding.verdict == "fail" for finding in findings)
     looks = sum(finding.verdict == "human" for finding in findings)
-    lines += ["", f"Remains to do: {left} ✗ to correct, {looks} ? to look at." if left or looks else "Nothing remains.",
+    with zipfile.ZipFile(path) as archive:
+        parts = Counter(name.split("/")[1] if name.count("/") > 1 else "single files" for name in archive.namelist())
+    lines += ["", "In the zip: " + " · ".join(f"{part} {count}" for part, count in sorted(parts.items())),
+              f"Remains to do: {left} ✗ to correct, {looks} ? to look at." if left or looks else "Nothing remains.",
               f"{path}  ({path.stat().st_size / MIB:.1f} MiB)",
               f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"]  # fmt: skip
     return "\n".join(lines)

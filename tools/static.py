@@ -25,6 +25,7 @@ from tools.submission import (
     Submission,
     SubmissionError,
     few,
+    inputs_of,
     is_artefact,
     is_code,
     is_report,
@@ -35,7 +36,9 @@ from tools.submission import (
 
 THEMES = {1: "data_analysis", 2: "baseline_model", 3: "optimization", 4: "onnx_deployment", 5: "monitoring",
           6: "drift_detection", 7: "retraining", 8: "synthesis"}  # fmt: skip
-MAX_NOTEBOOK, MAX_MODEL, MAX_TEXT, MAX_SEARCHED = 32 * MIB, 500 * MIB, 20 * MIB, 256 * MIB
+MAX_NOTEBOOK, MAX_MODEL, MAX_TEXT = 32 * MIB, 500 * MIB, 20 * MIB
+MAX_SEARCHED, MAX_NOTEBOOKS, MAX_MODULES = 64 * MIB, 256 * MIB, 32 * MIB  # all files together
+MAX_SECONDS = 40  # of parsing, and of reading a PDF
 MAX_CELL = 100_000  # characters; beyond it a cell holds data, not code
 # What Python's parser raises on text that is no Python, or is nested too deep for it.
 NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
@@ -145,6 +148,7 @@ class Look:
 
     submission: Submission
     unreadable: list[Finding] = field(default_factory=list)
+    notebook_bytes: int = 0
 
     @property
     def root(self) -> Path:
@@ -190,12 +194,15 @@ class Look:
         """Notebooks that belong to no theme, or are a theme's second one."""
         extra = [path for path in self.submission.files if path.suffix == ".ipynb" and is_code(path)]
         extra = [path for path in extra if path not in self.places.values()]
-        return list(self._opened(dict(enumerate(extra[:50]))).values())
+        return list(self._opened(dict(enumerate(extra))).values())
 
     def _opened(self, places: dict[int, Path]) -> dict[int, Notebook]:
         found = {}
         for theme, path in places.items():
             try:
+                self.notebook_bytes += self.size(path) if self.size(path) <= MAX_NOTEBOOK else 0
+                if self.notebook_bytes > MAX_NOTEBOOKS:
+                    raise SubmissionError("Not read, as the notebooks together are too large: clear their outputs.")
                 found[theme] = read_notebook(self.root, path)
             except SubmissionError as error:
                 self.unreadable.append(Finding("notebooks", "fail", str(error), shown(path)))
@@ -204,9 +211,11 @@ class Look:
     @cached_property
     def modules(self) -> dict[Path, str]:
         """Text of each Python module of the submission."""
-        found = {}
+        found, total = {}, 0
         for path in (path for path in self.submission.files if path.suffix == ".py" and is_code(path)):
             try:
+                if (total := total + self.size(path)) > MAX_MODULES:
+                    raise SubmissionError("Not read, as the modules together are too large to be written by hand.")
                 found[path] = self.read(path, MIB).decode(errors="replace")
             except SubmissionError as error:
                 self.unreadable.append(Finding("required files", "human", str(error), shown(path)))
@@ -215,7 +224,7 @@ class Look:
     @cached_property
     def sources(self) -> list[Source]:
         """Python that the group may have written: cells, and modules that are not the kit's own."""
-        found = []
+        found, self.until = [], time.monotonic() + MAX_SECONDS
         for notebook in [*self.notebooks.values(), *self.others]:
             for cell in notebook.code:
                 if "injected-parameters" not in cell.tags:
@@ -227,6 +236,8 @@ class Look:
 
     def _parse(self, found: list[Source], path: Path, cell: Cell | None, text: str) -> None:
         try:
+            if time.monotonic() > self.until:
+                raise ValueError("the files before it took too long")
             found.append(Source(path, cell, parse_cell(text) if cell else ast.parse(text)))
         except (*NOT_PYTHON, RuntimeError) as error:  # RuntimeError: IPython gives up on hundreds of magics
             where = f"{shown(path)}, cell {cell.number}" if cell else shown(path)
@@ -348,7 +359,7 @@ def _same_code(notebook: Notebook, copy: Notebook) -> list[Finding]:
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "cv2": "opencv-python",
                  "yaml": "pyyaml", "bs4": "beautifulsoup4", "mpl_toolkits": "matplotlib", "dateutil": "python-dateutil",
                  "umap": "umap-learn", "dotenv": "python-dotenv", "tensorrt": "tensorrt-cu12",
-                 "wandb": "wandb", "pytorch_lightning": "pytorch-lightning"}  # fmt: skip
+                 "pytorch_lightning": "pytorch-lightning"}  # fmt: skip
 ALWAYS_THERE = {"google", "IPython", "ipykernel", "ipywidgets", "pip", "setuptools", "__main__"}  # a notebook's own
 
 
@@ -616,7 +627,7 @@ def _report_file(look: Look) -> Path | None:
     return pdfs[0] if pdfs else None
 
 
-def _read_pdf(content: bytes, seconds: float = 40) -> tuple[int, list[tuple[str, int]]]:
+def _read_pdf(content: bytes) -> tuple[int, list[tuple[str, int]]]:
     """Number of pages, and headings with their page (from 1): of the outline, else lines that look like one."""
     import pypdf
 
@@ -628,7 +639,7 @@ def _read_pdf(content: bytes, seconds: float = 40) -> tuple[int, list[tuple[str,
         pages, headings = len(reader.pages), list(_outline(reader, reader.outline))
         found = {number for title, _ in headings if (number := _section_of(title)) is not None}
         if len(found) < len(SECTIONS) // 2:
-            headings = list(_printed_headings(reader, time.monotonic() + seconds))
+            headings = list(_printed_headings(reader, time.monotonic() + MAX_SECONDS))
     except SubmissionError:
         raise
     except Exception as error:  # a foreign PDF may break its reader in any way
@@ -733,7 +744,7 @@ SECRETS = {name: re.compile(pattern) for name, pattern in {
     "a Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
     "a Weights & Biases key": r"(?i:wandb[ _.]?(?:api_key|login)[^\n]{0,40}?)\b([0-9a-f]{40})\b",
     "a key or password": r"""(?i:(?:(?:api|secret|access)[_-]?(?:key|token)|password)\\?["']?\]?\s*[:=]\s*\\?["'])"""
-                         r"""([^"'\s\\]{16,})\\?["']""",
+                         r"""([^"'\s\\]{16,200})\\?["']""",
 }.items()}  # fmt: skip
 PLACEHOLDER = re.compile(r"(?i)your|xxx|example|placeholder|changeme|\.\.\.|[<>{}$*]")
 SECRET_FILES = re.compile(r"kaggle\.json|\.env(\..+)?|[._]netrc|id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|p12|pfx|key)"
@@ -1010,8 +1021,7 @@ def _measured_on(look: Look) -> list[Finding]:
     """Sections whose inputs changed since, or are not handed in."""
     findings, there = [], {}
     for section, values in look.submission.record.items():
-        named = values.get("inputs") if isinstance(values, dict) else None
-        for name, digest in named.items() if isinstance(named, dict) else ():
+        for name, digest in inputs_of(values).items():
             if name not in look.paths:
                 says = f"{shown(section)} was measured on {shown(name)}, which is not handed in."
                 findings.append(Finding("artefacts", "human", says, "exports/results.json"))

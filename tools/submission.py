@@ -113,6 +113,12 @@ def few(findings: list[Finding], most: int = 16) -> list[Finding]:
     return kept
 
 
+def inputs_of(section) -> dict[str, str]:
+    """The files that a section of a record was measured on, with their hashes; {} where a foreign record has none."""
+    named = section.get("inputs") if isinstance(section, dict) else None
+    return named if isinstance(named, dict) else {}
+
+
 def worst_first(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: -VERDICTS.index(finding.verdict))
 
