@@ -1,18 +1,21 @@
-"""Command line of the course kit: `run` executes the themes in order, `report` prints the report, `pack` makes the
-hand-in."""
+"""Command line of the course kit.
+
+run     executes the eight notebooks in order       report  prints what is written so far as a PDF
+pack    makes the hand-in, as one zip               check   looks for evidence in a hand-in, and repeats its figures
+"""
 
 import sys
+from importlib import import_module
 
-from tools import pack, report, run
-
-COMMANDS = {"run": run.main, "report": report.main, "pack": pack.main}
+COMMANDS = ("run", "report", "pack", "check")
 
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
-        print(f"usage: python course.py {{{','.join(COMMANDS)}}} [options]   (COMMAND --help lists its options)")
+        print(f"usage: python course.py {{{','.join(COMMANDS)}}} [options]   (COMMAND --help lists its options)\n")
+        print(__doc__.split("\n", 2)[2].strip())
         return 2
-    return COMMANDS[arguments[0]](arguments[1:])
+    return import_module(f"tools.{arguments[0]}").main(arguments[1:])  # loads only what the command needs
 
 
 if __name__ == "__main__":

@@ -508,11 +508,11 @@ def read_record(home: str | Path) -> dict:
     except ValueError as error:
         raise CourseError(f"{path} is damaged ({error}): restore it from a backup, or move it away and run the "
                           "notebooks again from theme 1 (finished trainings load).") from error  # fmt: skip
-    if not isinstance(results, dict) or not all(isinstance(results.get(key, {}), dict) for key in ("meta", "headline")):
-        raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
-    if results.get("schema") != SCHEMA:
+    if isinstance(results, dict) and results.get("schema") != SCHEMA:
         raise CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
                           "the version of the kit that wrote it, or run the notebooks again from theme 1.")
+    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
+        raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
     return results
 
 

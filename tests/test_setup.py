@@ -168,7 +168,7 @@ def test_record_is_read_whole_or_explained(open_course):
     assert utils.read_record(course.home)["meta"]["seed"] == 42
     whole = path.read_text()
     for text, word in ((whole[:60], "is damaged"), ("[1, 2]", "not a record"), ('{"schema": 0}', "schema 0, this kit"),
-                       ('{"meta": {}}', "schema None")):  # fmt: skip
+                       ('{"meta": {}}', "schema None"), ('{"schema": 1, "meta": []}', "not a record")):  # fmt: skip
         path.write_text(text)
         with pytest.raises(utils.CourseError, match=word):
             utils.read_record(course.home)
