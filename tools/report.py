@@ -288,6 +288,17 @@ def _target(target: str, words: dict) -> str:
 INTERVALS = {"baseline_test_accuracy": ("theme2", "accuracy"), "optimized_test_accuracy": ("theme3", "accuracy"),
              "optimized_test_balanced_accuracy": ("theme3", "balanced_accuracy"),
              "optimized_test_auroc": ("theme3", "auroc")}  # fmt: skip
+ON_GATE = {"clean_accuracy_before": ("old model", "clean"), "clean_accuracy_after": ("candidate", "clean"),
+           "drift_accuracy_before": ("old model", "drifted"), "drift_accuracy_after": ("candidate", "drifted")}  # fmt: skip
+
+
+def measured_with(results: dict, key: str) -> dict | None:
+    """The row of the record that holds the interval and the number of images of a headline figure."""
+    if key in ON_GATE:
+        rows = results.get("theme7", {}).get("on_gate", [])
+        return next((row for row in rows if (row["model"], row["images"]) == ON_GATE[key]), None)
+    section, metric = INTERVALS.get(key, ("", ""))
+    return results.get(section, {}).get("test", {}).get(metric)
 
 
 def headline(draft: Draft) -> list[dict]:
@@ -295,11 +306,10 @@ def headline(draft: Draft) -> list[dict]:
     plain, words, rows = toml("captions.toml")["headline"], draft.words, []
     for key, value in draft.results.get("headline", {}).items():
         kind = plain.get(key, {}).get("kind", "plain")
-        section, metric = INTERVALS.get(key, ("", ""))
-        row, interval = draft.results.get(section, {}).get("test", {}).get(metric), ""
+        row, interval = measured_with(draft.results, key), ""
         if row:
             low, high = (_unit(row[end], kind, words) for end in ("low", "high"))
-            interval = f"[{low}, {high}], n = {row['n']}"
+            interval = f"[{low}, {high}], n = {row['n']:.0f}"
         rows.append([plain.get(key, {}).get(draft.lang, humanised(key)), _unit(value, kind, words), interval])
     return given(draft, "headline", words["headline_columns"], rows)
 
