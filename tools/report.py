@@ -289,7 +289,8 @@ INTERVALS = {"baseline_test_accuracy": ("theme2", "accuracy"), "optimized_test_a
              "optimized_test_balanced_accuracy": ("theme3", "balanced_accuracy"),
              "optimized_test_auroc": ("theme3", "auroc")}  # fmt: skip
 ON_GATE = {"clean_accuracy_before": ("old model", "clean"), "clean_accuracy_after": ("candidate", "clean"),
-           "drift_accuracy_before": ("old model", "drifted"), "drift_accuracy_after": ("candidate", "drifted")}  # fmt: skip
+           "drift_accuracy_before": ("old model", "drifted"),
+           "drift_accuracy_after": ("candidate", "drifted")}  # fmt: skip
 
 
 def measured_with(results: dict, key: str) -> dict | None:
