@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
@@ -79,6 +79,7 @@ class Source:
     path: Path
     cell: Cell | None
     tree: ast.Module
+    nodes: list[ast.AST]
 
     def where(self, node: ast.AST | None = None) -> str:
         line = f", line {node.lineno}" if node is not None else ""
@@ -238,7 +239,8 @@ class Look:
         try:
             if time.monotonic() > self.until:
                 raise ValueError("the files before it took too long")
-            found.append(Source(path, cell, parse_cell(text) if cell else ast.parse(text)))
+            tree = parse_cell(text) if cell else ast.parse(text)
+            found.append(Source(path, cell, tree, list(ast.walk(tree))))
         except (*NOT_PYTHON, RuntimeError) as error:  # RuntimeError: IPython gives up on hundreds of magics
             where = f"{shown(path)}, cell {cell.number}" if cell else shown(path)
             says = f"This does not parse as Python ({shown(error) or type(error).__name__}): correct it and run it."
@@ -425,9 +427,9 @@ def _pinned(look: Look, requirements: dict[str, bool]) -> Finding:
     return Finding("environment", "fail", says, "requirements.txt")
 
 
-def _calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
+def _calls(source: Source, *names: str) -> Iterator[ast.Call]:
     """Calls of a function or method of one of these names."""
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", None))
             if name in names:
@@ -436,7 +438,7 @@ def _calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
 
 def _commands(source: Source) -> Iterator[tuple[ast.Call, str]]:
     """Shell lines and magics of a cell, as text."""
-    for call in _calls(source.tree, "system", "getoutput", "run_line_magic", "run_cell_magic"):
+    for call in _calls(source, "system", "getoutput", "run_line_magic", "run_cell_magic"):
         words = [part.value for part in call.args if isinstance(part, ast.Constant) and isinstance(part.value, str)]
         yield call, " ".join(words)
 
@@ -458,27 +460,39 @@ def _installed_in_cells(look: Look) -> dict[str, str]:
 
 def _with_dependencies(names: set[str]) -> set[str]:
     """Those names and what they bring with them, as far as this machine knows."""
-    from packaging.requirements import Requirement
-
     found, waiting = set(), list(names)
     while waiting:
         if (name := waiting.pop()) not in found:
             found.add(name)
-            try:
-                needs = map(Requirement, metadata.requires(name) or ())
-            except metadata.PackageNotFoundError:
-                continue
-            waiting += [_plain(need.name) for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+            waiting += _needs(name)
     return found
+
+
+@cache
+def _needs(name: str) -> list[str]:
+    """What an installed package asks for, extras aside."""
+    from packaging.requirements import Requirement
+
+    try:
+        needs = map(Requirement, metadata.requires(name) or ())
+    except metadata.PackageNotFoundError:
+        return []
+    return [_plain(need.name) for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+
+
+@cache
+def _providers() -> dict[str, list[str]]:
+    """Which installed packages bring a module: it takes a second to find out."""
+    return dict(metadata.packages_distributions())
 
 
 def _undeclared(look: Look, declared: set[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Imported packages that no requirement covers, with the places; those that may be absent apart."""
-    known, undeclared, optional = metadata.packages_distributions(), {}, {}
+    known, undeclared, optional = _providers(), {}, {}
     for source in look.sources:
         local = _local_modules(look, source.path)
-        guarded = _guarded(source.tree)
-        for node in ast.walk(source.tree):
+        guarded = _guarded(source)
+        for node in source.nodes:
             for name in _imported(node):
                 if name in local or name in sys.stdlib_module_names or name in ALWAYS_THERE:
                     continue
@@ -498,9 +512,9 @@ def _imported(node: ast.AST) -> list[str]:
     return [node.module.partition(".")[0]] if absolute else []
 
 
-def _guarded(tree: ast.AST) -> set[ast.AST]:
+def _guarded(source: Source) -> set[ast.AST]:
     """Import statements whose failure is caught."""
-    tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    tries = [node for node in source.nodes if isinstance(node, ast.Try)]
     return {inner for node in tries for statement in node.body for inner in ast.walk(statement) if _imported(inner)}
 
 
@@ -542,8 +556,8 @@ def seeds(look: Look) -> list[Finding]:
 
 def _seeding(theme: int, notebook: Notebook, sources: list[Source], values: list) -> list[Finding]:
     """Whether the seed is set at all: through utils.start, or by the group's own calls."""
-    starts = [call for source in sources for call in _calls(source.tree, "start") if _passes_seed(call)]
-    own = [call for source in sources for call in _calls(source.tree, "manual_seed", "set_seed", "seed_everything")]
+    starts = [call for source in sources for call in _calls(source, "start") if _passes_seed(call)]
+    own = [call for source in sources for call in _calls(source, "manual_seed", "set_seed", "seed_everything")]
     if starts and values:
         return []
     if own or starts:
@@ -823,10 +837,10 @@ def absolute_paths(look: Look) -> list[Finding]:
     """Paths that exist on one machine only, in strings and shell lines of the group's code."""
     findings = []
     for source in look.sources:
-        documentation = {id(node.value) for node in ast.walk(source.tree) if isinstance(node, ast.Expr)}
+        documentation = {id(node.value) for node in source.nodes if isinstance(node, ast.Expr)}
         commands = {id(part) for call, _ in _commands(source) for part in call.args}
         settings = _settings(source)
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in documentation:
                 continue
             start = r"(?<![\w./:~-])" if id(node) in commands else "^"
