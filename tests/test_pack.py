@@ -44,9 +44,9 @@ def test_hand_in_holds_the_layout_of_the_course_and_passes_its_checks(project):
     path, findings = pack.build(project)
     assert path == project / "hand-in-pneumonia.zip"
     required = {"utils.py", "models/baseline_cnn.py", "models/optimized_cnn.py", "checkpoints/best_model.pth",
-                "checkpoints/model_retrained.pth", "checkpoints/baseline.pth", "exports/model.onnx", RECORD, "README.md",
-                "requirements.txt", "constraints.txt", "exports/environment.txt", "exports/audit.csv", "course.json",
-                "data/pneumonia/index.csv", "report/report.pdf", "tools/run.py", "course.py"}  # fmt: skip
+                "checkpoints/model_retrained.pth", "checkpoints/baseline.pth", "exports/model.onnx", RECORD,
+                "README.md", "requirements.txt", "constraints.txt", "exports/environment.txt", "exports/audit.csv",
+                "course.json", "data/pneumonia/index.csv", "report/report.pdf", "tools/run.py", "course.py"}  # fmt: skip
     required |= {f"{folder}/{file.name}" for folder in ("notebooks", "exports/notebooks")
                  for file in (project / "notebooks").iterdir()}  # fmt: skip
     assert required <= names(path)
@@ -71,33 +71,32 @@ def test_packing_again_does_not_pack_the_zip(project):
 
 def test_what_nobody_listed_stays_at_home(project):
     for name in ("old.zip", "data/pneumonia/cache/pixels.npy", "data/raw/chest_xray/a.jpeg", "runs/a/events.out",
-                 ".git/config", ".venv/lib/x.py", "checkpoints/exercise.pth", "checkpoints/partial/step.pth", "tests/a.py",
+                 ".git/config", ".venv/lib/x.py", "checkpoints/exercise.pth", "checkpoints/partial/step.pth",
                  "exports/notebooks/theme1.failed.ipynb", "exports/notebooks/.theme1.running.ipynb", "benchmarks/b.py",
+                 "tests/a.py",
                  "exports/secret.bin", "backup.tar.gz", "notes.docx", "models/__pycache__/a.pyc", "exports/.x.tmp"):
         put(project, name)  # fmt: skip
     before = names(pack.build(project)[0])
     assert not [name for name in before if any(part in name for part in (
-        ".zip", "cache", "raw", "runs", ".git/", ".venv", "exercise", "partial", "tests", "failed", "running", "benchmarks",
-        ".bin", ".tar", ".docx", ".tmp"))]  # fmt: skip
+        ".zip", "cache", "raw", "runs", ".git/", ".venv", "exercise", "partial", "tests", "failed", "running",
+        "benchmarks", ".bin", ".tar", ".docx", ".tmp"))]  # fmt: skip
 
 
 def test_code_of_the_groups_own_comes_along(project):
-    for name in ("mine.py", "src/net/loader.py", "helpers/plots.py", "demo/app.py", "demo/requirements.txt",
-                 ".github/workflows/ci.yml", "report/sections/03_theme1.typ", "report/figure.png", "logs/production.csv",
-                 "exports/figures/theme1_a.png", "exports/tables/theme1_a.csv", "exports/MODEL_CARD.md"):  # fmt: skip
+    own = {"mine.py", "src/net/loader.py", "helpers/plots.py", "demo/app.py", "demo/requirements.txt",
+           ".github/workflows/ci.yml", "report/sections/03_theme1.typ", "report/figure.png", "report/report.json",
+           "logs/production.csv", "exports/figures/theme1_a.png", "exports/tables/theme1_a.csv",
+           "exports/MODEL_CARD.md"}  # fmt: skip
+    for name in own:
         put(project, name)
-    put(project, "report/report.json", b"{}")
-    kept = names(pack.build(project)[0])
-    assert {"mine.py", "src/net/loader.py", "helpers/plots.py", "demo/app.py", "demo/requirements.txt",
-            ".github/workflows/ci.yml", "report/sections/03_theme1.typ", "report/figure.png", "report/report.json",
-            "logs/production.csv", "exports/figures/theme1_a.png", "exports/tables/theme1_a.csv",
-            "exports/MODEL_CARD.md"} <= kept  # fmt: skip
+    assert own <= names(pack.build(project)[0])
 
 
 def test_home_of_its_own(project, tmp_path):
     home = tmp_path / "my-run"
+    home.mkdir()
     for name in ("exports", "checkpoints", "course.json", "data", "report"):
-        shutil.move(project / name, home / name) if home.exists() else (home.mkdir(), shutil.move(project / name, home / name))
+        shutil.move(project / name, home / name)
     put(project, RECORD, b"{}")  # of an older run, in the project
     path, findings = pack.build(project, home)
     assert path.parent == home and {finding.verdict for finding in findings} == {"pass", "note"}
@@ -178,7 +177,7 @@ def test_folder_of_the_machine_in_the_record_is_noted(project):
 def test_odd_record_is_packed_all_the_same(project):
     edit_json(project / RECORD, lambda record: record.update(theme2={"inputs": ["x"]}, theme3=3))
     path, findings = pack.build(project)
-    assert RECORD in names(path) and any(finding.check == "record" and finding.verdict == "fail" for finding in findings)
+    assert RECORD in names(path) and ("record", "fail") in {(finding.check, finding.verdict) for finding in findings}
 
 
 @pytest.mark.slow
@@ -187,8 +186,8 @@ def test_real_run_packs_and_fits_its_hashes(tmp_path):
     home = tmp_path / "home"
     assert run.main(["--home", str(home), "--source", "sample", "--profile", "smoke", "--until", "2"]) == 0
     path, findings = pack.build(home=home)
-    says = {(finding.check, finding.verdict): finding.says for finding in findings}
-    assert "2 executed from top to bottom" in says["notebooks", "pass"] and ("secrets", "pass") in says
+    says = [(finding.check, finding.verdict) for finding in findings]
+    assert any("2 executed from top to bottom" in finding.says for finding in findings) and ("secrets", "pass") in says
     assert ("artefacts", "fail") not in says and ("seeds", "pass") in says
     opened = open_submission(path, tmp_path / "work")
     assert opened.record == utils.read_record(home) and opened.story["profile"] == "smoke"
