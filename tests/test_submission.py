@@ -112,6 +112,7 @@ BROKEN_RECORDS = {
     "accuracy as text": (wrong_headline("baseline_test_accuracy", "0.9"), "no number"),
     "null": (wrong_headline("optimized_test_auroc", None), "no number"),
     "NaN": (wrong_headline("optimized_test_auroc", float("nan")), "no number"),
+    "beyond floats": (wrong_headline("optimized_test_auroc", 10**400), "outside 0 to 1"),
     "true": (wrong_headline("ort_speedup_b1", True), "no number"),
     "speedup of 0": (wrong_headline("ort_speedup_b1", 0), "above 0"),
     "gate as number": (wrong_headline("gate_passed", 1), "neither true nor false"),

@@ -5,6 +5,7 @@ Ends with 0 when the zip was made (what the checks found is shown), 2 when there
 
 import argparse
 import hashlib
+import os
 import re
 import tempfile
 import zipfile
@@ -97,7 +98,7 @@ def choose(project: Path, home: Path, record: dict, output: Path) -> tuple[dict[
                 found = _problem(root, path)
                 findings += found
                 chosen |= {} if found else {name: root / path}
-    return chosen, list(dict.fromkeys(findings)) + _machine(record)
+    return chosen, list(dict.fromkeys(findings)) + _machine(record, chosen)
 
 
 def candidates(root: Path) -> list[Path]:
@@ -135,13 +136,17 @@ def _left_out(where: str, why: str, verdict: str = "human") -> Finding:
     return Finding(check, verdict, f"Left out of the zip, as {why}: {remedy}.", shown(where), 0)
 
 
-def _machine(record: dict) -> list[Finding]:
-    """The record names the folder of the images; it is packed as it is, since a grader must know it was a folder."""
-    source = str(record["meta"].get("source"))
-    if not (source.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", source)):
-        return []
-    says = f"course.json and the record name a folder of your machine ({shown(source)}): check that you may show it."
-    return [Finding("absolute paths", "note", says, "course.json", 0)]
+def _machine(record: dict, chosen: dict[str, Path]) -> list[Finding]:
+    """Where the files tell of this machine. They are packed as they are: a record retouched is no record."""
+    findings, source, own = [], str(record["meta"].get("source")), os.path.expanduser("~")
+    if source.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", source):
+        says = f"The record names a folder of your machine ({shown(source)}): check that you may show it."
+        findings.append(Finding("absolute paths", "note", says, "course.json", 0))
+    results = (name for name in sorted(chosen) if re.match(r"exports/.+\.(ipynb|json|txt)", name))
+    if telling := [name for name in results if len(own) > 1 and own.encode() in chosen[name].read_bytes()]:
+        says = f"{len(telling)} files show your own folder, {shown(own)}: check that you may show it."
+        findings.append(Finding("absolute paths", "note", says, telling[0], 0))
+    return findings
 
 
 def write(path: Path, chosen: dict[str, Path]) -> None:

@@ -686,7 +686,7 @@ def _odd_figure(name: str, value) -> str | None:
         return None if isinstance(value, str) else "which is no name"
     if name == "gate_passed":
         return None if isinstance(value, bool) else "neither true nor false"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if type(value) not in (int, float) or (type(value) is float and not math.isfinite(value)):
         return "which is no number"
     if name.endswith(("speedup", "_b1", "_b32")) or name.startswith("train_seconds"):
         return None if value > 0 else "which must be above 0"
