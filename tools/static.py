@@ -233,7 +233,7 @@ def _execution(notebook: Notebook) -> tuple[str, list[Finding]]:
             error = shown(f"{output.get('ename')}: {output.get('evalue')}"[:120])
             found.append(finding("fail", cell, f"This cell ended with {error}. Correct it and run the whole notebook."))
     if never := [cell for cell in notebook.code if cell.count is None]:
-        says = f"{len(never)} cells were not run, this one first: choose Restart and run all."
+        says = f"Cells that were not run: {len(never)}, this one first. Choose Restart and run all."
         found.append(finding("human", never[0], says))
     run = [cell for cell in notebook.code if cell.count is not None]
     for before, cell in zip(run, run[1:], strict=False):
@@ -253,7 +253,7 @@ def _same_code(notebook: Notebook, copy: Notebook) -> list[Finding]:
     if ours == ran:
         return []
     differ = sum((Counter(ours) - Counter(ran)).values()) or sum((Counter(ran) - Counter(ours)).values())
-    says = f"The executed copy is of other code ({differ or 'some'} cells differ): run the theme again."
+    says = f"The executed copy is of other code (differing cells: {differ or 'order'}): run the theme again."
     return [Finding("notebooks", "human", says, shown(copy.path))]
 
 
@@ -837,7 +837,7 @@ def kit_files(look: Look) -> list[Finding]:
     for path, text in look.modules.items():
         if (kit := _kit_text(path)) is None:
             lines = sum(bool(line.strip()) for line in text.splitlines())
-            findings.append(Finding("kit files", "note", f"New: {lines} lines.", shown(path)))
+            findings.append(Finding("kit files", "note", f"New, lines: {lines}.", shown(path)))
         elif kit != text:
             findings.append(_changed(path, kit.splitlines(), text.splitlines()))
         else:
@@ -863,7 +863,7 @@ def _lines(notebook: Notebook) -> list[str]:
 def _changed(path: Path, kit: list[str], text: list[str]) -> Finding:
     """Counted by content, as difflib takes hours on a hostile file: moved lines are no change."""
     added, removed = Counter(text) - Counter(kit), Counter(kit) - Counter(text)
-    says = f"Differs from the kit: {sum(added.values())} lines added, {sum(removed.values())} removed."
+    says = f"Differs from the kit: lines added {sum(added.values())}, removed {sum(removed.values())}."
     return Finding("kit files", "note", says, shown(path))
 
 
