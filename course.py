@@ -1,10 +1,11 @@
-"""Command line of the course kit: `run` executes the themes in order, `pack` makes the hand-in."""
+"""Command line of the course kit: `run` executes the themes in order, `report` prints the report, `pack` makes the
+hand-in."""
 
 import sys
 
-from tools import pack, run
+from tools import pack, report, run
 
-COMMANDS = {"run": run.main, "pack": pack.main}
+COMMANDS = {"run": run.main, "report": report.main, "pack": pack.main}
 
 
 def main(arguments: list[str]) -> int:
