@@ -74,13 +74,13 @@ def test_what_nobody_listed_stays_at_home(project):
     for name in ("old.zip", "data/pneumonia/cache/pixels.npy", "data/raw/chest_xray/a.jpeg", "runs/a/events.out",
                  ".git/config", ".venv/lib/x.py", "checkpoints/exercise.pth", "checkpoints/partial/step.pth",
                  "exports/notebooks/theme1.failed.ipynb", "exports/notebooks/.theme1.running.ipynb", "benchmarks/b.py",
-                 "tests/a.py",
+                 "tests/a.py", "report/.build/main.typ",
                  "exports/secret.bin", "backup.tar.gz", "notes.docx", "models/__pycache__/a.pyc", "exports/.x.tmp"):
         put(project, name)  # fmt: skip
     before = names(pack.build(project)[0])
     assert not [name for name in before if any(part in name for part in (
         ".zip", "cache", "raw", "runs", ".git/", ".venv", "exercise", "partial", "tests", "failed", "running",
-        "benchmarks", ".bin", ".tar", ".docx", ".tmp"))]  # fmt: skip
+        "benchmarks", ".build", ".bin", ".tar", ".docx", ".tmp"))]  # fmt: skip
 
 
 def test_code_of_the_groups_own_comes_along(project):

@@ -115,8 +115,9 @@ def candidates(root: Path) -> list[Path]:
 
 
 def _unfinished(path: Path) -> bool:
-    """Temporary files, and what a run that failed left behind."""
-    return path.name.startswith(".") and not is_secret_file(path) or ".failed" in path.name
+    """Temporary and hidden files, and what a run that failed left behind."""
+    hidden = any(part.startswith(".") for part in path.parts if part != ".github")
+    return hidden and not is_secret_file(path) or ".failed" in path.name
 
 
 def _problem(root: Path, path: Path) -> list[Finding]:

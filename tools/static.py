@@ -566,7 +566,8 @@ def _draft(look: Look, pages: int) -> list[Finding]:
     left = len(left) if isinstance(left, list) else left if isinstance(left, int) else 0
     findings = []
     if told.get("draft") or left:
-        says = f"Still a draft, with {left} placeholders left: write them, then run `python course.py report` again."
+        what = f"{left} placeholders left: write them" if left else "notices or missing figures: see what it prints"
+        says = f"Still a draft, with {what}, then run `python course.py report` again."
         findings.append(Finding("report", "human", says, path, 1))
     if errors := told.get("errors"):
         count = len(errors) if isinstance(errors, list) else "Some"
