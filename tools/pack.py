@@ -5,6 +5,7 @@ Ends with 0 when the zip was made (what the checks found is shown), 2 when there
 
 import argparse
 import hashlib
+import os
 import re
 import tempfile
 import zipfile
@@ -12,7 +13,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import utils
-from tools.static import is_secret_file, secrets_in
+from tools.leaks import is_secret_file, secrets_in
 from tools.submission import (
     IGNORED,
     MIB,
@@ -97,13 +98,13 @@ def choose(project: Path, home: Path, record: dict, output: Path) -> tuple[dict[
                 found = _problem(root, path)
                 findings += found
                 chosen |= {} if found else {name: root / path}
-    return chosen, list(dict.fromkeys(findings)) + _machine(record)
+    return chosen, list(dict.fromkeys(findings)) + _machine(record, chosen)
 
 
 def candidates(root: Path) -> list[Path]:
     """Regular files in the folders that the allow-lists name; nothing else is even looked at."""
     tops = {"notebooks", "demo", "docs", ".github", "checkpoints", "exports", "logs", "report"}
-    tops |= {path.parent.name for path in root.glob("*/*.py")}  # packages, the group's own among them
+    tops |= {path.relative_to(root).parts[0] for depth in ("*/*.py", "*/*/*.py") for path in root.glob(depth)}
     found = []
     for top in sorted(tops - IGNORED):
         if (root / top).is_dir() and not (root / top).is_symlink():
@@ -114,8 +115,9 @@ def candidates(root: Path) -> list[Path]:
 
 
 def _unfinished(path: Path) -> bool:
-    """Temporary files, and what a run that failed left behind."""
-    return path.name.startswith(".") and not is_secret_file(path) or ".failed" in path.name
+    """Temporary and hidden files, and what a run that failed left behind."""
+    hidden = any(part.startswith(".") for part in path.parts if part != ".github")
+    return hidden and not is_secret_file(path) or ".failed" in path.name
 
 
 def _problem(root: Path, path: Path) -> list[Finding]:
@@ -135,13 +137,17 @@ def _left_out(where: str, why: str, verdict: str = "human") -> Finding:
     return Finding(check, verdict, f"Left out of the zip, as {why}: {remedy}.", shown(where), 0)
 
 
-def _machine(record: dict) -> list[Finding]:
-    """The record names the folder of the images; it is packed as it is, since a grader must know it was a folder."""
-    source = str(record["meta"].get("source"))
-    if not (source.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", source)):
-        return []
-    says = f"course.json and the record name a folder of your machine ({shown(source)}): check that you may show it."
-    return [Finding("absolute paths", "note", says, "course.json", 0)]
+def _machine(record: dict, chosen: dict[str, Path]) -> list[Finding]:
+    """Where the files tell of this machine. They are packed as they are: a record retouched is no record."""
+    findings, source, own = [], str(record["meta"].get("source")), os.path.expanduser("~")
+    if source.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", source):
+        says = f"The record names a folder of your machine ({shown(source)}): check that you may show it."
+        findings.append(Finding("absolute paths", "note", says, "course.json", 0))
+    results = (name for name in sorted(chosen) if re.match(r"exports/.+\.(ipynb|json|txt)", name))
+    if telling := [name for name in results if len(own) > 1 and own.encode() in chosen[name].read_bytes()]:
+        says = f"{len(telling)} files show your own folder, {shown(own)}: check that you may show it."
+        findings.append(Finding("absolute paths", "note", says, telling[0], 0))
+    return findings
 
 
 def write(path: Path, chosen: dict[str, Path]) -> None:
