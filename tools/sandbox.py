@@ -103,7 +103,8 @@ def run(command: list[str], folder: Path, limit: float, *, readable=(), environm
     paths = _visible(readable)
     with tempfile.TemporaryDirectory(prefix="stage-") as stage:
         plan = {"layer": layer, "folder": str(folder), "stage": stage, "command": list(command)} | paths
-        process = subprocess.Popen(_outer(plan), env=_environment(folder, environment), cwd=folder,
+        itself = [sys.executable, "-P", str(Path(__file__).resolve()), json.dumps(plan)]
+        process = subprocess.Popen(itself, env=_environment(folder, environment), cwd=folder,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    start_new_session=True)  # fmt: skip
         return _attend(process, folder, limit, layer)
@@ -168,11 +169,9 @@ def _below(path: str, parent: str) -> bool:
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
-def _outer(plan: dict) -> list[str]:
-    """The command line that starts this file again inside the layer."""
-    inner = [sys.executable, "-P", str(Path(__file__).resolve()), json.dumps(plan)]
-    if plan["layer"] == "plain":
-        return inner
+def _entrance(plan: dict) -> list[str]:
+    """The command line that makes the layer and starts this file again inside it."""
+    inner = [sys.executable, "-P", str(Path(__file__).resolve()), json.dumps(plan | {"inside": True})]
     if plan["layer"] == "unshare":
         return ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--ipc", "--uts", "--fork",
                 "--kill-child", *inner]  # fmt: skip
@@ -184,7 +183,8 @@ def _outer(plan: dict) -> list[str]:
     line += ["--proc", "/proc", "--dev", "/dev"]
     for path in _devices():
         line += ["--dev-bind-try", path, path]
-    return [*line, "--bind", plan["folder"], plan["folder"], "--chdir", plan["folder"], *inner]
+    line += ["--bind", plan["folder"], plan["folder"], "--remount-ro", "/", "--remount-ro", "/proc"]
+    return [*line, "--chdir", plan["folder"], *inner]
 
 
 def _devices() -> list[str]:
@@ -223,7 +223,7 @@ def _drain(pipe, tail: bytearray) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
-# Inside: this file runs again, as the first process of the layer
+# This file as a program: it becomes the layer, and runs again as its first process
 # ------------------------------------------------------------------------------------------------------
 
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, NOATIME, NODIRATIME, BIND, REC, RELATIME = (
@@ -351,15 +351,20 @@ def _kill_children() -> None:
                 pass
 
 
-def _inside(plan: dict) -> int:
-    if plan["layer"] == "unshare":
+def _begin(plan: dict) -> int:
+    """First outside: set the limits, then become the layer; then inside it: close what it left open, run."""
+    if not plan.get("inside"):
+        _limit()
+        if sys.platform == "linux":  # should the checker be killed, then so are we
+            _call("prctl", PDEATHSIG, signal.SIGTERM if plan["layer"] == "plain" else signal.SIGKILL, 0, 0, 0)
+        if plan["layer"] != "plain":
+            entrance = _entrance(plan)
+            os.execvp(entrance[0], entrance)
+    elif plan["layer"] == "unshare":
         _close(plan)
-    elif plan["layer"] == "plain" and sys.platform == "linux":
-        _call("prctl", PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # the checker was killed: so are we
-    _limit()
     return _watch(plan["command"])
 
 
 if __name__ == "__main__":
-    status = _inside(json.loads(sys.argv[1]))
+    status = _begin(json.loads(sys.argv[1]))
     sys.exit(status if status >= 0 else 128 - status)
