@@ -1,11 +1,38 @@
 """A submission: a folder or zip of somebody else's files, opened without running or trusting any of it."""
 
+import json
+import lzma
+import os
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import utils
 
 VERDICTS = ("pass", "note", "human", "fail")  # worst last
+MIB = 1 << 20
+MAX_RECORD, MAX_CODE_FILE = 20 * MIB, 20 * MIB
+MAX_UNPACKED, MAX_RATIO = 4 << 30, 200  # a real hand-in shrinks to half; a bomb to a thousandth
+MAX_FILES, MAX_FOLDER, MAX_DEPTH = 50_000, 10_000, 40
+
+# Folders that no one writes by hand: never opened, never copied.
+IGNORED = {".git", ".venv", "venv", "env", "__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".ruff_cache",
+           ".mypy_cache", ".cache", "node_modules", "__MACOSX", ".idea", ".vscode"}  # fmt: skip
+CODE = {".py", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".ini", ".yml", ".yaml", ".json", ".typ", ".bib", ".sh",
+        ".html", ".css", ".js"}  # fmt: skip
+CODE_NAMES = {"Makefile", "LICENSE", "Dockerfile", ".gitignore", ".dockerignore", ".python-version"}
+ARTEFACT_FOLDERS = {"checkpoints", "exports", "runs", "logs", "data"}
+ARTEFACTS = re.compile(
+    r"course\.json|checkpoints/(\.gitkeep|[^/]+\.pth)|runs/.+|logs/.+|data/[^/]+/index\.(csv|json)"
+    r"|exports/([^/]+\.(json|csv|npz|md|txt|onnx|trt|engine|lock)|\.gitkeep)|exports/models/[^/]+\.onnx"
+    r"|exports/figures/.+|exports/tables/.+|exports/predictions/[^/]+\.npz|exports/notebooks/[^/]+\.ipynb"
+)
 
 
 class SubmissionError(utils.CourseError):
@@ -51,11 +78,12 @@ class Submission:
     record : dict
         exports/results.json; {} when it cannot be read, and `findings` say why.
     story : dict
-        dataset, source, profile, image_size, seed: from the record's meta, else from course.json; {} when neither.
+        Those of dataset, source, profile, image_size and seed that are valid, from the record's meta, else from
+        course.json; {} when there is neither.
     files : list[Path]
-        Regular files, relative to root, sorted.
+        Regular files, relative to root, shallow ones first; links and special files are not among them.
     findings : list[Finding]
-        What opening it showed: links that were not followed, special files, unreadable folders.
+        What opening it showed: links that were not followed, special files, unreadable folders, a broken record.
     """
 
     name: str
@@ -66,26 +94,353 @@ class Submission:
     findings: list[Finding] = field(default_factory=list)
 
 
-def open_submission(path: Path, work: Path) -> Submission:
-    """Open a folder, or a zip unpacked below `work`."""
-    raise NotImplementedError
+def shown(name) -> str:
+    """A file name or foreign text that prints everywhere: bytes that are no UTF-8, and control characters, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
-def static_checks(submission: Submission) -> list[Finding]:
-    """All findings that need nothing to be run, worst first."""
-    raise NotImplementedError
+def few(findings: list[Finding], most: int = 8) -> list[Finding]:
+    """At most `most` findings of each check and verdict, and a last one that counts the others."""
+    kept, counts = [], {}
+    for finding in findings:
+        key = (finding.check, finding.verdict)
+        counts[key] = counts.get(key, 0) + 1
+        if counts[key] <= most:
+            kept.append(finding)
+    for (check, verdict), count in counts.items():
+        if count > most:
+            kept.append(Finding(check, verdict, f"and {count - most} more of this kind.", criterion=0))
+    return kept
+
+
+def worst_first(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: -VERDICTS.index(finding.verdict))
+
+
+# ------------------------------------------------------------------------------------------------------
+# Opening
+# ------------------------------------------------------------------------------------------------------
+
+
+def open_submission(path: str | Path, work: str | Path) -> Submission:
+    """Open a folder, a zip, or a folder that holds nothing but a zip (as learning platforms deliver them).
+
+    Parameters
+    ----------
+    work : path
+        A zip is unpacked into a new folder below it; nothing is written anywhere else.
+
+    Raises
+    ------
+    SubmissionError
+        Missing, neither folder nor zip, a zip that is damaged, encrypted, far too large or reaches outside its own
+        folder, or nothing in it that looks like the course's project.
+    """
+    path, notes = Path(path).expanduser(), []
+    name = shown(path.resolve().name).removesuffix(".zip") or "submission"
+    if not path.is_dir():
+        folder, notes = unpack(path, work)
+    elif not (folder := find_root(path)):
+        folder = path
+        if len(zips := sorted(path.glob("*.zip"))) == 1:
+            folder, notes = unpack(zips[0], work)
+    root = find_root(folder)
+    if root is None:
+        raise SubmissionError(f"{shown(path)} holds neither notebooks/ nor utils.py, down to two folders below: hand "
+                              "in the zip that `python course.py pack` makes.")  # fmt: skip
+    files, odd = list_files(root)
+    record, story, why = _record(root, files)
+    return Submission(name, root, record, story, files, few([*notes, *odd, *why]))
+
+
+def find_root(folder: Path) -> Path | None:
+    """The folder that looks most like the project, at most two levels below; of several, the highest one."""
+    best, level = (0, None), [folder]
+    for _ in range(3):
+        for place in level:
+            rank = _likeness(place)
+            best = (rank, place) if rank > best[0] else best
+        level = [below for place in level for below in _subfolders(place)]
+    return best[1]
+
+
+def _likeness(folder: Path) -> int:
+    has_notebooks = _real_folder(folder / "notebooks") or any(folder.glob("theme[1-8]*.ipynb"))
+    return 2 * has_notebooks + (folder / "utils.py").is_file() + _real_folder(folder / "exports")
+
+
+def _real_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _subfolders(folder: Path, most: int = 200) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+    return [folder / name for name in found if name not in IGNORED | ARTEFACT_FOLDERS][:most]
+
+
+def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
+    """Regular files below `root`, and what was passed over. Links are not followed, so loops and ways out end here.
+
+    Folder by folder from the top, and never more than MAX_FILES: junk deep below hides none of what matters.
+    """
+    files, findings, waiting = [], [], deque([Path()])
+    while waiting:
+        folder = waiting.popleft()
+        try:
+            with os.scandir(root / folder) as entries:
+                entries = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            says = f"The folder cannot be read ({error.strerror}): hand it in again."
+            findings.append(Finding("files", "human", says, shown(folder), 0))
+            continue
+        if len(entries) > MAX_FOLDER:
+            findings.append(_crowded(folder, f"{len(entries):,} files in one folder", MAX_FOLDER))
+        for entry in entries[:MAX_FOLDER]:
+            path = folder / entry.name
+            if entry.is_dir(follow_symlinks=False) and len(path.parts) < MAX_DEPTH:
+                waiting.extend([path] if entry.name not in IGNORED else [])
+            elif entry.is_file(follow_symlinks=False):
+                files.append(path)
+            else:
+                findings.append(_passed_over(root, path, entry))
+        if len(files) > MAX_FILES:
+            findings.append(_crowded(folder, f"More than {MAX_FILES:,} files", MAX_FILES))
+            break
+    return files[:MAX_FILES], findings
+
+
+def _crowded(folder: Path, what: str, most: int) -> Finding:
+    says = f"{what}: only the first {most:,} were looked at. Hand in the zip that `python course.py pack` makes."
+    return Finding("files", "human", says, shown(folder), 0)
+
+
+def _passed_over(root: Path, path: Path, entry: os.DirEntry) -> Finding:
+    """Why an entry is no file of the submission."""
+    if entry.is_symlink():
+        if path.name in IGNORED:
+            return Finding("files", "pass", "A link that is not needed; it was not followed.", shown(path), 0)
+        try:
+            leads = shown(os.readlink(root / path))
+        except OSError:
+            leads = "nowhere"
+        return Finding("files", "human", f"A link to {leads}, which was not followed: hand in the file itself.",
+                       shown(path), 0)  # fmt: skip
+    what = "Folders nested too deep" if entry.is_dir(follow_symlinks=False) else "Neither a file nor a folder"
+    return Finding("files", "human", f"{what}; it was not opened.", shown(path), 0)
+
+
+def read(root: Path, path: Path, most: int = MAX_CODE_FILE) -> bytes:
+    """Content of one regular file of a submission.
+
+    Raises
+    ------
+    SubmissionError
+        It is larger than `most` bytes, cannot be read, or has become a link or a special file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        with open(os.open(root / path, flags), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise SubmissionError(f"{shown(path)} is no regular file: hand in the file itself.")
+            if about.st_size > most:
+                raise SubmissionError(f"{shown(path)} has {about.st_size / MIB:,.0f} MiB and was not read (limit: "
+                                      f"{most / MIB:,.0f} MiB): make it smaller.")  # fmt: skip
+            return file.read(most)
+    except OSError as error:
+        raise SubmissionError(f"{shown(path)} cannot be read ({error.strerror}): hand it in again.") from error
+
+
+# ------------------------------------------------------------------------------------------------------
+# Zips
+# ------------------------------------------------------------------------------------------------------
+
+
+def unpack(archive: Path, work: str | Path) -> tuple[Path, list[Finding]]:
+    """Unpack a zip into a new folder below `work`; links in it are named, not made.
+
+    Raises
+    ------
+    SubmissionError
+        See `open_submission`. What was unpacked until then is removed.
+    """
+    if not archive.is_file() or not zipfile.is_zipfile(archive):
+        what = "is missing" if not archive.exists() else "is neither a folder nor a whole zip"
+        raise SubmissionError(f"{shown(archive)} {what}: give a folder, or the zip that `python course.py pack` makes.")
+    Path(work).mkdir(parents=True, exist_ok=True)
+    target, findings = Path(tempfile.mkdtemp(prefix="unpacked-", dir=work)), []
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = [(member, _safe(archive, member)) for member in file.infolist()]
+            _refuse_bombs(archive, [member for member, _ in members], shutil.disk_usage(target).free)
+            for member, path in members:
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    findings.append(Finding("files", "human", "A link inside the zip, which was not unpacked: hand in "
+                                            "the file itself.", shown(path), 0))  # fmt: skip
+                elif path.parts and not IGNORED.intersection(path.parts):
+                    _extract(file, member, target / path)
+    except SubmissionError:
+        shutil.rmtree(target)
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+        shutil.rmtree(target)  # RuntimeError: a method that Python does not know, or a password
+        raise SubmissionError(f"{shown(archive)} cannot be unpacked ({shown(error)}): pack it again with `python "
+                              "course.py pack`, without a password.") from error  # fmt: skip
+    return target, findings
+
+
+def _safe(archive: Path, member: zipfile.ZipInfo) -> PurePosixPath:
+    """Where a member goes, below the target; some Windows programs write backslashes."""
+    path = PurePosixPath(member.filename.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", str(path)):
+        raise SubmissionError(f"{shown(archive)} would write outside its own folder ({shown(member.filename)}): it was "
+                              "not unpacked. Pack it again with `python course.py pack`.")  # fmt: skip
+    if member.flag_bits & 1:
+        raise SubmissionError(f"{shown(archive)} is encrypted: ask for a zip without a password.")
+    return path
+
+
+def _refuse_bombs(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:
+    size, packed = sum(member.file_size for member in members), archive.stat().st_size
+    what = None
+    if len(members) > MAX_FILES:
+        what = f"holds {len(members):,} files (limit: {MAX_FILES:,})"
+    elif size > MAX_UNPACKED or (size > 256 * MIB and size > MAX_RATIO * packed):
+        what = f"unpacks to {size / MIB:,.0f} MiB, {size // max(packed, 1):,} times its own size"
+    elif size > free:
+        what = f"unpacks to {size / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are free"
+    if what:
+        raise SubmissionError(f"{shown(archive)} {what}: it was not unpacked. Ask for the zip that `python course.py "
+                              "pack` makes.")  # fmt: skip
+
+
+def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    """Write one member; a name that is there already is an error, as programs disagree on which of two counts."""
+    if member.is_dir() or member.filename.endswith("\\"):
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left = member.file_size
+    with file.open(member) as source, open(path, "xb") as target:
+        while block := source.read(MIB):
+            left -= len(block)
+            if left < 0:
+                raise zipfile.BadZipFile(f"{member.filename} is larger than it says")
+            target.write(block)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Record and story
+# ------------------------------------------------------------------------------------------------------
+
+
+def _record(root: Path, files: list[Path]) -> tuple[dict, dict, list[Finding]]:
+    """The record and the story, or findings that say why not."""
+    record, findings, path = {}, [], Path("exports/results.json")
+    try:
+        if path in files:
+            read(root, path, MAX_RECORD)  # bounded and no link, before utils reads it
+            record = utils.read_record(root)
+        else:
+            findings.append(Finding("record", "fail", _no_record(files), str(path)))
+    except (utils.CourseError, RecursionError) as error:
+        says = "It is nested too deep to be a record." if isinstance(error, RecursionError) else str(error)
+        findings.append(Finding("record", "fail", shown(says.replace(f"{root}{os.sep}", "")), str(path)))
+    told = record.get("meta") or _story_file(root, files)
+    story = {key: told[key] for key, valid in STORY.items() if key in told and valid(told[key])}
+    wrong = [key for key in STORY if told and key not in story]
+    if wrong:
+        says = f"The story lacks a valid {', '.join(wrong)}: run the notebooks again from theme 1."
+        findings.append(Finding("record", "fail", says, str(path) if record else "course.json"))
+    return record, story, findings
+
+
+def _no_record(files: list[Path]) -> str:
+    nested = [path.parent.parent for path in files if path.parts[1:] == ("exports", "results.json")]
+    if nested:
+        home = shown(nested[0])
+        return f"The record stands in {home}/: pack that home with `python course.py pack --home {home}`."
+    return "There is no record of results: run the notebooks, then `python course.py pack`."
+
+
+def _whole_number(value, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+STORY = {
+    "dataset": lambda value: isinstance(value, str) and value in utils.DATASETS,
+    "source": lambda value: isinstance(value, str) and 0 < len(value) < 4096,
+    "profile": lambda value: isinstance(value, str) and value in utils.PROFILES,
+    "image_size": lambda value: _whole_number(value, 32, 1024),
+    "seed": lambda value: _whole_number(value, 0, 2**32 - 1),
+}
+
+
+def _story_file(root: Path, files: list[Path]) -> dict:
+    try:
+        told = json.loads(read(root, Path("course.json"), MIB)) if Path("course.json") in files else {}
+    except (ValueError, RecursionError, SubmissionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+# ------------------------------------------------------------------------------------------------------
+# What is what
+# ------------------------------------------------------------------------------------------------------
 
 
 def is_code(path: Path) -> bool:
-    """Whether a relative path is something a group writes: notebooks, modules, settings, words."""
-    raise NotImplementedError
+    """Whether a relative path is something a group writes: notebooks, modules, settings, words.
+
+    In the folders of artefacts only modules count, as an executed copy or a record in there is a result.
+    """
+    if IGNORED.intersection(path.parts) or path.name in ("course.json", "report.json", "check.json"):
+        return False
+    if path.suffix == ".py":
+        return True
+    made = ARTEFACT_FOLDERS.intersection(path.parts[:-1])
+    return not made and (path.suffix.lower() in CODE or path.name in CODE_NAMES)
 
 
 def is_artefact(path: Path) -> bool:
-    """Whether a relative path is something the notebooks make: checkpoints, exports, logs, the index, course.json."""
-    raise NotImplementedError
+    """Whether a relative path is something the notebooks make: checkpoints, exports, runs, logs, index, course.json."""
+    return ARTEFACTS.fullmatch(path.as_posix()) is not None
 
 
-def copy_code(submission: Submission, target: Path) -> list[Finding]:
-    """Copy the code alone to `target`: nothing that a run could load instead of computing it."""
-    raise NotImplementedError
+def is_report(path: Path) -> bool:
+    return path.suffix.lower() == ".pdf" or (path.parts[0] == "report" and len(path.parts) > 1)
+
+
+def copy_code(submission: Submission, target: str | Path) -> list[Finding]:
+    """Copy the code alone to `target`: nothing that a run could load instead of computing it.
+
+    Left out: checkpoints, exports, runs, logs, data, course.json, caches, environments, PDFs, archives, junk, and any
+    file above 20 MiB; what a reader would not expect to miss is said.
+    """
+    target, findings, junk = Path(target), [], []
+    for path in submission.files:
+        if is_code(path):
+            try:
+                content = read(submission.root, path)
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                (target / path).write_bytes(content)
+            except SubmissionError as error:
+                findings.append(Finding("files", "human", f"Not copied: {error}", shown(path), 0))
+        elif not (is_artefact(path) or is_report(path) or path.parts[0] in ARTEFACT_FOLDERS):
+            junk.append(path)
+    if junk:
+        names = ", ".join(map(shown, junk[:5])) + (", …" if len(junk) > 5 else "")
+        findings.append(Finding("files", "note", f"{len(junk):,} files that are no code were not copied: {names}",
+                                criterion=0))  # fmt: skip
+    return few(findings)
+
+
+def static_checks(submission: Submission) -> list[Finding]:
+    """All findings that need nothing to be run, worst first; see `tools/static.py`."""
+    from tools import static  # it imports this module
+
+    return static.checks(submission)
