@@ -140,7 +140,7 @@ def _scored(scores: dict) -> list[Finding]:
             says = f"The stored answers {name} are not those of the submitted weights: they differ by {difference:.2g}."
             findings.append(Finding("weights", "fail", says, f"exports/predictions/{name}.npz"))
         else:
-            says = f"The stored answers {name} are those of the submitted weights (largest difference {difference:.1g})."
+            says = f"The stored answers {name} are those of the submitted weights (they differ by {difference:.1g})."
             findings.append(Finding("weights", "pass", says, f"exports/predictions/{name}.npz"))
     if seen := scores["facts"].get("retrained"):
         says = (f"The retrained checkpoint and its exported file differ by {seen['max_abs_diff']:.1g} at most; "
@@ -154,8 +154,8 @@ def _pools(seen: dict) -> Finding:
     where = "data/*/index.csv"
     if seen["moved"]:
         says = (f"{seen['moved']} of {seen['images']} images are in another pool than the kit puts them "
-                f"({'; '.join(map(shown, seen['examples'][:3]))}): ask why, as test or gate images may have been trained "
-                "on.")  # fmt: skip
+                f"({'; '.join(map(shown, seen['examples'][:3]))}): ask why, as images that judge may have been "
+                "trained on.")  # fmt: skip
         return Finding("pools", "fail", says, where)
     if seen["changed"] or seen["shared"] < max(seen["images"], seen["submitted"]):
         says = (f"The images differ: {seen['submitted']} in the submitted index, {seen['images']} here, "
@@ -179,14 +179,17 @@ def rerun(submission: Submission, source: str, work: Path, last: int, limit: flo
     **changes
         Of the story: another seed, another profile.
     """
+    from tqdm import tqdm
+
     work.mkdir(parents=True, exist_ok=True)
     project, story, result = work / "project", submission.story | changes, Rerun()
+    what = f"{submission.name[:20]} seed {story['seed']}"
     project.mkdir()
     result.findings += copy_code(submission, project)
     parameters = {"DATASET": story["dataset"], "SOURCE": source, "PROFILE": story["profile"], "DRIVE": False,
                   "IMAGE_SIZE": story["image_size"], "SEED": story["seed"], "HOME": str(project)}  # fmt: skip
     found = notebooks(project)
-    for theme in range(1, last + 1):
+    for theme in tqdm(range(1, last + 1), what, unit="theme", file=sys.stdout, leave=False, disable=None):
         row = _blocked(theme, found, project, story["dataset"])
         if row is None:
             row = _execute(theme, found[theme], parameters, work, limit, threads_of(submission.record))

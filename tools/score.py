@@ -63,10 +63,9 @@ def pools(utils, course, data, plan, scores) -> None:
     pairs = pd.DataFrame({"ours": ours.loc[both, "pool"], "theirs": theirs.loc[both, "pool"]})
     moved = pairs[pairs["ours"] != pairs["theirs"]]
     changed = int((ours.loc[both, "sha256"] != theirs.loc[both, "sha256"]).sum())
-    scores["facts"]["pools"] = {
-        "images": len(ours), "submitted": len(theirs), "shared": len(both), "changed": changed, "moved": len(moved),
-        "examples": [f"{path}: {row.ours or 'none'} -> {row.theirs or 'none'}" for path, row in moved.head(5).iterrows()],
-    }  # fmt: skip
+    examples = [f"{name}: {row.ours or 'none'} -> {row.theirs or 'none'}" for name, row in moved.head(5).iterrows()]
+    scores["facts"]["pools"] = {"images": len(ours), "submitted": len(theirs), "shared": len(both), "changed": changed,
+                                "moved": len(moved), "examples": examples}  # fmt: skip
 
 
 def _test(utils, course, data, plan, scores, name: str, probabilities) -> dict[str, float]:
