@@ -1,10 +1,10 @@
-"""Command line of the course kit: `python course.py run` executes the themes in order."""
+"""Command line of the course kit: `run` executes the themes in order, `pack` makes the hand-in."""
 
 import sys
 
-from tools import run
+from tools import pack, run
 
-COMMANDS = {"run": run.main}
+COMMANDS = {"run": run.main, "pack": pack.main}
 
 
 def main(arguments: list[str]) -> int:

@@ -99,7 +99,7 @@ def shown(name) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
-def few(findings: list[Finding], most: int = 8) -> list[Finding]:
+def few(findings: list[Finding], most: int = 16) -> list[Finding]:
     """At most `most` findings of each check and verdict, and a last one that counts the others."""
     kept, counts = [], {}
     for finding in findings:
@@ -111,6 +111,12 @@ def few(findings: list[Finding], most: int = 8) -> list[Finding]:
         if count > most:
             kept.append(Finding(check, verdict, f"and {count - most} more of this kind.", criterion=0))
     return kept
+
+
+def inputs_of(section) -> dict[str, str]:
+    """The files that a section of a record was measured on, with their hashes; {} where a foreign record has none."""
+    named = section.get("inputs") if isinstance(section, dict) else None
+    return named if isinstance(named, dict) else {}
 
 
 def worst_first(findings: list[Finding]) -> list[Finding]:
@@ -187,7 +193,7 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
 
     Folder by folder from the top, and never more than MAX_FILES: junk deep below hides none of what matters.
     """
-    files, findings, waiting = [], [], deque([Path()])
+    files, findings, waiting, closed = [], [], deque([Path()]), []
     while waiting:
         folder = waiting.popleft()
         try:
@@ -202,14 +208,19 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
         for entry in entries[:MAX_FOLDER]:
             path = folder / entry.name
             if entry.is_dir(follow_symlinks=False) and len(path.parts) < MAX_DEPTH:
-                waiting.extend([path] if entry.name not in IGNORED else [])
+                (closed if entry.name in IGNORED else waiting).append(path)
             elif entry.is_file(follow_symlinks=False):
                 files.append(path)
+            elif entry.name in IGNORED:
+                closed.append(path)
             else:
                 findings.append(_passed_over(root, path, entry))
         if len(files) > MAX_FILES:
             findings.append(_crowded(folder, f"More than {MAX_FILES:,} files", MAX_FILES))
             break
+    if names := sorted({path.name for path in closed} - {"__pycache__"}):
+        findings.append(Finding("files", "note", f"Not opened, as a hand-in needs none of it: {', '.join(names)}.",
+                                criterion=0))  # fmt: skip
     return files[:MAX_FILES], findings
 
 
@@ -221,8 +232,6 @@ def _crowded(folder: Path, what: str, most: int) -> Finding:
 def _passed_over(root: Path, path: Path, entry: os.DirEntry) -> Finding:
     """Why an entry is no file of the submission."""
     if entry.is_symlink():
-        if path.name in IGNORED:
-            return Finding("files", "pass", "A link that is not needed; it was not followed.", shown(path), 0)
         try:
             leads = shown(os.readlink(root / path))
         except OSError:
@@ -276,12 +285,13 @@ def unpack(archive: Path, work: str | Path) -> tuple[Path, list[Finding]]:
     try:
         with zipfile.ZipFile(archive) as file:
             members = [(member, _safe(archive, member)) for member in file.infolist()]
+            members = [(member, path) for member, path in members if not IGNORED.intersection(path.parts)]
             _refuse_bombs(archive, [member for member, _ in members], shutil.disk_usage(target).free)
             for member, path in members:
                 if stat.S_ISLNK(member.external_attr >> 16):
                     findings.append(Finding("files", "human", "A link inside the zip, which was not unpacked: hand in "
                                             "the file itself.", shown(path), 0))  # fmt: skip
-                elif path.parts and not IGNORED.intersection(path.parts):
+                elif path.parts:
                     _extract(file, member, target / path)
     except SubmissionError:
         shutil.rmtree(target)
