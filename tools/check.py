@@ -15,11 +15,13 @@ Exit status
 -----------
 0  Nothing contradicts the submission (notes and questions for a person there may be).
 1  At least one finding contradicts it, or a figure differs.
-2  It could not be opened, or the command line is wrong. With --all: the worst of all, but 2 only if none could be opened.
+2  It could not be opened, or the command line is wrong.
+With --all: the worst of all, but 2 only if none could be opened.
 
 check.json
 ----------
-schema 1; submission, level, asked_level, status, verdict, contradicted, date, seconds, hardware, containment, story, notes;
+schema 1; submission, level, asked_level, status, verdict, contradicted, date, seconds, hardware, containment, story,
+notes;
 findings: [{check, verdict, says, where, criterion}], worst first; passes, passed_checks;
 tables: {"weights" | "re-execution": [{figure, tag, theme, by, submitted, reproduced, difference, tolerance, verdict,
 says}]}; a difference of a timing is the ratio reproduced / submitted, a tolerance of null means to the digit;
@@ -43,7 +45,7 @@ from pathlib import Path
 
 import utils
 from tools import compare, reexecute, sandbox, verdict
-from tools.submission import Finding, SubmissionError, open_submission, shown, static_checks
+from tools.submission import Finding, open_submission, shown, static_checks
 
 LEVELS = ("static", "evaluate", "full")
 SCORING = 4  # scoring all weights may take as long as so many notebooks
@@ -163,7 +165,8 @@ def _guarded(step, submission, options, work, seen: Seen) -> None:
     except utils.CourseError as error:
         seen.findings.append(Finding("check", "human", f"{step.__name__.strip('_')} stopped: {shown(error)}", "", 0))
     except (TypeError, KeyError, ValueError, AttributeError, IndexError, OSError) as error:
-        says = f"{step.__name__.strip('_')} stopped at results of a strange shape ({shown(repr(error)[:200])}): look at them."
+        why = shown(repr(error)[:200])
+        says = f"{step.__name__.strip('_')} stopped at results of a strange shape ({why}): look at them."
         seen.findings.append(Finding("check", "human", says, "", 0))
 
 
@@ -218,8 +221,8 @@ def _other_seeds(submission, options, work: Path, seen: Seen) -> None:
             break
         last = max(compare.figure_of(name).theme for name in still)
     for name in still:
-        says = (f"{name} is {compare.text(theirs[name])} in the record, and to 12 digits the same on two other seeds and "
-                "far fewer images: it does not move with the seed. Is it, or the seed, hard-coded?")  # fmt: skip
+        says = (f"{name} is {compare.text(theirs[name])} in the record, and to 12 digits the same on two other seeds: "
+                "it does not move with the seed. Is it, or the seed, hard-coded?")  # fmt: skip
         seen.findings.append(Finding("hard-coded figures", "fail", says, name))
     if not still and run.record.get("headline"):
         says = "Every figure that must move with the seed did move."
@@ -341,7 +344,8 @@ def _separately(path: Path, folder: Path, options: argparse.Namespace) -> dict:
                "--level", options.level, "--until", str(options.until), "--notebook-limit", str(options.notebook_limit),
                "--another-seed" if options.another_seed else "--no-another-seed"]  # fmt: skip
     command += ["--source", str(options.source)] if options.source else []
-    began, limit = time.monotonic(), 600 + options.notebook_limit * {"static": 0, "evaluate": 4, "full": 30}[options.level]
+    began, notebooks = time.monotonic(), {"static": 0, "evaluate": SCORING, "full": SCORING + 3 * 8}[options.level]
+    limit = 600 + notebooks * options.notebook_limit
     (folder / "check.json").unlink(missing_ok=True)
     try:
         done = subprocess.run(command, cwd=reexecute.KIT, capture_output=True, text=True, errors="replace",

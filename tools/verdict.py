@@ -30,8 +30,8 @@ QUESTIONS = {
     5: ["Are the limits named that matter here: the shifted test set, few images, the simulated drift, the source?",
         "Would the group put the model in service? Is what would have to be true first written down?"],
 }  # fmt: skip
-NO_GRADE = ("This page gathers evidence. It awards no points and is no grade: every criterion has questions that only a "
-            "person can answer, and a figure that cannot be reproduced is a question to the group before it is a fault.")
+NO_GRADE = ("This page gathers evidence. It awards no points and is no grade: every criterion has questions that only "
+            "a person can answer, and a figure that cannot be reproduced is first of all a question to the group.")
 
 
 def criteria(submission: Submission, findings: list, checklist) -> list[dict]:
