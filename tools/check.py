@@ -173,7 +173,7 @@ def _guarded(step, submission, options, work, seen: Seen) -> None:
 def _evaluate(submission, options, work: Path, seen: Seen) -> None:
     source = reexecute.source_of(submission, options.source)
     limit = SCORING * options.notebook_limit
-    scores, findings = reexecute.score(submission, source, work / "evaluate", limit)
+    scores, findings = reexecute.score(submission, source, work / "evaluate", options.until, limit)
     seen.findings += findings
     missing = {compare.figure_of(name).theme: f"{part} could not be scored" for name, part in reexecute.SCORED.items()}
     names = [name for name in reexecute.SCORED if compare.figure_of(name).theme <= options.until]

@@ -54,8 +54,8 @@ def source_of(submission: Submission, given: Path | None) -> str | None:
 # ------------------------------------------------------------------------------------------------------
 
 
-def score(submission: Submission, source: str, work: Path, limit: float) -> tuple[dict, list[Finding]]:
-    """Score the submitted weights and models with this kit; returns what tools/score.py wrote, and findings."""
+def score(submission: Submission, source: str, work: Path, last: int, limit: float) -> tuple[dict, list[Finding]]:
+    """Score what themes 1..last submitted with this kit; returns what tools/score.py wrote, and findings."""
     kit, home = work / "kit", work / "home"
     for name in ("utils.py", "sample_data.py"):
         kit.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def score(submission: Submission, source: str, work: Path, limit: float) -> tupl
     if index in submission.files:
         (work / "index.csv").write_bytes(read(submission.root, index, MAX_RECORD))
     plan = {"kit": str(kit), "home": str(home), "index": str(work / "index.csv"), "output": str(work / "scores.json"),
-            "story": submission.story, "source": source, **_models(submission.record)}  # fmt: skip
+            "story": submission.story, "source": source, "last": last, **_models(submission.record)}  # fmt: skip
     utils.write_json(work / "plan.json", plan)
     command = [sys.executable, "-P", str(kit / "tools" / "score.py"), str(work / "plan.json")]
     outcome = sandbox.run(command, work, limit, readable=[] if source == "sample" else [source],

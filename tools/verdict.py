@@ -1,5 +1,6 @@
 """The report of a check: evidence by the course's five criteria, what remains for a person, and three files."""
 
+import filecmp
 import re
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def criteria(submission: Submission, findings: list, checklist) -> list[dict]:
     evidence = {number: [] for number in CRITERIA}
     for finding in findings:
         if finding.criterion in evidence:
-            evidence[finding.criterion].append({"verdict": finding.verdict, "says": finding.says})
+            where = f" ({finding.where})" if finding.where else ""
+            evidence[finding.criterion].append({"verdict": finding.verdict, "says": finding.says + where})
     for part, item, says, passed in checklist:
         verdict = "human" if passed is None else "pass" if passed else "note"
         evidence[2 if part == "Code" else 1].append({"verdict": verdict, "says": f"{item}: {says}"})
@@ -114,24 +116,34 @@ def _comparisons(record: dict) -> list[tuple[int, str]]:
 
 def bonuses(submission: Submission) -> list[dict]:
     """One line of evidence for each bonus of the course; a person decides, up to two points in all."""
-    files = {path.as_posix() for path in submission.files}
-    names = {path.name.lower(): path for path in submission.files}
-    demo = sorted(name for name in files if name.startswith("demo/"))
-    flows = sorted(name for name in files if re.fullmatch(r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml", name))
+    files = [path.as_posix() for path in submission.files]
+    own = [name for name in files if not _of_the_kit(submission, name)]
+    demo = [name for name in own if name.startswith("demo/")]
+    flows = [name for name in own if re.fullmatch(r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml", name)]
     events = sum("tfevents" in name for name in files)
     trackers = [word for word in ("mlruns", "wandb", ".dvc", "mlflow.db") if any(word in name for name in files)]
-    engine, works = "model.trt" in names, _at(submission.record, "theme4", "tensorrt", "works")
-    reasons = _at(submission.record, "theme4", "tensorrt", "reasons") or []
-    routes = f"; {len(reasons)} routes documented" if isinstance(reasons, list) and reasons else ""
+    engine, works = "exports/model.trt" in files, _at(submission.record, "theme4", "tensorrt", "works")
+    reasons = _at(submission.record, "theme4", "tensorrt", "reasons")
+    routes = f"; {len(reasons)} attempts documented" if isinstance(reasons, list) and reasons else ""
     found = {
-        "TensorRT (+1)": (engine and works is True, ("model.trt is there, " if engine else "no model.trt, ")
-                          + f"the record says it works: {works}{routes}"),
-        "Demo": (bool(demo), f"{len(demo)} files in demo/: {', '.join(demo[:4])}" if demo else "no demo/"),
-        "CI/CD": (bool(flows), ", ".join(flows[:4]) or "no workflow"),
-        "Tracking": (bool(events or trackers), f"{events} TensorBoard files"
-                     + (f", {', '.join(trackers)}" if trackers else "")),
+        "TensorRT (+1)": (engine and works is True, f"exports/model.trt is {'there' if engine else 'not there'}; the "
+                          f"record says that it works: {'yes' if works is True else 'no'}{routes}"),
+        "Demo": (demo, _named(demo, "nothing in demo/ but what the kit brings")),
+        "CI/CD": (flows, _named(flows, "no workflow but what the kit brings")),
+        "Tracking": (events or trackers, f"{events} TensorBoard files" + "".join(f", {word}" for word in trackers)),
     }  # fmt: skip
     return [{"bonus": name, "found": bool(there), "evidence": shown(says)} for name, (there, says) in found.items()]
+
+
+def _of_the_kit(submission: Submission, name: str) -> bool:
+    """Whether a file is one of the kit's, byte for byte."""
+    kit = TEMPLATES.parent.parent / name
+    same = kit.is_file() and kit.stat().st_size == (submission.root / name).stat().st_size
+    return same and filecmp.cmp(kit, submission.root / name, shallow=False)
+
+
+def _named(names: list[str], nothing: str) -> str:
+    return f"{len(names)} files of the group's own: {', '.join(names[:4])}" if names else nothing
 
 
 def write(report: dict, folder: Path) -> list[Path]:
@@ -162,7 +174,7 @@ def _render(name: str, values: dict, folder: Path) -> list[Path]:
 
 def _cell(value) -> str:
     """Foreign text as a Markdown table cell shows it: nothing in it is markup."""
-    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([\\`*|<>\[\]#]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(value).split()))
 
 
 def order_findings(findings: list) -> list:
