@@ -162,9 +162,9 @@ def _guarded(step, submission, options, work, seen: Seen) -> None:
     """Run a level; what it stumbles over is a finding, as foreign results may have any shape."""
     try:
         step(submission, options, work, seen)
-    except utils.CourseError as error:
+    except (utils.CourseError, OSError) as error:  # such as a disk that is full here
         seen.findings.append(Finding("check", "human", f"{step.__name__.strip('_')} stopped: {shown(error)}", "", 0))
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError, OSError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
         why = shown(repr(error)[:200])
         says = f"{step.__name__.strip('_')} stopped at results of a strange shape ({why}): look at them."
         seen.findings.append(Finding("check", "human", says, "", 0))

@@ -156,9 +156,6 @@ def findings_of(rows: list[dict], same: bool) -> list[Finding]:
             says = (f"{name} is {text(row['submitted'])} in the record and {text(row['reproduced'])} {how}"
                     + (f" ({row['says']})" if row["says"] else "") + ": ask how it came about.")  # fmt: skip
             findings.append(Finding("figures", "human" if soft else "fail", says, name, 2))
-        elif row["verdict"] == "not reproduced":
-            says = f"{name} could not be reproduced: {row['says']}. It is unknown whether it holds."
-            findings.append(Finding("figures", "human", says, name, 2))
         elif row["verdict"] == "ratio" and row["submitted"] == row["reproduced"]:
             says = (f"{name} is {row['submitted']!r} in the record and again here: a time never repeats to the last "
                     "digit, so it is written down and not measured.")  # fmt: skip
@@ -166,7 +163,17 @@ def findings_of(rows: list[dict], same: bool) -> list[Finding]:
         elif row["verdict"] == "ratio" and not 1 / SLOWER <= row["difference"] <= SLOWER:
             says = f"{name} is {row['difference']:.1f} times the submitted one here: another machine, or a busy one."
             findings.append(Finding("figures", "note", says, name, 2))
-    return findings
+    return findings + _unknown(rows)
+
+
+def _unknown(rows: list[dict]) -> list[Finding]:
+    """One finding for all figures that one reason keeps from being reproduced."""
+    reasons = {}
+    for row in rows:
+        if row["verdict"] == "not reproduced":
+            reasons.setdefault(row["says"], []).append(row["figure"])
+    return [Finding("figures", "human", f"Nobody knows yet whether these hold: {', '.join(names)} ({why}).")
+            for why, names in reasons.items()]  # fmt: skip
 
 
 def unmoved(submitted: dict, other: dict, names) -> list[str]:
