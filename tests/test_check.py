@@ -99,7 +99,8 @@ def edit_notebook(folder: Path, theme: int, change) -> None:
 
 def replace_theme(folder: Path, theme: int, *cells: str) -> None:
     """A notebook of these cells instead, after one of parameters."""
-    parameters = nbformat.v4.new_code_cell("DATASET = SOURCE = PROFILE = IMAGE_SIZE = SEED = HOME = None", metadata={"tags": ["parameters"]})
+    names = "DATASET = SOURCE = PROFILE = IMAGE_SIZE = SEED = HOME = None"
+    parameters = nbformat.v4.new_code_cell(names, metadata={"tags": ["parameters"]})
     edit_notebook(folder, theme, lambda old: old.__setitem__(
         slice(None), [parameters, *map(nbformat.v4.new_code_cell, cells)]))  # fmt: skip
 

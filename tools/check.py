@@ -39,6 +39,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -247,8 +248,9 @@ def fingerprint(path: Path) -> list[tuple]:
     for folder, below, names in os.walk(path):
         below.sort()
         for name in sorted(names):
-            about = os.lstat(os.path.join(folder, name))
-            seen.append((folder, name, about.st_size, about.st_mtime_ns))
+            with suppress(OSError):  # gone in between, or not ours to see
+                about = os.lstat(os.path.join(folder, name))
+                seen.append((folder, name, about.st_size, about.st_mtime_ns))
     return seen
 
 

@@ -185,7 +185,7 @@ def rerun(submission: Submission, source: str, work: Path, last: int, limit: flo
     project, story, result = work / "project", submission.story | changes, Rerun()
     what = f"{submission.name[:20]} seed {story['seed']}"
     project.mkdir()
-    result.findings += copy_code(submission, project)
+    result.findings += copy_code(submission, project) + _complete(project)
     parameters = {"DATASET": story["dataset"], "SOURCE": source, "PROFILE": story["profile"], "DRIVE": False,
                   "IMAGE_SIZE": story["image_size"], "SEED": story["seed"], "HOME": str(project)}  # fmt: skip
     found = notebooks(project)
@@ -198,6 +198,19 @@ def rerun(submission: Submission, source: str, work: Path, last: int, limit: flo
     return result
 
 
+def _complete(project: Path) -> list[Finding]:
+    """Files of the kit that notebooks need and the course's layout does not ask for: ours where there are none."""
+    names = ["utils.py", "sample_data.py", *(f"{path.parent.name}/{path.name}" for folder in ("models", "tools")
+                                             for path in sorted((KIT / folder).glob("*.py")))]  # fmt: skip
+    lacking = [name for name in names if not (project / name).exists()]
+    for name in lacking:
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy(KIT / name, project / name)
+    told = [name for name in lacking if not name.startswith("tools/")]
+    says = f"Not handed in, so the kit's own were used: {', '.join(told)}."
+    return [Finding("re-execution", "note", says)] if told else []
+
+
 def notebooks(project: Path) -> dict[int, str]:
     """File names of the notebooks by theme; where there are two of a theme, the first."""
     names = sorted(path.name for path in (project / "notebooks").glob("*.ipynb"))
@@ -207,7 +220,7 @@ def notebooks(project: Path) -> dict[int, str]:
 
 def _blocked(theme: int, found: dict, project: Path, dataset: str) -> dict | None:
     """A row for a theme that cannot run: no notebook, or what it needs was not written."""
-    row = {"theme": theme, "notebook": found.get(theme, ""), "seconds": 0.0, "layer": ""}
+    row = {"theme": theme, "notebook": shown(found.get(theme, "")), "seconds": 0.0, "layer": ""}
     if theme not in found:
         return row | {"status": "missing", "says": "has no notebook"}
     needed, writer = utils.PREREQUISITES.get(theme, ("", ""))
@@ -223,7 +236,7 @@ def _execute(theme: int, name: str, parameters: dict, work: Path, limit: float, 
                json.dumps(parameters)]  # fmt: skip
     outcome = sandbox.run(command, work, limit, readable=[KIT / "tools", *([source] if source != "sample" else [])],
                           environment={"COURSE_THREADS": threads})  # fmt: skip
-    row = {"theme": theme, "notebook": name, "seconds": outcome.seconds, "layer": outcome.layer}
+    row = {"theme": theme, "notebook": shown(name), "seconds": outcome.seconds, "layer": outcome.layer}
     if outcome.stopped:
         what = f"{limit:.0f} s were over" if outcome.timed_out else "the disk was nearly full"
         return row | {"status": "stopped", "says": f"was stopped as {what}, in {_running_cell(project, name)}"}

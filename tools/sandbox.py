@@ -18,7 +18,6 @@ import ctypes
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import site
@@ -29,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,6 +99,8 @@ def run(command: list[str], folder: Path, limit: float, *, readable=(), environm
     layer : str, optional
         One of LAYERS; the best that works here when None.
     """
+    if os.name != "posix":
+        raise OSError("foreign code is run on Linux and macOS only: use Colab, or WSL on Windows")
     folder, layer = Path(folder).resolve(), layer or best_layer()
     paths = _visible(readable)
     with tempfile.TemporaryDirectory(prefix="stage-") as stage:
@@ -138,8 +140,10 @@ def _holds(layer: str) -> bool:
 def _environment(folder: Path, extra: dict | None) -> dict[str, str]:
     """The allow-list; caches of a run stay in its folder."""
     home, temporary = folder / ".sandbox" / "home", folder / ".sandbox" / "tmp"
-    for place in (home, temporary):
-        place.mkdir(parents=True, exist_ok=True)
+    for place in (home.parent, home, temporary):
+        if place.is_symlink():  # left by an earlier run, to be followed
+            place.unlink()
+        place.mkdir(exist_ok=True)
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     own = {"HOME": str(home), "TMPDIR": str(temporary), "MPLBACKEND": "agg", "PYTHONDONTWRITEBYTECODE": "1",
            "PYTHONUSERBASE": site.getuserbase()}  # fmt: skip
@@ -197,22 +201,28 @@ def _attend(process, folder: Path, limit: float, layer: str) -> Outcome:
     reader = threading.Thread(target=_drain, args=(process.stdout, tail), daemon=True)
     reader.start()
     reserve = min(GIB // 2, shutil.disk_usage(folder).free // 2)
-    while process.poll() is None and not stopped:
-        try:
-            process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            stopped = "time" if time.monotonic() - began > limit else ""
-            stopped = stopped or ("disk" if shutil.disk_usage(folder).free < reserve else "")
-    if stopped:
+    try:
+        while process.poll() is None and not stopped:
+            try:
+                process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                stopped = "time" if time.monotonic() - began > limit else ""
+                stopped = stopped or ("disk" if shutil.disk_usage(folder).free < reserve else "")
+    finally:  # also when somebody interrupts the check
+        _end(process, layer)
+    reader.join(10)
+    text = bytes(tail).decode(errors="replace")
+    return Outcome(process.returncode, text, stopped, round(time.monotonic() - began, 3), layer)
+
+
+def _end(process, layer: str) -> None:
+    if process.poll() is None:
         process.send_signal(signal.SIGTERM if layer == "plain" else signal.SIGKILL)  # plain: the watch cleans up
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    reader.join(10)
-    text = bytes(tail).decode(errors="replace")
-    return Outcome(process.returncode, text, stopped, round(time.monotonic() - began, 3), layer)
 
 
 def _drain(pipe, tail: bytearray) -> None:
@@ -311,6 +321,8 @@ def _read_only(stage: str, folder: str) -> None:
 
 def _limit() -> None:
     """Limits of this process and of all that it starts."""
+    import resource
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     wanted = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 4 * GIB, "RLIMIT_NOFILE": 4096, "RLIMIT_DATA": memory}
     for name, value in wanted.items():
@@ -318,10 +330,8 @@ def _limit() -> None:
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(getattr(resource, name), (value, value))
     os.nice(5)
-    try:
+    with suppress(OSError):  # no such file, or not ours to write: the limit above still holds
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass  # no such file, or not ours to write: the limit above still holds
 
 
 def _watch(command: list[str]) -> int:
@@ -330,12 +340,14 @@ def _watch(command: list[str]) -> int:
     if sys.platform == "linux":
         _call("prctl", CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans become ours
         _call("prctl", NO_NEW_PRIVS, 1, 0, 0, 0)
+    child = subprocess.Popen(command, start_new_session=True)
     try:
-        child = subprocess.Popen(command, start_new_session=True)
         while (ended := os.wait())[0] != child.pid:
             pass
         return os.waitstatus_to_exitcode(ended[1])
     finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
         _kill_children()
 
 
@@ -344,11 +356,9 @@ def _kill_children() -> None:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and children.exists() and (pids := children.read_text().split()):
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(int(pid), signal.SIGKILL)
                 os.waitpid(int(pid), 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass
 
 
 def _begin(plan: dict) -> int:

@@ -167,7 +167,8 @@ def _render(name: str, values: dict, folder: Path) -> list[Path]:
     for ending in ("md", "html"):
         path = folder / f"{name}.{ending}"
         with utils.atomic(path) as temporary:
-            temporary.write_text(places.get_template(path.name).render(values, no_grade=NO_GRADE), encoding="utf-8")
+            temporary.write_text(places.get_template(path.name).render(values, no_grade=NO_GRADE), encoding="utf-8",
+                                 errors="backslashreplace")
         paths.append(path)
     return paths
 
