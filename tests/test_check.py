@@ -434,10 +434,14 @@ def test_bonus_of_the_kit_is_not_the_groups(submission, tmp_path):
     (submission / ".github" / "workflows").mkdir(parents=True)
     shutil.copy(KIT / ".github" / "workflows" / "ci.yml", submission / ".github" / "workflows" / "ci.yml")
     rows = {row["bonus"]: row for row in verdict.bonuses(open_submission(submission, tmp_path))}
-    assert not rows["CI/CD"]["found"] and rows["Tracking"]["found"]
+    assert not any(row["found"] for row in rows.values())
     (submission / ".github" / "workflows" / "ours.yml").write_text("on: push")
+    (submission / "app.py").write_text("import gradio as gr")
+    edit_notebook(submission, 2, lambda cells: cells.append(nbformat.v4.new_code_cell("x = 1\nimport wandb")))
     rows = {row["bonus"]: row for row in verdict.bonuses(open_submission(submission, tmp_path))}
     assert rows["CI/CD"]["found"] and "ours.yml" in rows["CI/CD"]["evidence"]
+    assert "app.py" in rows["Demo"]["evidence"] and "theme2" in rows["Tracking"]["evidence"]
+    assert not rows["TensorRT (+1)"]["found"]
 
 
 # ------------------------------------------------------------------------------------------------------

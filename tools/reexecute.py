@@ -212,10 +212,10 @@ def _complete(project: Path) -> list[Finding]:
 
 
 def notebooks(project: Path) -> dict[int, str]:
-    """File names of the notebooks by theme; where there are two of a theme, the first."""
-    names = sorted(path.name for path in (project / "notebooks").glob("*.ipynb"))
-    matches = [(re.match(r"theme_?0?([1-8])(?!\d)", name, re.IGNORECASE), name) for name in names]
-    return {int(match[1]): name for match, name in reversed(matches) if match}
+    """The notebooks by theme, in notebooks/ or else at the top; where there are two of a theme, the first."""
+    paths = sorted((project / "notebooks").glob("*.ipynb")) or sorted(project.glob("*.ipynb"))
+    matches = [(re.match(r"theme_?0?([1-8])(?!\d)", path.name, re.IGNORECASE), path) for path in paths]
+    return {int(match[1]): str(path.relative_to(project)) for match, path in reversed(matches) if match}
 
 
 def _blocked(theme: int, found: dict, project: Path, dataset: str) -> dict | None:
@@ -275,7 +275,7 @@ def findings_of(run: Rerun) -> list[Finding]:
     """What went wrong while the notebooks ran."""
     findings = list(run.findings)
     for row in run.notebooks:
-        where = f"notebooks/{row['notebook']}" if row["notebook"] else "notebooks/"
+        where = row["notebook"] or "notebooks/"
         if row["status"] in ("failed", "stopped", "missing"):
             findings.append(Finding("re-execution", "fail", f"Theme {row['theme']} {row['says']}.", where))
         elif row["status"] == "skipped":

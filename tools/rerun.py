@@ -16,7 +16,7 @@ def main(kit: str, project: str, name: str, parameters: str) -> int:
     from tools import run
 
     run.KIT = Path(project)
-    notebook, folder = Path(project) / "notebooks" / name, Path(project) / "exports" / "notebooks"
+    notebook, folder = Path(project) / name, Path(project) / "exports" / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         run.execute(0, notebook, json.loads(parameters), folder)

@@ -2,11 +2,12 @@
 
 import filecmp
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import utils
 from tools import compare
-from tools.submission import VERDICTS, Submission, shown, worst_first
+from tools.submission import VERDICTS, Submission, SubmissionError, is_code, read, shown, worst_first
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 CRITERIA = {
@@ -118,21 +119,36 @@ def bonuses(submission: Submission) -> list[dict]:
     """One line of evidence for each bonus of the course; a person decides, up to two points in all."""
     files = [path.as_posix() for path in submission.files]
     own = [name for name in files if not _of_the_kit(submission, name)]
-    demo = [name for name in own if name.startswith("demo/")]
+    used = _imports(submission, own)
+    demo = sorted({name for name in own if name.startswith("demo/")} | used["demo"])
     flows = [name for name in own if re.fullmatch(r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml", name)]
-    events = sum("tfevents" in name for name in files)
-    trackers = [word for word in ("mlruns", "wandb", ".dvc", "mlflow.db") if any(word in name for name in files)]
+    tracking = sorted({name for name in files if name.split("/")[0] in ("wandb", "mlruns", ".dvc")} | used["tracking"])
     engine, works = "exports/model.trt" in files, _at(submission.record, "theme4", "tensorrt", "works")
     reasons = _at(submission.record, "theme4", "tensorrt", "reasons")
     routes = f"; {len(reasons)} attempts documented" if isinstance(reasons, list) and reasons else ""
     found = {
         "TensorRT (+1)": (engine and works is True, f"exports/model.trt is {'there' if engine else 'not there'}; the "
                           f"record says that it works: {'yes' if works is True else 'no'}{routes}"),
-        "Demo": (demo, _named(demo, "nothing in demo/ but what the kit brings")),
+        "Demo": (demo, _named(demo, "nothing in demo/ but what the kit brings, no Gradio or Streamlit elsewhere")),
         "CI/CD": (flows, _named(flows, "no workflow but what the kit brings")),
-        "Tracking": (events or trackers, f"{events} TensorBoard files" + "".join(f", {word}" for word in trackers)),
+        "Tracking": (tracking, _named(tracking, "TensorBoard at most, which the course requires of all")),
     }  # fmt: skip
     return [{"bonus": name, "found": bool(there), "evidence": shown(says)} for name, (there, says) in found.items()]
+
+
+EXTRAS = {"demo": "gradio|streamlit", "tracking": "wandb|mlflow|comet_ml|neptune|clearml|dvclive|aim"}
+
+
+def _imports(submission: Submission, names: list[str]) -> dict[str, set[str]]:
+    """Files of the group's own that import what a bonus is made with."""
+    found = {kind: set() for kind in EXTRAS}
+    for name in names:
+        if name.endswith((".py", ".ipynb")) and is_code(Path(name)):
+            with suppress(SubmissionError):
+                content = read(submission.root, Path(name)).decode(errors="replace")
+                for kind, words in EXTRAS.items():
+                    found[kind] |= {name} if re.search(rf"\b(?:import|from) (?:{words})\b", content) else set()
+    return found
 
 
 def _of_the_kit(submission: Submission, name: str) -> bool:
