@@ -241,7 +241,7 @@ def _execute(theme: int, name: str, parameters: dict, work: Path, limit: float, 
         what = f"{limit:.0f} s were over" if outcome.timed_out else "the disk was nearly full"
         return row | {"status": "stopped", "says": f"was stopped as {what}, in {_running_cell(project, name)}"}
     if outcome.rc:
-        return row | {"status": "failed", "says": f"failed in {_last_line(outcome.tail)}"}
+        return row | {"status": "failed", "says": f"failed in {_last_line(outcome.tail.replace(f'{project}/', ''))}"}
     return row | {"status": "ran", "says": ""}
 
 
@@ -279,7 +279,7 @@ def findings_of(run: Rerun) -> list[Finding]:
         if row["status"] in ("failed", "stopped", "missing"):
             findings.append(Finding("re-execution", "fail", f"Theme {row['theme']} {row['says']}.", where))
         elif row["status"] == "skipped":
-            findings.append(Finding("re-execution", "human", f"Theme {row['theme']} {row['says']}.", where))
+            findings.append(Finding("re-execution", "note", f"Theme {row['theme']} {row['says']}.", where))
     if run.notebooks and all(row["status"] == "ran" for row in run.notebooks):
         says = f"{len(run.notebooks)} notebooks ran from nothing, each in a fresh kernel."
         findings.append(Finding("re-execution", "pass", says))
