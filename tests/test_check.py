@@ -412,7 +412,7 @@ def test_machine_of_a_record():
     meta = {"hardware": "A, 2 threads", "environment": {"torch": "2.15.0", "date": "then", "system": "x"}}
     assert compare.differences(meta, "A, 2 threads", {"torch": "2.15.0", "date": "now", "system": "y"}) == []
     assert compare.differences(meta, "A, 2 threads", {"torch": "2.16.0"}) == ["torch: 2.15.0 there, 2.16.0 here"]
-    assert compare.differences({}, "A", {})
+    assert compare.differences({}, "A", {}) and compare.differences(meta, None, {})
     assert reexecute.threads_of({"meta": meta}) == 2 and reexecute.threads_of({"meta": {"hardware": 3}}) == 2
 
 

@@ -68,8 +68,10 @@ def figure_of(name: str) -> Figure:
     return TOLERANCES.get(name, UNKNOWN)
 
 
-def differences(meta: dict, hardware: str, environment: dict) -> list[str]:
+def differences(meta: dict, hardware: str | None, environment: dict) -> list[str]:
     """What differs between the machine of a record and this one, of what can change a figure; [] for the same."""
+    if not hardware:
+        return ["nothing ran far enough here to say what it ran on"]
     theirs = meta.get("environment") if isinstance(meta.get("environment"), dict) else {}
     pairs = {"hardware": (meta.get("hardware"), hardware)}
     pairs |= {key: (theirs.get(key), value) for key, value in environment.items()
