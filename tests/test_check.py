@@ -232,6 +232,15 @@ raise RuntimeError(f"saw {told}")""")
     assert found(report, "re-execution")[0].endswith("RuntimeError: saw [].")
 
 
+def test_report_says_when_nothing_could_be_closed(submission, run_check, only_notebooks, monkeypatch):
+    monkeypatch.setattr(sandbox, "best_layer", lambda: "plain")
+    replace_theme(submission, 1, "x = 1")
+    _, report, out = run_check(submission, "--level", "full", "--until", "1", "--no-another-seed")
+    assert report["containment"] == "plain" and "NOT CLOSED" in report["notes"][0] and "NOT CLOSED" in out
+    assert report["runs"][0]["notebooks"][0]["status"] == "ran"
+    assert "did not record it" in found(report, "figures", "human")[0]
+
+
 def test_missing_theme_is_named(submission, run_check):
     next((submission / "notebooks").glob("theme2_*.ipynb")).unlink()
     status, report, _ = run_check(submission, whole=False)
@@ -516,6 +525,19 @@ for command in (["mount", "-o", "remount,rw,bind", str(shown)], ["unshare", "-Ur
     assert outcome.tail.splitlines() == ["hidden is not seen and shown reads x", "wrote mine", "mount fails",
                                          "unshare fails", "umount fails"]  # fmt: skip
     assert sorted(os.listdir(tmp_path)) == ["hidden", "shown", "work"] and (shown / "file").read_text() == "x"
+
+
+def test_links_left_in_the_work_folder_lead_nowhere(tmp_path):
+    work, outside = tmp_path / "work", tmp_path / "outside"
+    work.mkdir()
+    outside.mkdir()
+    program = f"import os, shutil; shutil.rmtree('.sandbox'); os.symlink({str(outside)!r}, '.sandbox')"
+    assert sandbox.run([sys.executable, "-c", program], work, 30).rc == 0
+    assert sandbox.run([sys.executable, "-c", "open('here', 'w')"], work, 30).rc == 0
+    assert not list(outside.iterdir()) and not (work / ".sandbox").is_symlink()
+    (work / "results.json").symlink_to(tmp_path / "secret.json")
+    (tmp_path / "secret.json").write_text('{"a": 1}')
+    assert reexecute._json(work, Path("results.json")) == {} == reexecute._json(work, Path("none.json"))
 
 
 def test_flood_of_output_is_cut_and_a_full_disk_is_seen(tmp_path, monkeypatch):
