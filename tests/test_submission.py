@@ -81,7 +81,8 @@ def test_a_faithful_submission_passes_every_check(whole, look):
 
 def test_story_and_record_are_read(whole, tmp_path):
     opened = open_submission(whole, tmp_path)
-    assert opened.story == {"dataset": "pneumonia", "source": "sample", "profile": "smoke", "image_size": 32, "seed": 42}
+    story = {"dataset": "pneumonia", "source": "sample", "profile": "smoke", "image_size": 32, "seed": 42}
+    assert opened.story == story
     assert opened.name == "group-7" and opened.record["headline"] == HEADLINE
     assert Path(RECORD) in opened.files and not any(path.is_absolute() for path in opened.files)
 
@@ -168,9 +169,9 @@ ERROR = {"output_type": "error", "ename": "ValueError", "evalue": "the dog ate i
 NOTEBOOKS = {
     "out of order": (counts(_5=3), "fail", "ran as [3], the one above as [5]"),
     "twice the same": (counts(_5=5), "fail", "ran as [5], the one above as [5]"),
-    "a gap": (counts(_5=6, _6=7), "fail", "ran as [8], the one above"),
     "not fresh": (lambda book: [cell.update(execution_count=cell["execution_count"] + 4) for cell in code_cells(book)],
                   "human", "not in one go"),
+    "a gap": (lambda book: code_cells(book)[-1].update(execution_count=99), "human", "(this cell is [99])"),
     "not run": (counts(_5=None), "human", "1 cells were not run"),
     "an error": (lambda book: code_cells(book)[4].update(outputs=[ERROR]), "fail", "ValueError: the dog ate it"),
 }  # fmt: skip
@@ -179,9 +180,6 @@ NOTEBOOKS = {
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_execution_out_of_order(name, group, look):
     change, verdict, words = NOTEBOOKS[name]
-    if name == "a gap":
-        words = "ran as [8]"
-        change = counts(_5=20)
     executed_in_place(group, change)
     says = of(look(group), "notebooks", verdict)
     assert words in says and f"{THEME2}, cell " in says
@@ -223,8 +221,10 @@ def test_notebook_that_is_none(content, words, group, look):
     assert words in of(look(group), "notebooks")
 
 
-@pytest.mark.parametrize("cell", [{"source": {"a": 1}}, {"source": None}, {"outputs": 3}, {"metadata": 1},
-                                  {"execution_count": "x"}, {"outputs": [1, {"data": 3, "text": {"a": 2}}]}])  # fmt: skip
+@pytest.mark.parametrize("cell", [
+    {"source": {"a": 1}}, {"source": None}, {"outputs": 3}, {"metadata": 1}, {"execution_count": "x"},
+    {"outputs": [1, {"data": 3, "text": {"a": 2}}]},
+])  # fmt: skip
 def test_odd_cells_break_no_check(cell, group, look):
     edit_json(group / THEME2, lambda book: book["cells"].append({"cell_type": "code"} | cell))
     assert not any("broke off" in says for _, _, says in look(group))
@@ -268,7 +268,8 @@ def test_import_that_may_fail_is_noted(group, look):
     assert "seaborn is used if it is there" in of(found, "environment", "note") and not of(found, "environment")
 
 
-@pytest.mark.parametrize("line", ["!pip install -q seaborn==0.13", "%pip install seaborn", "if 1:\n    !pip install seaborn"])
+@pytest.mark.parametrize("line", ["!pip install -q seaborn==0.13", "%pip install seaborn",
+                                  "if 1:\n    !pip install seaborn"], ids=["shell", "magic", "indented"])  # fmt: skip
 def test_package_installed_by_a_cell_is_noted(line, group, look):
     add_cell(group, f"{line}\nimport seaborn\nx = !ls\nseaborn?")
     found = look(group)
@@ -280,7 +281,7 @@ def test_cells_of_other_languages_and_syntax_errors(group, look):
     add_cell(group, "%%time\nimport seaborn")
     add_cell(group, "def f(:\n")
     add_cell(group, "-" * 90_000 + "1")
-    add_cell(group, "!ls\n" * 900)
+    add_cell(group, "!ls\n" * 600)
     found = look(group)
     assert of(found, "notebooks", "human").count("does not parse as Python") == 3
     assert "seaborn is imported" in of(found, "environment")
@@ -350,8 +351,8 @@ def test_leaked_secret_is_found_in_code_and_shown_masked(name, group, look):
 
 def test_secret_in_cells_outputs_and_files(group, look):
     output = {"output_type": "stream", "name": "stdout", "text": ["ok\n", LEAKS["AWS"]]}
-    picture = {"output_type": "display_data", "data": {"image/png": LEAKS["Google"], "text/html": "data:image/png;base64,"
-                                                       + LEAKS["AWS"]}}  # fmt: skip
+    pictures = {"image/png": LEAKS["Google"], "text/html": "data:image/png;base64," + LEAKS["AWS"]}
+    picture = {"output_type": "display_data", "data": pictures}
     add_cell(group, "x = 1", outputs=[output])
     add_cell(group, "token = 1", theme="theme4_onnx_deployment", outputs=[picture])
     (group / "kaggle.json").write_text("{}")
@@ -377,9 +378,9 @@ def test_absolute_paths(group, look):
     add_cell(group, 'drive.mount("/content/drive")\np = "/content/course-kit/x"\nq = "/content/drive/MyDrive/me"')
     (group / "extra.py").write_text('def f():\n    """Reads /home/you."""\n    return "/root/data"\n')
     says = of(look(group), "absolute paths")
-    for words in ("/home/alice/x.csv exists", "C:\\\\Users", "/Users/alice/ exists", "/content/project", "/home/alice/d",
-                  "extra.py, line 3", "one person's Drive"):  # fmt: skip
-        assert words in says or words.replace("\\\\", "\\") in says
+    for words in ("/home/alice/x.csv exists", "C:\\Users", "/Users/alice/ exists", "/content/project",
+                  "/home/alice/d", "extra.py, line 3", "one person's Drive"):  # fmt: skip
+        assert words in says
     assert len(says.splitlines()) == 7
 
 
@@ -624,8 +625,9 @@ def test_damaged_encrypted_and_other_files_are_refused(whole, tmp_path):
         encrypted[content.index(mark) + place] |= 1
     middle = len(content) // 2
     damaged = content[:middle] + bytes(b ^ 255 for b in content[middle : middle + 500]) + content[middle + 500 :]
-    for name, bad, words in (("cut", content[:-500], "neither a folder nor a whole zip"), ("none", b"hello", "neither"),
-                             ("locked", bytes(encrypted), "encrypted"), ("damaged", damaged, "cannot be unpacked")):  # fmt: skip
+    cases = (("cut", content[:-500], "neither a folder nor a whole zip"), ("none", b"hello", "neither"),
+             ("locked", bytes(encrypted), "encrypted"), ("damaged", damaged, "cannot be unpacked"))  # fmt: skip
+    for name, bad, words in cases:
         (tmp_path / f"{name}.zip").write_bytes(bad)
         with pytest.raises(SubmissionError, match=words):
             open_submission(tmp_path / f"{name}.zip", tmp_path / "work")
@@ -739,9 +741,9 @@ def test_copy_holds_code_and_nothing_that_could_load(group, tmp_path):
     (group / "big.json").touch()
     os.truncate(group / "big.json", 21 << 20)
     said = copy_code(open_submission(group, tmp_path / "work"), tmp_path / "copy")
-    copied = {path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+    copied = {path.as_posix() for path in submission.list_files(tmp_path / "copy")[0]}
     assert {"utils.py", THEME2, "models/baseline_cnn.py", "requirements.txt", "src/data/loader.py"} <= copied
-    assert not [name for name in copied if name.startswith(("exports", "checkpoints", "data", "logs", "runs", "report/"))]
+    assert not {name.partition("/")[0] for name in copied} & {"exports", "checkpoints", "data", "logs", "runs"}
     assert not {"course.json", "cached.csv", "big.json"} & copied
     says = " ".join(finding.says for finding in said)
     assert "big.json has 21 MiB" in says and "cached.csv" in says
@@ -750,7 +752,7 @@ def test_copy_holds_code_and_nothing_that_could_load(group, tmp_path):
 @pytest.mark.parametrize("path, code, artefact", [
     ("notebooks/a.ipynb", True, False), ("exports/notebooks/a.ipynb", False, True), ("data/loader.py", True, False),
     ("checkpoints/best.pth", False, True), ("course.json", False, True), ("sub/.venv/x.py", False, False),
-    ("data/pneumonia/index.csv", False, True), ("data/raw/x.jpeg", False, False), ("report/sections/a.typ", True, False),
+    ("data/pneumonia/index.csv", False, True), ("data/raw/x.jpeg", False, False), ("report/a.typ", True, False),
     ("my-run/exports/results.json", False, False), ("x.zip", False, False), ("Makefile", True, False),
 ])  # fmt: skip
 def test_what_is_what(path, code, artefact):

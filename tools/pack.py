@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import utils
-from tools.static import is_secret_file, secrets_in
+from tools.leaks import is_secret_file, secrets_in
 from tools.submission import (
     IGNORED,
     MIB,
@@ -103,7 +103,7 @@ def choose(project: Path, home: Path, record: dict, output: Path) -> tuple[dict[
 def candidates(root: Path) -> list[Path]:
     """Regular files in the folders that the allow-lists name; nothing else is even looked at."""
     tops = {"notebooks", "demo", "docs", ".github", "checkpoints", "exports", "logs", "report"}
-    tops |= {path.parent.name for path in root.glob("*/*.py")}  # packages, the group's own among them
+    tops |= {path.relative_to(root).parts[0] for depth in ("*/*.py", "*/*/*.py") for path in root.glob(depth)}
     found = []
     for top in sorted(tops - IGNORED):
         if (root / top).is_dir() and not (root / top).is_symlink():

@@ -2,23 +2,23 @@
 
 import ast
 import json
-import logging
 import math
 import re
 import shlex
 import sys
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import utils
+from tools.leaks import BINARY, is_secret_file, secrets_in
+from tools.parsing import MAX_NOTEBOOK, NOT_PYTHON, Cell, Notebook, Source, parse_cell, read_notebook
+from tools.pdf import PAGES, SECTIONS, read_pdf, section_of
 from tools.submission import (
     MIB,
     Finding,
@@ -36,110 +36,14 @@ from tools.submission import (
 
 THEMES = {1: "data_analysis", 2: "baseline_model", 3: "optimization", 4: "onnx_deployment", 5: "monitoring",
           6: "drift_detection", 7: "retraining", 8: "synthesis"}  # fmt: skip
-MAX_NOTEBOOK, MAX_MODEL, MAX_TEXT = 32 * MIB, 500 * MIB, 20 * MIB
+MAX_MODEL, MAX_TEXT = 500 * MIB, 20 * MIB
 MAX_SEARCHED, MAX_NOTEBOOKS, MAX_MODULES = 64 * MIB, 256 * MIB, 32 * MIB  # all files together
-MAX_SECONDS = 40  # of parsing, and of reading a PDF
-MAX_CELL = 100_000  # characters; beyond it a cell holds data, not code
-# What Python's parser raises on text that is no Python, or is nested too deep for it.
-NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
+MAX_SECONDS = 40  # of parsing
 
 
 # ------------------------------------------------------------------------------------------------------
 # Reading: notebooks and modules, each once
 # ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell; `number` counts all cells of the file from 1, as a reader does."""
-
-    number: int
-    kind: str
-    source: str
-    count: int | None
-    outputs: list[dict]
-    tags: list[str]
-
-
-@dataclass(frozen=True)
-class Notebook:
-    path: Path
-    cells: list[Cell]
-
-    @property
-    def code(self) -> list[Cell]:
-        """Code cells that are not empty: those that a kernel counts."""
-        return [cell for cell in self.cells if cell.kind == "code" and cell.source.strip()]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A parsed piece of Python: a module, or a cell (`cell` is its number)."""
-
-    path: Path
-    cell: Cell | None
-    tree: ast.Module
-
-    def where(self, node: ast.AST | None = None) -> str:
-        line = f", line {node.lineno}" if node is not None else ""
-        return f"{shown(self.path)}{f', cell {self.cell.number}' if self.cell else ''}{line}"
-
-
-def read_notebook(root: Path, path: Path) -> Notebook:
-    """A notebook as it stands, whatever a foreign file holds.
-
-    Raises
-    ------
-    SubmissionError
-        Too large, no JSON, or no notebook of format 4.
-    """
-    try:
-        content = json.loads(read(root, path, MAX_NOTEBOOK))
-    except (ValueError, RecursionError) as error:
-        says = "nested too deep" if isinstance(error, RecursionError) else shown(error)
-        raise SubmissionError(f"This is not valid JSON ({says}): open it in Jupyter and save it again.") from error
-    cells = content.get("cells") if isinstance(content, dict) else None
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise SubmissionError("This is not a notebook of format 4: open it in Jupyter and save it again.")
-    return Notebook(path, [_cell(number, cell) for number, cell in enumerate(cells, 1)])
-
-
-def _cell(number: int, cell: dict) -> Cell:
-    count, about = cell.get("execution_count"), cell.get("metadata")
-    outputs = cell.get("outputs")
-    tags = about.get("tags") if isinstance(about, dict) else None
-    return Cell(number, str(cell.get("cell_type")), _joined(cell.get("source")), count if type(count) is int else None,
-                [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else [],
-                tags if isinstance(tags, list) else [])  # fmt: skip
-
-
-def _joined(text) -> str:
-    """Text of a notebook: one string, or a list of lines."""
-    return "".join(map(str, text)) if isinstance(text, list) else text if isinstance(text, str) else ""
-
-
-def output_text(cell: Cell) -> str:
-    """What a reader sees below a cell, less the pictures."""
-    parts = []
-    for output in cell.outputs:
-        data = output.get("data") if isinstance(output.get("data"), dict) else {}
-        parts += [output.get("text"), output.get("evalue"), output.get("traceback")]
-        parts += [text for kind, text in data.items() if str(kind).startswith("text/")]
-    return re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", "\n".join(map(_joined, parts)))
-
-
-def parse_cell(source: str) -> ast.Module:
-    """Python of a cell; magics and shell lines become calls of get_ipython(), as IPython itself reads them."""
-    if len(source) > MAX_CELL:
-        raise ValueError("it is longer than a cell of code")
-    try:
-        return ast.parse(source)
-    except SyntaxError:
-        from IPython.core.inputtransformer2 import TransformerManager
-
-        if source.lstrip().startswith(("%%time", "%%capture")):
-            source = "\n" + source.lstrip().partition("\n")[2]  # the body is Python, on the same lines
-        return ast.parse(TransformerManager().transform_cell(source))
 
 
 @dataclass
@@ -238,7 +142,8 @@ class Look:
         try:
             if time.monotonic() > self.until:
                 raise ValueError("the files before it took too long")
-            found.append(Source(path, cell, parse_cell(text) if cell else ast.parse(text)))
+            tree = parse_cell(text) if cell else ast.parse(text)
+            found.append(Source(path, cell, tree, list(ast.walk(tree))))
         except (*NOT_PYTHON, RuntimeError) as error:  # RuntimeError: IPython gives up on hundreds of magics
             where = f"{shown(path)}, cell {cell.number}" if cell else shown(path)
             says = f"This does not parse as Python ({shown(error) or type(error).__name__}): correct it and run it."
@@ -425,9 +330,9 @@ def _pinned(look: Look, requirements: dict[str, bool]) -> Finding:
     return Finding("environment", "fail", says, "requirements.txt")
 
 
-def _calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
+def _calls(source: Source, *names: str) -> Iterator[ast.Call]:
     """Calls of a function or method of one of these names."""
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", None))
             if name in names:
@@ -436,7 +341,7 @@ def _calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
 
 def _commands(source: Source) -> Iterator[tuple[ast.Call, str]]:
     """Shell lines and magics of a cell, as text."""
-    for call in _calls(source.tree, "system", "getoutput", "run_line_magic", "run_cell_magic"):
+    for call in _calls(source, "system", "getoutput", "run_line_magic", "run_cell_magic"):
         words = [part.value for part in call.args if isinstance(part, ast.Constant) and isinstance(part.value, str)]
         yield call, " ".join(words)
 
@@ -458,27 +363,39 @@ def _installed_in_cells(look: Look) -> dict[str, str]:
 
 def _with_dependencies(names: set[str]) -> set[str]:
     """Those names and what they bring with them, as far as this machine knows."""
-    from packaging.requirements import Requirement
-
     found, waiting = set(), list(names)
     while waiting:
         if (name := waiting.pop()) not in found:
             found.add(name)
-            try:
-                needs = map(Requirement, metadata.requires(name) or ())
-            except metadata.PackageNotFoundError:
-                continue
-            waiting += [_plain(need.name) for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+            waiting += _needs(name)
     return found
+
+
+@cache
+def _needs(name: str) -> list[str]:
+    """What an installed package asks for, extras aside."""
+    from packaging.requirements import Requirement
+
+    try:
+        needs = map(Requirement, metadata.requires(name) or ())
+    except metadata.PackageNotFoundError:
+        return []
+    return [_plain(need.name) for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+
+
+@cache
+def _providers() -> dict[str, list[str]]:
+    """Which installed packages bring a module: it takes a second to find out."""
+    return dict(metadata.packages_distributions())
 
 
 def _undeclared(look: Look, declared: set[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Imported packages that no requirement covers, with the places; those that may be absent apart."""
-    known, undeclared, optional = metadata.packages_distributions(), {}, {}
+    known, undeclared, optional = _providers(), {}, {}
     for source in look.sources:
         local = _local_modules(look, source.path)
-        guarded = _guarded(source.tree)
-        for node in ast.walk(source.tree):
+        guarded = _guarded(source)
+        for node in source.nodes:
             for name in _imported(node):
                 if name in local or name in sys.stdlib_module_names or name in ALWAYS_THERE:
                     continue
@@ -498,9 +415,9 @@ def _imported(node: ast.AST) -> list[str]:
     return [node.module.partition(".")[0]] if absolute else []
 
 
-def _guarded(tree: ast.AST) -> set[ast.AST]:
+def _guarded(source: Source) -> set[ast.AST]:
     """Import statements whose failure is caught."""
-    tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    tries = [node for node in source.nodes if isinstance(node, ast.Try)]
     return {inner for node in tries for statement in node.body for inner in ast.walk(statement) if _imported(inner)}
 
 
@@ -542,8 +459,8 @@ def seeds(look: Look) -> list[Finding]:
 
 def _seeding(theme: int, notebook: Notebook, sources: list[Source], values: list) -> list[Finding]:
     """Whether the seed is set at all: through utils.start, or by the group's own calls."""
-    starts = [call for source in sources for call in _calls(source.tree, "start") if _passes_seed(call)]
-    own = [call for source in sources for call in _calls(source.tree, "manual_seed", "set_seed", "seed_everything")]
+    starts = [call for source in sources for call in _calls(source, "start") if _passes_seed(call)]
+    own = [call for source in sources for call in _calls(source, "manual_seed", "set_seed", "seed_everything")]
     if starts and values:
         return []
     if own or starts:
@@ -583,22 +500,6 @@ def _injected_seed(notebook: Notebook | None) -> int | None:
 # Report
 # ------------------------------------------------------------------------------------------------------
 
-PAGES = (40, 100)
-SECTIONS = (  # title, how it may be called without accents, pages
-    ("Executive Summary", r"executive summary|resume executif|synthese executive|resume$|summary$", (1, 2)),
-    ("Introduction", r"introduction", (2, 3)),
-    ("Theme 1: Data Analysis", r"theme 1\b", (5, 8)),
-    ("Theme 2: Baseline Model", r"theme 2\b", (6, 8)),
-    ("Theme 3: Optimization", r"theme 3\b", (7, 10)),
-    ("Theme 4: ONNX Deployment", r"theme 4\b", (7, 10)),
-    ("Theme 5: Monitoring", r"theme 5\b", (5, 7)),
-    ("Theme 6: Drift Detection", r"theme 6\b", (6, 8)),
-    ("Theme 7: Retraining", r"theme 7\b", (6, 8)),
-    ("Theme 8: Synthesis", r"theme 8\b", (6, 10)),
-    ("Conclusion", r"conclusions?\b", (2, 3)),
-    ("References", r"references\b|bibliograph", None),
-)
-
 
 def report(look: Look) -> list[Finding]:
     """A PDF of 40 to 100 pages with the twelve sections in order; a draft is said to be one, and is no failure."""
@@ -607,7 +508,7 @@ def report(look: Look) -> list[Finding]:
         says = "There is no report: write report/sections/*.typ and run `python course.py report`."
         return [Finding("report", "fail", says, "report", 1)]
     try:
-        pages, headings = _read_pdf(look.read(path, 200 * MIB))
+        pages, headings = read_pdf(look.read(path, 200 * MIB))
     except ImportError:
         says = "Pages and sections were not looked at, as pypdf is not installed: `pip install pypdf`."
         return [Finding("report", "human", says, shown(path), 1)]
@@ -627,60 +528,11 @@ def _report_file(look: Look) -> Path | None:
     return pdfs[0] if pdfs else None
 
 
-def _read_pdf(content: bytes) -> tuple[int, list[tuple[str, int]]]:
-    """Number of pages, and headings with their page (from 1): of the outline, else lines that look like one."""
-    import pypdf
-
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it comments on every flaw of a damaged file
-    try:
-        reader = pypdf.PdfReader(BytesIO(content))
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise SubmissionError("The PDF asks for a password: hand it in without one.")
-        pages, headings = len(reader.pages), list(_outline(reader, reader.outline))
-        found = {number for title, _ in headings if (number := _section_of(title)) is not None}
-        if len(found) < len(SECTIONS) // 2:
-            headings = list(_printed_headings(reader, time.monotonic() + MAX_SECONDS))
-    except SubmissionError:
-        raise
-    except Exception as error:  # a foreign PDF may break its reader in any way
-        says = shown(error)[:100] or type(error).__name__
-        says = f"The PDF cannot be read ({says}): build it again with `python course.py report`."
-        raise SubmissionError(says) from error
-    return pages, headings
-
-
-def _outline(reader, entries: list) -> Iterator[tuple[str, int]]:
-    for entry in entries:
-        if isinstance(entry, list):
-            yield from _outline(reader, entry)
-        else:
-            yield str(entry.title), (reader.get_destination_page_number(entry) or 0) + 1
-
-
-def _printed_headings(reader, until: float) -> Iterator[tuple[str, int]]:
-    """Short lines that are called like a section; a page with many of them is a table of contents."""
-    for number, page in enumerate(reader.pages, 1):
-        if time.monotonic() > until:
-            return
-        lines = [line.strip() for line in page.extract_text().splitlines()]
-        titles = [line for line in lines if len(line) < 80 and _section_of(line) is not None]
-        if len({_section_of(title) for title in titles}) <= 3:
-            yield from ((title, number) for title in titles)
-
-
-def _section_of(title: str) -> int | None:
-    """Which of the twelve sections a heading begins, whatever its numbering, accents and case."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", title) if not unicodedata.combining(c)).lower()
-    plain = " ".join(re.sub(r"[^a-z0-9]+", " ", plain).split())
-    plain = re.sub(r"^(?:(?:section|chapitre|chapter|partie) )?(?:(?:\d+|[ivx]+) )+(?=[a-z])", "", plain)
-    return next((n for n, (_, pattern, _) in enumerate(SECTIONS) if re.match(pattern, plain)), None)
-
-
 def _sections(pages: int, headings: list[tuple[str, int]], where: str) -> list[Finding]:
     """Missing sections, their order, and their lengths against the budget of the course."""
     begins = {}
     for title, page in headings:
-        if (number := _section_of(title)) is not None:
+        if (number := section_of(title)) is not None:
             # The last heading of that name after the sections before it: "Conclusion" may close a theme, too.
             begins[number] = page if number == 10 or number not in begins else begins[number]
     findings = []
@@ -730,29 +582,6 @@ def _draft(look: Look, pages: int) -> list[Finding]:
 # Secrets and absolute paths
 # ------------------------------------------------------------------------------------------------------
 
-# Own patterns rather than detect-secrets: that one flags every hash in a notebook and knows no Kaggle key.
-SECRETS = {name: re.compile(pattern) for name, pattern in {
-    "a private key": r"-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY",
-    "a Kaggle key": r"""(?i:\bkey\\?["']?\]?\s*[:=,]\s*\\?["'])([0-9a-f]{32})\\?["']"""
-                    r"""|(?i:KAGGLE_KEY\W{1,6})([0-9a-f]{32})\b""",
-    "a Kaggle token": r"\bKGAT_[0-9A-Za-z]{16,}",
-    "a GitHub token": r"\bgh[pousr]_[0-9A-Za-z]{30,}|\bgithub_pat_\w{30,}",
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "a language model's key": r"\bsk-(?=[\w-]{0,60}[0-9])(?=[\w-]{0,60}[A-Z])[\w-]{20,}",
-    "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a Google key": r"(?<![\w+/-])AIza[\w-]{35}(?![\w+/=-])",
-    "a Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
-    "a Weights & Biases key": r"(?i:wandb[ _.]?(?:api_key|login)[^\n]{0,40}?)\b([0-9a-f]{40})\b",
-    "a key or password": r"""(?i:(?:(?:api|secret|access)[_-]?(?:key|token)|password)\\?["']?\]?\s*[:=]\s*\\?["'])"""
-                         r"""([^"'\s\\]{16,200})\\?["']""",
-}.items()}  # fmt: skip
-PLACEHOLDER = re.compile(r"(?i)your|xxx|example|placeholder|changeme|\.\.\.|[<>{}$*]")
-SECRET_FILES = re.compile(r"kaggle\.json|\.env(\..+)?|[._]netrc|id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|p12|pfx|key)"
-                          r"|\.pypirc|\.git-credentials|client_secret.*\.json|credentials(\.json)?",
-                          re.IGNORECASE)  # fmt: skip
-BINARY = {".pth", ".pt", ".onnx", ".trt", ".engine", ".npz", ".npy", ".png", ".jpg", ".jpeg", ".gif", ".pdf", ".zip",
-          ".gz", ".pkl", ".joblib"}  # fmt: skip
-
 
 def secrets(look: Look) -> list[Finding]:
     """Keys, tokens and passwords, by file name and in every text; shown by their first four characters only."""
@@ -773,45 +602,9 @@ def secrets(look: Look) -> list[Finding]:
     return findings or [Finding("secrets", "pass", "No key, token or password was found.", criterion=0)]
 
 
-def is_secret_file(path: Path) -> bool:
-    return SECRET_FILES.fullmatch(path.name) is not None
-
-
 def _secret(what: str, where: str) -> Finding:
     says = f"{what}: revoke it where it was issued, remove it, and hand in again."
     return Finding("secrets", "fail", says, where, 0)
-
-
-def secrets_in(root: Path, path: Path) -> list[tuple[str, str]]:
-    """(what, where) of each secret in one file; a notebook is searched cell by cell, its pictures left out."""
-    found = []
-    for where, text in _texts(root, path):
-        for number, line in enumerate(text.splitlines(), 1):
-            for name, pattern in SECRETS.items():
-                for match in pattern.finditer(line):
-                    secret = next((group for group in match.groups() if group), match[0])
-                    if name != "a key or password" or not PLACEHOLDER.search(secret) and re.search(r"\d", secret):
-                        place = f"{shown(path)}{where}" + ("" if where.endswith("output") else f", line {number}")
-                        found.append((f"{name[0].upper()}{name[1:]} ({shown(secret[:4])}…)", place))
-    return list(dict.fromkeys(found))
-
-
-def _texts(root: Path, path: Path) -> Iterator[tuple[str, str]]:
-    """(where, text) of the parts of a file; nothing of a binary one."""
-    try:
-        if path.suffix == ".ipynb":
-            for cell in read_notebook(root, path).cells:
-                yield f", cell {cell.number}", cell.source
-                yield f", cell {cell.number}, output", output_text(cell)
-            return
-    except SubmissionError:
-        pass  # no notebook: searched as text
-    try:
-        content = read(root, path, MAX_NOTEBOOK)
-    except SubmissionError:
-        return
-    if b"\0" not in content[:1024]:
-        yield "", content.decode(errors="replace")
 
 
 PATHS = r"(?:/home/|/Users/|/root/|/mnt/|/media/|/kaggle/|/content/|[A-Za-z]:[\\/])\w"
@@ -823,10 +616,10 @@ def absolute_paths(look: Look) -> list[Finding]:
     """Paths that exist on one machine only, in strings and shell lines of the group's code."""
     findings = []
     for source in look.sources:
-        documentation = {id(node.value) for node in ast.walk(source.tree) if isinstance(node, ast.Expr)}
+        documentation = {id(node.value) for node in source.nodes if isinstance(node, ast.Expr)}
         commands = {id(part) for call, _ in _commands(source) for part in call.args}
         settings = _settings(source)
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in documentation:
                 continue
             start = r"(?<![\w./:~-])" if id(node) in commands else "^"

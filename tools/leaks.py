@@ -1,0 +1,67 @@
+"""Keys, tokens and passwords in files: found by pattern, shown by their first four characters only."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools.parsing import MAX_NOTEBOOK, output_text, read_notebook
+from tools.submission import SubmissionError, read, shown
+
+# Own patterns rather than detect-secrets: that one flags every hash in a notebook and knows no Kaggle key.
+SECRETS = {name: re.compile(pattern) for name, pattern in {
+    "a private key": r"-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY",
+    "a Kaggle key": r"""(?i:\bkey\\?["']?\]?\s*[:=,]\s*\\?["'])([0-9a-f]{32})\\?["']"""
+                    r"""|(?i:KAGGLE_KEY\W{1,6})([0-9a-f]{32})\b""",
+    "a Kaggle token": r"\bKGAT_[0-9A-Za-z]{16,}",
+    "a GitHub token": r"\bgh[pousr]_[0-9A-Za-z]{30,}|\bgithub_pat_\w{30,}",
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
+    "a language model's key": r"\bsk-(?=[\w-]{0,60}[0-9])(?=[\w-]{0,60}[A-Z])[\w-]{20,}",
+    "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a Google key": r"(?<![\w+/-])AIza[\w-]{35}(?![\w+/=-])",
+    "a Slack token": r"\bxox[abprs]-[0-9A-Za-z-]{10,}",
+    "a Weights & Biases key": r"(?i:wandb[ _.]?(?:api_key|login)[^\n]{0,40}?)\b([0-9a-f]{40})\b",
+    "a key or password": r"""(?i:(?:(?:api|secret|access)[_-]?(?:key|token)|password)\\?["']?\]?\s*[:=]\s*\\?["'])"""
+                         r"""([^"'\s\\]{16,200})\\?["']""",
+}.items()}  # fmt: skip
+PLACEHOLDER = re.compile(r"(?i)your|xxx|example|placeholder|changeme|\.\.\.|[<>{}$*]")
+SECRET_FILES = re.compile(r"kaggle\.json|\.env(\..+)?|[._]netrc|id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|p12|pfx|key)"
+                          r"|\.pypirc|\.git-credentials|client_secret.*\.json|credentials(\.json)?",
+                          re.IGNORECASE)  # fmt: skip
+BINARY = {".pth", ".pt", ".onnx", ".trt", ".engine", ".npz", ".npy", ".png", ".jpg", ".jpeg", ".gif", ".pdf", ".zip",
+          ".gz", ".pkl", ".joblib"}  # fmt: skip
+
+
+def is_secret_file(path: Path) -> bool:
+    return SECRET_FILES.fullmatch(path.name) is not None
+
+
+def secrets_in(root: Path, path: Path) -> list[tuple[str, str]]:
+    """(what, where) of each secret in one file; a notebook is searched cell by cell, its pictures left out."""
+    found = []
+    for where, text in _texts(root, path):
+        for number, line in enumerate(text.splitlines(), 1):
+            for name, pattern in SECRETS.items():
+                for match in pattern.finditer(line):
+                    secret = next((group for group in match.groups() if group), match[0])
+                    if name != "a key or password" or not PLACEHOLDER.search(secret) and re.search(r"\d", secret):
+                        place = f"{shown(path)}{where}" + ("" if where.endswith("output") else f", line {number}")
+                        found.append((f"{name[0].upper()}{name[1:]} ({shown(secret[:4])}…)", place))
+    return list(dict.fromkeys(found))
+
+
+def _texts(root: Path, path: Path) -> Iterator[tuple[str, str]]:
+    """(where, text) of the parts of a file; nothing of a binary one."""
+    try:
+        if path.suffix == ".ipynb":
+            for cell in read_notebook(root, path).cells:
+                yield f", cell {cell.number}", cell.source
+                yield f", cell {cell.number}, output", output_text(cell)
+            return
+    except SubmissionError:
+        pass  # no notebook: searched as text
+    try:
+        content = read(root, path, MAX_NOTEBOOK)
+    except SubmissionError:
+        return
+    if b"\0" not in content[:1024]:
+        yield "", content.decode(errors="replace")
