@@ -1,10 +1,10 @@
-"""Command line of the course kit: `run` executes the themes, `check` looks for evidence, `pack` makes the hand-in."""
+"""Command line of the course kit: run the themes, check a submission, print the report, pack the hand-in."""
 
 import sys
 
-from tools import check, pack, run
+from tools import check, pack, report, run
 
-COMMANDS = {"run": run.main, "check": check.main, "pack": pack.main}
+COMMANDS = {"run": run.main, "check": check.main, "report": report.main, "pack": pack.main}
 
 
 def main(arguments: list[str]) -> int:

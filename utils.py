@@ -7166,3 +7166,627 @@ def plot_timeline(table: pd.DataFrame, drift: tuple[float, float], decided: floa
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+# ======================================================================================================
+# 9 · SYNTHESIS (theme 8): the whole course in a few tables, read from the record
+# ======================================================================================================
+
+# The notebook of each theme, and what a synthesis lacks without it.
+THEMES = {
+    1: ("theme1_data_analysis", "no pools and no trivial answer to beat: no later figure has a yardstick"),
+    2: ("theme2_baseline_model", "no baseline: nobody can say what the later work was worth"),
+    3: ("theme3_optimization", "no optimised model, no calibration, no threshold: most rows are empty"),
+    4: ("theme4_onnx_deployment", "no export and no price: a trade-off has one side only"),
+    5: ("theme5_monitoring", "no log and no alert: nobody would notice a failure"),
+    6: ("theme6_drift_detection", "no detector and no decision: retraining has no reason"),
+    7: ("theme7_retraining", "no gate and no way back: the model only grows older"),
+}
+# The variants of the summary, and the answers to the test images that each has stored.
+VARIANTS = {"baseline": "baseline_test", "optimised": "optimized_test", "ONNX float32": "onnx_test",
+            "ONNX INT8": "int8_test", "TensorRT": "tensorrt_test", "retrained": "retrained_test"}  # fmt: skip
+PAIRS = (("baseline", "optimised"), ("optimised", "ONNX float32"), ("ONNX float32", "ONNX INT8"),
+         ("optimised", "retrained"))  # fmt: skip
+
+
+def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
+    """What ran, when, with how many criteria met; what is missing or stale, and what that costs the synthesis."""
+    old, rows = stale_sections(Path(home), results), {}
+    for theme, (notebook, cost) in THEMES.items():
+        section, criteria = results.get(f"theme{theme}"), results.get("criteria", {}).get(f"theme{theme}", [])
+        says = next((line for line in old if line.startswith(f"theme{theme} ")), "")
+        rows[theme] = {
+            "recorded": section["recorded"] if section else "missing",
+            "criteria": f"{sum(row['passed'] for row in criteria)} of {len(criteria)}" if criteria else "none",
+            "says": says if section else f"{cost}. Run notebooks/{notebook}.ipynb",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("theme")
+
+
+def stored_predictions(home: str | Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Probabilities (N, K) and labels (N,) as `save_predictions` stored them; None where there are none.
+
+    Raises
+    ------
+    CourseError
+        The file is damaged.
+    """
+    path = Path(home) / "exports" / "predictions" / f"{name}.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as stored:
+            return stored["probabilities"], stored["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CourseError(f"{path} is damaged ({error}): delete it, then run the notebook that wrote it.") from error
+
+
+def summary_backends(course: Course, results: dict, pixels: np.ndarray) -> list[Backend]:
+    """The variants of the summary that exist here, ready to be timed side by side; one that does not start is said."""
+    device, backends = course.device.type, []
+    for name, file in (("baseline", "baseline.pth"), ("optimised", "best_model.pth")):
+        path = course.checkpoints / file
+        if path.exists():
+            run = torch_runner(served_network(course, path)[0], device)
+            backends.append(Backend(name, run, device, "float32", "PyTorch", path))
+    models, deployed = results.get("theme4", {}).get("models", {}), results.get("theme7", {}).get("models", {})
+    rt = models.get("fp32") if results.get("theme4", {}).get("tensorrt", {}).get("works") and device == "cuda" else None
+    served = (("ONNX float32", "fp32", models.get("fp32"), device), ("ONNX INT8", "int8", models.get("int8"), "cpu"),
+              ("TensorRT", "tensorrt", rt, "cuda"), ("retrained", "fp32", deployed.get("after"), device))  # fmt: skip
+    for name, kind, digest, where in served:
+        path = course.exports / "models" / f"{digest}.onnx"
+        model = _serving_model(course, kind, path, where, pixels)[0] if digest and path.exists() else None
+        if model:
+            backends.append(Backend(name, model.predict, where, kind, model.provider, path))
+    return backends
+
+
+def serving_table(rows: list, backends: list[Backend], price: float | None) -> pd.DataFrame:
+    """One row a variant: p50_ms and p95_ms of one image, images_s of the largest batch, cost_per_million one by one,
+    size_mb of its file, runtime. `rows` as `benchmark` gives them; no price, no cost."""
+    speed = benchmark_table(rows).set_index(["batch", "backend"])
+    one, many = speed.loc[1], speed.loc[max(speed.index.unique("batch"))]
+    table = one[["p50_ms", "p95_ms"]].assign(images_s=many["images_s"])
+    if price is not None:
+        table["cost_per_million"] = [cost_per_million(value, price) for value in one["images_s"]]
+    files = {b.name: {"size_mb": b.file.stat().st_size / 2**20, "runtime": f"{b.provider}, {b.device}"}
+             for b in backends}  # fmt: skip
+    return table.join(pd.DataFrame.from_dict(files, orient="index")).rename_axis("model")
+
+
+def performance_table(home: str | Path, results: dict, serving: pd.DataFrame | None = None, resamples=1000):
+    """Every variant of the model on the test images and, from `serving_table`, as a service.
+
+    Returns
+    -------
+    DataFrame, one row a variant that has answered the test images: accuracy, balanced_accuracy, auroc and ece, each
+    with _low and _high (95 %; see `evaluate`), n; train_seconds (for the retrained model: of the fine-tuning),
+    train_cost at the hourly price of theme 4; the columns of `serving`. What was not measured is NaN.
+    """
+    headline, price = results.get("headline", {}), results.get("theme4", {}).get("price_per_hour")
+    seconds = {name: headline.get("train_seconds_optimized") for name in VARIANTS} | {
+        "baseline": headline.get("train_seconds_baseline"), "retrained": results.get("theme7", {}).get("train_seconds")}
+    rows = {}
+    for name, file in VARIANTS.items():
+        if (stored := stored_predictions(home, file)) is None:
+            continue
+        metrics = evaluate(*stored, DATASETS[results["meta"]["dataset"]].classes, resamples, results["meta"]["seed"])
+        row = {}
+        for metric in ("accuracy", "balanced_accuracy", "auroc", "ece"):
+            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), metrics.loc[metric], strict=False))
+        took = math.nan if seconds[name] is None else seconds[name]
+        rows[name] = row | {"n": len(stored[1]), "train_seconds": took,
+                            "train_cost": math.nan if price is None else took * price / 3600}  # fmt: skip
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    return table if serving is None or table.empty else table.join(serving)
+
+
+def with_intervals(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """The same table for reading: `x`, `x_low` and `x_high` in one column, "0.956 [0.932, 0.972]"; nothing for NaN."""
+    shown = {}
+    for name in table.columns:
+        if name.endswith(("_low", "_high")):
+            continue
+        values = table[name]
+        if pd.api.types.is_float_dtype(values):
+            if f"{name}_low" in table:
+                ends = zip(values, table[f"{name}_low"], table[f"{name}_high"], strict=True)
+                shown[name] = [f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for v, a, b in ends]
+            else:
+                shown[name] = ["" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 10**digits else
+                               f"{value:.{digits}g}" for value in values]  # fmt: skip
+        else:
+            shown[name] = values.astype(str)
+    return pd.DataFrame(shown, index=table.index)
+
+
+def paired_tests(home: str | Path, resamples: int = 1000, seed: int = 42, alpha: float = 0.05) -> pd.DataFrame:
+    """Each step of the course against the one before, on the same test images: `compare`, with Holm's correction.
+
+    Returns
+    -------
+    DataFrame, one row a pair with answers of both: difference of the accuracies with low and high, won and lost
+    (images on which just one is right), p_value (exact McNemar), p_holm, n, says.
+    """
+    rows = {}
+    for first, second in PAIRS:
+        old, new = (stored_predictions(home, VARIANTS[name]) for name in (first, second))
+        if old is None or new is None or not np.array_equal(old[1], new[1]):
+            continue  # other labels: one of the two was measured on another index, which its theme calls stale
+        result = compare(old[0].argmax(1), new[0].argmax(1), old[1], resamples, seed)
+        rows[f"{first} → {second}"] = {name: result[name] for name in ("difference", "low", "high")} | {
+            "won": result["only_second"], "lost": result["only_first"], "p_value": result["p_value"], "n": result["n"]}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
+    if len(table):
+        table.insert(6, "p_holm", adjust(table["p_value"], "holm"))
+        table["says"] = [_verdict(row.difference, row.p_holm, alpha) if row.won + row.lost else "same images right"
+                         for row in table.itertuples()]  # fmt: skip
+    return table
+
+
+def _verdict(difference: float, p_value: float, alpha: float = 0.05) -> str:
+    if p_value > alpha:
+        return "no difference shown"
+    return "better" if difference > 0 else "worse"
+
+
+def lost_accuracy(home: str | Path, reference: str = "optimised", resamples=1000, seed=42) -> pd.Series:
+    """By variant, the most accuracy it may have lost against the reference: low end of the paired interval, negated."""
+    known, found = stored_predictions(home, VARIANTS[reference]), {}
+    for name, file in VARIANTS.items():
+        stored = stored_predictions(home, file)
+        if known and stored and np.array_equal(known[1], stored[1]):
+            found[name] = 0 - compare(known[0].argmax(1), stored[0].argmax(1), known[1], resamples, seed)["low"]
+    return pd.Series(found, dtype=float)
+
+
+def recommend(table: pd.DataFrame, lost: pd.Series, slo_ms: float, margin: float = 0.02) -> pd.DataFrame:
+    """When to use what, by rule, from one's own figures.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `performance_table`, with the columns of `serving_table`.
+    lost : Series
+        Of `lost_accuracy`. A variant may replace the reference when it can have lost `margin` at most.
+    slo_ms : float
+        The promise of theme 4: 95 % of the answers within this time.
+
+    Returns
+    -------
+    DataFrame: one row a situation; choose (a variant or "none"), because (the figures behind it).
+    """
+    able = table[(lost.reindex(table.index) <= margin) & table["p50_ms"].notna()]
+    fast = able[able["p95_ms"] <= slo_ms]
+    rules = (
+        (f"one image at a time, 95 % within {slo_ms:g} ms", fast, "p95_ms", "{:.2f} ms at p95", True),
+        ("a night's batch, as many images as possible", able, "images_s", "{:.0f} images/s in batches", False),
+        ("a small device: the least storage", able, "size_mb", "a file of {:.2f} MiB", True),
+        ("the lowest price for a million answers", able, "cost_per_million", "{:.3f} per million", True),
+    )
+    rows = {}
+    for situation, among, column, text, low in rules:
+        if column not in among or among[column].isna().all():
+            rows[situation] = ("none", f"nothing that lost at most {100 * margin:g} points qualifies")
+            continue
+        best = among[column].idxmin() if low else among[column].idxmax()
+        others = among[column].drop(best)
+        second = f", next: {(others.idxmin() if low else others.idxmax())}, " if len(others) else ""
+        second += text.format(others.min() if low else others.max()) if len(others) else ""
+        rows[situation] = (best, text.format(among.loc[best, column]) + second)
+    best = table["balanced_accuracy"].idxmax()
+    near = [name for name in table.index if table.loc[name, "balanced_accuracy_high"] >= table.loc[best,
+            "balanced_accuracy_low"] and name != best]  # fmt: skip
+    rows["every point of accuracy counts"] = (best, f"balanced accuracy {table.loc[best, 'balanced_accuracy']:.3f}; "
+                                              f"intervals that overlap: {', '.join(near) or 'none'}")
+    if "baseline" in lost:
+        rows["the simplest model that will do"] = (
+            "baseline" if lost["baseline"] <= margin else "not the baseline",
+            f"it may have lost {100 * lost['baseline']:.1f} points of accuracy, allowed {100 * margin:g}")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["choose", "because"]).rename_axis("situation")
+
+
+def drift_robustness(course: Course, data: Data, results: dict, severity: int = 4) -> list[dict]:
+    """Accuracy before and after the retraining under every drift, on pool `production`, which chose neither model.
+
+    Returns
+    -------
+    list of dict: kind ("none" for clean images), before, after, difference with low and high, p_value (exact McNemar,
+    two-sided), p_holm over all kinds, n. Both models answer the same images.
+    """
+    paths = [course.exports / "models" / f"{results['theme7']['models'][when]}.onnx" for when in ("before", "after")]
+    models, rows = [OnnxModel(path, course.classes) for path in paths], []
+    chosen = data.where("production")
+    clean, labels = np.asarray(data.pixels[chosen]), data.labels[chosen]
+    kinds = [kind for kind in drifts_of(course.dataset) if kind != "class_prior"]  # which changes no picture
+    for kind in ("none", *kinds):
+        pixels = clean if kind == "none" else drift_images(clean, kind, severity, course.seed)
+        before, after = (model.predict_all(pixels)[0].argmax(1) for model in models)
+        result = compare(before, after, labels, course.profile.resamples, course.seed)
+        rows.append({"kind": kind, "before": float((before == labels).mean()), "after": float((after == labels).mean())}
+                    | {name: result[name] for name in ("difference", "low", "high", "p_value", "n")})  # fmt: skip
+    for row, p_holm in zip(rows, adjust([row["p_value"] for row in rows], "holm"), strict=True):
+        row["p_holm"] = float(p_holm)
+    return rows
+
+
+def life_of_model(home: str | Path, results: dict) -> pd.DataFrame:
+    """What happened to the model, in order: theme, when (UTC), event, and the accuracy measured then, if any.
+
+    Returns
+    -------
+    DataFrame: theme, when, event, images (which the accuracy is about), accuracy, low, high (Wilson, 95 %).
+    """
+    second, third, fourth, fifth, sixth, seventh = (results.get(f"theme{theme}") for theme in range(2, 8))
+    gate = {(row["model"], row["images"]): row for row in (seventh or {}).get("on_gate", [])}
+    events = []
+
+    def add(theme, event, images="", measured=None):
+        """`measured`: a row of `evaluate` or `accuracy_row`."""
+        section, row = results[f"theme{theme}"], measured or {}
+        value = row.get("accuracy", row.get("value", math.nan))
+        events.append({"theme": theme, "when": section.get("trained") or section["recorded"], "event": event,
+                       "images": images, "accuracy": value} | {end: row.get(end, math.nan) for end in ("low", "high")})
+
+    if second:
+        add(2, f"baseline trained, {second['parameters']} parameters", "test", second["test"]["accuracy"])
+    if third:
+        add(3, f"optimised, {third['parameters']} parameters", "test", third["test"]["accuracy"])
+    if fourth:
+        add(4, f"exported; cheapest within the SLO: {fourth['shipped'] or 'none'}")
+    if fifth:
+        raised = sum(row["raised"] for row in fifth["drill"])
+        add(5, f"in service; {raised} of {len(fifth['drill'])} incidents raised their alert")
+    if sixth:
+        at = "" if sixth["decided_at"] is None else f" at window {sixth['decided_at']}"
+        case = f"{sixth['scenario']['kind']}, severity {sixth['scenario']['severity']}"
+        add(6, f"drift ({case}): {sixth['decision']}{at}", "gate, drifted", gate.get(("old model", "drifted")))
+    if seventh:
+        verdict = "accepted" if seventh["gate"]["passed"] else "refused"
+        add(7, f"candidate of {seventh['chosen']['budget']} labels {verdict}", "gate, drifted",
+            gate.get(("candidate", "drifted")))  # fmt: skip
+        add(7, "the candidate on the test images", "test", seventh["test"]["accuracy"])
+        add(7, f"in service now: {seventh['in_service']}")
+    return pd.DataFrame(events, columns=["theme", "when", "event", "images", "accuracy", "low", "high"])
+
+
+# ------------------------------------------------------------------------------------------------------
+# What was promised and what was measured: the checklist of the course before submission
+# ------------------------------------------------------------------------------------------------------
+
+CHECKLIST = {
+    "Code": ("environment documented", "optimised loader tested", "baseline above 70 % accuracy",
+             "optimised model above 80 % accuracy", "ONNX export works", "ONNX Runtime benchmarks complete",
+             "monitoring in operation (TensorBoard and CSV)", "drift detection, two methods or more",
+             "retraining pipeline tested", "code commented and reproducible", "random seeds fixed"),
+    "Report": ("executive summary", "introduction", "themes 1 to 7", "theme 8", "conclusion", "references",
+               "figures clear, with captions", "comparative tables with precise figures"),
+    "Hand-in": ("report as PDF", "source code: eight notebooks", "checkpoints", "README with instructions",
+                "demo or screenshots (optional)"),
+}  # fmt: skip
+
+
+def checklist(home: str | Path, results: dict, project: str | Path | None = None) -> pd.DataFrame:
+    """The course's checklist before submission, item by item, with the evidence that stands in the files.
+
+    Parameters
+    ----------
+    home : folder of the artefacts; project : folder of notebooks and README, the home's own or else this kit.
+
+    Returns
+    -------
+    DataFrame: part ("Code", "Report", "Hand-in"), item, evidence (a sentence with measured values), passed (True,
+    False, or None: a human must judge).
+    """
+    home = Path(home)
+    project = Path(project or (home if (home / "notebooks").is_dir() else KIT))
+    found = _code_evidence(home, results) | _report_evidence(home) | _hand_in_evidence(home, project)
+    rows = [{"part": part, "item": item} | dict(zip(("evidence", "passed"), found[item], strict=True))
+            for part, items in CHECKLIST.items() for item in items]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _met(results: dict, theme: int, words: str) -> tuple[str, bool]:
+    """Evidence of one criterion that a theme's checkpoint recorded."""
+    for row in results.get("criteria", {}).get(f"theme{theme}", []):
+        if row["name"].startswith(words):
+            value = f"{row['value']:.4g}" if isinstance(row["value"], float) else row["value"]
+            return f"{row['name']}: {value} (target {row['target']})", row["passed"]
+    return f"not recorded: run notebooks/{THEMES[theme][0]}.ipynb", False
+
+
+def _all_met(results: dict, *wanted: tuple[int, str]) -> tuple[str, bool]:
+    said, passed = zip(*(_met(results, theme, words) for theme, words in wanted), strict=True)
+    return "; ".join(said), all(passed)
+
+
+def _code_evidence(home: Path, results: dict) -> dict[str, tuple[str, bool | None]]:
+    meta, fourth, sixth = (results.get(name, {}) for name in ("meta", "theme4", "theme6"))
+    versions, written = meta.get("environment", {}), (home / "exports" / "environment.txt").exists()
+    timed = {(row["backend"], row["batch"]) for row in fourth.get("benchmark", [])}
+    backends, batches = {backend for backend, _ in timed}, sorted({batch for _, batch in timed})
+    log = home / "logs" / "production.csv"
+    lines = f"; production.csv, {log.stat().st_size / 2**20:.1f} MiB" if log.exists() else "; no logs/production.csv"
+    board = _all_met(results, (5, "TensorBoard"), (5, "lines in the log"))
+    refused = results.get("theme7", {}).get("refused", {})
+    gate = _all_met(results, (7, "gate images"), (7, "bad candidates"))
+    methods = _met(results, 6, "detection methods")
+    seed = meta.get("seed")
+    return {
+        "environment documented": (f"exports/environment.txt, torch {versions.get('torch')}, {meta.get('hardware')}"
+                                   if written else "exports/environment.txt is missing", written),
+        "optimised loader tested": _met(results, 1, "optimised loader"),
+        "baseline above 70 % accuracy": _all_met(results, (2, "baseline test"), (2, "balanced accuracy above")),
+        "optimised model above 80 % accuracy": _all_met(results, (3, "optimised test"), (3, "balanced accuracy above")),
+        "ONNX export works": _all_met(results, (4, "ONNX against PyTorch"), (4, "decisions changed")),
+        "ONNX Runtime benchmarks complete": (
+            f"{len(backends)} backends at batch sizes {', '.join(map(str, batches)) or 'none'}",
+            len(backends) >= 4 and len(batches) >= 2),
+        "monitoring in operation (TensorBoard and CSV)": (board[0] + lines, board[1] and log.exists()),
+        "drift detection, two methods or more": (
+            f"{methods[0]}; false alarms of {len(sixth.get('false_alarms', []))} detectors measured", methods[1]),
+        "retraining pipeline tested": (f"{gate[0]}; {len(refused)} bad candidates tried", gate[1]),
+        "code commented and reproducible": ("run `course.py check` on the hand-in: it repeats the figures", None),
+        "random seeds fixed": (f"seed {seed} in the record", seed is not None),
+    }  # fmt: skip
+
+
+def _report_evidence(home: Path) -> dict[str, tuple[str, bool | None]]:
+    """From report/report.json, which `course.py report` writes beside the PDF."""
+    report = read_json(home / "report" / "report.json")
+    missing = "no report yet: python course.py report"
+    parts = {"executive summary": ("summary",), "introduction": ("introduction",), "conclusion": ("conclusion",),
+             "themes 1 to 7": tuple(f"theme{n}" for n in range(1, 8)), "theme 8": ("theme8",),
+             "references": ("references",)}  # fmt: skip
+    found = {}
+    for item, keys in parts.items():
+        rows = [row for row in report.get("sections", []) if any(key in row["key"] for key in keys)]
+        long = [f"{row['title']}: {row['pages']} of {'–'.join(map(str, row['budget']))} pages" for row in rows
+                if row["budget"] and not row["budget"][0] <= row["pages"] <= row["budget"][1]]  # fmt: skip
+        open_ = sum(row["placeholders"] for row in rows)
+        said = f"{len(rows)} of {len(keys)} sections, {open_} placeholders left"
+        said += f"; outside the budget: {', '.join(long)}" if long else ""
+        found[item] = (said, len(rows) == len(keys) and not long and open_ == 0) if report else (missing, False)
+    for item, kind, suffix in (("figures clear, with captions", "figures", "png"),
+                               ("comparative tables with precise figures", "tables", "csv")):
+        count = len(list((home / "exports" / kind).glob(f"theme*.{suffix}")))
+        found[item] = (f"{count} {kind} in exports/{kind}: read them as a stranger would", None if count else False)
+    return found
+
+
+def _hand_in_evidence(home: Path, project: Path) -> dict[str, tuple[str, bool | None]]:
+    report = read_json(home / "report" / "report.json")
+    pdf, pages = (home / "report" / "report.pdf").exists(), report.get("pages", 0)
+    notebooks = len(list((project / "notebooks").glob("theme[1-8]_*.ipynb")))
+    names = ("best_model.pth", "model_retrained.pth")
+    there = [name for name in names if (home / "checkpoints" / name).exists()]
+    demo = (project / "demo").is_dir()
+    draft = ", still a draft" if report.get("draft") else ""
+    return {
+        "report as PDF": (f"report.pdf, {pages} pages of 40–100{draft}" if pdf else "report/report.pdf is missing",
+                          pdf and 40 <= pages <= 100 and not draft),
+        "source code: eight notebooks": (f"{notebooks} of 8 notebooks", notebooks == 8),
+        "checkpoints": (f"{', '.join(there) or 'none'} of {' and '.join(names)}", len(there) == 2),
+        "README with instructions": ("README.md" if (project / "README.md").exists() else "README.md is missing",
+                                     (project / "README.md").exists()),
+        "demo or screenshots (optional)": ("demo/ is there" if demo else "none found, and none is required", None),
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------
+# How mature: the ML Test Score of Breck et al. (2017)
+# ------------------------------------------------------------------------------------------------------
+
+ML_TEST_SCORE = {
+    "data": ("expectations about the inputs are written down", "every input is useful", "no input costs too much",
+             "inputs respect law and policy", "the pipeline protects privacy", "a new input can be added quickly",
+             "the code that reads inputs is tested"),
+    "model": ("every model specification is reviewed", "offline and online metrics agree", "hyperparameters were tuned",
+              "the price of a stale model is known", "a simpler model is not better",
+              "quality holds on all important slices", "fairness and inclusion were tested"),
+    "infrastructure": ("training is reproducible", "model code has unit tests", "the pipeline has an integration test",
+                       "quality is validated before serving", "single predictions can be debugged",
+                       "a canary or shadow precedes serving", "serving can be rolled back"),
+    "monitoring": ("changes of a dependency are noticed", "invariants of the inputs are watched",
+                   "training and serving do not differ", "the age of the model is watched",
+                   "numerical stability is watched", "speed and memory are watched", "a fall of quality is noticed"),
+}  # fmt: skip
+# Upper end of the score, and how the paper reads it.
+MATURITY = (
+    (0, "more of a research project than a productionised system"),
+    (1, "not totally untested, but serious holes in reliability are possible"),
+    (2, "a first pass at productionisation, more investment may be needed"),
+    (3, "reasonably tested, more of it could be automated"),
+    (5, "strong automated testing and monitoring, fit for mission-critical systems"),
+    (7, "exceptional automated testing and monitoring"),
+)
+
+
+def _stale_price(section: dict) -> str:
+    old = {row["images"]: row["accuracy"] for row in section.get("on_gate", []) if row["model"] == "old model"}
+    return f"accuracy {old['clean']:.3f} on clean images, {old['drifted']:.3f} after the drift" if old else ""
+
+
+def _largest(agreement: list[dict]) -> float:
+    return max(row["max_abs_diff"] for row in agreement)
+
+
+# Test, theme, and what its section of the record says about it.
+_MATURITY_EVIDENCE = (
+    ("the code that reads inputs is tested", 1, lambda s: f"{len(s['quality'])} kinds of faulty files found"),
+    ("hyperparameters were tuned", 3, lambda s: f"a search, and {len(s['ablation'])} trainings of the ablation"),
+    ("a simpler model is not better", 3, lambda s: f"optimised against baseline {100 * s['paired']['difference']:+.1f} "
+                                                   f"points, p = {s['paired']['p_value']:.2g}"),
+    ("training and serving do not differ", 4, lambda s: f"answers differ by {_largest(s['agreement']):.1e} at most"),
+    ("speed and memory are watched", 5, lambda s: f"{len(s['rules'])} alert rules, {len(s['drill'])} drills"),
+    ("invariants of the inputs are watched", 5, lambda s: "brightness, sharpness and blank images, by window"),
+    ("a fall of quality is noticed", 6, lambda s: f"{s['policy']['estimate']}, no labels; said {s['decision']}"),
+    ("the price of a stale model is known", 7, _stale_price),
+    ("quality is validated before serving", 7, lambda s: f"{len(s['gate']['checks'])} checks; {s['gate']['verdict']}"),
+    ("a canary or shadow precedes serving", 7, lambda s: f"{s['shadow']['requests']} requests in the shadow"),
+    ("serving can be rolled back", 7, lambda s: "rehearsed; exports/audit.csv holds the lines"),
+)  # fmt: skip
+
+
+def maturity_evidence(results: dict) -> dict[str, str]:
+    """What the record holds for a test of the ML Test Score; a test that is not named has no evidence there."""
+    said = {test: (theme, tell(results[f"theme{theme}"])) for test, theme, tell in _MATURITY_EVIDENCE
+            if f"theme{theme}" in results}  # fmt: skip
+    return {test: f"theme {theme}: {text}" for test, (theme, text) in said.items() if text}
+
+
+def maturity(results: dict, scores: dict[str, tuple]) -> tuple[pd.DataFrame, float, str]:
+    """The ML Test Score of a project: per test 0 (not done), 0.5 (done by hand, written down) or 1 (automated).
+
+    Parameters
+    ----------
+    scores : dict
+        Seven numbers for each section of ML_TEST_SCORE.
+
+    Returns
+    -------
+    table (section, test, score, evidence in the record), the final score (the lowest of the four sums: a chain is as
+    strong as its weakest link), how the paper reads it. Source: Breck et al. (2017), The ML Test Score.
+
+    Raises
+    ------
+    CourseError
+        A section without seven numbers, or another number than 0, 0.5 and 1.
+    """
+    evidence, rows = maturity_evidence(results), []
+    for section, tests in ML_TEST_SCORE.items():
+        own = tuple(scores.get(section, ()))
+        if len(own) != len(tests) or not set(own) <= {0, 0.5, 1}:
+            raise CourseError(f"Section {section!r} needs {len(tests)} scores of 0, 0.5 or 1, these are {own}: give "
+                              "one for each test, in the order of the table.")  # fmt: skip
+        rows += [{"section": section, "test": test, "score": float(score), "evidence": evidence.get(test, "")}
+                 for test, score in zip(tests, own, strict=True)]  # fmt: skip
+    table = pd.DataFrame(rows)
+    final = float(table.groupby("section")["score"].sum().min())
+    return table, final, next(text for end, text in MATURITY if final <= end)
+
+
+def limitations(results: dict) -> list[tuple[str, str]]:
+    """Facts of this run that limit what may be claimed, each with the question that it asks."""
+    meta, third, sixth, seventh = (results.get(name, {}) for name in ("meta", "theme3", "theme6", "theme7"))
+    found = []
+    if meta.get("source") == "sample":
+        found.append(("All images are drawn.", "Which of your conclusions would you dare to repeat on real ones?"))
+    if third:
+        low, high, n = (third["test"]["accuracy"][name] for name in ("low", "high", "n"))
+        found.append((f"{n} test images leave test accuracy anywhere in [{low:.3f}, {high:.3f}].",
+                      "Which difference between two models is too small for you to see?"))
+        recalls = {name: row for name, row in third["test"].items() if name.startswith("recall ")}
+        name, worst = min(recalls.items(), key=lambda item: item[1]["low"])
+        found.append((f"The {name} may be as low as {worst['low']:.3f} (n = {worst['n']}).",
+                      "Who pays for these errors, and who decides that this is acceptable?"))
+    if sixth:
+        seen = [name for name, told in sixth["unseen_shift"].items() if told]
+        found.append((f"{len(seen)} of {len(sixth['unseen_shift'])} detectors tell the test images from the training "
+                      "hospital's (or region's).", "Where else will the images come from, and who checks that?"))
+        error = sixth["estimates"][sixth["policy"]["estimate"]]["most optimistic"]
+        found.append((f"Accuracy estimated without labels was up to {100 * error:.0f} points too good.",
+                      "How many images a month must somebody label for you to notice?"))
+    if seventh:
+        checks = [row for row in seventh["gate"]["checks"] if row["name"] == "clean accuracy"]
+        found += [(f"The gate could exclude no smaller fall of clean accuracy than {100 * -row['limit']:.1f} points.",
+                   "How many gate images would three points need?") for row in checks]  # fmt: skip
+    found.append((f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')}).",
+                  "Which of your figures would you expect to move with another seed, and by how much?"))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------
+# Figures of the synthesis
+# ------------------------------------------------------------------------------------------------------
+
+
+def plot_tradeoff(table: pd.DataFrame, title: str, currency: str = "€"):
+    """Accuracy against latency (left) and against cost (right); hollow: another variant is as good in all and better
+    in one.
+
+    Columns: accuracy with accuracy_low and accuracy_high, p50_ms, size_mb, cost_per_million; index: the variants.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
+
+    style()
+    drawn = table.dropna(subset=["p50_ms", "accuracy"])
+    columns = {"p50_ms": "latency of one image, p50 (ms)", "cost_per_million": f"cost of a million images ({currency})"}
+    columns = {name: label for name, label in columns.items() if name in drawn}
+    front = pareto(drawn, low=[*columns, "size_mb"], high=("accuracy",))
+    figure, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns) + 1.2, 4.2), sharey=True, squeeze=False)
+    for axis, (column, label) in zip(axes.flat, columns.items(), strict=True):
+        for number, (row, best) in enumerate(zip(drawn.itertuples(), front, strict=True)):
+            x, colour = getattr(row, column), COLOURS[number % len(COLOURS)]
+            ends = np.abs([[row.accuracy - row.accuracy_low], [row.accuracy_high - row.accuracy]])
+            axis.errorbar(x, row.accuracy, ends, fmt="osD^vP*"[number % 7], ms=9, color=colour, capsize=4, lw=1.2,
+                          mfc=colour if best else "white", label=f"{row.Index}, {row.size_mb:.2f} MiB")  # fmt: skip
+        axis.set(xscale="log", xlabel=f"{label}, logarithmic")
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        for place in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            place("{x:g}")
+        axis.tick_params(axis="x", which="both", labelrotation=45, labelsize=9)
+    axes[0, 0].set_ylabel("accuracy on test, 95 %")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="filled: on the Pareto front")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_robustness(rows: list, trained_on: str, title: str):
+    """Accuracy before (open) and after (filled) retraining, by drift; colour: p after Holm's correction."""
+    import matplotlib.pyplot as plt
+
+    style()
+    table = pd.DataFrame(rows).sort_values("difference").reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.6))
+    looks = {"better": (COLOURS[2], "s"), "worse": (COLOURS[1], "X"), "no difference shown": ("grey", "o")}
+    says = [_verdict(row.difference, row.p_holm) for row in table.itertuples()]
+    for row, said in zip(table.itertuples(), says, strict=True):
+        colour, mark = looks[said]
+        axis.plot([row.before, row.after], [row.Index] * 2, color=colour, lw=2.5)
+        axis.plot(row.before, row.Index, mark, mfc="white", mec=colour, ms=9)
+        axis.plot(row.after, row.Index, mark, color=colour, ms=9)
+    for said, (colour, mark) in looks.items():
+        axis.plot([], [], mark, color=colour, ms=9, label=f"{said}: {says.count(said)}")
+    axis.plot([], [], "o", mfc="white", mec="grey", ms=9, label="open: before retraining")
+    names = {"none": "none (clean)", trained_on: f"{trained_on} (retrained on)"}
+    axis.set_yticks(table.index, [names.get(kind, kind).replace("_", " ") for kind in table["kind"]])
+    axis.set(xlabel=f"accuracy on the same {table['n'].min()} images of pool production", title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_life(table: pd.DataFrame, title: str):
+    """The events of `life_of_model` from top to bottom, and beside each the accuracy that was measured then."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(11, 0.5 * len(table) + 1.6))
+    kinds = list(dict.fromkeys(table.loc[table["accuracy"].notna(), "images"]))
+    for number, kind in enumerate(kinds):
+        part = table[(table["images"] == kind) & table["accuracy"].notna()]
+        ends = np.abs([part["accuracy"] - part["low"], part["high"] - part["accuracy"]])
+        axis.errorbar(part["accuracy"], part.index, xerr=ends, fmt="so^D"[number % 4], ms=9, capsize=4, lw=2, ls="none",
+                      color=COLOURS[number], label=f"images: {kind}")  # fmt: skip
+    axis.set_yticks(table.index, [f"{row.event}   {row.when[5:16]}   theme {row.theme}" for row in table.itertuples()])
+    axis.set(xlabel="accuracy, 95 %", ylim=(len(table) - 0.5, -0.5), title=title)
+    if kinds:
+        axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def plot_maturity(table: pd.DataFrame, final: float, says: str):
+    """Points of each section of the ML Test Score; the lowest one is the score."""
+    import matplotlib.pyplot as plt
+
+    style()
+    sums = table.groupby("section", sort=False)["score"].agg(["sum", "size"])
+    figure, axis = plt.subplots(figsize=(8.5, 2.8))
+    axis.barh(sums.index, sums["size"], color="white", edgecolor="grey")
+    axis.barh(sums.index, sums["sum"], color=COLOURS[0], edgecolor="black", hatch="//", alpha=0.85)
+    axis.axvline(final, color=COLOURS[1], ls="--", lw=2, label=f"score {final:g}: the lowest section")
+    axis.set(xlabel="points (0.5 by hand, 1 automated)", title="\n".join(textwrap.wrap(says, 80)))
+    axis.invert_yaxis()
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

@@ -110,8 +110,12 @@ def test_whole_course(tmp_path, raw, dataset):
         text = "\n".join(cell.source for cell in executed.cells)
         figures = set(re.findall(r'save_figure\(course, figure, "(\w+)"\)', text))
         assert all((tmp_path / "exports" / "figures" / f"{title[:6]}_{name}.png").stat().st_size for name in figures)
-        named = set(re.findall(rf"`{title[:6]}_(\w+)`", executed.cells[-1].source))
-        assert named <= figures  # what the report section asks for exists
+        tables = set(re.findall(r'save_table\(course, .+, "(\w+)"\)', text))
+        assert all((tmp_path / "exports" / "tables" / f"{title[:6]}_{name}.csv").stat().st_size for name in tables)
+        prose = [cell.source for cell in executed.cells if cell.cell_type == "markdown"]
+        asked = re.split(r"(Tables|Figures):", prose[-1])[1:]
+        for kind, names in zip(asked[::2], asked[1::2], strict=True):  # what the report section asks for exists
+            assert set(re.findall(rf"`{title[:6]}_(\w+)`", names)) == (tables if kind == "Tables" else figures)
     results = json.loads((tmp_path / "exports" / "results.json").read_text())
     assert set(results["criteria"]) - {"recorded"} == {title[:6] for title in TITLES}
     assert results["headline"].keys() <= results["tags"].keys()
@@ -119,6 +123,7 @@ def test_whole_course(tmp_path, raw, dataset):
     check_final_model(tmp_path, dataset, results)
     check_service(tmp_path, results)
     check_drift_and_retraining(tmp_path, dataset, results)
+    check_synthesis(tmp_path, dataset, results)
 
 
 def check_final_model(home: Path, dataset: str, results: dict) -> None:
@@ -166,6 +171,44 @@ def check_drift_and_retraining(home: Path, dataset: str, results: dict) -> None:
     assert state["trained_on"] and not {digest[:16] for digest in gate} & set(state["trained_on"])
     assert not any(refused["passed"] for refused in seventh["refused"].values())
     assert utils.stale(course) == []
+
+
+def check_synthesis(home: Path, dataset: str, results: dict) -> None:
+    """The summary says what the themes recorded; robustness starts from the model that served before retraining."""
+    import utils
+
+    course, eighth, headline = utils.start(8, dataset, home=home), results["theme8"], results["headline"]
+    table = eighth["performance"]
+    assert [table[name]["accuracy"] for name in ("baseline", "optimised")] == pytest.approx(
+        [headline["baseline_test_accuracy"], headline["optimized_test_accuracy"]])
+    assert table["ONNX float32"]["accuracy"] - table["ONNX INT8"]["accuracy"] == pytest.approx(
+        headline["int8_accuracy_drop"])
+    assert table["retrained"]["auroc"] == pytest.approx(results["theme7"]["test"]["auroc"]["value"])
+    assert all(table[name]["p50_ms"] > 0 and table[name]["size_mb"] > 0 for name in table) and eighth["missing"] == []
+    data = utils.load_data(course)
+    clean = data.where("production")
+    right = utils.watched_model(course, "cpu").predict_all(data.pixels[clean])[0].argmax(1) == data.labels[clean]
+    first = eighth["robustness"][0]
+    assert (first["kind"], first["before"], first["n"]) == ("none", right.mean(), len(clean))
+    medical = "Not a medical device" in (home / "exports" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert medical == dataset.startswith("pneumonia")
+    assert json.loads((home / "report" / "report.json").read_text())["pages"] > 12
+    assert list(home.glob("hand-in-*.zip"))
+
+
+@pytest.mark.parametrize("themes", [0, 2])
+def test_theme_8_runs_on_whatever_there_is(tmp_path, themes):
+    if themes:
+        assert run_course(tmp_path, "--source", "sample", "--until", str(themes)).returncode == 0
+    done = run_course(tmp_path, "--source", "sample", "--from", "8")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    executed = nbformat.read(tmp_path / "exports" / "notebooks" / "theme8_synthesis.ipynb", 4)
+    said = "".join(o["text"] for cell in executed.cells for o in cell.get("outputs", []) if o.get("name") == "stdout")
+    assert f"{themes} of 7 themes are in the record" in said
+    assert "theme 7: no gate and no way back" in said and "Run notebooks/theme7_retraining.ipynb" in said
+    results = json.loads((tmp_path / "exports" / "results.json").read_text())
+    assert len(results["theme8"]["missing"]) == 7 - themes
+    assert set(results["theme8"]["performance"]) == ({"baseline"} if themes else set())
 
 
 @pytest.mark.slow

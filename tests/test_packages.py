@@ -14,7 +14,7 @@ KIT = Path(__file__).resolve().parent.parent
 CPU, CUDA12, CUDA13 = "onnxruntime>=1.24", "onnxruntime-gpu>=1.24,<1.27", "onnxruntime-gpu>=1.27"
 BOTH = ["onnxruntime", "onnxruntime-gpu"]
 BASE = {"scikit-learn": "1.6.1", "optuna": "4.5.0", "tensorboard": "2.19.0", "tqdm": "4.67.1", "onnx": "1.20.0",
-        "onnxscript": "0.7.0", "filelock": "3.20.0"}  # fmt: skip
+        "onnxscript": "0.7.0", "filelock": "3.20.0", "typst": "0.15.2"}  # fmt: skip
 
 
 def cpu(version: str) -> dict:
@@ -68,7 +68,7 @@ def test_the_one_library_that_torch_does_not_bring(cuda, curand, extra):
 def test_fresh_colab_with_a_t4():
     colab = {"scikit-learn": "1.6.1", "tensorboard": "2.20.0", "tqdm": "4.67.1", "filelock": "3.20.0"}
     assert packages.plan(colab, "12.8") == (
-        [], ["optuna", "tensorboard!=2.20.*", "onnx>=1.18", "onnxscript>=0.6.2", CUDA12])  # fmt: skip
+        [], ["optuna", "tensorboard!=2.20.*", "onnx>=1.18", "onnxscript>=0.6.2", "typst>=0.15", CUDA12])  # fmt: skip
 
 
 @pytest.mark.parametrize("cuda", [None, "12.8", "13.0"])

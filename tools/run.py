@@ -112,8 +112,10 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
         lines.append(f"  {key:<36}{value if isinstance(value, str) else f'{value:.4g}'}")
     if results["meta"]["source"] == "sample":
         lines += ["", "SAMPLE DATA: drawn images; these figures show that the kit works and nothing else."]
-    exports = home / "exports"
-    lines += ["", *(f"{what + ':':<14}{exports / what}" for what in ("notebooks", "figures", "results.json"))]
+    exports, report = home / "exports", home / "report" / "report.pdf"
+    written = [exports / what for what in ("notebooks", "figures", "tables", "results.json", "MODEL_CARD.md")]
+    lines += ["", *(f"{path.name + ':':<15}{path}" for path in (*written, report, *home.glob("hand-in-*.zip"))
+                    if path.exists())]  # fmt: skip
     return "\n".join(lines)
 
 
