@@ -19,6 +19,7 @@ SCORED = {"baseline_test_accuracy": "baseline", "optimized_test_accuracy": "opti
           "clean_accuracy_after": "gate", "drift_accuracy_before": "gate", "drift_accuracy_after": "gate"}  # fmt: skip
 WEIGHTS = re.compile(r"checkpoints/[^/]+\.pth|exports/models/[^/]+\.onnx|exports/[^/]+\.onnx|exports/predictions/[^/]+"
                      r"\.npz|exports/drift_report\.json")  # fmt: skip
+SUPPLIED = {".py", ".typ", ".toml", ".bib", ".html", ".md", ".css"}
 MAX_WEIGHTS = 4 * sandbox.GIB
 
 
@@ -200,13 +201,14 @@ def rerun(submission: Submission, source: str, work: Path, last: int, limit: flo
 
 def _complete(project: Path) -> list[Finding]:
     """Files of the kit that notebooks need and the course's layout does not ask for: ours where there are none."""
-    names = ["utils.py", "sample_data.py", *(f"{path.parent.name}/{path.name}" for folder in ("models", "tools")
-                                             for path in sorted((KIT / folder).glob("*.py")))]  # fmt: skip
-    lacking = [name for name in names if not (project / name).exists()]
-    for name in lacking:
-        (project / name).parent.mkdir(exist_ok=True)
-        shutil.copy(KIT / name, project / name)
-    told = [name for name in lacking if not name.startswith("tools/")]
+    needed = [Path("utils.py"), Path("sample_data.py")]
+    for folder in ("models", "tools", "report"):
+        needed += [path.relative_to(KIT) for path in sorted((KIT / folder).rglob("*")) if path.suffix in SUPPLIED]
+    lacking = [path for path in needed if "sections" not in path.parts[:-1] and not (project / path).exists()]
+    for path in lacking:
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(KIT / path, project / path)
+    told = [path.as_posix() for path in lacking if path.parts[0] not in ("tools", "report")]
     says = f"Not handed in, so the kit's own were used: {', '.join(told)}."
     return [Finding("re-execution", "note", says)] if told else []
 
