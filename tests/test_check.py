@@ -1,0 +1,551 @@
+"""course.py check: every kind of submission gets its verdict and status, and stays as it was handed in.
+
+The submissions are made from the kit: an honest run of themes 1 and 2 on the smoke profile, and copies that cheat.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from tools import check, compare, reexecute, sandbox, verdict
+from tools.submission import Finding, open_submission
+
+KIT = Path(__file__).resolve().parent.parent
+CODE = ("utils.py", "sample_data.py", "course.py", "requirements.txt", "constraints.txt", "README.md")
+contained = pytest.mark.skipif(sandbox.best_layer() == "plain", reason="neither bubblewrap nor namespaces work here")
+
+
+def project(folder: Path, themes) -> Path:
+    """The kit's code with the notebooks of some themes."""
+    for name in ("models", "tools"):
+        shutil.copytree(KIT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in CODE:
+        shutil.copy(KIT / name, folder / name)
+    (folder / "notebooks").mkdir()
+    for theme in themes:
+        for path in (KIT / "notebooks").glob(f"theme{theme}_*.ipynb"):
+            shutil.copy(path, folder / "notebooks" / path.name)
+    return folder
+
+
+def run_course(folder: Path, last: int) -> None:
+    command = [sys.executable, "course.py", "run", "--source", "sample", "--profile", "smoke", "--until", str(last)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(folder / "data" / "raw")
+
+
+@pytest.fixture(scope="session")
+def honest(tmp_path_factory) -> Path:
+    """A project whose themes 1 and 2 were run; read only."""
+    folder = project(tmp_path_factory.mktemp("honest") / "team", (1, 2))
+    run_course(folder, 2)
+    return folder
+
+
+@pytest.fixture
+def submission(honest, tmp_path) -> Path:
+    """A copy of it, to cheat with."""
+    return Path(shutil.copytree(honest, tmp_path / "class" / "team"))
+
+
+@pytest.fixture
+def run_check(tmp_path, monkeypatch, capsys):
+    """run_check(path, *options) -> (status, report, what was printed); the submission must be left as it was.
+
+    Two themes are no complete hand-in: with `whole=True` the static checks, which have tests of their own, are left
+    out, so that the status is that of the re-execution.
+    """
+
+    def run(path, *options, whole=True):
+        if whole:
+            monkeypatch.setattr(check, "static_checks", lambda submission: [])
+        before = check.fingerprint(path)
+        status = check.main([str(path), "--output", str(tmp_path / "out"), *options])
+        assert check.fingerprint(path) == before
+        return status, json.loads((tmp_path / "out" / "check.json").read_text()), capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def only_notebooks(monkeypatch):
+    """Level full without scoring the weights, which has tests of its own."""
+    monkeypatch.setattr(check, "_evaluate", lambda *arguments: None)
+
+
+def edit_record(folder: Path, change) -> None:
+    path = folder / "exports" / "results.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def edit_notebook(folder: Path, theme: int, change) -> None:
+    path = next((folder / "notebooks").glob(f"theme{theme}_*.ipynb"))
+    notebook = nbformat.read(path, 4)
+    change(notebook.cells)
+    nbformat.write(notebook, path)
+
+
+def replace_theme(folder: Path, theme: int, *cells: str) -> None:
+    """A notebook of these cells instead, after one of parameters."""
+    names = "DATASET = SOURCE = PROFILE = IMAGE_SIZE = SEED = HOME = None"
+    parameters = nbformat.v4.new_code_cell(names, metadata={"tags": ["parameters"]})
+    edit_notebook(folder, theme, lambda old: old.__setitem__(
+        slice(None), [parameters, *map(nbformat.v4.new_code_cell, cells)]))  # fmt: skip
+
+
+def found(report: dict, name: str, kind: str = "fail") -> list[str]:
+    return [row["says"] for row in report["findings"] if row["check"] == name and row["verdict"] == kind]
+
+
+def figures(report: dict, by: str) -> dict[str, str]:
+    return {row["figure"]: row["verdict"] for row in report["tables"][by]}
+
+
+# ------------------------------------------------------------------------------------------------------
+# Submissions
+# ------------------------------------------------------------------------------------------------------
+
+
+def test_faithful_submission_is_reproduced_to_the_digit(submission, run_check):
+    status, report, out = run_check(submission, "--level", "full", "--until", "2", "--no-another-seed")
+    assert status == 0 and not report["contradicted"] and report["level"] == "full"
+    assert figures(report, "weights") == {"baseline_test_accuracy": "identical"}
+    assert figures(report, "re-execution") == {"loader_speedup": "ratio", "baseline_test_accuracy": "identical",
+                                               "train_seconds_baseline": "ratio"}  # fmt: skip
+    assert report["same"] == {"weights": True, "re-execution": True}
+    assert [row["status"] for row in report["runs"][0]["notebooks"]] == ["ran", "ran"]
+    assert found(report, "re-execution", "pass") and found(report, "pools", "pass")
+    assert "Nothing in the re-execution contradicts it" in out and out.rstrip().endswith("check.html")
+
+
+def test_three_files_say_the_same_and_award_no_points(submission, run_check, tmp_path):
+    _, report, _ = run_check(submission, whole=False)
+    page, text = ((tmp_path / "out" / f"check.{ending}").read_text() for ending in ("html", "md"))
+    for words in (report["verdict"], "awards no points and is no grade", "Theme 3 is missing", "TensorRT", "Tracking"):
+        assert words in page and words in text
+    assert [row["of"] for row in report["criteria"]] == [4, 6, 5, 3, 2]
+    assert all(row["questions"] for row in report["criteria"]) and len(report["bonuses"]) == 4
+    assert "http" not in page.replace("http-equiv", "")  # opens anywhere, asks nobody
+
+
+def test_edited_metric_differs_from_weights_and_from_a_new_run(submission, run_check):
+    edit_record(submission, lambda record: record["headline"].update(baseline_test_accuracy=0.91))
+    status, report, _ = run_check(submission, "--level", "evaluate", "--until", "2")
+    assert status == 1 and figures(report, "weights")["baseline_test_accuracy"] == "differs"
+    assert "0.91 in the record" in found(report, "figures")[0]
+
+
+@pytest.mark.slow
+def test_edited_metric_differs_from_a_new_run(submission, run_check, only_notebooks):
+    edit_record(submission, lambda record: record["headline"].update(baseline_test_accuracy=0.91))
+    status, report, _ = run_check(submission, "--level", "full", "--until", "2", "--no-another-seed")
+    assert status == 1 and figures(report, "re-execution")["baseline_test_accuracy"] == "differs"
+
+
+def test_hard_coded_figures_do_not_move_with_the_seed(submission, run_check, only_notebooks):
+    """A constant comes back in every run: only another seed, and the clock, tell it from a measurement."""
+    replace_theme(submission, 1, "import utils\ncourse = utils.start(1, DATASET, SOURCE, "
+                  "PROFILE, IMAGE_SIZE, SEED, home=HOME)",
+                  "utils.record(course, 'headline', {'loader_speedup': 13.7})")  # fmt: skip
+    edit_record(submission, lambda record: record["headline"].update(loader_speedup=13.7))
+    status, report, _ = run_check(submission, "--level", "full", "--until", "1")
+    assert status == 1 and len(report["runs"]) == 3  # its own seed, another, and a third to be sure
+    told = " ".join(found(report, "hard-coded figures"))
+    assert "a time never repeats" in told and "does not move with the seed" in told
+
+
+@pytest.mark.slow
+def test_hard_coded_accuracy_among_measured_figures(submission, run_check, only_notebooks):
+    def cheat(cells):
+        cell = next(cell for cell in cells if '"baseline_test_accuracy"' in cell.source)
+        cell.source = cell.source.replace('metrics.loc["accuracy", "value"]', "0.8125", 1)
+
+    edit_notebook(submission, 2, cheat)
+    edit_record(submission, lambda record: record["headline"].update(baseline_test_accuracy=0.8125))
+    status, report, _ = run_check(submission, "--level", "full", "--until", "2")
+    assert status == 1 and figures(report, "re-execution")["baseline_test_accuracy"] == "identical"
+    assert [says.split()[0] for says in found(report, "hard-coded figures")] == ["baseline_test_accuracy"]
+
+
+def test_notebook_that_hangs_is_named_with_its_cell_and_the_rest_goes_on(submission, run_check, only_notebooks):
+    replace_theme(submission, 1, "x = 1", "import time\nwhile True:\n    time.sleep(1)")
+    status, report, _ = run_check(submission, "--level", "full", "--until", "2", "--notebook-limit", "6",
+                                  "--no-another-seed")  # fmt: skip
+    first, second = report["runs"][0]["notebooks"]
+    assert status == 1 and first["status"] == "stopped" and "6 s were over" in first["says"]
+    assert "cell 3 (import time)" in first["says"] and 6 <= first["seconds"] < 20
+    assert second["status"] == "skipped" and "index.csv is missing" in second["says"]
+    assert set(figures(report, "re-execution").values()) == {"not reproduced"}
+    told = found(report, "figures", "human")
+    assert len(told) == 2 and "yet whether these hold: loader_speedup (theme 1 was stopped" in told[1]
+
+
+@contained
+def test_deletions_reach_nothing_but_the_copy(submission, run_check, only_notebooks, tmp_path):
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (canary / "file").write_text("alive")
+    replace_theme(submission, 1, f"""import os, pathlib, shutil
+for place in ({str(submission)!r}, {str(canary)!r}, {str(KIT / "models")!r}, os.environ["HOME"], HOME):
+    shutil.rmtree(place, ignore_errors=True)
+seen = [os.path.exists(path) for path in ({str(submission)!r}, {str(canary)!r}, {str(Path.home() / ".ssh")!r})]
+(pathlib.Path(HOME) / "exports").mkdir(parents=True, exist_ok=True)
+(pathlib.Path(HOME) / "exports" / "results.json").write_text('{{"headline": {{"seen": %d}}}}' % sum(seen))""")
+    _, report, _ = run_check(submission, "--level", "full", "--until", "1", "--no-another-seed")
+    assert (canary / "file").read_text() == "alive" and (KIT / "models" / "baseline_cnn.py").exists()
+    assert not found(report, "containment")
+    assert report["containment"] in ("bwrap", "unshare")
+
+
+@contained
+def test_network_and_tokens_are_out_of_reach(submission, run_check, only_notebooks, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "not-for-students")
+    replace_theme(submission, 1, """import os, pathlib, socket
+told = [name for name in ("KAGGLE_KEY",) if name in os.environ]
+for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+    try:
+        told += [path] if b"not-for-students" in path.read_bytes() else []
+    except OSError:
+        pass
+for address in (("1.1.1.1", 53), ("127.0.0.1", 22)):
+    try:
+        socket.create_connection(address, timeout=3)
+        told.append(address)
+    except OSError:
+        pass
+raise RuntimeError(f"saw {told}")""")
+    status, report, _ = run_check(submission, "--level", "full", "--until", "1", "--no-another-seed")
+    assert status == 1
+    assert "Theme 1 failed in cell 2" in found(report, "re-execution")[0]
+    assert found(report, "re-execution")[0].endswith("RuntimeError: saw [].")
+
+
+def test_report_says_when_nothing_could_be_closed(submission, run_check, only_notebooks, monkeypatch):
+    monkeypatch.setattr(sandbox, "best_layer", lambda: "plain")
+    replace_theme(submission, 1, "x = 1")
+    _, report, out = run_check(submission, "--level", "full", "--until", "1", "--no-another-seed")
+    assert report["containment"] == "plain" and "NOT CLOSED" in report["notes"][0] and "NOT CLOSED" in out
+    assert report["runs"][0]["notebooks"][0]["status"] == "ran"
+    assert "did not record it" in found(report, "figures", "human")[0]
+
+
+def test_missing_theme_is_named(submission, run_check):
+    next((submission / "notebooks").glob("theme2_*.ipynb")).unlink()
+    status, report, _ = run_check(submission, whole=False)
+    assert status == 1 and any("Theme 2 is missing" in says for says in found(report, "required files"))
+    project_found = reexecute.notebooks(submission)
+    assert list(project_found) == [1]
+
+
+def test_leaked_key_and_undeclared_package_and_disorder_are_found(submission, run_check):
+    (submission / "kaggle.json").write_text('{"username": "team", "key": "' + "0123456789abcdef" * 2 + '"}')
+
+    def spoil(cells):
+        cells[-1:] = [nbformat.v4.new_code_cell("import imaginarylib"), nbformat.v4.new_code_cell("1 + 1")]
+        code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+        for number, cell in enumerate(code):
+            cell.execution_count = len(code) - number
+
+    edit_notebook(submission, 2, spoil)
+    status, report, _ = run_check(submission, whole=False)
+    assert status == 1
+    assert found(report, "secrets") and "0123456789abcdef" not in json.dumps(report)
+    assert any("imaginarylib" in says for says in found(report, "environment"))
+    assert found(report, "notebooks") + found(report, "notebooks", "human")
+
+
+def test_moved_images_are_found(submission, run_check):
+    """Two images of the test pool that the group put among those it trains on."""
+    path = submission / "data" / "pneumonia" / "index.csv"
+    index = pd.read_csv(path, dtype=str, keep_default_na=False)
+    index.loc[index.index[index["pool"] == "test"][:2], "pool"] = "train"
+    index.to_csv(path, index=False)
+    status, report, _ = run_check(submission, "--level", "evaluate", "--until", "1")
+    assert status == 1 and found(report, "pools")[0].startswith("2 of ")
+
+
+def test_weights_of_somebody_else_and_damaged_ones(submission, run_check):
+    (submission / "checkpoints" / "baseline.pth").write_bytes(b"no weights")
+    status, report, _ = run_check(submission, "--level", "evaluate", "--until", "2")
+    assert status == 1 and "baseline could not be scored" in found(report, "weights")[0]
+    assert figures(report, "weights") == {"baseline_test_accuracy": "not reproduced"}
+
+
+def test_real_images_need_a_source_and_one_sentence_says_so(submission, run_check):
+    edit_record(submission, lambda record: record["meta"].update(source="kaggle"))
+    status, report, _ = run_check(submission, "--level", "full")
+    assert status == 0 and report["level"] == "static" and report["asked_level"] == "full" and not report["runs"]
+    assert "give --source, the folder above chest_xray/" in found(report, "level", "human")[0]
+
+
+def test_record_without_a_story_falls_back_to_the_files(submission, run_check):
+    (submission / "exports" / "results.json").unlink()
+    (submission / "course.json").unlink()
+    status, report, _ = run_check(submission, "--level", "evaluate")
+    assert status == 1 and report["level"] == "static" and "does not say dataset" in found(report, "level")[0]
+
+
+@pytest.mark.parametrize("headline", [[], {"baseline_test_accuracy": "high"}, {"baseline_test_accuracy": {"a": 1}},
+                                      {"loader_speedup": None}])  # fmt: skip
+def test_strange_records_never_stop_a_check(submission, run_check, headline):
+    edit_record(submission, lambda record: record.update(
+        headline=headline, theme2=[], theme3="x", theme4={"models": 3, "tensorrt": []}, criteria=[1]))  # fmt: skip
+    status, report, _ = run_check(submission, whole=False)
+    assert status in (0, 1) and report["criteria"]
+
+
+def test_all_of_a_class_with_one_broken_zip(submission, tmp_path, capsys):
+    for name in ("other", "third"):
+        with zipfile.ZipFile(submission.parent / f"{name}.zip", "w") as file:
+            for path in submission.rglob("*"):
+                file.write(path, Path("project") / path.relative_to(submission))
+    whole = (submission.parent / "third.zip").read_bytes()
+    (submission.parent / "third.zip").write_bytes(whole[: len(whole) // 2])
+    assert check.main(["--all", str(submission.parent), "--jobs", "2", "--output", str(tmp_path / "out")]) == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    rows = {row["submission"]: row for row in summary["rows"]}
+    assert {name: row["status"] for name, row in rows.items()} == {"other.zip": 1, "team": 1, "third.zip": 2}
+    assert "Could not be opened" in rows["third.zip"]["verdict"] and (tmp_path / "out" / "other" / "check.md").exists()
+    assert summary["rows"][0]["submission"] == "third.zip" and "third.zip" in capsys.readouterr().out
+    assert "team/check.html" in (tmp_path / "out" / "summary.html").read_text()
+
+
+def test_a_class_of_nothing_and_wrong_arguments(tmp_path, capsys):
+    assert check.main(["--all", str(tmp_path)]) == 2
+    assert check.main([]) == 2 and check.main([str(tmp_path), "--level", "deep"]) == 2
+    assert check.main([str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]) == 2
+    assert "nowhere is missing" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert check.main([str(tmp_path), "--source", str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_check_that_crashes_or_hangs_is_a_row(tmp_path):
+    row = check._row(tmp_path / "team", tmp_path / "none", -11, "Segmentation fault", 3.0)
+    assert row["status"] == 2 and "The check failed: Segmentation fault" in row["verdict"]
+
+
+@pytest.mark.slow
+def test_whole_course_is_reproduced_to_the_digit(tmp_path, run_check):
+    """All notebooks; once from weights, once from nothing, once more on another seed."""
+    folder = project(tmp_path / "class" / "whole", range(1, 9))
+    last = max(reexecute.notebooks(folder))
+    run_course(folder, last)
+    status, report, _ = run_check(folder, "--level", "full", "--until", str(last))
+    assert set(figures(report, "weights").values()) == {"identical"} and len(report["tables"]["weights"]) == 10
+    rerun = figures(report, "re-execution")
+    assert {rerun[name] for name in rerun if name not in compare.CLOCKED} <= {"identical", "ratio"}
+    assert status == 0, report["findings"]
+
+
+# ------------------------------------------------------------------------------------------------------
+# Figures
+# ------------------------------------------------------------------------------------------------------
+
+
+def row_of(name, theirs, ours, same=False, by="re-execution", images=None) -> dict:
+    return compare.compare({name: theirs}, {name: ours}, [name], by, same, images or {}, {})[0]
+
+
+@pytest.mark.parametrize(("name", "theirs", "ours", "same", "expected"), [
+    ("baseline_test_accuracy", 0.8, 0.8, True, "identical"),
+    ("baseline_test_accuracy", 0.8, 0.81, True, "differs"),
+    ("baseline_test_accuracy", 0.8, 0.81, False, "within tolerance"),
+    ("baseline_test_accuracy", 0.8, 0.9, False, "differs"),
+    ("baseline_test_accuracy", None, 0.9, False, "not submitted"),
+    ("baseline_test_accuracy", 0.8, None, False, "not reproduced"),
+    ("baseline_test_accuracy", "0.8", 0.8, False, "differs"),
+    ("baseline_test_accuracy", float("nan"), 0.8, False, "differs"),
+    ("train_seconds_baseline", 10.0, 90.0, True, "ratio"),
+    ("train_seconds_baseline", 0, 90.0, True, "differs"),
+    ("provider", "CPUExecutionProvider", "CUDAExecutionProvider", False, "within tolerance"),
+    ("provider", "CPUExecutionProvider", "CUDAExecutionProvider", True, "differs"),
+    ("gate_passed", True, False, False, "differs"),
+    ("gate_passed", 1, True, True, "differs"),
+    ("alerts_raised", 7, 8, True, "within tolerance"),
+    ("alerts_raised", 7, 12, True, "differs"),
+])  # fmt: skip
+def test_verdict_of_a_figure(name, theirs, ours, same, expected):
+    assert row_of(name, theirs, ours, same)["verdict"] == expected
+
+
+def test_tolerance_is_never_below_two_images():
+    assert row_of("baseline_test_accuracy", 0.50, 0.59, images={"baseline_test_accuracy": 22})["tolerance"] > 2 / 22
+    scored = row_of("baseline_test_accuracy", 0.5, 0.51, by="weights", images={"baseline_test_accuracy": 5000})
+    assert scored["verdict"] == "differs" and scored["tolerance"] == 0.005
+    record = {"theme2": {"test": {"accuracy": {"n": 22}}}, "theme3": [], "theme4": {"int8_paired": {"n": 30}}}
+    counts = compare.number_of_images(record)
+    assert counts == {"baseline_test_accuracy": 22, "int8_accuracy_drop": 30}
+
+
+def test_what_is_a_finding():
+    def verdicts(*arguments, **options):
+        row = row_of(*arguments, **options)
+        return [finding.verdict for finding in compare.findings_of([row], options.get("same", False))]
+
+    assert verdicts("train_seconds_baseline", 10.0, 90.0) == ["note"]  # slow, never wrong
+    assert verdicts("train_seconds_baseline", 10.0, 12.0) == []
+    assert verdicts("train_seconds_baseline", 10.0, 10.0) == ["fail"]  # no clock says that twice
+    assert verdicts("gate_passed", True, False) == ["human"]
+    assert verdicts("gate_passed", True, False, same=True) == ["fail"]
+    assert verdicts("baseline_test_accuracy", 0.8, 0.95) == ["fail"]
+    assert verdicts("baseline_test_accuracy", 0.8, None) == ["human"]
+
+
+def test_figures_that_must_move():
+    theirs = {"baseline_test_accuracy": 0.8125, "optimized_test_accuracy": 1.0, "int8_accuracy_drop": 0.25,
+              "provider": "cpu", "gate_passed": True, "loader_speedup": 13.7, "alerts_raised": 7}  # fmt: skip
+    assert compare.unmoved(theirs, dict(theirs), theirs) == ["baseline_test_accuracy", "loader_speedup"]
+    assert compare.unmoved(theirs, theirs | {"loader_speedup": 13.7000001}, theirs) == ["baseline_test_accuracy"]
+    assert compare.unmoved(theirs, {}, theirs) == []
+
+
+def test_every_headline_figure_has_its_tolerance():
+    import utils
+
+    assert set(compare.TOLERANCES) == set(utils.HEADLINE_TAGS)
+    assert all(figure.why for figure in compare.TOLERANCES.values())
+
+
+def test_machine_of_a_record():
+    meta = {"hardware": "A, 2 threads", "environment": {"torch": "2.15.0", "date": "then", "system": "x"}}
+    assert compare.differences(meta, "A, 2 threads", {"torch": "2.15.0", "date": "now", "system": "y"}) == []
+    assert compare.differences(meta, "A, 2 threads", {"torch": "2.16.0"}) == ["torch: 2.15.0 there, 2.16.0 here"]
+    assert compare.differences({}, "A", {}) and compare.differences(meta, None, {})
+    assert reexecute.threads_of({"meta": meta}) == 2 and reexecute.threads_of({"meta": {"hardware": 3}}) == 2
+
+
+# ------------------------------------------------------------------------------------------------------
+# Report
+# ------------------------------------------------------------------------------------------------------
+
+
+def test_foreign_text_is_not_markup(submission, run_check, tmp_path, monkeypatch):
+    attack = "<script>alert(1)</script> **x** [y](http://z) |"
+    monkeypatch.setattr(check, "static_checks", lambda submission: [Finding("record", "human", attack)])
+    run_check(submission, whole=False)
+    page, text = ((tmp_path / "out" / f"check.{ending}").read_text() for ending in ("html", "md"))
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert r"\<script\>" in text and r"\*\*x\*\*" in text and r"\[y\]" in text
+
+
+def test_bonus_of_the_kit_is_not_the_groups(submission, tmp_path):
+    (submission / ".github" / "workflows").mkdir(parents=True)
+    shutil.copy(KIT / ".github" / "workflows" / "ci.yml", submission / ".github" / "workflows" / "ci.yml")
+    rows = {row["bonus"]: row for row in verdict.bonuses(open_submission(submission, tmp_path))}
+    assert not any(row["found"] for row in rows.values())
+    (submission / ".github" / "workflows" / "ours.yml").write_text("on: push")
+    (submission / "app.py").write_text("import gradio as gr")
+    edit_notebook(submission, 2, lambda cells: cells.append(nbformat.v4.new_code_cell("x = 1\nimport wandb")))
+    rows = {row["bonus"]: row for row in verdict.bonuses(open_submission(submission, tmp_path))}
+    assert rows["CI/CD"]["found"] and "ours.yml" in rows["CI/CD"]["evidence"]
+    assert "app.py" in rows["Demo"]["evidence"] and "theme2" in rows["Tracking"]["evidence"]
+    assert not rows["TensorRT (+1)"]["found"]
+
+
+# ------------------------------------------------------------------------------------------------------
+# Sandbox
+# ------------------------------------------------------------------------------------------------------
+
+LAYERS = [pytest.param(layer, marks=pytest.mark.skipif(
+    layer != "plain" and not (shutil.which(layer) and sandbox._holds(layer)), reason=f"{layer} does not work here"))
+    for layer in sandbox.LAYERS]  # fmt: skip
+LINGER = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        while True:
+            open("beat", "w").write(str(time.time()))
+            time.sleep(0.05)
+    os._exit(0)
+print("started", flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("seconds", [0.5, 600])
+def test_nothing_survives(tmp_path, layer, seconds):
+    """Neither a command that ends nor one that is stopped leaves a process, though it hides it in its own session."""
+    outcome = sandbox.run([sys.executable, "-c", LINGER, str(seconds)], tmp_path, 3, layer=layer)
+    assert outcome.timed_out == (seconds > 3) and "started" in outcome.tail and outcome.seconds < 15
+    before = (tmp_path / "beat").read_text()
+    time.sleep(0.4)
+    assert (tmp_path / "beat").read_text() == before
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_environment_and_limits(tmp_path, layer, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "secret")
+    program = "import os, resource as r\nprint(sorted(os.environ), os.environ['HOME'], os.environ['COURSE_THREADS'])\n"
+    program += "print(r.getrlimit(r.RLIMIT_CORE)[0], r.getrlimit(r.RLIMIT_FSIZE)[0] <= 2**32, r.getrlimit(r.RLIMIT_AS))"
+    program += "\nraise SystemExit(7)"
+    outcome = sandbox.run([sys.executable, "-c", program], tmp_path, 30, layer=layer, environment={"COURSE_THREADS": 3})
+    assert outcome.rc == 7 and "KAGGLE_KEY" not in outcome.tail and str(tmp_path) in outcome.tail
+    assert "0 True (-1, -1)" in outcome.tail and outcome.tail.splitlines()[0].endswith(" 3")
+
+
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer.values[0] != "plain"])
+def test_walls(tmp_path, layer):
+    """Only the work folder can be written to, whatever is tried; what was not named is not seen."""
+    shown, hidden, work = tmp_path / "shown", tmp_path / "hidden", tmp_path / "work"
+    for folder in (shown, hidden, work):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    program = """
+import os, subprocess, sys
+from pathlib import Path
+shown, hidden = map(Path, sys.argv[1:])
+print("hidden is", "seen" if hidden.exists() else "not seen", "and shown reads", (shown / "file").read_text())
+for path in (shown / "file", hidden / "new", Path("/usr/new"), Path("/etc/new"), Path("/new"),
+             Path("/proc/sys/kernel/domainname"), Path(os.environ["HOME"]) / "mine"):
+    try:
+        path.write_text("y")
+        print("wrote", path.name)
+    except OSError:
+        pass
+for command in (["mount", "-o", "remount,rw,bind", str(shown)], ["unshare", "-Urm", "mount", "-o", "remount,rw,bind",
+                str(shown)], ["umount", str(shown)]):
+    print(command[0], "works" if subprocess.run(command, capture_output=True).returncode == 0 else "fails")
+"""
+    command = [sys.executable, "-c", program, str(shown), str(hidden)]
+    outcome = sandbox.run(command, work, 30, layer=layer, readable=[shown])
+    assert outcome.tail.splitlines() == ["hidden is not seen and shown reads x", "wrote mine", "mount fails",
+                                         "unshare fails", "umount fails"]  # fmt: skip
+    assert sorted(os.listdir(tmp_path)) == ["hidden", "shown", "work"] and (shown / "file").read_text() == "x"
+
+
+def test_links_left_in_the_work_folder_lead_nowhere(tmp_path):
+    work, outside = tmp_path / "work", tmp_path / "outside"
+    work.mkdir()
+    outside.mkdir()
+    program = f"import os, shutil; shutil.rmtree('.sandbox'); os.symlink({str(outside)!r}, '.sandbox')"
+    assert sandbox.run([sys.executable, "-c", program], work, 30).rc == 0
+    assert sandbox.run([sys.executable, "-c", "open('here', 'w')"], work, 30).rc == 0
+    assert not list(outside.iterdir()) and not (work / ".sandbox").is_symlink()
+    (work / "results.json").symlink_to(tmp_path / "secret.json")
+    (tmp_path / "secret.json").write_text('{"a": 1}')
+    assert reexecute._json(work, Path("results.json")) == {} == reexecute._json(work, Path("none.json"))
+
+
+def test_flood_of_output_is_cut_and_a_full_disk_is_seen(tmp_path, monkeypatch):
+    program = "print('x' * 5_000_000); print('last')"
+    outcome = sandbox.run([sys.executable, "-c", program], tmp_path, 30)
+    assert len(outcome.tail) <= sandbox.TAIL and outcome.tail.endswith("last\n")
+    usage = shutil.disk_usage(tmp_path)
+    free = iter([usage.free])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=next(free, 1000)))
+    outcome = sandbox.run([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 30)
+    assert outcome.stopped == "disk" and outcome.seconds < 10

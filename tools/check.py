@@ -1,0 +1,383 @@
+"""`course.py check`: evidence on a submission, for graders and for students before they hand in. Never a grade.
+
+Levels
+------
+static    Nothing of it is run (the default: seconds, and safe).
+evaluate  The submitted weights and models are scored again by this kit; of the submission only models/ is run.
+full      In addition the notebooks are run from nothing, in a copy without checkpoints, exports, runs, logs, data and
+          caches, with the dataset, source, profile, size and seed of the record; and once more, small, on another seed,
+          which figures that were written down instead of measured do not survive.
+
+Foreign code runs in the sandbox of tools/sandbox.py, which the report names; the submission itself is never the folder
+that it runs in. A record of real images needs --source, the folder above the dataset's own.
+
+Exit status
+-----------
+0  Nothing contradicts the submission (notes and questions for a person there may be).
+1  At least one finding contradicts it, or a figure differs.
+2  It could not be opened, or the command line is wrong.
+With --all: the worst of all, but 2 only if none could be opened.
+
+check.json
+----------
+schema 1; submission, level, asked_level, status, verdict, contradicted, date, seconds, hardware, containment, story,
+notes;
+findings: [{check, verdict, says, where, criterion}], worst first; passes, passed_checks;
+tables: {"weights" | "re-execution": [{figure, tag, theme, by, submitted, reproduced, difference, tolerance, verdict,
+says}]}; a difference of a timing is the ratio reproduced / submitted, a tolerance of null means to the digit;
+same, differences: by table, whether hardware, versions and threads are those of the record, and what is not;
+runs: [{what, seconds, notebooks: [{theme, notebook, status, seconds, says, layer}]}];
+criteria: [{criterion, title, of, evidence: [{verdict, says}], questions}]; bonuses: [{bonus, found, evidence}].
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import utils
+from tools import compare, reexecute, sandbox, verdict
+from tools.submission import Finding, open_submission, shown, static_checks
+
+LEVELS = ("static", "evaluate", "full")
+SCORING = 4  # scoring all weights may take as long as so many notebooks
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="course.py check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("path", nargs="?", type=Path, help="a project folder, or the zip of `course.py pack`")
+    parser.add_argument("--level", choices=LEVELS, default="static", help="default: static")
+    parser.add_argument("--source", type=Path, help="folder above chest_xray/ or solar_panels/, for real images")
+    parser.add_argument("--until", type=int, default=8, choices=range(1, 9), metavar="N", help="last theme to run")
+    parser.add_argument("--notebook-limit", type=float, default=900, metavar="SECONDS", help="default: 900")
+    parser.add_argument("--output", type=Path, help="folder of the reports (default: check-<name>/, here)")
+    parser.add_argument("--another-seed", action=argparse.BooleanOptionalAction, default=True,
+                        help="at level full, run again on another seed (default: yes)")
+    parser.add_argument("--all", type=Path, metavar="DIR", help="check every folder and zip in DIR")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="with --all: so many at a time")
+    options = parser.parse_args(arguments)
+    if (options.path is None) == (options.all is None):
+        parser.error("give one submission, or --all DIR")
+    if options.notebook_limit <= 0 or options.jobs < 1:
+        parser.error("--notebook-limit and --jobs must be positive")
+    if options.source and not options.source.is_dir():
+        parser.error(f"--source {options.source} is no folder: give the one above chest_xray/ or solar_panels/")
+    options.source = options.source.resolve() if options.source else None
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        options = parse(arguments)
+    except SystemExit as ended:  # argparse has said why
+        return ended.code or 0
+    try:
+        return check_all(options) if options.all else check_one(options)
+    except utils.CourseError as error:
+        print(error)
+        return 2
+
+
+def check_one(options: argparse.Namespace) -> int:
+    report = examine(options.path, options)
+    folder = options.output or Path(f"check-{file_name(report['submission'])}")
+    paths = verdict.write(report, folder)
+    print(console(report))
+    print(*(f"{path.suffix[1:]:<5}{path}" for path in paths), sep="\n")
+    return report["status"]
+
+
+def file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")[:80] or "submission"
+
+
+# ------------------------------------------------------------------------------------------------------
+# One submission
+# ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """What the levels find, collected on the way."""
+
+    findings: list
+    notes: list
+    tables: dict
+    same: dict
+    differences: dict
+    runs: list
+
+
+def examine(path: Path, options: argparse.Namespace) -> dict:
+    """Check one submission; the report as check.json holds it.
+
+    Raises
+    ------
+    SubmissionError
+        It cannot be opened.
+    """
+    began, before = time.monotonic(), fingerprint(path)
+    with tempfile.TemporaryDirectory(prefix="check-", ignore_cleanup_errors=True) as work:
+        work = Path(work)
+        submission = open_submission(path, work / "opened")
+        seen = Seen(list(static_checks(submission)), [], {}, {}, {}, [])
+        level = _possible(submission, options, seen)
+        if level != "static":
+            _guarded(_evaluate, submission, options, work, seen)
+        if level == "full":
+            _guarded(_full, submission, options, work, seen)
+        if fingerprint(path) != before:
+            says = "Files of the submission changed while it was checked: restore it, then look at what its code does."
+            seen.findings.append(Finding("containment", "fail", says, shown(path), 0))
+        return _report(submission, level, options, seen, time.monotonic() - began)
+
+
+def _possible(submission, options, seen: Seen) -> str:
+    """The level that this submission allows, and a finding when it is not the one asked for."""
+    if options.level == "static":
+        return "static"
+    lacking = [key for key in ("dataset", "source", "profile", "image_size", "seed") if key not in submission.story]
+    if lacking:
+        why = f"its record does not say {', '.join(lacking)}: ask for the results"
+    elif reexecute.source_of(submission, options.source) is None:
+        why = (f"it was measured on images of source {shown(submission.story['source'])}: give --source, the folder "
+               f"above {utils.DATASETS[submission.story['dataset']].folder}/")  # fmt: skip
+    else:
+        return options.level
+    says = f"Level {options.level} is not possible, so nothing was run: {why}."
+    seen.findings.append(Finding("level", "fail" if lacking else "human", says, "exports/results.json", 0))
+    return "static"
+
+
+def _guarded(step, submission, options, work, seen: Seen) -> None:
+    """Run a level; what it stumbles over is a finding, as foreign results may have any shape."""
+    try:
+        step(submission, options, work, seen)
+    except (utils.CourseError, OSError) as error:  # such as a disk that is full here
+        seen.findings.append(Finding("check", "human", f"{step.__name__.strip('_')} stopped: {shown(error)}", "", 0))
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        why = shown(repr(error)[:200])
+        says = f"{step.__name__.strip('_')} stopped at results of a strange shape ({why}): look at them."
+        seen.findings.append(Finding("check", "human", says, "", 0))
+
+
+def _evaluate(submission, options, work: Path, seen: Seen) -> None:
+    source = reexecute.source_of(submission, options.source)
+    limit = SCORING * options.notebook_limit
+    scores, findings = reexecute.score(submission, source, work / "evaluate", options.until, limit)
+    seen.findings += findings
+    missing = {compare.figure_of(name).theme: f"{part} could not be scored" for name, part in reexecute.SCORED.items()}
+    names = [name for name in reexecute.SCORED if compare.figure_of(name).theme <= options.until]
+    names = [name for name in names if name in _headline(submission) or name in scores["headline"]]
+    _tabulate(submission, seen, "weights", names, scores["headline"], scores, missing)
+    seen.notes.append(f"Scoring the submitted weights took {scores['seconds']:.1f} s.")
+
+
+def _full(submission, options, work: Path, seen: Seen) -> None:
+    source = reexecute.source_of(submission, options.source)
+    run = reexecute.rerun(submission, source, work / "full", options.until, options.notebook_limit)
+    _note_run(seen, "run from nothing", run)
+    seen.findings += reexecute.findings_of(run)
+    theirs, ours = _headline(submission), run.record.get("headline", {})
+    names = [name for name in compare.TOLERANCES if compare.figure_of(name).theme <= options.until]
+    meta = run.record.get("meta", {})
+    _tabulate(submission, seen, "re-execution", names, ours, meta, run.missing)
+    if options.another_seed:
+        _guarded(_other_seeds, submission, options, work, seen)
+    skipped = [name for name in theirs if compare.figure_of(name).theme > options.until]
+    if skipped:
+        seen.notes.append(f"Themes above {options.until} were not run: {', '.join(map(shown, skipped))} are unchecked.")
+
+
+def _tabulate(submission, seen: Seen, by: str, names, ours: dict, machine: dict, missing: dict) -> None:
+    meta = submission.record.get("meta", {})
+    differ = compare.differences(meta, machine.get("hardware"), machine.get("environment") or {})
+    seen.differences[by], seen.same[by] = [shown(text) for text in differ], not differ
+    images = compare.number_of_images(submission.record)
+    seen.tables[by] = compare.compare(_headline(submission), ours, names, by, not differ, images, missing)
+    seen.findings += compare.findings_of(seen.tables[by], not differ)
+
+
+def _other_seeds(submission, options, work: Path, seen: Seen) -> None:
+    """Run small on other seeds: a figure that must move and stays, twice, is called out."""
+    theirs, source = _headline(submission), reexecute.source_of(submission, options.source)
+    still, last = list(theirs), options.until
+    for more in (1, 2):
+        seed = submission.story["seed"] + more
+        run = reexecute.rerun(submission, source, work / f"seed{more}", last, options.notebook_limit, seed=seed,
+                              profile="smoke", image_size=utils.PROFILES["smoke"].image_size)  # fmt: skip
+        _note_run(seen, f"on seed {seed}, profile smoke", run)
+        still = compare.unmoved(theirs, run.record.get("headline", {}), still)
+        if not still:
+            break
+        last = max(compare.figure_of(name).theme for name in still)
+    for name in still:
+        says = (f"{name} is {compare.text(theirs[name])} in the record, and to 12 digits the same on two other seeds: "
+                "it does not move with the seed. Is it, or the seed, hard-coded?")  # fmt: skip
+        seen.findings.append(Finding("hard-coded figures", "fail", says, name))
+    if not still and run.record.get("headline"):
+        says = "Every figure that must move with the seed did move."
+        seen.findings.append(Finding("hard-coded figures", "pass", says))
+
+
+def _note_run(seen: Seen, what: str, run) -> None:
+    seconds = sum(row["seconds"] for row in run.notebooks)
+    seen.runs.append({"what": what, "seconds": round(seconds, 1), "notebooks": run.notebooks})
+
+
+def _headline(submission) -> dict:
+    values = submission.record.get("headline")
+    return values if isinstance(values, dict) else {}
+
+
+def fingerprint(path: Path) -> list[tuple]:
+    """Names, sizes and times of all that is below a path."""
+    if not path.is_dir():
+        return [(path.stat().st_size, path.stat().st_mtime_ns)] if path.exists() else []
+    seen = []
+    for folder, below, names in os.walk(path):
+        below.sort()
+        for name in sorted(names):
+            with suppress(OSError):  # gone in between, or not ours to see
+                about = os.lstat(os.path.join(folder, name))
+                seen.append((folder, name, about.st_size, about.st_mtime_ns))
+    return seen
+
+
+def _report(submission, level: str, options, seen: Seen, seconds: float) -> dict:
+    findings = verdict.order_findings([*submission.findings, *seen.findings])
+    findings = list(dict.fromkeys(findings))  # what opening found, the static checks may repeat
+    wrong = [finding for finding in findings if finding.verdict == "fail"]
+    passed = [finding for finding in findings if finding.verdict == "pass"]
+    asked = [finding for finding in findings if finding.verdict == "human"]
+    ran = level != "static"
+    notes = [f"Contained by {sandbox.LAYERS[sandbox.best_layer()]}." if ran else "Nothing of the submission was run."]
+    if ran:
+        notes.append(f"Threads: {reexecute.threads_of(submission.record)}, as in the record.")
+    return {
+        "schema": 1, "submission": submission.name, "level": level, "asked_level": options.level,
+        "status": 1 if wrong else 0, "contradicted": bool(wrong), "verdict": _verdict(len(wrong), len(asked), level),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "seconds": round(seconds, 1),
+        "hardware": utils.hardware(), "containment": sandbox.best_layer() if ran else "", "story": submission.story,
+        "notes": notes + seen.notes, "findings": [asdict(finding) for finding in findings], "passes": len(passed),
+        "passed_checks": sorted({finding.check for finding in passed}), "tables": seen.tables, "same": seen.same,
+        "differences": seen.differences, "runs": seen.runs,
+        "criteria": verdict.criteria(submission, findings, verdict.checklist_of(submission)),
+        "bonuses": verdict.bonuses(submission),
+    }  # fmt: skip
+
+
+def _verdict(wrong: int, asked: int, level: str) -> str:
+    if wrong:
+        return f"{wrong} finding{'s' if wrong > 1 else ''} to take up with the group"
+    seen = {"static": "the files", "evaluate": "the submitted weights", "full": "the re-execution"}[level]
+    return f"Nothing in {seen} contradicts it" + (f"; {asked} questions for a person" if asked else "")
+
+
+def console(report: dict, most: int = 12) -> str:
+    """A few lines, worst first."""
+    lines = [f"\n{report['submission']}: {report['verdict']} (level {report['level']}, {report['seconds']:.0f} s)"]
+    lines += report["notes"]
+    open_ones = [finding for finding in report["findings"] if finding["verdict"] != "pass"]
+    for finding in open_ones[:most]:
+        lines.append(f"  {finding['verdict']:<6}{finding['check']}: {finding['says']}"
+                     + (f" [{finding['where']}]" if finding["where"] else ""))  # fmt: skip
+    if len(open_ones) > most:
+        lines.append(f"  … and {len(open_ones) - most} more in the report")
+    for by, rows in report["tables"].items():
+        counts = {kind: sum(row["verdict"] == kind for row in rows) for kind in reversed(compare.VERDICTS)}
+        lines.append(f"  figures by {by}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
+    return "\n".join([*lines, ""])
+
+
+# ------------------------------------------------------------------------------------------------------
+# A class
+# ------------------------------------------------------------------------------------------------------
+
+
+def check_all(options: argparse.Namespace) -> int:
+    """Check every folder and zip in a folder, each in a process of its own, and put a table over them."""
+    from tqdm import tqdm
+
+    began, output = time.monotonic(), options.output or Path(f"check-{file_name(options.all.resolve().name)}")
+    found = sorted(path for path in options.all.iterdir() if path.is_dir() or path.suffix.lower() == ".zip"
+                   if not path.name.startswith(".") and path.resolve() != output.resolve())  # fmt: skip
+    if not found:
+        print(f"{options.all} holds no folder and no zip: give the folder that holds the submissions.")
+        return 2
+    names = _names(found)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [pool.submit(_separately, path, output / names[path], options) for path in found]
+        for _ in tqdm(as_completed(jobs), total=len(jobs), unit="submission", file=sys.stdout):
+            pass
+    rows = [job.result() for job in jobs]
+    rows.sort(key=lambda row: (-row["status"], row["submission"]))
+    summary = {"schema": 1, "level": options.level, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+               "seconds": round(time.monotonic() - began, 1), "jobs": options.jobs, "rows": rows}  # fmt: skip
+    for row in rows:
+        print(f"{row['submission']:<28.28} {row['verdict']}")
+    print(*verdict.write_summary(summary, output), sep="\n")
+    statuses = [row["status"] for row in rows]
+    return 2 if set(statuses) == {2} else max(status % 2 for status in statuses)
+
+
+def _names(paths: list[Path]) -> dict[Path, str]:
+    """A folder name for each report, also when a folder and a zip are called the same."""
+    names = {}
+    for path in paths:
+        name = file_name(path.name.removesuffix(".zip"))
+        names[path] = name if name not in names.values() else f"{name}-{len(names)}"
+    return names
+
+
+def _separately(path: Path, folder: Path, options: argparse.Namespace) -> dict:
+    """One submission in its own process: a crash, or a hang of this program itself, ends with it."""
+    command = [sys.executable, "-m", "tools.check", str(path.resolve()), "--output", str(folder.resolve()),
+               "--level", options.level, "--until", str(options.until), "--notebook-limit", str(options.notebook_limit),
+               "--another-seed" if options.another_seed else "--no-another-seed"]  # fmt: skip
+    command += ["--source", str(options.source)] if options.source else []
+    began, notebooks = time.monotonic(), {"static": 0, "evaluate": SCORING, "full": SCORING + 3 * 8}[options.level]
+    limit = 600 + notebooks * options.notebook_limit
+    (folder / "check.json").unlink(missing_ok=True)
+    try:
+        done = subprocess.run(command, cwd=reexecute.KIT, capture_output=True, text=True, errors="replace",
+                              timeout=limit)  # fmt: skip
+        rc, said = done.returncode, (done.stdout + done.stderr).strip().splitlines()
+    except subprocess.TimeoutExpired:
+        rc, said = 3, [f"the check took more than {limit:.0f} s"]
+    return _row(path, folder, rc, said[-1] if said else "", time.monotonic() - began)
+
+
+def _row(path: Path, folder: Path, rc: int, said: str, seconds: float) -> dict:
+    """One line of the summary."""
+    try:
+        report = json.loads((folder / "check.json").read_text()) if rc in (0, 1) else None
+    except (OSError, ValueError):
+        report = None
+    row = {"submission": shown(path.name), "seconds": round(seconds, 1), "report": ""}
+    if report is None:
+        what = "Could not be opened" if rc == 2 else "The check failed"
+        return row | {"status": 2, "verdict": f"{what}: {shown(said)}", "level": "none"} | dict.fromkeys(
+            ("identical", "within", "differ", "unknown", "fail", "human"), 0)  # fmt: skip
+    figures = [row["verdict"] for rows in report["tables"].values() for row in rows]
+    kinds = [finding["verdict"] for finding in report["findings"]]
+    return row | {
+        "status": report["status"], "verdict": report["verdict"], "level": report["level"],
+        "report": f"{folder.name}/check.html", "identical": figures.count("identical"),
+        "within": figures.count("within tolerance"), "differ": figures.count("differs"),
+        "unknown": figures.count("not reproduced"), "fail": kinds.count("fail"), "human": kinds.count("human"),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
