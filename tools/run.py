@@ -114,7 +114,7 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
         lines += ["", "SAMPLE DATA: drawn images; these figures show that the kit works and nothing else."]
     exports, report = home / "exports", home / "report" / "report.pdf"
     written = [exports / what for what in ("notebooks", "figures", "tables", "results.json", "MODEL_CARD.md")]
-    lines += ["", *(f"{path.name + ':':<15}{path}" for path in (*written, report, *home.glob("hand-in-*.zip"))
+    lines += ["", *(f"{path.name + ':':<24}{path}" for path in (*written, report, *home.glob("hand-in-*.zip"))
                     if path.exists())]  # fmt: skip
     return "\n".join(lines)
 
