@@ -527,7 +527,9 @@ def describe(summary: dict, path: Path) -> str:
         budget = "{}–{}".format(*row["budget"]) if row["budget"] else "–"
         lines.append(f"{row['title']:<{width}}  {row['pages']:>5}  {budget:>6}  {row['verdict'] or '–':<7}  "
                      f"{row['placeholders'] or '–':>12}")  # fmt: skip
-    lines += ["", f"{summary['pages']} pages, {verdict(summary['pages'], TOTAL)} ({TOTAL[0]}–{TOTAL[1]})"]
+    unwritten = len(summary["placeholders"])
+    lines += ["", f"{summary['pages']} pages, {verdict(summary['pages'], TOTAL)} ({TOTAL[0]}–{TOTAL[1]})"
+              + (f", with {unwritten} placeholders in the place of your own words" if unwritten else "")]  # fmt: skip
     lines += ["errors:"] * bool(summary["errors"])
     lines += [f"  {entry['file']}:{entry['line']}  {entry['message']}" for entry in summary["errors"]]
     lines += ["still to be written:"] * bool(summary["placeholders"]) + to_write(summary["placeholders"])
