@@ -238,7 +238,7 @@ def test_report_says_when_nothing_could_be_closed(submission, run_check, only_no
     _, report, out = run_check(submission, "--level", "full", "--until", "1", "--no-another-seed")
     assert report["containment"] == "plain" and "NOT CLOSED" in report["notes"][0] and "NOT CLOSED" in out
     assert report["runs"][0]["notebooks"][0]["status"] == "ran"
-    assert "did not record it" in found(report, "figures", "human")[0]
+    assert compare.NOT_RECORDED in found(report, "figures")[0]
 
 
 def test_missing_theme_is_named(submission, run_check):
@@ -304,6 +304,32 @@ def test_strange_records_never_stop_a_check(submission, run_check, headline):
         headline=headline, theme2=[], theme3="x", theme4={"models": 3, "tensorrt": []}, criteria=[1]))  # fmt: skip
     status, report, _ = run_check(submission, whole=False)
     assert status in (0, 1) and report["criteria"]
+
+
+STRANGE = (("theme3", {"ablation": [1], "paired": {"difference": 10**400, "p_value": 0}, "test": {}}),
+           ("theme4", {"benchmark": [{"backend": ["a"], "batch": 1}]}),
+           ("headline", {"alerts_raised": 10**400}))  # fmt: skip
+
+
+@pytest.mark.parametrize("section, values", STRANGE)
+def test_shapes_that_no_criterion_expects_are_a_finding(submission, run_check, section, values):
+    edit_record(submission, lambda record: record.update({section: values}))
+    status, report, said = run_check(submission, whole=False)
+    assert status == 1 and report["findings"] and "Traceback" not in said
+
+
+def test_what_python_caches_is_no_change(submission):
+    before = check.fingerprint(submission)
+    (submission / "tools" / "__pycache__").mkdir(parents=True)
+    (submission / "tools" / "__pycache__" / "run.pyc").touch()
+    assert check.fingerprint(submission) == before
+    (submission / "notes.txt").touch()
+    assert check.fingerprint(submission) != before
+
+
+def test_figure_that_its_notebook_never_recorded_is_a_fault():
+    row = row_of("baseline_test_accuracy", 0.8, None)
+    assert row["says"] == compare.NOT_RECORDED and compare.findings_of([row], False)[0].verdict == "fail"
 
 
 def test_all_of_a_class_with_one_broken_zip(submission, tmp_path, capsys):
@@ -399,7 +425,7 @@ def test_what_is_a_finding():
     assert verdicts("gate_passed", True, False) == ["human"]
     assert verdicts("gate_passed", True, False, same=True) == ["fail"]
     assert verdicts("baseline_test_accuracy", 0.8, 0.95) == ["fail"]
-    assert verdicts("baseline_test_accuracy", 0.8, None) == ["human"]
+    assert verdicts("baseline_test_accuracy", 0.8, None) == ["fail"]
 
 
 def test_figures_that_must_move():

@@ -139,7 +139,7 @@ def test_missing_headline_figures_and_failed_criteria_are_told(group, look):
     edit_json(group / RECORD, lambda record: record["criteria"].update(theme2=[row]))
     found = look(group)
     assert "int8_speedup_b1" in of(found, "record", "human")
-    assert "6 of 7 recorded criteria are met; not met: theme2: CNN baseline" in of(found, "record", "note")
+    assert "7 of 8 recorded criteria are met; not met: theme2: CNN baseline" in of(found, "record", "note")
 
 
 def test_record_in_a_home_of_its_own_is_found(group, look):

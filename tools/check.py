@@ -49,6 +49,7 @@ from tools import compare, reexecute, sandbox, verdict
 from tools.submission import Finding, open_submission, shown, static_checks
 
 LEVELS = ("static", "evaluate", "full")
+STRANGE = (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError)  # what odd records end in
 SCORING = 4  # scoring all weights may take as long as so many notebooks
 
 
@@ -165,10 +166,10 @@ def _guarded(step, submission, options, work, seen: Seen) -> None:
         step(submission, options, work, seen)
     except (utils.CourseError, OSError) as error:  # such as a disk that is full here
         seen.findings.append(Finding("check", "human", f"{step.__name__.strip('_')} stopped: {shown(error)}", "", 0))
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+    except STRANGE as error:
         why = shown(repr(error)[:200])
         says = f"{step.__name__.strip('_')} stopped at results of a strange shape ({why}): look at them."
-        seen.findings.append(Finding("check", "human", says, "", 0))
+        seen.findings.append(Finding("check", "fail", says, "", 0))
 
 
 def _evaluate(submission, options, work: Path, seen: Seen) -> None:
@@ -246,7 +247,7 @@ def fingerprint(path: Path) -> list[tuple]:
         return [(path.stat().st_size, path.stat().st_mtime_ns)] if path.exists() else []
     seen = []
     for folder, below, names in os.walk(path):
-        below.sort()
+        below[:] = sorted(set(below) - {"__pycache__"})  # Python's own, where a group checks the kit that it runs
         for name in sorted(names):
             with suppress(OSError):  # gone in between, or not ours to see
                 about = os.lstat(os.path.join(folder, name))
@@ -255,6 +256,14 @@ def fingerprint(path: Path) -> list[tuple]:
 
 
 def _report(submission, level: str, options, seen: Seen, seconds: float) -> dict:
+    try:
+        bonuses = verdict.bonuses(submission)
+        criteria = verdict.criteria(submission, verdict.order_findings([*submission.findings, *seen.findings]),
+                                    verdict.checklist_of(submission))  # fmt: skip
+    except STRANGE as error:
+        says = f"The record has a strange shape ({shown(repr(error)[:200])}): no criterion could be filled, look at it."
+        seen.findings.append(Finding("record", "fail", says, "exports/results.json"))
+        bonuses, criteria = [], []
     findings = verdict.order_findings([*submission.findings, *seen.findings])
     findings = list(dict.fromkeys(findings))  # what opening found, the static checks may repeat
     wrong = [finding for finding in findings if finding.verdict == "fail"]
@@ -272,8 +281,8 @@ def _report(submission, level: str, options, seen: Seen, seconds: float) -> dict
         "notes": notes + seen.notes, "findings": [asdict(finding) for finding in findings], "passes": len(passed),
         "passed_checks": sorted({finding.check for finding in passed}), "tables": seen.tables, "same": seen.same,
         "differences": seen.differences, "runs": seen.runs,
-        "criteria": verdict.criteria(submission, findings, verdict.checklist_of(submission)),
-        "bonuses": verdict.bonuses(submission),
+        "criteria": criteria,
+        "bonuses": bonuses,
     }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ MAX_LOG, MAX_FILE = 20 * MIB, 100 * MIB
 # needs to run. The kit's tests and benchmarks stay out, as graders have their own.
 PROJECT = re.compile(
     r"notebooks/[^/]+\.ipynb|[^/]+\.(py|md|pdf)|(?!tests|benchmarks)[^/]+/.+\.py|demo/.+\.(md|txt)|docs/.+\.md"
-    r"|report/.+\.(typ|bib|toml)"
+    r"|report/.+\.(typ|bib|toml)|tools/templates/.+\.(md|html|css)"
     r"|requirements[^/]*\.txt|constraints\.txt|LICENSE|Makefile|pyproject\.toml|\.github/workflows/[^/]+\.ya?ml"
 )
 # Of the home: the results that the record speaks of, and the report. TensorBoard's runs/ and the pixels stay out.

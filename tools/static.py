@@ -668,7 +668,7 @@ def record(look: Look) -> list[Finding]:
     if missing := [name for name in utils.HEADLINE_TAGS if name not in headline]:
         says = f"Headline figures that no theme recorded: {', '.join(missing)}."
         findings.append(Finding("record", "human", says, "exports/results.json", 3))
-    without = [str(n) for n in range(1, 8) if not isinstance(values.get(f"theme{n}"), dict)]
+    without = [str(n) for n in range(1, 9) if not isinstance(values.get(f"theme{n}"), dict)]
     if without:
         says = f"No results of themes {', '.join(without)} are recorded: run their notebooks."
         findings.append(Finding("record", "fail", says, "exports/results.json", 1))
