@@ -134,7 +134,7 @@ def test_intervals_are_read_in_one_column():
 
 
 def test_paired_steps_agree_with_the_binomial_test_and_holm(home):
-    table = utils.paired_tests(home, resamples=200)
+    table = utils.paired_tests(home)
     first, second = (utils.stored_predictions(home, name) for name in ("baseline_test", "optimized_test"))
     right = [answer.argmax(1) == labels for answer, labels in (first, second)]
     won, lost = int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
@@ -151,12 +151,12 @@ def test_paired_steps_agree_with_the_binomial_test_and_holm(home):
 def test_answers_to_other_images_are_not_compared(home):
     probabilities, labels = utils.stored_predictions(home, "retrained_test")
     np.savez(home / "exports" / "predictions" / "retrained_test.npz", probabilities=probabilities, labels=labels[::-1])
-    assert "optimised → retrained" not in utils.paired_tests(home, resamples=100).index
+    assert "optimised → retrained" not in utils.paired_tests(home).index
     assert "retrained" not in utils.lost_accuracy(home)
 
 
 def test_lost_accuracy_is_the_far_end_of_the_interval(home):
-    lost, steps = utils.lost_accuracy(home), utils.paired_tests(home, resamples=100)
+    lost, steps = utils.lost_accuracy(home), utils.paired_tests(home)
     assert lost["optimised"] == 0 and lost["baseline"] > 0.1
     assert lost["retrained"] == pytest.approx(-steps.loc["optimised → retrained", "low"])
 
