@@ -350,6 +350,20 @@ def test_leaked_secret_is_found_in_code_and_shown_masked(name, group, look):
         assert secret not in says
 
 
+def test_secret_that_no_page_shows(group, look):
+    key = {"username": "somebody", "key": HEX * 2}
+
+    def hide(notebook):
+        notebook["metadata"]["kaggle"] = key
+        code_cells(notebook)[0]["outputs"] = [{"output_type": "display_data", "metadata": {},
+                                               "data": {"application/json": key}}]  # fmt: skip
+
+    edit_json(group / THEME2, hide)
+    (group / "notes.txt").write_bytes(f'key = "{HEX * 2}"'.encode("utf-16"))
+    says = of(look(group), "secrets")
+    assert "metadata, attachments or data" in says and "notes.txt" in says and HEX * 2 not in says
+
+
 def test_secret_in_cells_outputs_and_files(group, look):
     output = {"output_type": "stream", "name": "stdout", "text": ["ok\n", LEAKS["AWS"]]}
     pictures = {"image/png": LEAKS["Google"], "text/html": "data:image/png;base64," + LEAKS["AWS"]}

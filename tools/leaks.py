@@ -1,5 +1,7 @@
 """Keys, tokens and passwords in files: found by pattern, shown by their first four characters only."""
 
+import codecs
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,12 +58,29 @@ def _texts(root: Path, path: Path) -> Iterator[tuple[str, str]]:
             for cell in read_notebook(root, path).cells:
                 yield f", cell {cell.number}", cell.source
                 yield f", cell {cell.number}, output", output_text(cell)
+            yield ", metadata, attachments or data of an output", _unseen(read(root, path, MAX_NOTEBOOK))
             return
-    except SubmissionError:
-        pass  # no notebook: searched as text
+    except (SubmissionError, ValueError, AttributeError, TypeError, RecursionError):
+        pass  # no notebook, or one of a strange shape: searched as text
     try:
         content = read(root, path, MAX_NOTEBOOK)
     except SubmissionError:
         return
-    if b"\0" not in content[:1024]:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield "", content.decode("utf-16", errors="replace")
+    elif b"\0" not in content[:1024]:
         yield "", content.decode(errors="replace")
+
+
+def _unseen(content: bytes) -> str:
+    """What a notebook holds and no page shows, pictures left out; one line, as JSON."""
+    notebook = json.loads(content)
+    rest = [notebook.get("metadata")]
+    for cell in notebook.get("cells", []):
+        rest.append(cell.get("metadata"))
+        shown_kinds = ("image/", "text/")  # text is searched with its cell
+        for bundle in (output.get("data", {}) for output in cell.get("outputs", [])):
+            rest.append({kind: value for kind, value in bundle.items() if not kind.startswith(shown_kinds)})
+        for bundle in cell.get("attachments", {}).values():
+            rest.append({kind: value for kind, value in bundle.items() if not kind.startswith("image/")})
+    return json.dumps(rest)
