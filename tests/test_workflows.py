@@ -1,0 +1,55 @@
+"""The workflows of GitHub Actions run commands that exist here, on the Pythons that the kit promises."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+KIT = Path(__file__).resolve().parent.parent
+WORKFLOWS = {path.stem: YAML(typ="safe").load(path) for path in sorted((KIT / ".github" / "workflows").glob("*.yml"))}
+JOBS = [(name, job) for name, flow in WORKFLOWS.items() for job in flow["jobs"].values()]
+STEPS = [(name, step) for name, job in JOBS for step in job["steps"]]
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+
+
+def dry_run(*arguments: str) -> str:
+    """What make would do, from nothing."""
+    command = ["make", "--dry-run", "--always-make", *arguments]
+    return subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=True).stdout
+
+
+@needs_make
+def test_every_make_command_is_a_target():
+    commands = [step["run"] for _, step in STEPS if str(step.get("run", "")).startswith("make ")]
+    assert len(commands) >= 5
+    for command in commands:
+        target = command.split()[1]
+        assert dry_run(target, "PYTHON=python3").strip(), command
+
+
+@needs_make
+def test_only_the_weekly_run_leaves_the_pinned_versions():
+    assert "-c constraints.txt" in dry_run("install", "PYTHON=python3")
+    assert "constraints" not in dry_run("install", "PYTHON=python3", "CONSTRAINTS=")
+    assert [name for name, job in JOBS if job.get("env", {}).get("CONSTRAINTS") == ""] == ["weekly"]
+
+
+def test_tests_run_on_every_python_that_the_makefile_accepts():
+    accepted = set(re.findall(r"python(3\.\d+)", (KIT / "Makefile").read_text().split("VENV :=")[0]))
+    assert set(WORKFLOWS["ci"]["jobs"]["test"]["strategy"]["matrix"]["python"]) == accepted == {"3.11", "3.12", "3.13"}
+
+
+def test_course_and_report_are_kept_also_when_a_notebook_fails():
+    kept = [step for name, step in STEPS if "upload-artifact" in step.get("uses", "")]
+    assert kept and all(step["if"] == "always()" for step in kept)
+    assert all({"sample-run/exports", "sample-run/report/report.pdf"} <= set(step["with"]["path"].split())
+               for step in kept)  # fmt: skip
+
+
+def test_no_workflow_may_write_more_than_it_needs_or_runs_without_end():
+    assert {name: flow["permissions"] for name, flow in WORKFLOWS.items() if name != "weekly"} == {
+        "ci": {"contents": "read"}, "nightly": {"contents": "read"}}  # fmt: skip
+    assert all("timeout-minutes" in job for _, job in JOBS)
