@@ -3,7 +3,10 @@
 Source: Mitchell et al. (2019), Model Cards for Model Reporting; their headings, with data, calibration and drift apart.
 """
 
+import json
 import math
+import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import utils
@@ -24,6 +27,7 @@ USES["pneumonia3"] = USES["pneumonia"]
 UNKNOWN = {"pneumonia": "Age, sex, origin and scanner are", "solar": "Region, season, kind of roof and resolution are"}
 UNKNOWN["pneumonia3"] = UNKNOWN["pneumonia"]
 ROOFS = " Roofs belong to people: ask before you judge one."
+THREE = "; the threshold tells NORMAL from the rest, the class is the one of the largest probability"
 LABELS = {True: "The images are drawn, their labels follow from the drawing.",
           False: "The labels are those of the dataset's authors; their errors are the model's."}
 DISCLAIMER = ("**Not a medical device.** This model was trained in a course. It has had no clinical validation and no "
@@ -44,11 +48,21 @@ def missing(theme: int) -> str:
     return f"*Not known: theme {theme} has not run ({cost}). Run `notebooks/{notebook}.ipynb`.*"
 
 
-def details(results: dict) -> str:
+def authors(home: Path) -> list[str]:
+    """Of the report's title page, where the group has filled it in."""
+    with suppress(OSError, ValueError):
+        names = tomllib.loads((home / "report" / "group.toml").read_text(encoding="utf-8")).get("authors", [])
+        return [str(name) for name in names] if isinstance(names, list) else []
+    return []
+
+
+def details(home: Path, results: dict) -> str:
     meta, third, seventh = results["meta"], results.get("theme3"), results.get("theme7")
     lines = [f"- Task: {TASKS[meta['dataset']]}.",
              f"- Course profile `{meta['profile']}`, {meta['image_size']} px, seed {meta['seed']}; "
              f"torch {meta['environment'].get('torch')}, {meta['hardware']}."]  # fmt: skip
+    if names := authors(home):
+        lines.insert(0, f"- Made by {', '.join(names)}.")
     if third:
         lines.append(f"- Residual network, {third['parameters']:,} parameters, trained from scratch on "
                      f"{third.get('trained', 'an unknown day')}.")
@@ -109,9 +123,21 @@ def threshold(home: Path, results: dict) -> str:
     return (f"Confidence is calibrated with one temperature ({third['temperature']:.2f}, fitted on `val`): expected "
             f"calibration error {before:.3f} before, {after:.3f} after, on `test`. The threshold assumes that a missed "
             f"{positive} costs as much as {third.get('cost_missed', math.nan):g} false alarms: an assumption of this "
-            "course, to be replaced by that of whoever pays. Every exported file carries the temperature and the "
-            "threshold that were fitted for it; these are those of the model before retraining.\n\n"
+            "course, to be replaced by that of whoever pays. These are the figures of the model before retraining"
+            f"{in_service(home)}{THREE * (len(utils.DATASETS[results['meta']['dataset']].classes) > 2)}.\n\n"
             + markdown((f"threshold on P({positive})", "recall", "specificity"), rows))  # fmt: skip
+
+
+def in_service(home: Path) -> str:
+    """What the file in service carries, as it was fitted for that very model."""
+    import onnx
+
+    path = home / "exports" / "model.onnx"
+    if not path.exists():
+        return ""
+    about = {entry.key: json.loads(entry.value) for entry in onnx.load(path, load_external_data=False).metadata_props}
+    temperature, cut = about["temperature"], about["threshold"]
+    return f"; the file in service carries temperature {temperature:.2f} and threshold {cut:.2f}"
 
 
 def drift(home: Path, results: dict) -> str:
@@ -159,7 +185,7 @@ def card(home: Path, results: dict) -> str:
     banner = "> **Sample data.** Trained on drawn images: no figure here means anything.\n\n" if sample else ""
     limits = "\n".join(f"- {fact}" for fact, _ in utils.limitations(results))
     sections = {
-        "Model details": details(results),
+        "Model details": details(home, results),
         "Intended use": f"- For: {intended}.\n- Not for: {never}.",
         "Factors": f"By class, and under one drift, below. {UNKNOWN[dataset]} not recorded for these images, so "
                    "nothing can be said about them.",
