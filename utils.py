@@ -7520,7 +7520,7 @@ def checklist(home: str | Path, results: dict, project: str | Path | None = None
     """
     home = Path(home)
     project = Path(project or (home if (home / "notebooks").is_dir() else KIT))
-    found = _code_evidence(home, results) | _report_evidence(home) | _hand_in_evidence(home, project)
+    found = _code_evidence(home, results, project) | _report_evidence(home) | _hand_in_evidence(home, project)
     rows = [{"part": part, "item": item} | dict(zip(("evidence", "passed"), found[item], strict=True))
             for part, items in CHECKLIST.items() for item in items]  # fmt: skip
     return pd.DataFrame(rows)
@@ -7540,7 +7540,16 @@ def _all_met(results: dict, *wanted: tuple[int, str]) -> tuple[str, bool]:
     return "; ".join(said), all(passed)
 
 
-def _code_evidence(home: Path, results: dict) -> dict[str, tuple[str, bool | None]]:
+def _seed_evidence(project: Path, seed: int | None) -> tuple[str, bool]:
+    """How many of the notebooks hand SEED to `start`, and the seed of the record."""
+    notebooks = sorted((project / "notebooks").glob("theme[1-8]_*.ipynb"))
+    fixed = sum(bool(re.search(r"utils\.start\([^)]*\bseed=SEED\b", path.read_text(errors="replace")))
+                for path in notebooks)  # fmt: skip
+    says = f"seed {seed} in the record; {fixed} of {len(notebooks)} notebooks pass SEED to utils.start"
+    return says, seed is not None and 0 < fixed == len(notebooks)
+
+
+def _code_evidence(home: Path, results: dict, project: Path) -> dict[str, tuple[str, bool | None]]:
     meta, fourth, sixth = (results.get(name, {}) for name in ("meta", "theme4", "theme6"))
     versions, written = meta.get("environment", {}), (home / "exports" / "environment.txt").exists()
     timed = {(row["backend"], row["batch"]) for row in fourth.get("benchmark", [])}
@@ -7568,7 +7577,7 @@ def _code_evidence(home: Path, results: dict) -> dict[str, tuple[str, bool | Non
             f"{methods[0]}; false alarms of {len(sixth.get('false_alarms', []))} detectors measured", methods[1]),
         "retraining pipeline tested": (f"{gate[0]}; {len(refused)} bad candidates tried", gate[1]),
         "code commented and reproducible": ("run `course.py check` on the hand-in: it repeats the figures", None),
-        "random seeds fixed": (f"seed {seed} in the record", seed is not None),
+        "random seeds fixed": _seed_evidence(project, seed),
     }  # fmt: skip
 
 
