@@ -276,6 +276,26 @@ def test_moved_images_are_found(submission, run_check):
     assert status == 1 and found(report, "pools")[0].startswith("2 of ")
 
 
+def test_networks_of_a_group_run_where_they_are_scored_and_the_page_says_so(submission, run_check):
+    own = submission / "models" / "baseline_cnn.py"
+    own.write_text(own.read_text() + "\n# ours\n")
+    status, report, _ = run_check(submission, "--level", "evaluate", "--until", "2")
+    assert status == 0 and figures(report, "weights") == {"baseline_test_accuracy": "identical"}
+    assert "models/baseline_cnn.py is not the kit's and ran" in found(report, "weights", "human")[0]
+
+
+def test_a_fault_of_the_check_itself_has_a_status_of_its_own(submission, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(check, "examine", lambda *arguments: 1 / 0)
+    assert check.main([str(submission), "--output", str(tmp_path / "out")]) == 3
+    assert "says nothing of the submission" in capsys.readouterr().out
+
+
+def test_reader_that_stops_reading_changes_no_status(submission, tmp_path):
+    command = f"{sys.executable} course.py check {submission} --output {tmp_path / 'out'} 2>&1 | head -n 1 >/dev/null"
+    done = subprocess.run(["bash", "-c", command + "; exit ${PIPESTATUS[0]}"], cwd=KIT, capture_output=True)
+    assert done.returncode == 1 and (tmp_path / "out" / "check.html").exists()
+
+
 def test_weights_of_somebody_else_and_damaged_ones(submission, run_check):
     (submission / "checkpoints" / "baseline.pth").write_bytes(b"no weights")
     status, report, _ = run_check(submission, "--level", "evaluate", "--until", "2")
@@ -339,12 +359,16 @@ def test_all_of_a_class_with_one_broken_zip(submission, tmp_path, capsys):
                 file.write(path, Path("project") / path.relative_to(submission))
     whole = (submission.parent / "third.zip").read_bytes()
     (submission.parent / "third.zip").write_bytes(whole[: len(whole) // 2])
+    (submission.parent / "late.rar").write_bytes(b"Rar!")
+    (submission.parent / "link").symlink_to(tmp_path)
     assert check.main(["--all", str(submission.parent), "--jobs", "2", "--output", str(tmp_path / "out")]) == 1
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     rows = {row["submission"]: row for row in summary["rows"]}
-    assert {name: row["status"] for name, row in rows.items()} == {"other.zip": 1, "team": 1, "third.zip": 2}
+    assert {name: row["status"] for name, row in rows.items()} == {"other.zip": 1, "team": 1, "third.zip": 2,
+                                                                   "late.rar": 2, "link": 2}  # fmt: skip
+    assert "neither a folder nor a zip" in rows["late.rar"]["verdict"]
     assert "Could not be opened" in rows["third.zip"]["verdict"] and (tmp_path / "out" / "other" / "check.md").exists()
-    assert summary["rows"][0]["submission"] == "third.zip" and "third.zip" in capsys.readouterr().out
+    assert summary["rows"][2]["submission"] == "third.zip" and "third.zip" in capsys.readouterr().out
     assert "team/check.html" in (tmp_path / "out" / "summary.html").read_text()
 
 
@@ -358,7 +382,7 @@ def test_a_class_of_nothing_and_wrong_arguments(tmp_path, capsys):
 
 def test_a_check_that_crashes_or_hangs_is_a_row(tmp_path):
     row = check._row(tmp_path / "team", tmp_path / "none", -11, "Segmentation fault", 3.0)
-    assert row["status"] == 2 and "The check failed: Segmentation fault" in row["verdict"]
+    assert row["status"] == 2 and "The check itself failed: Segmentation fault" in row["verdict"]
 
 
 @pytest.mark.slow
@@ -463,6 +487,14 @@ def test_foreign_text_is_not_markup(submission, run_check, tmp_path, monkeypatch
     page, text = ((tmp_path / "out" / f"check.{ending}").read_text() for ending in ("html", "md"))
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert r"\<script\>" in text and r"\*\*x\*\*" in text and r"\[y\]" in text
+
+
+@pytest.mark.parametrize("text, cell", [
+    ("run `course.py pack` with *care*", r"run `course.py pack` with \*care\*"), ("a ` b", r"a \` b"),
+    ("`a | b`", r"\`a \| b\`"), (r"\` x", r"\\\` x"), ("snake_case _x_", r"snake_case \_x\_"),
+])  # fmt: skip
+def test_cells_of_markdown(text, cell):
+    assert verdict._cell(text) == cell
 
 
 def test_bonus_of_the_kit_is_not_the_groups(submission, tmp_path):

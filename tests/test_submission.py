@@ -7,6 +7,7 @@ import socket
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pypdf
 import pytest
 from submissions import (
@@ -116,6 +117,7 @@ BROKEN_RECORDS = {
     "true": (wrong_headline("ort_speedup_b1", True), "no number"),
     "speedup of 0": (wrong_headline("ort_speedup_b1", 0), "above 0"),
     "gate as number": (wrong_headline("gate_passed", 1), "neither true nor false"),
+    "no headline": (lambda root: edit_json(root / RECORD, lambda r: r.update(headline={})), "that no theme recorded"),
     "unknown figure": (wrong_headline("marks", 20), "a figure that the course does not know"),
     "no theme 5": (drop("theme5"), "No results of themes 5"),
     "no seed": (drop("meta", "seed"), "lacks a valid seed"),
@@ -131,6 +133,48 @@ def test_a_broken_record_is_named_and_the_rest_is_still_checked(name, group, loo
     assert words in of(found, "record") and str(group) not in of(found, "record")
     assert "8 executed" in of(found, "notebooks", "pass")
     assert not any("broke off" in says for _, _, says in found)
+
+
+def test_headline_that_its_own_section_contradicts(group, look):
+    def measure(record):
+        record["theme2"]["test"] = {"accuracy": {"value": 0.75, "n": 8}}
+        checks = [{"name": "clean accuracy", "value": 0.25}, 3]
+        record["theme7"]["gate"] = {"passed": False, "checks": checks}
+        record["theme4"]["agreement"] = "none"
+
+    edit_json(group / RECORD, measure)
+    says = of(look(group), "record")
+    assert "headline gate_passed is True, and False by section theme7" in says
+    assert "clean_accuracy_after less _before is 0.0, and 0.25 by the gate" in says and "test_accuracy" not in says
+
+
+@pytest.mark.parametrize("right, told", [(6, ""), (5, "0.75, and 0.625 by exports/predictions/baseline_test.npz")])
+def test_headline_that_the_stored_answers_contradict(right, told, group, look):
+    """8 answers of which 6, or 5, are right; the headline says 0.75."""
+    labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    answers = np.where(np.arange(8) < right, labels, 1 - labels)
+    path = group / "exports" / "predictions" / "baseline_test.npz"
+    path.parent.mkdir()
+    np.savez(path, probabilities=np.eye(2, dtype=np.float32)[answers], labels=labels)
+    found = look(group)
+    assert told in of(found, "record") and bool(told) == bool(of(found, "record"))
+    assert told or "1 times a headline" in of(found, "record", "pass")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", "wide", "objects", "bomb"])
+def test_stored_answers_that_are_none_break_no_check(content, group, look):
+    path = group / "exports" / "predictions" / "baseline_test.npz"
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("probabilities.npy", b"\0" * (65 << 20))
+    else:
+        wrong = np.array([{}]) if content == "objects" else np.full((8, 2), np.nan)
+        np.savez(path, probabilities=wrong, labels=np.arange(len(wrong)), allow_pickle=True)
+    found = look(group)
+    assert not any("broke off" in says for _, _, says in found) and not of(found, "record")
 
 
 def test_missing_headline_figures_and_failed_criteria_are_told(group, look):
@@ -364,6 +408,23 @@ def test_secret_that_no_page_shows(group, look):
     assert "metadata, attachments or data" in says and "notes.txt" in says and HEX * 2 not in says
 
 
+def test_secret_inside_an_archive(group, look):
+    with zipfile.ZipFile(group / "old.zip", "w") as archive:
+        archive.writestr("v1/config.py", f'KAGGLE_KEY = "{HEX * 2}"')
+        archive.writestr("v1/kaggle.json", "{}")
+    (group / "older.rar").write_bytes(b"Rar!")
+    found = look(group)
+    says = of(found, "secrets")
+    assert "old.zip, v1/config.py, line 1" in says and "old.zip, v1/kaggle.json" in says and HEX * 2 not in says
+    assert "older.rar" in of(found, "secrets", "human") and "old.zip" not in of(found, "secrets", "human")
+
+
+def test_archive_too_large_to_search_is_named(group, look):
+    with zipfile.ZipFile(group / "old.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("words.txt", b"a" * (9 << 20))
+    assert "old.zip" in of(look(group), "secrets", "human")
+
+
 def test_secret_in_cells_outputs_and_files(group, look):
     output = {"output_type": "stream", "name": "stdout", "text": ["ok\n", LEAKS["AWS"]]}
     pictures = {"image/png": LEAKS["Google"], "text/html": "data:image/png;base64," + LEAKS["AWS"]}
@@ -392,11 +453,20 @@ def test_absolute_paths(group, look):
                     '!ls /home/alice/d\nu = "https://x.org/home/y"')  # fmt: skip
     add_cell(group, 'drive.mount("/content/drive")\np = "/content/course-kit/x"\nq = "/content/drive/MyDrive/me"')
     (group / "extra.py").write_text('def f():\n    """Reads /home/you."""\n    return "/root/data"\n')
-    says = of(look(group), "absolute paths")
+    found = look(group)
+    says = of(found, "absolute paths")
     for words in ("/home/alice/x.csv exists", "C:\\Users", "/Users/alice/ exists", "/content/project",
                   "/home/alice/d", "extra.py, line 3", "one person's Drive"):  # fmt: skip
-        assert words in says
-    assert len(says.splitlines()) == 7
+        assert words in says + of(found, "absolute paths", "human")
+    assert len(says.splitlines()) == 6 and "exists on Colab only" in of(found, "absolute paths", "human")
+
+
+def test_tests_of_another_version_of_the_kit_may_name_paths(group, look):
+    (group / "tests").mkdir()
+    for name in ("test_setup.py", "test_of_our_own.py"):
+        (group / "tests" / name).write_text('PATH = "/home/alice/x"\n')
+    says = of(look(group), "absolute paths")
+    assert "test_of_our_own.py" in says and "test_setup.py" not in says
 
 
 def test_folder_of_images_in_the_parameters_is_a_note(group, look):
@@ -755,13 +825,17 @@ def test_copy_holds_code_and_nothing_that_could_load(group, tmp_path):
     (group / "src/data/loader.py").write_text("")
     (group / "big.json").touch()
     os.truncate(group / "big.json", 21 << 20)
+    (group / "figures.json").write_bytes(b" " * (300 << 10))
+    (group / "check-group-7").mkdir()
+    (group / "check-group-7/check.md").write_text("checked before")
     said = copy_code(open_submission(group, tmp_path / "work"), tmp_path / "copy")
     copied = {path.as_posix() for path in submission.list_files(tmp_path / "copy")[0]}
     assert {"utils.py", THEME2, "models/baseline_cnn.py", "requirements.txt", "src/data/loader.py"} <= copied
     assert not {name.partition("/")[0] for name in copied} & {"exports", "checkpoints", "data", "logs", "runs"}
-    assert not {"course.json", "cached.csv", "big.json"} & copied
+    assert not {"course.json", "cached.csv", "big.json", "figures.json", "check-group-7/check.md"} & copied
     says = " ".join(finding.says for finding in said)
-    assert "big.json has 21 MiB" in says and "cached.csv" in says
+    assert "big.json has 21 MiB" in says and "cached.csv" in says and "figures.json has 0.293 MiB" in says
+    assert "check-group-7" not in says
 
 
 @pytest.mark.parametrize("path, code, artefact", [

@@ -16,7 +16,8 @@ Exit status
 0  Nothing contradicts the submission (notes and questions for a person there may be).
 1  At least one finding contradicts it, or a figure differs.
 2  It could not be opened, or the command line is wrong.
-With --all: the worst of all, but 2 only if none could be opened.
+3  The check itself failed: a fault of this program, or of this machine.
+With --all: 1 if any is 1, else 0; 2 only if none could be opened.
 
 check.json
 ----------
@@ -38,6 +39,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -87,14 +89,21 @@ def main(arguments: list[str]) -> int:
     except utils.CourseError as error:
         print(error)
         return 2
+    except Exception:
+        traceback.print_exc()
+        print("The check itself failed, which says nothing of the submission: please report the lines above.")
+        return 3
 
 
 def check_one(options: argparse.Namespace) -> int:
     report = examine(options.path, options)
     folder = options.output or Path(f"check-{file_name(report['submission'])}")
     paths = verdict.write(report, folder)
-    print(console(report))
-    print(*(f"{path.suffix[1:]:<5}{path}" for path in paths), sep="\n")
+    try:
+        print(console(report))
+        print(*(f"{path.suffix[1:]:<5}{path}" for path in paths), sep="\n", flush=True)
+    except BrokenPipeError:  # such as `| head`: the reports are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return report["status"]
 
 
@@ -165,10 +174,12 @@ def _guarded(step, submission, options, work, seen: Seen) -> None:
     try:
         step(submission, options, work, seen)
     except (utils.CourseError, OSError) as error:  # such as a disk that is full here
-        seen.findings.append(Finding("check", "human", f"{step.__name__.strip('_')} stopped: {shown(error)}", "", 0))
+        what = "The run" if step is _full else "The scoring"
+        seen.findings.append(Finding("check", "fail", f"{what} stopped half-way: {shown(error)}", "", 0))
     except STRANGE as error:
         why = shown(repr(error)[:200])
-        says = f"{step.__name__.strip('_')} stopped at results of a strange shape ({why}): look at them."
+        what = "The run" if step is _full else "The scoring"
+        says = f"{what} stopped at results of a strange shape ({why}): look at them."
         seen.findings.append(Finding("check", "fail", says, "", 0))
 
 
@@ -181,6 +192,10 @@ def _evaluate(submission, options, work: Path, seen: Seen) -> None:
     names = [name for name in reexecute.SCORED if compare.figure_of(name).theme <= options.until]
     names = [name for name in names if name in _headline(submission) or name in scores["headline"]]
     _tabulate(submission, seen, "weights", names, scores["headline"], scores, missing)
+    if own := reexecute.own_networks(submission):
+        says = (f"{', '.join(own)} {'is' if len(own) == 1 else 'are'} not the kit's and ran inside the scoring, where "
+                "code can change the scores: read it before you trust the table of the weights.")  # fmt: skip
+        seen.findings.append(Finding("weights", "human", says, own[0]))
     seen.notes.append(f"Scoring the submitted weights took {scores['seconds']:.1f} s.")
 
 
@@ -212,7 +227,7 @@ def _tabulate(submission, seen: Seen, by: str, names, ours: dict, machine: dict,
 def _other_seeds(submission, options, work: Path, seen: Seen) -> None:
     """Run small on other seeds: a figure that must move and stays, twice, is called out."""
     theirs, source = _headline(submission), reexecute.source_of(submission, options.source)
-    still, last = list(theirs), options.until
+    still, last = list(theirs), min(options.until, 7)  # theme 8 measures none of them
     for more in (1, 2):
         seed = submission.story["seed"] + more
         run = reexecute.rerun(submission, source, work / f"seed{more}", last, options.notebook_limit, seed=seed,
@@ -290,7 +305,8 @@ def _verdict(wrong: int, asked: int, level: str) -> str:
     if wrong:
         return f"{wrong} finding{'s' if wrong > 1 else ''} to take up with the group"
     seen = {"static": "the files", "evaluate": "the submitted weights", "full": "the re-execution"}[level]
-    return f"Nothing in {seen} contradicts it" + (f"; {asked} questions for a person" if asked else "")
+    questions = f"; {asked} question{'s' if asked > 1 else ''} for a person" if asked else ""
+    return f"Nothing in {seen} contradicts it{questions}"
 
 
 def console(report: dict, most: int = 12) -> str:
@@ -319,8 +335,12 @@ def check_all(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     began, output = time.monotonic(), options.output or Path(f"check-{file_name(options.all.resolve().name)}")
-    found = sorted(path for path in options.all.iterdir() if path.is_dir() or path.suffix.lower() == ".zip"
-                   if not path.name.startswith(".") and path.resolve() != output.resolve())  # fmt: skip
+    if not options.all.is_dir():
+        print(f"{options.all} is no folder: give the one that holds the submissions.")
+        return 2
+    there = sorted(path for path in options.all.iterdir()
+                   if not path.name.startswith((".", "check-")) and path.resolve() != output.resolve())  # fmt: skip
+    found = [path for path in there if not path.is_symlink() and (path.is_dir() or path.suffix.lower() == ".zip")]
     if not found:
         print(f"{options.all} holds no folder and no zip: give the folder that holds the submissions.")
         return 2
@@ -330,6 +350,8 @@ def check_all(options: argparse.Namespace) -> int:
         for _ in tqdm(as_completed(jobs), total=len(jobs), unit="submission", file=sys.stdout):
             pass
     rows = [job.result() for job in jobs]
+    rows += [_row(path, output, 2, "neither a folder nor a zip, ask for one", 0.0) for path in there
+             if path not in found]  # fmt: skip
     rows.sort(key=lambda row: (-row["status"], row["submission"]))
     summary = {"schema": 1, "level": options.level, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
                "seconds": round(time.monotonic() - began, 1), "jobs": options.jobs, "rows": rows}  # fmt: skip
@@ -375,7 +397,7 @@ def _row(path: Path, folder: Path, rc: int, said: str, seconds: float) -> dict:
         report = None
     row = {"submission": shown(path.name), "seconds": round(seconds, 1), "report": ""}
     if report is None:
-        what = "Could not be opened" if rc == 2 else "The check failed"
+        what = "Could not be opened" if rc == 2 else "The check itself failed"
         return row | {"status": 2, "verdict": f"{what}: {shown(said)}", "level": "none"} | dict.fromkeys(
             ("identical", "within", "differ", "unknown", "fail", "human"), 0)  # fmt: skip
     figures = [row["verdict"] for rows in report["tables"].values() for row in rows]

@@ -1,13 +1,17 @@
 """Keys, tokens and passwords in files: found by pattern, shown by their first four characters only."""
 
 import codecs
+import io
 import json
+import lzma
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tools.parsing import MAX_NOTEBOOK, output_text, read_notebook
-from tools.submission import SubmissionError, read, shown
+from tools.submission import MIB, SubmissionError, read, shown
 
 # Own patterns rather than detect-secrets: that one flags every hash in a notebook and knows no Kaggle key.
 SECRETS = {name: re.compile(pattern) for name, pattern in {
@@ -33,7 +37,11 @@ BINARY = {".pth", ".pt", ".onnx", ".trt", ".engine", ".npz", ".npy", ".png", ".j
           ".gz", ".pkl", ".joblib"}  # fmt: skip
 
 
-def is_secret_file(path: Path) -> bool:
+MAX_INSIDE = 8 * MIB  # of all texts in one archive
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
+
+
+def is_secret_file(path: Path | PurePosixPath) -> bool:
     return SECRET_FILES.fullmatch(path.name) is not None
 
 
@@ -41,14 +49,41 @@ def secrets_in(root: Path, path: Path) -> list[tuple[str, str]]:
     """(what, where) of each secret in one file; a notebook is searched cell by cell, its pictures left out."""
     found = []
     for where, text in _texts(root, path):
-        for number, line in enumerate(text.splitlines(), 1):
-            for name, pattern in SECRETS.items():
-                for match in pattern.finditer(line):
-                    secret = next((group for group in match.groups() if group), match[0])
-                    if name != "a key or password" or not PLACEHOLDER.search(secret) and re.search(r"\d", secret):
-                        place = f"{shown(path)}{where}" + ("" if where.endswith("output") else f", line {number}")
-                        found.append((f"{name[0].upper()}{name[1:]} ({shown(secret[:4])}…)", place))
+        found += _matches(text, f"{shown(path)}{where}")
     return list(dict.fromkeys(found))
+
+
+def secrets_in_zip(root: Path, path: Path) -> list[tuple[str, str]] | None:
+    """The same for the texts inside one zip; None when not all of it could be searched."""
+    found, left = [], MAX_INSIDE
+    try:
+        with zipfile.ZipFile(io.BytesIO(read(root, path, MAX_NOTEBOOK))) as archive:
+            for member in archive.infolist():
+                name = PurePosixPath(member.filename)
+                if is_secret_file(name):
+                    found.append((f"{shown(name.name)} holds credentials", f"{shown(path)}, {shown(name)}"))
+                elif name.suffix.lower() not in BINARY:
+                    with archive.open(member) as file:
+                        content = file.read(left + 1)
+                    if (left := left - len(content)) < 0:
+                        return found or None
+                    found += _matches(_decoded(content), f"{shown(path)}, {shown(name)}")
+    except (SubmissionError, *DAMAGED):
+        return found or None
+    return list(dict.fromkeys(found))
+
+
+def _matches(text: str, where: str) -> list[tuple[str, str]]:
+    """(what, where) of each secret in a text."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        for name, pattern in SECRETS.items():
+            for match in pattern.finditer(line):
+                secret = next((group for group in match.groups() if group), match[0])
+                if name != "a key or password" or not PLACEHOLDER.search(secret) and re.search(r"\d", secret):
+                    place = where + ("" if where.endswith("output") else f", line {number}")
+                    found.append((f"{name[0].upper()}{name[1:]} ({shown(secret[:4])}…)", place))
+    return found
 
 
 def _texts(root: Path, path: Path) -> Iterator[tuple[str, str]]:
@@ -66,10 +101,14 @@ def _texts(root: Path, path: Path) -> Iterator[tuple[str, str]]:
         content = read(root, path, MAX_NOTEBOOK)
     except SubmissionError:
         return
+    yield "", _decoded(content)
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a file, "" for a binary one."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        yield "", content.decode("utf-16", errors="replace")
-    elif b"\0" not in content[:1024]:
-        yield "", content.decode(errors="replace")
+        return content.decode("utf-16", errors="replace")
+    return "" if b"\0" in content[:1024] else content.decode(errors="replace")
 
 
 def _unseen(content: bytes) -> str:

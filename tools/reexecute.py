@@ -97,6 +97,19 @@ def _copy_networks(submission: Submission, kit: Path) -> list[Finding]:
     return findings
 
 
+def own_networks(submission: Submission) -> list[str]:
+    """Modules in models/ that are not the kit's, byte for byte."""
+    own = []
+    for path in (path for path in submission.files if path.parts[0] == "models" and path.suffix == ".py"):
+        kit = KIT / path
+        try:
+            same = kit.is_file() and kit.read_bytes() == read(submission.root, path)
+        except SubmissionError:  # _copy_networks says so
+            continue
+        own += [] if same else [shown(path)]
+    return own
+
+
 def _copy_weights(submission: Submission, home: Path) -> list[Finding]:
     findings, left = [], MAX_WEIGHTS
     for path in submission.files:
@@ -254,7 +267,7 @@ def _running_cell(project: Path, name: str) -> str:
         if cell.get("metadata", {}).get("papermill", {}).get("status") == "running":
             lines = "".join(cell.get("source", "")).strip().splitlines() or [""]
             return f"cell {number} ({shown(lines[0][:80])})"
-    return "its first cell"
+    return "no cell that it named: it had not begun, or wrote too much"
 
 
 def _last_line(tail: str) -> str:
@@ -281,7 +294,8 @@ def findings_of(run: Rerun) -> list[Finding]:
         if row["status"] in ("failed", "stopped", "missing"):
             findings.append(Finding("re-execution", "fail", f"Theme {row['theme']} {row['says']}.", where))
         elif row["status"] == "skipped":
-            findings.append(Finding("re-execution", "note", f"Theme {row['theme']} {row['says']}.", where))
+            verdict = "fail" if row["notebook"] else "note"
+            findings.append(Finding("re-execution", verdict, f"Theme {row['theme']} {row['says']}.", where))
     if run.notebooks and all(row["status"] == "ran" for row in run.notebooks):
         says = f"{len(run.notebooks)} notebooks ran from nothing, each in a fresh kernel."
         findings.append(Finding("re-execution", "pass", says))

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import utils
-from tools.leaks import BINARY, is_secret_file, secrets_in
+from tools.consistency import contradictions
+from tools.leaks import BINARY, is_secret_file, secrets_in, secrets_in_zip
 from tools.parsing import MAX_NOTEBOOK, NOT_PYTHON, Cell, Notebook, Source, parse_cell, read_notebook
 from tools.pdf import PAGES, SECTIONS, read_pdf, section_of
 from tools.submission import (
@@ -27,6 +28,7 @@ from tools.submission import (
     few,
     inputs_of,
     is_artefact,
+    is_check,
     is_code,
     is_report,
     read,
@@ -584,12 +586,19 @@ def _draft(look: Look, pages: int) -> list[Finding]:
 # ------------------------------------------------------------------------------------------------------
 
 
+ARCHIVES = {".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+
+
 def secrets(look: Look) -> list[Finding]:
     """Keys, tokens and passwords, by file name and in every text; shown by their first four characters only."""
-    findings, searched, skipped = [], 0, []
+    findings, searched, skipped, closed = [], 0, [], []
     for path in look.submission.files:
         if is_secret_file(path):
             findings.append(_secret(f"{shown(path.name)} holds credentials", shown(path)))
+        elif path.suffix.lower() in ARCHIVES:
+            inside = secrets_in_zip(look.root, path) if path.suffix.lower() == ".zip" else None
+            closed += [path] if inside is None else []
+            findings += [_secret(what, where) for what, where in inside or ()]
         elif path.suffix.lower() not in BINARY:
             size = look.size(path)
             if searched + size > MAX_SEARCHED or size > MAX_NOTEBOOK:
@@ -600,6 +609,9 @@ def secrets(look: Look) -> list[Finding]:
     if skipped:
         says = f"{len(skipped)} files were too large to search for secrets, such as {shown(skipped[0])}."
         findings.append(Finding("secrets", "note", says, criterion=0))
+    if closed:
+        says = f"Archives that were not searched for secrets: {', '.join(map(shown, closed[:5]))}."
+        findings.append(Finding("secrets", "human", says, criterion=0))
     return findings or [Finding("secrets", "pass", "No key, token or password was found.", criterion=0)]
 
 
@@ -617,6 +629,8 @@ def absolute_paths(look: Look) -> list[Finding]:
     """Paths that exist on one machine only, in strings and shell lines of the group's code."""
     findings = []
     for source in look.sources:
+        if source.path.parts[0] == "tests" and (utils.KIT / source.path).is_file():
+            continue  # tests of another version of the kit name such paths on purpose
         documentation = {id(node.value) for node in source.nodes if isinstance(node, ast.Expr)}
         commands = {id(part) for call, _ in _commands(source) for part in call.args}
         settings = _settings(source)
@@ -637,9 +651,12 @@ def _absolute(source: Source, node: ast.AST, path: str, setting: bool) -> Findin
         says = f"The parameters name a folder of one machine, {shown(path[:80])}: graders give their own."
     elif path.startswith("/content/drive"):
         says = f"{shown(path[:80])} is one person's Drive: set DRIVE = True and use course.home instead."
+    elif path.startswith("/content/"):
+        says = f"{shown(path[:80])} exists on Colab only: build the path from course.home or HOME."
     else:
         says = f"{shown(path[:80])} exists on one machine only: build the path from course.home or HOME."
-    return Finding("absolute paths", "note" if setting else "fail", says, source.where(node))
+    of_colab = path.startswith("/content/") and not path.startswith("/content/drive")
+    return Finding("absolute paths", "note" if setting else "human" if of_colab else "fail", says, source.where(node))
 
 
 def _settings(source: Source) -> set[int]:
@@ -667,12 +684,13 @@ def record(look: Look) -> list[Finding]:
             findings.append(Finding("record", "fail", says, "exports/results.json", 3))
     if missing := [name for name in utils.HEADLINE_TAGS if name not in headline]:
         says = f"Headline figures that no theme recorded: {', '.join(missing)}."
-        findings.append(Finding("record", "human", says, "exports/results.json", 3))
+        verdict = "human" if headline else "fail"
+        findings.append(Finding("record", verdict, says, "exports/results.json", 3))
     without = [str(n) for n in range(1, 9) if not isinstance(values.get(f"theme{n}"), dict)]
     if without:
         says = f"No results of themes {', '.join(without)} are recorded: run their notebooks."
         findings.append(Finding("record", "fail", says, "exports/results.json", 1))
-    findings += _criteria(values) + _two_stories(look)
+    findings += contradictions(look) + _criteria(values) + _two_stories(look)
     if not any(finding.verdict == "fail" for finding in findings):
         says = f"The record holds {len(headline)} headline figures, all of the right kind."
         findings.append(Finding("record", "pass", says, "exports/results.json", 3))
@@ -875,7 +893,8 @@ MAX_SIZE = 500 * MIB
 def size(look: Look) -> list[Finding]:
     """How large it is, what in it nobody needs, and whether pixel data came along."""
     sizes = {path: look.size(path) for path in look.submission.files}
-    junk = {path: n for path, n in sizes.items() if not (is_code(path) or is_artefact(path) or is_report(path))}
+    needed = (is_code, is_artefact, is_report, is_check)
+    junk = {path: n for path, n in sizes.items() if not any(of_use(path) for of_use in needed)}
     pixels = {path: n for path, n in junk.items() if path.suffix.lower() in IMAGES}
     junk = {path: n for path, n in junk.items() if path not in pixels}
     findings, total = [], sum(sizes.values())

@@ -20,6 +20,7 @@ MIB = 1 << 20
 MAX_RECORD, MAX_CODE_FILE = 20 * MIB, 20 * MIB
 MAX_UNPACKED, MAX_RATIO = 4 << 30, 200  # a real hand-in shrinks to half; a bomb to a thousandth
 MAX_FILES, MAX_FOLDER, MAX_DEPTH = 50_000, 10_000, 40
+MAX_WORDS = MIB // 4  # of a file that is neither Python nor a notebook; beyond it, it holds data
 
 # Folders that no one writes by hand: never opened, never copied.
 IGNORED = {".git", ".venv", "venv", "env", "__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".ruff_cache",
@@ -257,8 +258,8 @@ def read(root: Path, path: Path, most: int = MAX_CODE_FILE) -> bytes:
             if not stat.S_ISREG(about.st_mode):
                 raise SubmissionError(f"{shown(path)} is no regular file: hand in the file itself.")
             if about.st_size > most:
-                raise SubmissionError(f"{shown(path)} has {about.st_size / MIB:,.0f} MiB and was not read (limit: "
-                                      f"{most / MIB:,.0f} MiB): make it smaller.")  # fmt: skip
+                raise SubmissionError(f"{shown(path)} has {about.st_size / MIB:,.3g} MiB and was not read (limit: "
+                                      f"{most / MIB:,.3g} MiB): make it smaller.")  # fmt: skip
             return file.read(most)
     except OSError as error:
         raise SubmissionError(f"{shown(path)} cannot be read ({error.strerror}): hand it in again.") from error
@@ -408,7 +409,7 @@ def is_code(path: Path) -> bool:
 
     In the folders of artefacts only modules count, as an executed copy or a record in there is a result.
     """
-    if IGNORED.intersection(path.parts) or path.name in ("course.json", "report.json", "check.json"):
+    if IGNORED.intersection(path.parts) or path.name in ("course.json", "report.json") or is_check(path):
         return False
     if path.suffix == ".py":
         return True
@@ -421,6 +422,11 @@ def is_artefact(path: Path) -> bool:
     return ARTEFACTS.fullmatch(path.as_posix()) is not None
 
 
+def is_check(path: Path) -> bool:
+    """Whether a relative path is what an earlier `course.py check` wrote."""
+    return path.parts[0].startswith("check-") or path.name in ("check.json", "check.md", "check.html")
+
+
 def is_report(path: Path) -> bool:
     return path.suffix.lower() == ".pdf" or (path.parts[0] == "report" and len(path.parts) > 1)
 
@@ -428,19 +434,20 @@ def is_report(path: Path) -> bool:
 def copy_code(submission: Submission, target: str | Path) -> list[Finding]:
     """Copy the code alone to `target`: nothing that a run could load instead of computing it.
 
-    Left out: checkpoints, exports, runs, logs, data, course.json, caches, environments, PDFs, archives, junk, and any
-    file above 20 MiB; what a reader would not expect to miss is said.
+    Left out: checkpoints, exports, runs, logs, data, course.json, caches, environments, PDFs, archives, junk, any file
+    above 20 MiB, and words or settings above 256 KiB, which could hold results; what a reader would not expect to miss
+    is said.
     """
     target, findings, junk = Path(target), [], []
     for path in submission.files:
         if is_code(path):
             try:
-                content = read(submission.root, path)
+                content = read(submission.root, path, MAX_CODE_FILE if path.suffix in (".py", ".ipynb") else MAX_WORDS)
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
                 (target / path).write_bytes(content)
             except SubmissionError as error:
                 findings.append(Finding("files", "human", f"Not copied: {error}", shown(path), 0))
-        elif not (is_artefact(path) or is_report(path) or path.parts[0] in ARTEFACT_FOLDERS):
+        elif not (is_artefact(path) or is_report(path) or is_check(path) or path.parts[0] in ARTEFACT_FOLDERS):
             junk.append(path)
     if junk:
         names = ", ".join(map(shown, junk[:5])) + (", …" if len(junk) > 5 else "")

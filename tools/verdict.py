@@ -7,6 +7,7 @@ from pathlib import Path
 
 import utils
 from tools import compare
+from tools.consistency import at
 from tools.submission import VERDICTS, Submission, SubmissionError, is_code, read, shown, worst_first
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -46,8 +47,8 @@ def criteria(submission: Submission, findings: list, checklist) -> list[dict]:
     for part, item, says, passed in checklist:
         verdict = "human" if passed is None else "pass" if passed else "note"
         evidence[2 if part == "Code" else 1].append({"verdict": verdict, "says": f"{item}: {says}"})
-    for number, says in facts(submission):
-        evidence[number].append({"verdict": "pass", "says": says})
+    for number, verdict, says in facts(submission):
+        evidence[number].append({"verdict": verdict, "says": says})
     order = {verdict: -place for place, verdict in enumerate(VERDICTS)}
     return [{"criterion": number, "title": title, "of": of, "questions": QUESTIONS[number],
              "evidence": sorted(evidence[number], key=lambda entry: order[entry["verdict"]])}
@@ -66,49 +67,44 @@ def checklist_of(submission: Submission) -> list[tuple]:
         return []
 
 
-def _at(values, *keys):
-    """A value deep in a record, None where the record has another shape."""
-    for key in keys:
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
-
-
-def facts(submission: Submission) -> list[tuple[int, str]]:
-    """What the record and the files show by themselves: (criterion, sentence)."""
+def facts(submission: Submission) -> list[tuple[int, str, str]]:
+    """What the record and the files show by themselves: (criterion, verdict, sentence)."""
     record, told = submission.record, []
     themes = [theme for theme in range(1, 9) if isinstance(record.get(f"theme{theme}"), dict)]
     if themes:
-        told.append((1, f"The record holds the themes {', '.join(map(str, themes))}."))
+        told.append((1, "pass", f"The record holds the themes {', '.join(map(str, themes))}."))
     for theme in themes:
-        rows = _at(record, "criteria", f"theme{theme}")
+        rows = at(record, "criteria", f"theme{theme}")
         rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
         failed = [shown(row.get("name")) for row in rows if not row.get("passed")]
         if rows:
-            told.append((2, f"Theme {theme}: {len(rows) - len(failed)} of its {len(rows)} own criteria met"
+            told.append((2, "note" if failed else "pass",
+                         f"Theme {theme}: {len(rows) - len(failed)} of its {len(rows)} own criteria met"
                          + (f" (not: {'; '.join(failed)})." if failed else ".")))  # fmt: skip
-    told += _comparisons(record)
+    told += [(number, "pass", says) for number, says in _comparisons(record)]
     counts = {kind: sum(path.parts[:2] == ("exports", kind) for path in submission.files)
               for kind in ("figures", "tables")}  # fmt: skip
-    told.append((4, f"{counts['figures']} figures and {counts['tables']} tables were exported."))
-    refused = _at(record, "theme7", "refused")
+    told.append((4, "pass", f"{counts['figures']} figures and {counts['tables']} tables were exported."))
+    refused = at(record, "theme7", "refused")
     if isinstance(refused, dict):
-        told.append((5, f"Theme 7 shows {len(refused)} candidates to its gate that it should refuse."))
-    if isinstance(shipped := _at(record, "theme4", "shipped"), str):
-        told.append((5, f"Theme 4 decides what to ship ({shown(shipped)}) from a promise on latency and a price."))
+        told.append((5, "pass", f"Theme 7 shows {len(refused)} candidates to its gate that it should refuse."))
+    if isinstance(shipped := at(record, "theme4", "shipped"), str):
+        says = f"Theme 4 decides what to ship ({shown(shipped)}) from a promise on latency and a price."
+        told.append((5, "pass", says))
     return told
 
 
 def _comparisons(record: dict) -> list[tuple[int, str]]:
     """Comparisons that the record holds, in the words of their own figures."""
-    told, paired = [], _at(record, "theme3", "paired")
+    told, paired = [], at(record, "theme3", "paired")
     if isinstance(paired, dict) and all(isinstance(paired.get(key), (int, float)) for key in ("difference", "n")):
         told.append((3, f"Optimised against baseline, paired on {paired['n']} images: {paired['difference']:+.3f}."))
-    effects = [(row["difference"], name) for name, row in (_at(record, "theme3", "ablation") or {}).items()
-               if isinstance(_at(row, "difference"), (int, float))]  # fmt: skip
+    effects = [(row["difference"], name) for name, row in (at(record, "theme3", "ablation") or {}).items()
+               if isinstance(at(row, "difference"), (int, float))]  # fmt: skip
     if effects:
         worst, name = min(effects)
         told.append((3, f"The ablation has {len(effects)} rows; the largest loss is '{shown(name)}' ({worst:+.3f})."))
-    rows = _at(record, "theme4", "benchmark")
+    rows = at(record, "theme4", "benchmark")
     if isinstance(rows, list):
         backends = {row.get("backend") for row in rows if isinstance(row, dict)}
         told.append((3, f"Theme 4 measures {len(backends)} backends in one benchmark."))
@@ -123,8 +119,8 @@ def bonuses(submission: Submission) -> list[dict]:
     demo = sorted({name for name in own if name.startswith("demo/")} | used["demo"])
     flows = [name for name in own if re.fullmatch(r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml", name)]
     tracking = sorted({name for name in files if name.split("/")[0] in ("wandb", "mlruns", ".dvc")} | used["tracking"])
-    engine, works = "exports/model.trt" in files, _at(submission.record, "theme4", "tensorrt", "works")
-    reasons = _at(submission.record, "theme4", "tensorrt", "reasons")
+    engine, works = "exports/model.trt" in files, at(submission.record, "theme4", "tensorrt", "works")
+    reasons = at(submission.record, "theme4", "tensorrt", "reasons")
     routes = f"; {len(reasons)} attempts documented" if isinstance(reasons, list) and reasons else ""
     found = {
         "TensorRT (+1)": (engine and works is True, f"exports/model.trt is {'there' if engine else 'not there'}; the "
@@ -190,8 +186,17 @@ def _render(name: str, values: dict, folder: Path) -> list[Path]:
 
 
 def _cell(value) -> str:
-    """Foreign text as a Markdown table cell shows it: nothing in it is markup."""
-    return re.sub(r"([\\`*|<>\[\]#]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(value).split()))
+    """Foreign text as a Markdown table cell shows it: nothing in it is markup, but for code between two backticks."""
+    text = " ".join(str(value).split())
+    parts = text.split("`")
+    if len(parts) % 2 == 0 or any("|" in part for part in parts[1::2]):
+        return _escaped(text, "`")
+    parts[::2] = map(_escaped, parts[::2])
+    return "`".join(parts)
+
+
+def _escaped(text: str, more: str = "") -> str:
+    return re.sub(rf"([\\*|<>\[\]#{more}]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def order_findings(findings: list) -> list:
