@@ -166,6 +166,14 @@ def test_odd_files_are_left_out_and_said(project, tmp_path):
     assert "21 MiB (limit: 20)" in says and "no other system can read" in says and "caf\\udce9.py" in says
 
 
+def test_folder_that_is_a_link_is_said(project, tmp_path):
+    shutil.move(project / "report", tmp_path / "elsewhere")
+    (project / "report").symlink_to(tmp_path / "elsewhere")
+    path, findings = pack.build(project)
+    assert not any(name.startswith("report/") for name in names(path))
+    assert any("link to a folder" in finding.says and finding.where == "report" for finding in findings)
+
+
 def test_folder_of_the_machine_in_the_record_is_noted(project, monkeypatch):
     monkeypatch.setenv("HOME", "/home/alice")
     for name in (RECORD, "course.json"):

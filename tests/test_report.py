@@ -117,6 +117,8 @@ def test_figures_tables_criteria_and_headline_come_by_themselves(home):
 
 def test_what_the_text_places_is_not_placed_again(home):
     report.build(home, "en")
+    first = section(home, "03")
+    first.write_text(first.read_text().replace('#figure-of("theme1_examples")', ""))
     append(section(home, "11"), '\n#figure-of("theme1_examples", caption: [Mine]) See @fig:theme1_examples.\n')
     _, reader, text = build(home)
     assert text.count("Eight images of each class") == 0 and text.count("Mine") == 1
@@ -331,6 +333,15 @@ def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch)
 
 
 # --- captions, words, numbers, tables
+
+
+@pytest.mark.parametrize("lang", ["fr", "en"])
+def test_templates_place_every_figure_and_table_of_the_kit_once(lang):
+    texts = [path.read_text("utf-8") for path in sorted((report.KIT / "report" / "templates" / lang).glob("*.typ"))]
+    text = report.without_comments("\n".join(texts))
+    for kind, call in (("figures", "figure-of"), ("tables", "table-of")):
+        placed = re.findall(rf'#{call}\("([^"]+)"\)', text)
+        assert sorted(placed) == sorted(report.toml("captions.toml")[kind])
 
 
 def test_captions_name_exactly_what_the_notebooks_store():

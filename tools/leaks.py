@@ -76,6 +76,8 @@ def secrets_in_zip(root: Path, path: Path) -> list[tuple[str, str]] | None:
 def _matches(text: str, where: str) -> list[tuple[str, str]]:
     """(what, where) of each secret in a text."""
     found = []
+    if not any(pattern.search(text) for pattern in SECRETS.values()):
+        return found  # most files by far: eleven searches instead of eleven for each line
     for number, line in enumerate(text.splitlines(), 1):
         for name, pattern in SECRETS.items():
             for match in pattern.finditer(line):

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import utils
-from tools.leaks import is_secret_file, secrets_in
+from tools.leaks import BINARY, is_secret_file, secrets_in
 from tools.submission import (
     IGNORED,
     MIB,
@@ -89,6 +89,9 @@ def choose(project: Path, home: Path, record: dict, output: Path) -> tuple[dict[
     needed = CHECKPOINTS | {name for section in record.values() for name in inputs_of(section)
                             if re.fullmatch(r"checkpoints/[^/]+\.pth", name)}  # fmt: skip
     chosen, findings = {}, []
+    links = [path.name for root in (project, home) for path in sorted(root.iterdir())
+             if path.is_symlink() and path.is_dir() and path.name not in IGNORED]  # fmt: skip
+    findings += [_left_out(name, "it is a link to a folder, and links are not followed") for name in links]
     for root, pattern, more in ((project, PROJECT, set()), (home, HOME, needed)):
         for path in candidates(root):
             name = path.as_posix()
@@ -127,7 +130,7 @@ def _problem(root: Path, path: Path) -> list[Finding]:
         return [_left_out(name, "its name holds characters that no other system can read")]
     if size > (limit := MAX_LOG if path.parts[0] == "logs" else MAX_FILE):
         return [_left_out(name, f"it has {size / MIB:,.0f} MiB (limit: {limit / MIB:,.0f})")]
-    found = secrets_in(root, path)
+    found = [] if path.suffix.lower() in BINARY else secrets_in(root, path)
     return [_left_out(where, f"{what[0].lower()}{what[1:]} stands in it", "fail") for what, where in found]
 
 

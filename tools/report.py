@@ -194,6 +194,12 @@ def has_run(draft: Draft, theme: str) -> bool:
     return theme in draft.results or stored
 
 
+def left_out(draft: Draft, kind: str) -> list[str]:
+    """Figures or tables of the kit whose theme left nothing: its section says so once, not once for each of them."""
+    themes = [section.theme for section in SECTIONS if section.theme and not has_run(draft, section.theme)]
+    return [name for name in toml("captions.toml")[kind] if name.split("_")[0] in themes]
+
+
 def facts_of(results: dict) -> defaultdict:
     """The numbers that a caption may name: n_train, n_val, ... from the pools of theme 1; what is not known is '?'."""
     pools = results.get("theme1", {}).get("pools", {}).get("All", {})
@@ -202,11 +208,11 @@ def facts_of(results: dict) -> defaultdict:
 
 def names(draft: Draft, kind: str) -> list[str]:
     """Figures or tables of the report in its order: those of the kit, then those that the group has added."""
-    themes = [section.theme for section in SECTIONS if section.theme and has_run(draft, section.theme)]
-    expected = [name for name in toml("captions.toml")[kind] if name.split("_")[0] in themes]
+    skipped = left_out(draft, kind)
+    expected = [name for name in toml("captions.toml")[kind] if name not in skipped]
     stored = {path.stem for path in (draft.home / "exports" / kind).glob(f"*{KINDS[kind]}")}
     placed = mentioned(draft, "figure-of" if kind == "figures" else "table-of")
-    return expected + sorted((stored | placed) - set(expected))
+    return expected + sorted((stored | placed) - set(expected) - set(skipped))
 
 
 def described(draft: Draft, kind: str, name: str) -> dict:
@@ -398,6 +404,7 @@ def write_input(draft: Draft) -> dict:
     sample = draft.words["sample" if "pneumonia" in draft.results["meta"].get("dataset", "") else "sample_other"]
     data = {**found, "sections": sections, "words": draft.words, "lang": draft.lang, "final": draft.final,
             "group": draft.group, "notices": draft.notices, "facts": facts(draft), "keys": keys,
+            "left_out": {kind: left_out(draft, kind) for kind in KINDS},
             "founding": [key for key in FOUNDING if key in keys], "references": reference_places(draft),
             "sample": sample if source == "sample" else "", "accent": utils.COLOURS[0], "alarm": utils.COLOURS[1],
             "good": utils.COLOURS[2], "images": sorted(path.name for path in images.glob("*")),
