@@ -5,10 +5,12 @@ import json
 import re
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from test_deployment import store_checkpoint
 
 import utils
 from tools import card
@@ -369,3 +371,60 @@ def test_old_model_card_survives_a_full_disk(home, monkeypatch):
     with pytest.raises(utils.CourseError, match="MODEL_CARD.md could not be written"):
         card.write(home, json.loads(json.dumps(RECORD)))
     assert path.read_text(encoding="utf-8") == before
+
+
+# --- models
+
+
+@pytest.fixture
+def served(data):
+    """A home with two checkpoints, one exported and one "retrained" model, and the record that names them."""
+    course, models = data.course, {}
+    store_checkpoint(course, data, "baseline", "baseline.pth")
+    for when, scale in (("before", 1.0), ("after", 3.0)):
+        path = store_checkpoint(course, data, name="best_model.pth", temperature=scale)
+        models[when] = utils.export_onnx(course, path).stem
+    return data, {"theme4": {"models": {"fp32": models["before"], "int8": "0" * 16}}, "theme7": {"models": models}}
+
+
+def test_variants_that_exist_are_served_and_answer_like_their_files(served):
+    data, record = served
+    pixels = np.array(data.pixels[data.where("gate")])
+    backends = utils.summary_backends(data.course, record, pixels)
+    assert [backend.name for backend in backends] == ["baseline", "optimised", "ONNX float32", "retrained"]
+    answers = {backend.name: backend.run(pixels) for backend in backends}
+    for name, when in (("ONNX float32", "before"), ("retrained", "after")):
+        path = data.course.exports / "models" / f"{record['theme7']['models'][when]}.onnx"
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        assert np.abs(answers[name] - session.run(["probabilities"], {"pixels": pixels})[0]).max() < 1e-6
+    assert np.abs(answers["optimised"] - answers["retrained"]).max() < 1e-5  # the checkpoint is the later one
+    assert utils.summary_backends(data.course, {}, pixels)[-1].name == "optimised"
+
+
+def test_robustness_compares_both_models_on_the_same_drifted_images(served):
+    """A warmer temperature changes no decision: both models must agree under every drift, to the last image."""
+    data, record = served
+    rows = {row["kind"]: row for row in utils.drift_robustness(data.course, data, record)}
+    assert set(rows) == {"none", *utils.drifts_of("pneumonia")} - {"class_prior"}
+    assert all(row["before"] == row["after"] and row["difference"] == 0 and row["p_holm"] == 1 for row in rows.values())
+    where = data.where("production")
+    model = utils.OnnxModel(data.course.exports / "models" / f"{record['theme7']['models']['before']}.onnx")
+    noisy = utils.drift_images(np.asarray(data.pixels[where]), "noise", 4, data.course.seed)
+    right = model.predict_all(noisy)[0].argmax(1) == data.labels[where]
+    assert rows["noise"]["before"] == right.mean() and rows["noise"]["n"] == len(right)
+
+
+def test_robustness_tells_which_model_is_better(served):
+    """A second model that always answers the first class loses what its labels say."""
+    data, record = served
+    course, labels = data.course, data.labels[data.where("production")]
+    path = course.checkpoints / "constant.pth"
+    store_checkpoint(course, data, name="constant.pth")
+    state = utils.torch.load(path, weights_only=True)
+    state["weights"]["classifier.weight"] *= 0
+    state["weights"]["classifier.bias"] = utils.torch.tensor([1.0, 0.0])
+    utils.torch.save(state, path)
+    record["theme7"]["models"]["after"] = utils.export_onnx(course, path).stem
+    row = next(row for row in utils.drift_robustness(course, data, record) if row["kind"] == "none")
+    assert row["after"] == (labels == 0).mean()
+    assert row["difference"] == pytest.approx(row["after"] - row["before"])
