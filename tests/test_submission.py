@@ -617,6 +617,15 @@ def test_changes_against_the_kit_are_counted(group, look):
     assert "New, lines: 2. [mine.py]" in says and f"lines added 1, removed 0. [{THEME2}]" in says
 
 
+def test_another_version_of_the_kit_is_one_note_and_no_undeclared_import(group, look):
+    for name in ("tools/run.py", "tools/pack.py", "utils.py"):
+        with open(group / name, "a") as file:
+            file.write("\nimport tensorrt\n" if name == "utils.py" else "\nOLDER = 1\n")
+    found = look(group)
+    assert "2 files of tools/, tests/ or benchmarks/ differ" in of(found, "kit files", "note")
+    assert not of(found, "environment")  # the kit's own utils.py imports it, too
+
+
 def test_two_gigabytes_of_junk_are_weighed_and_never_read(group, look, tmp_path):
     (group / "old").mkdir()
     (group / "old/backup.bin").touch()

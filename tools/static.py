@@ -395,7 +395,7 @@ def _undeclared(look: Look, declared: set[str]) -> tuple[dict[str, list[str]], d
     """Imported packages that no requirement covers, with the places; those that may be absent apart."""
     known, undeclared, optional = _providers(), {}, {}
     for source in look.sources:
-        local = _local_modules(look, source.path)
+        local = _local_modules(look, source.path) | _imports_of_kit(source.path)
         guarded = _guarded(source)
         for node in source.nodes:
             for name in _imported(node):
@@ -407,6 +407,13 @@ def _undeclared(look: Look, declared: set[str]) -> tuple[dict[str, list[str]], d
                     where = source.where(node)
                     (optional if node in guarded else undeclared).setdefault(package, []).append(where)
     return undeclared, {name: places for name, places in optional.items() if name not in undeclared}
+
+
+@cache
+def _imports_of_kit(path: Path) -> set[str]:
+    """What the kit's own file of that name imports: another version of it is no fault of the group's."""
+    text = _kit_text(path)
+    return {name for node in ast.walk(ast.parse(text)) for name in _imported(node)} if text else set()
 
 
 def _imported(node: ast.AST) -> list[str]:
@@ -852,11 +859,13 @@ def kit_files(look: Look) -> list[Finding]:
     """Which of the kit's files differ: what the group wrote itself, for a person to read."""
     if look.root.resolve() == utils.KIT:
         return []  # a group that checks its own copy of the kit: nothing to compare with
-    findings, same = [], 0
+    findings, same, plumbing = [], 0, []
     for path, text in look.modules.items():
         if (kit := _kit_text(path)) is None:
             lines = sum(bool(line.strip()) for line in text.splitlines())
             findings.append(Finding("kit files", "note", f"New, lines: {lines}.", shown(path)))
+        elif kit != text and path.parts[0] in ("tools", "tests", "benchmarks"):
+            plumbing.append(path)
         elif kit != text:
             findings.append(_changed(path, kit.splitlines(), text.splitlines()))
         else:
@@ -869,6 +878,9 @@ def kit_files(look: Look) -> list[Finding]:
                 same += 1
             else:
                 findings.append(_changed(notebook.path, kit, text))
+    if plumbing:
+        says = f"{len(plumbing)} files of tools/, tests/ or benchmarks/ differ: another version of the kit, or edits."
+        findings.append(Finding("kit files", "note", says, ", ".join(map(shown, plumbing[:4]))))
     if same:
         findings.append(Finding("kit files", "note", f"{same} files are the kit's own, unchanged."))
     return findings
