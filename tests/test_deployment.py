@@ -440,6 +440,18 @@ def test_every_backend_answers_alike_and_serves_in_a_process_of_its_own(data, ch
         assert memory["ONNX Runtime fp32"] < 200 < memory["PyTorch eager"]  # the service without torch has no torch
 
 
+def test_choice_of_pytorch_settings_is_kept_when_the_notebook_runs_again(data, checkpoint, monkeypatch):
+    """Two layouts that are as fast as each other must not swap: every measurement after them would start anew."""
+    monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.bfloat16)
+    chosen = []
+    for ms in (1.0, 2.0):  # what a clock would say the first and the second time
+        monkeypatch.setattr(utils, "_timed", lambda run, pixels, ms=ms: ms)
+        backends, _, tuning = utils.make_backends(data.course, checkpoint, {}, np.array(data.pixels[:4]))
+        chosen.append(backends[1].name)
+        assert (tuning[[1, 32]] == 1.0).all(axis=None) and len(tuning) == 2
+    assert chosen[0] == chosen[1]
+
+
 def test_service_that_dies_says_so(monkeypatch, tmp_path):
     """With a service that serves once, then ends."""
     (tmp_path / "tools").mkdir()
