@@ -7,6 +7,7 @@ Heavy libraries are imported inside the one function that needs them, so `import
 from __future__ import annotations
 
 import ast
+import errno
 import filecmp
 import hashlib
 import inspect
@@ -262,9 +263,61 @@ def cpu_flags() -> set[str]:
     return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
+# What the system says when there is no room: of the disk, of a quota, of the size that one file may have.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The same in the words of libraries that raise no OSError: torch.save, SQLite, shutil.copytree.
+FULL_WORDS = re.compile(r"No space left|File too large|quota exceeded|disk is full|disk I/O error|inline_container")
+HOST = platform.node().split(".")[0]
+LEFTOVER = re.compile(r"\..+\.(?P<host>[^.]*)-(?P<pid>\d{1,9})\.tmp")  # what `atomic` calls its temporary files
+
+
+@contextmanager
+def clear_disk_errors(path: str | Path, kept: str = "What stood there before is untouched."):
+    """Say in one sentence that `path` could not be written, why, how much is free and what to do.
+
+    Raises
+    ------
+    CourseError
+        In the place of any OSError, and of what libraries raise when the disk is full; other errors pass.
+    """
+    try:
+        yield
+    except CourseError:
+        raise
+    except Exception as error:
+        full = _disk_is_full(error)
+        if not full and not isinstance(error, OSError):
+            raise
+        reason, advice = _why_not_written(error), "check the permissions of the folder"
+        if full:
+            place = next(parent for parent in Path(path).absolute().parents if parent.exists())
+            reason += f"; {shutil.disk_usage(place).free / 1e6:,.1f} MB are free on that disk"
+            advice = "free some space there (on Google Drive: empty the trash as well)"
+        told = f"{path} could not be written ({reason}): {advice}, then run the cell again. {kept}"
+        raise CourseError(told) from error
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Does this error, or the one that it came from, say so?"""
+    if error is None:
+        return False
+    told = getattr(error, "errno", None) in FULL or FULL_WORDS.search(str(error))
+    return bool(told) or _disk_is_full(error.__cause__)
+
+
+def _why_not_written(error: Exception) -> str:
+    if isinstance(error, shutil.Error):  # of copytree: a list of (source, target, what happened)
+        return error.args[0][0][-1]
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "no space left"  # torch.save tells of positions in a file, SQLite of an I/O error
+
+
 @contextmanager
 def atomic(path: str | Path):
-    """Yield a temporary name beside `path` and rename it at the end: a reader never sees half a file.
+    """Yield a temporary name beside `path` and rename it at the end: a reader never sees half a file, or folder.
+
+    A process that is killed leaves its temporary file behind; the next writer in that folder removes it.
 
     Raises
     ------
@@ -272,19 +325,43 @@ def atomic(path: str | Path):
         Disk full or no permission; what stood at `path` before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
+    with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CourseError(
-            f"{path} could not be written ({error.strerror or error}): free some space or check the permissions "
-            "of the folder, then run the cell again. What stood there before is untouched."
-        ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+        _remove_leftovers(path.parent)
+        _remove(temporary)  # of an earlier process that had our number
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            _remove(temporary)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed processes; one of another machine may be at work on it for a day."""
+    for path in folder.glob(".*.tmp"):
+        if found := LEFTOVER.fullmatch(path.name):
+            with suppress(OSError):  # another process may have been faster
+                here = found["host"] == HOST and os.name == "posix"
+                if not _alive(int(found["pid"])) if here else time.time() - path.lstat().st_mtime > 86_400:
+                    _remove(path)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 asks and does nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it lives, as somebody else's
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def keep(course: Course, path: Path, mirror: bool = False) -> None:
@@ -295,7 +372,8 @@ def keep(course: Course, path: Path, mirror: bool = False) -> None:
     """
     kept = course.home / path.relative_to(course.local)
     if path.is_dir() and course.home != course.local:
-        names = {file.relative_to(path) for file in path.rglob("*") if file.is_file()}
+        names = {file.relative_to(path) for file in path.rglob("*")
+                 if file.is_file() and not LEFTOVER.fullmatch(file.name)}  # fmt: skip
         for name in names:
             with atomic(kept / name) as temporary:
                 shutil.copy(path / name, temporary)
@@ -310,10 +388,9 @@ def keep(course: Course, path: Path, mirror: bool = False) -> None:
 def fetch(course: Course, path: Path) -> None:
     """Bring back what `keep` stored, when the local disk has lost it (a new runtime)."""
     kept = course.home / path.relative_to(course.local)
-    if kept.is_dir() and not path.exists():
-        shutil.copytree(kept, path)
-    elif kept.exists() and not path.exists():
-        shutil.copy(kept, _opened(path))
+    if kept.exists() and not path.exists():
+        with atomic(path) as temporary:  # half a copy would pass for the whole, and `keep` would store it over that
+            (shutil.copytree if kept.is_dir() else shutil.copy)(kept, temporary)
 
 
 def read_json(path: Path, precious: bool = False) -> dict:
@@ -401,7 +478,8 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     write_json(home / "course.json", story)
     course = Course(theme, dataset, origin, chosen, story["image_size"], seed, home, local, root, best_device(),
                     sample=origin == "sample")  # fmt: skip
-    environment().to_string(_opened(course.exports / "environment.txt"))
+    with atomic(course.exports / "environment.txt") as temporary:
+        environment().to_string(temporary)
     record(course, "meta", story | {"hardware": hardware(), "environment": environment().to_dict()})
     _greet(course)
     print(*stale(course), sep="\n", end="")
@@ -735,10 +813,11 @@ def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int)
         source = "kaggle" if kaggle_credentials() else "sample"
     if source == "sample":
         draw = sample_data.draw_chest_xray if folder == "chest_xray" else sample_data.draw_solar_panels
-        try:
-            draw(raw, images=sample_images, seed=seed)  # returns at once when they are there
-        except FileExistsError as error:
-            raise CourseError(f"{error}.") from error
+        with clear_disk_errors(place, kept="Nothing half-drawn is left."):
+            try:
+                draw(raw, images=sample_images, seed=seed)  # returns at once when they are there
+            except FileExistsError as error:
+                raise CourseError(f"{error}.") from error
     elif not held:
         download(DATASETS[dataset].kaggle, place)
     return source, place
@@ -1150,10 +1229,12 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
 
     digest = hashlib.sha256()
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), channels, size, size)}
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, header)
     # Plain writes, not a memory map: a full disk is then an error message, not a killed process.
     with atomic(path) as temporary, open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as workers:
-        buffer = io.BytesIO()
-        np.lib.format.write_array_header_1_0(buffer, header)
+        if hasattr(os, "posix_fallocate"):  # all of it at once: a full disk says so before the work, not at its end
+            os.posix_fallocate(file.fileno(), 0, buffer.tell() + len(index) * channels * size**2)
         pieces = workers.map(read, index["path"], index["sha256"])
         pieces = tqdm(pieces, total=len(index), desc="decoding once", unit="image", file=sys.stdout)
         for piece in (buffer.getvalue(), *(pixels.tobytes() for pixels in pieces)):
@@ -2896,7 +2977,8 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
         target = Path(folder) / "int8.onnx"
         logging.disable(logging.WARNING)  # it asks for a pre-processing that the export has already done
         try:
-            quantization.quantize_static(str(path), str(target), Reader(), **settings)
+            with clear_disk_errors(target):
+                quantization.quantize_static(str(path), str(target), Reader(), **settings)
         finally:
             logging.disable(logging.NOTSET)
         model = onnx.load(target)
