@@ -202,14 +202,35 @@ def set_seed(seed: int = 42, threads: int | None = None) -> None:
     Floating-point addition is not associative: another thread count gives other last bits, and after an
     epoch other weights. `threads=None` reads COURSE_THREADS, else 2, the cores of a free Colab machine.
     """
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries that students add still use the global generator
-    torch.manual_seed(seed)
+    seed_generators(seed)
     torch.set_num_threads(threads or int(os.environ.get("COURSE_THREADS", 2)))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would also import the compiler, for 2 s
     torch.utils.deterministic.fill_uninitialized_memory = False  # else every new tensor is first filled with NaN
     torch.backends.cudnn.benchmark = False
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the three global generators, of Python, NumPy and torch, and leave everything else as it is."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries that students add still use the global generator
+    torch.manual_seed(seed)
+
+
+def generator_states(device: torch.device) -> dict:
+    """Where the global generators of Python, NumPy, torch and the device stand, as `torch.load` may read it."""
+    name, key, *rest = np.random.get_state()  # noqa: NPY002
+    return {"python": random.getstate(), "numpy": (name, key.tolist(), *rest), "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}  # fmt: skip
+
+
+def set_generator_states(states: dict, device: torch.device) -> None:
+    """Put the generators back to where `generator_states` found them; a state of a GPU needs a GPU."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
 
 
 def hardware() -> str:
@@ -1830,13 +1851,13 @@ class _Session:
         self.stateful = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler,
                          "scaler": self.scaler}  # fmt: skip
         self.plain = ("epoch", "step", "seconds", "totals", "history", "best", "best_loss")
-        torch.manual_seed(course.seed)  # dropout starts alike, whatever ran before in this notebook
+        seed_generators(course.seed)  # dropout starts alike, whatever ran before in this notebook
 
     def save(self) -> None:
+        """Store all that the next step depends on; the sampler's position is (seed, epoch, step)."""
         state = {name: thing.state_dict() for name, thing in self.stateful.items()}
-        state |= {name: getattr(self, name) for name in self.plain} | {"rng": torch.get_rng_state()}
+        state |= {name: getattr(self, name) for name in self.plain} | {"generators": generator_states(self.device)}
         state["average"] = (self.average.steps, self.average.state) if self.average else None
-        state["cuda_rng"] = torch.cuda.get_rng_state() if self.device.type == "cuda" else None
         _save(self.path, state)
 
     def resume(self) -> None:
@@ -1848,7 +1869,7 @@ class _Session:
                 return
             try:
                 state = torch.load(self.path, map_location=self.device)
-                if {*self.stateful, *self.plain, "rng", "average", "cuda_rng"} <= state.keys():
+                if {*self.stateful, *self.plain, "generators", "average"} <= state.keys():
                     break
             except Exception:  # torch.load raises a dozen kinds of error on a damaged file
                 state = None
@@ -1862,9 +1883,7 @@ class _Session:
             setattr(self, name, state[name])
         if self.average:
             self.average.steps, self.average.state = state["average"]
-        torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+        set_generator_states(state["generators"], self.device)
         print(f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step}")
 
     @property
