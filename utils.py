@@ -1763,12 +1763,15 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     save_every : float
         Seconds between two saved steps.
     on_epoch : callable(epoch, row), optional
-        Called after each epoch with the row of the history; may raise to stop (pruning).
+        Called after each epoch with the row of the history; may raise to stop (pruning). A training that goes on
+        tells its earlier epochs again.
 
     Raises
     ------
     TrainingStopped
         NaN or infinite loss, with epoch, step and learning rate.
+    CourseError
+        The disk is full; what was saved before is intact, and the training goes on from there.
     """
     code = code_of(model, fit, _Session, train_epoch, train_step, validate, autocast, make_optimizer, make_criterion,
                    class_weights, WeightedCrossEntropy, WeightAverage, BatchLoader, draw_augmentation, augment,
@@ -1777,46 +1780,46 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     key = identity(code, getattr(model, "config", {}), hash_weights(model), asdict(recipe), ranges, data.key,
                    course.seed)  # fmt: skip
     folder = course.runs / f"{name}-{key}"
+    running = course.local / "runs" / folder.name / "running.pt"
     if (folder / "finished.pt").exists():
         try:
-            return _load_run(name, model, folder, course)
+            run = _load_run(name, model, folder, course)
+            _remove_running(running, folder)
+            return run
         except Exception:  # torch.load raises a dozen kinds of error on a damaged file
             _set_aside(folder / "finished.pt")
     train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
-    running = course.local / "runs" / folder.name / "running.pt"
     session = _Session(course, model.to(course.device), train, recipe, len(course.classes), running)
     session.resume()
-    val, writer = data.loader("val", 256), None
-    events = course.local / "runs" / "tensorboard" / folder.name
-    if tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        fetch(course, events)
-        writer = SummaryWriter(events)
+    val = data.loader("val", 256)
+    curves = _Curves(course, folder.name, session.history) if tensorboard else None
     from tqdm import tqdm
 
     done = session.epoch * len(train.rows) + session.totals[2]
     bar = tqdm(total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image", disable=not progress,
                file=sys.stdout, mininterval=0.5)  # fmt: skip
+    for row in session.history if on_epoch else ():  # the process that was killed may not have come to it
+        on_epoch(row["epoch"], row)
     while session.epoch < recipe.epochs and not session.stopped:
         row = session.run_epoch(val, bar, save_every)
-        if writer:
-            for tag in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
-                writer.add_scalar(tag, row[tag], row["epoch"])
-            writer.flush()
-            keep(course, events)
+        if curves:
+            curves.add(row)
         if on_epoch:
             on_epoch(row["epoch"], row)
     bar.close()
-    if writer:
-        _last_words(writer, train, recipe, session)
-        keep(course, events)
+    if curves:
+        curves.close(train, recipe, session)
     finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
                 "hardware": hardware(), "recipe": asdict(recipe)}  # fmt: skip
     _save(folder / "finished.pt", finished)
+    _remove_running(running, folder)
+    return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+
+
+def _remove_running(running: Path, folder: Path) -> None:
+    """Remove the saved steps of a finished training, here and in the home, a killed process's as well."""
     for left in (running, folder / "running.pt"):
         left.unlink(missing_ok=True)
-    return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
 
 
 def hash_weights(model: nn.Module) -> str:
@@ -1941,13 +1944,36 @@ class _Session:
             yield images.to(memory_format=layout), labels
 
 
-def _last_words(writer, train: BatchLoader, recipe: Recipe, session: _Session) -> None:
-    """HParams and one batch of training images for TensorBoard."""
-    images, _ = next(iter(train))
-    writer.add_images("training batch", (images[:16] * train.std + train.mean).clamp(0, 1))
-    plain = {name: value for name, value in asdict(recipe).items() if isinstance(value, (int, float, str, bool))}
-    writer.add_hparams(plain, {"best_val_loss": session.best_loss}, run_name=".")
-    writer.close()
+class _Curves:
+    """One training in TensorBoard; what a killed process had written is replaced by the history, which lost nothing."""
+
+    def __init__(self, course: Course, name: str, history: list[dict]):
+        self.course, self.folder = course, course.local / "runs" / "tensorboard" / name
+        with clear_disk_errors(self.folder):
+            from torch.utils.tensorboard import SummaryWriter
+
+            fetch(course, self.folder)
+            self.writer = SummaryWriter(self.folder, purge_step=0)  # hides the points of an earlier process
+        for row in history:
+            self.add(row)
+
+    def add(self, row: dict) -> None:
+        """A point on each curve, and a safe point."""
+        with clear_disk_errors(self.folder):
+            for tag in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
+                self.writer.add_scalar(tag, row[tag], row["epoch"])
+            self.writer.flush()
+            keep(self.course, self.folder)
+
+    def close(self, train: BatchLoader, recipe: Recipe, session: _Session) -> None:
+        """Add one batch of training images and the hyperparameters, and end."""
+        images, _ = next(iter(train))
+        plain = {name: value for name, value in asdict(recipe).items() if isinstance(value, (int, float, str, bool))}
+        with clear_disk_errors(self.folder):
+            self.writer.add_images("training batch", (images[:16] * train.std + train.mean).clamp(0, 1))
+            self.writer.add_hparams(plain, {"best_val_loss": session.best_loss}, run_name=".")
+            self.writer.close()
+            keep(self.course, self.folder)
 
 
 def _load_run(name, model, folder, course, quiet=False) -> Run:
