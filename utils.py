@@ -2105,19 +2105,17 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
         warnings.filterwarnings("ignore", message="IProgress not found")  # its progress bar, which we do not use
         import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning of a trial that fails holds a whole traceback
     code = code_of(search, build_trial, optimized_network, fit, OptimizedCNN())
     key = identity(code, ARCHITECTURES, asdict(recipe), data.key, course.seed)
     # SQLite needs the locks of a local disk; with Drive the study is copied over after every trial.
     stored = course.local / "runs" / f"{name}-{key}.db"
     fetch(course, stored)
-    study = optuna.create_study(
-        study_name=name, storage=f"sqlite:///{_opened(stored)}", load_if_exists=True, direction="minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
-    )  # fmt: skip
-    state = optuna.trial.TrialState
-    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-        study.tell(trial.number, state=state.FAIL)  # killed in the middle: it is proposed again below
+    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
+    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    kept = "The trials that are finished are all there."
+    with clear_disk_errors(stored, kept):
+        study = _open_study(name, stored, own)
 
     def objective(trial):
         trial.suggest_categorical("width", [16, 24, 32])
@@ -2141,20 +2139,34 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
                 trial.report(row.val_loss, int(row.epoch))
         return float(run.history["val_loss"].min())
 
-    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
-    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    study.set_user_attr("own", own)
-    tried = [trial for trial in study.get_trials(deepcopy=False) if trial.state != state.FAIL]
-    if own not in [trial.params or trial.system_attrs.get("fixed_params") for trial in tried]:
-        study.enqueue_trial(own)
+    state = optuna.trial.TrialState
     done = len(study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED)))
     for number in range(done, trials):
         # A sampler for each trial, so that an interrupted search proposes what an uninterrupted one would.
         study.sampler = optuna.samplers.TPESampler(seed=course.seed + number, n_startup_trials=4)
-        study.optimize(objective, n_trials=1)
+        with clear_disk_errors(stored, kept):
+            study.optimize(objective, n_trials=1)
         keep(course, stored)
     if not study.get_trials(deepcopy=False, states=(state.COMPLETE,)):
         raise CourseError("No trial of the search finished, every loss exploded: lower lr in the recipe to a tenth.")
+    return study
+
+
+def _open_study(name: str, stored: Path, own: dict):
+    """The study in a file, made or gone on with: trials that a kill cut short are failed, to be proposed again."""
+    import optuna
+
+    study = optuna.create_study(
+        study_name=name, storage=f"sqlite:///{_opened(stored)}", load_if_exists=True, direction="minimize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
+    )  # fmt: skip
+    state = optuna.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        study.tell(trial.number, state=state.FAIL)
+    study.set_user_attr("own", own)
+    tried = [trial for trial in study.get_trials(deepcopy=False) if trial.state != state.FAIL]
+    if own not in [trial.params or trial.system_attrs.get("fixed_params") for trial in tried]:
+        study.enqueue_trial(own)
     return study
 
 
