@@ -3744,11 +3744,15 @@ def _image_statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
             "sharpness": laplacian.var(axis=(1, 2))}  # fmt: skip
 
 
+TORN = "\0"  # ends a line that was cut: no value holds it
+
+
 class AppendOnlyCsv:
     """A CSV file that many processes append to and that no crash shortens.
 
     The file is opened with O_APPEND and every call is one `write`: on a local disk the system puts it whole at the
-    end, so lines of two writers never mix. A line torn by a crash stays alone, as the next write begins a new one.
+    end, so lines of two writers never mix. A line torn by a crash or a full disk has no end; the next write closes it
+    with a mark, so that no reader takes it for a whole one, and begins a new line.
     The first line names the schema, and a file of another schema is refused rather than mixed.
     """
 
@@ -3768,26 +3772,20 @@ class AppendOnlyCsv:
 
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([[_text(value) for value in row] for row in rows])
-        try:
+        with clear_disk_errors(self.path, kept="The lines written before are all there."):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 self._begin(file)
-                self._write(file, text.getvalue().encode())
+                os.lseek(file, -1, os.SEEK_END)
+                torn = os.read(file, 1) != b"\n"
+                self._write(file, (f"{TORN}\n" * (torn and bool(rows)) + text.getvalue()).encode())
             finally:
                 os.close(file)
-        except OSError as error:
-            raise CourseError(
-                f"{self.path} could not be written ({error.strerror or error}): free some space or check the "
-                "permissions of the folder, then go on. The lines written before are all there."
-            ) from error
 
     def _write(self, file: int, lines: bytes) -> None:
-        os.lseek(file, -1, os.SEEK_END)
-        if os.read(file, 1) != b"\n" and lines:  # torn by a crash: that line stays alone
-            lines = b"\n" + lines
         if os.write(file, lines) < len(lines):
-            raise OSError("only a part of the last line was written")
+            raise OSError(errno.ENOSPC, "only a part of the last line was written")
 
     def _begin(self, file: int) -> None:
         """Write the header, or what a crash left out of it; one process at a time."""
@@ -3796,7 +3794,7 @@ class AppendOnlyCsv:
 
             with FileLock(f"{self.path}.lock", timeout=10):
                 os.lseek(file, 0, os.SEEK_SET)
-                os.write(file, self._missing_header(os.read(file, len(self.header))))
+                self._write(file, self._missing_header(os.read(file, len(self.header))))
 
     def _missing_header(self, found: bytes) -> bytes:
         if not self.header.startswith(found):
@@ -3815,11 +3813,12 @@ class AppendOnlyCsv:
             raise CourseError(f"{self.path} is missing: run notebooks/{writer}.ipynb, which writes it.")
         content = self.path.read_bytes()
         self._missing_header(content[: len(self.header)])
-        lines = [line for line in content[len(self.header) :].decode(errors="replace").split("\n") if line]
+        *lines, rest = content[len(self.header) :].decode(errors="replace").split("\n")
         # Line by line: within one file, an open quote in a torn line would swallow the lines after it.
-        fields = [next(csv.reader([line]), []) for line in lines]
+        fields = [next(csv.reader([line]), []) for line in lines if not line.endswith(TORN)]
         whole = [row for row in fields if len(row) == len(self.columns)]
-        return whole, len(lines) - len(whole)
+        # A mark alone: a writer looked while another was in the middle of its line, which is whole.
+        return whole, sum(line not in ("", TORN) for line in [*lines, rest]) - len(whole)
 
 
 def _text(value) -> str:
@@ -3830,7 +3829,7 @@ def _text(value) -> str:
     if isinstance(value, datetime):
         value = value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).splitlines())
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).replace(TORN, " ").splitlines())
 
 
 def new_run_id() -> str:
