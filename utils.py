@@ -363,12 +363,15 @@ def _remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if found := LEFTOVER.fullmatch(path.name):
             with suppress(OSError):  # another process may have been faster
-                here = found["host"] == HOST and os.name == "posix"
-                if not _alive(int(found["pid"])) if here else time.time() - path.lstat().st_mtime > 86_400:
+                here, old = found["host"] == HOST, time.time() - path.lstat().st_mtime > 86_400
+                if (here and not _alive(int(found["pid"]))) or (not here and old):
                     _remove(path)
 
 
 def _alive(pid: int) -> bool:
+    """Is a process of this number at work here? Where that cannot be asked, it may be."""
+    if os.name != "posix":
+        return True
     try:
         os.kill(pid, 0)  # signal 0 asks and does nothing
     except ProcessLookupError:
