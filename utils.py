@@ -7,6 +7,7 @@ Heavy libraries are imported inside the one function that needs them, so `import
 from __future__ import annotations
 
 import ast
+import errno
 import filecmp
 import hashlib
 import inspect
@@ -201,14 +202,35 @@ def set_seed(seed: int = 42, threads: int | None = None) -> None:
     Floating-point addition is not associative: another thread count gives other last bits, and after an
     epoch other weights. `threads=None` reads COURSE_THREADS, else 2, the cores of a free Colab machine.
     """
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries that students add still use the global generator
-    torch.manual_seed(seed)
+    seed_generators(seed)
     torch.set_num_threads(threads or int(os.environ.get("COURSE_THREADS", 2)))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would also import the compiler, for 2 s
     torch.utils.deterministic.fill_uninitialized_memory = False  # else every new tensor is first filled with NaN
     torch.backends.cudnn.benchmark = False
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the three global generators, of Python, NumPy and torch, and leave everything else as it is."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries that students add still use the global generator
+    torch.manual_seed(seed)
+
+
+def generator_states(device: torch.device) -> dict:
+    """Where the global generators of Python, NumPy, torch and the device stand, as `torch.load` may read it."""
+    name, key, *rest = np.random.get_state()  # noqa: NPY002
+    return {"python": random.getstate(), "numpy": (name, key.tolist(), *rest), "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}  # fmt: skip
+
+
+def set_generator_states(states: dict, device: torch.device) -> None:
+    """Put the generators back to where `generator_states` found them; a state of a GPU needs a GPU."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
 
 
 def hardware() -> str:
@@ -262,9 +284,61 @@ def cpu_flags() -> set[str]:
     return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
+# What the system says when there is no room: of the disk, of a quota, of the size that one file may have.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The same in the words of libraries that raise no OSError: torch.save, SQLite, shutil.copytree.
+FULL_WORDS = re.compile(r"No space left|File too large|quota exceeded|disk is full|disk I/O error|inline_container")
+HOST = platform.node().split(".")[0]
+LEFTOVER = re.compile(r"\..+\.(?P<host>[^.]*)-(?P<pid>\d{1,9})\.tmp")  # what `atomic` calls its temporary files
+
+
+@contextmanager
+def clear_disk_errors(path: str | Path, kept: str = "What stood there before is untouched."):
+    """Say in one sentence that `path` could not be written, why, how much is free and what to do.
+
+    Raises
+    ------
+    CourseError
+        In the place of any OSError, and of what libraries raise when the disk is full; other errors pass.
+    """
+    try:
+        yield
+    except CourseError:
+        raise
+    except Exception as error:
+        full = _disk_is_full(error)
+        if not full and not isinstance(error, OSError):
+            raise
+        reason, advice = _why_not_written(error), "check the permissions of the folder"
+        if full:
+            place = next(parent for parent in Path(path).absolute().parents if parent.exists())
+            reason += f"; {shutil.disk_usage(place).free / 1e6:,.1f} MB are free on that disk"
+            advice = "free some space there (on Google Drive: empty the trash as well)"
+        told = f"{path} could not be written ({reason}): {advice}, then run the cell again. {kept}"
+        raise CourseError(told) from error
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Does this error, or the one that it came from, say so?"""
+    if error is None:
+        return False
+    told = getattr(error, "errno", None) in FULL or FULL_WORDS.search(str(error))
+    return bool(told) or _disk_is_full(error.__cause__)
+
+
+def _why_not_written(error: Exception) -> str:
+    if isinstance(error, shutil.Error):  # of copytree: a list of (source, target, what happened)
+        return error.args[0][0][-1]
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "no space left"  # torch.save tells of positions in a file, SQLite of an I/O error
+
+
 @contextmanager
 def atomic(path: str | Path):
-    """Yield a temporary name beside `path` and rename it at the end: a reader never sees half a file.
+    """Yield a temporary name beside `path` and rename it at the end: a reader never sees half a file, or folder.
+
+    A process that is killed leaves its temporary file behind; the next writer in that folder removes it.
 
     Raises
     ------
@@ -272,19 +346,46 @@ def atomic(path: str | Path):
         Disk full or no permission; what stood at `path` before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
+    with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CourseError(
-            f"{path} could not be written ({error.strerror or error}): free some space or check the permissions "
-            "of the folder, then run the cell again. What stood there before is untouched."
-        ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+        _remove_leftovers(path.parent)
+        _remove(temporary)  # of an earlier process that had our number
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            _remove(temporary)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed processes; one of another machine may be at work on it for a day."""
+    for path in folder.glob(".*.tmp"):
+        if found := LEFTOVER.fullmatch(path.name):
+            with suppress(OSError):  # another process may have been faster
+                here, old = found["host"] == HOST, time.time() - path.lstat().st_mtime > 86_400
+                if (here and not _alive(int(found["pid"]))) or (not here and old):
+                    _remove(path)
+
+
+def _alive(pid: int) -> bool:
+    """Is a process of this number at work here? Where that cannot be asked, it may be."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)  # signal 0 asks and does nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it lives, as somebody else's
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def keep(course: Course, path: Path, mirror: bool = False) -> None:
@@ -295,7 +396,8 @@ def keep(course: Course, path: Path, mirror: bool = False) -> None:
     """
     kept = course.home / path.relative_to(course.local)
     if path.is_dir() and course.home != course.local:
-        names = {file.relative_to(path) for file in path.rglob("*") if file.is_file()}
+        names = {file.relative_to(path) for file in path.rglob("*")
+                 if file.is_file() and not LEFTOVER.fullmatch(file.name)}  # fmt: skip
         for name in names:
             with atomic(kept / name) as temporary:
                 shutil.copy(path / name, temporary)
@@ -310,10 +412,9 @@ def keep(course: Course, path: Path, mirror: bool = False) -> None:
 def fetch(course: Course, path: Path) -> None:
     """Bring back what `keep` stored, when the local disk has lost it (a new runtime)."""
     kept = course.home / path.relative_to(course.local)
-    if kept.is_dir() and not path.exists():
-        shutil.copytree(kept, path)
-    elif kept.exists() and not path.exists():
-        shutil.copy(kept, _opened(path))
+    if kept.exists() and not path.exists():
+        with atomic(path) as temporary:  # half a copy would pass for the whole, and `keep` would store it over that
+            (shutil.copytree if kept.is_dir() else shutil.copy)(kept, temporary)
 
 
 def read_json(path: Path, precious: bool = False) -> dict:
@@ -401,7 +502,8 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     write_json(home / "course.json", story)
     course = Course(theme, dataset, origin, chosen, story["image_size"], seed, home, local, root, best_device(),
                     sample=origin == "sample")  # fmt: skip
-    environment().to_string(_opened(course.exports / "environment.txt"))
+    with atomic(course.exports / "environment.txt") as temporary:
+        environment().to_string(temporary)
     record(course, "meta", story | {"hardware": hardware(), "environment": environment().to_dict()})
     _greet(course)
     print(*stale(course), sep="\n", end="")
@@ -735,10 +837,11 @@ def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int)
         source = "kaggle" if kaggle_credentials() else "sample"
     if source == "sample":
         draw = sample_data.draw_chest_xray if folder == "chest_xray" else sample_data.draw_solar_panels
-        try:
-            draw(raw, images=sample_images, seed=seed)  # returns at once when they are there
-        except FileExistsError as error:
-            raise CourseError(f"{error}.") from error
+        with clear_disk_errors(place, kept="Nothing half-drawn is left."):
+            try:
+                draw(raw, images=sample_images, seed=seed)  # returns at once when they are there
+            except FileExistsError as error:
+                raise CourseError(f"{error}.") from error
     elif not held:
         download(DATASETS[dataset].kaggle, place)
     return source, place
@@ -1150,10 +1253,12 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
 
     digest = hashlib.sha256()
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), channels, size, size)}
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, header)
     # Plain writes, not a memory map: a full disk is then an error message, not a killed process.
     with atomic(path) as temporary, open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as workers:
-        buffer = io.BytesIO()
-        np.lib.format.write_array_header_1_0(buffer, header)
+        if hasattr(os, "posix_fallocate"):  # all of it at once: a full disk says so before the work, not at its end
+            os.posix_fallocate(file.fileno(), 0, buffer.tell() + len(index) * channels * size**2)
         pieces = workers.map(read, index["path"], index["sha256"])
         pieces = tqdm(pieces, total=len(index), desc="decoding once", unit="image", file=sys.stdout)
         for piece in (buffer.getvalue(), *(pixels.tobytes() for pixels in pieces)):
@@ -1661,12 +1766,15 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     save_every : float
         Seconds between two saved steps.
     on_epoch : callable(epoch, row), optional
-        Called after each epoch with the row of the history; may raise to stop (pruning).
+        Called after each epoch with the row of the history; may raise to stop (pruning). A training that goes on
+        tells its earlier epochs again.
 
     Raises
     ------
     TrainingStopped
         NaN or infinite loss, with epoch, step and learning rate.
+    CourseError
+        The disk is full; what was saved before is intact, and the training goes on from there.
     """
     code = code_of(model, fit, _Session, train_epoch, train_step, validate, autocast, make_optimizer, make_criterion,
                    class_weights, WeightedCrossEntropy, WeightAverage, BatchLoader, draw_augmentation, augment,
@@ -1675,46 +1783,46 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     key = identity(code, getattr(model, "config", {}), hash_weights(model), asdict(recipe), ranges, data.key,
                    course.seed)  # fmt: skip
     folder = course.runs / f"{name}-{key}"
+    running = course.local / "runs" / folder.name / "running.pt"
     if (folder / "finished.pt").exists():
         try:
-            return _load_run(name, model, folder, course)
+            run = _load_run(name, model, folder, course)
+            _remove_running(running, folder)
+            return run
         except Exception:  # torch.load raises a dozen kinds of error on a damaged file
             _set_aside(folder / "finished.pt")
     train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
-    running = course.local / "runs" / folder.name / "running.pt"
     session = _Session(course, model.to(course.device), train, recipe, len(course.classes), running)
     session.resume()
-    val, writer = data.loader("val", 256), None
-    events = course.local / "runs" / "tensorboard" / folder.name
-    if tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        fetch(course, events)
-        writer = SummaryWriter(events)
+    val = data.loader("val", 256)
+    curves = _Curves(course, folder.name, session.history) if tensorboard else None
     from tqdm import tqdm
 
     done = session.epoch * len(train.rows) + session.totals[2]
     bar = tqdm(total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image", disable=not progress,
                file=sys.stdout, mininterval=0.5)  # fmt: skip
+    for row in session.history if on_epoch else ():  # the process that was killed may not have come to it
+        on_epoch(row["epoch"], row)
     while session.epoch < recipe.epochs and not session.stopped:
         row = session.run_epoch(val, bar, save_every)
-        if writer:
-            for tag in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
-                writer.add_scalar(tag, row[tag], row["epoch"])
-            writer.flush()
-            keep(course, events)
+        if curves:
+            curves.add(row)
         if on_epoch:
             on_epoch(row["epoch"], row)
     bar.close()
-    if writer:
-        _last_words(writer, train, recipe, session)
-        keep(course, events)
+    if curves:
+        curves.close(train, recipe, session)
     finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
                 "hardware": hardware(), "recipe": asdict(recipe)}  # fmt: skip
     _save(folder / "finished.pt", finished)
+    _remove_running(running, folder)
+    return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+
+
+def _remove_running(running: Path, folder: Path) -> None:
+    """Remove the saved steps of a finished training, here and in the home, a killed process's as well."""
     for left in (running, folder / "running.pt"):
         left.unlink(missing_ok=True)
-    return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
 
 
 def hash_weights(model: nn.Module) -> str:
@@ -1749,13 +1857,13 @@ class _Session:
         self.stateful = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler,
                          "scaler": self.scaler}  # fmt: skip
         self.plain = ("epoch", "step", "seconds", "totals", "history", "best", "best_loss")
-        torch.manual_seed(course.seed)  # dropout starts alike, whatever ran before in this notebook
+        seed_generators(course.seed)  # dropout starts alike, whatever ran before in this notebook
 
     def save(self) -> None:
+        """Store all that the next step depends on; the sampler's position is (seed, epoch, step)."""
         state = {name: thing.state_dict() for name, thing in self.stateful.items()}
-        state |= {name: getattr(self, name) for name in self.plain} | {"rng": torch.get_rng_state()}
+        state |= {name: getattr(self, name) for name in self.plain} | {"generators": generator_states(self.device)}
         state["average"] = (self.average.steps, self.average.state) if self.average else None
-        state["cuda_rng"] = torch.cuda.get_rng_state() if self.device.type == "cuda" else None
         _save(self.path, state)
 
     def resume(self) -> None:
@@ -1767,7 +1875,7 @@ class _Session:
                 return
             try:
                 state = torch.load(self.path, map_location=self.device)
-                if {*self.stateful, *self.plain, "rng", "average", "cuda_rng"} <= state.keys():
+                if {*self.stateful, *self.plain, "generators", "average"} <= state.keys():
                     break
             except Exception:  # torch.load raises a dozen kinds of error on a damaged file
                 state = None
@@ -1781,9 +1889,7 @@ class _Session:
             setattr(self, name, state[name])
         if self.average:
             self.average.steps, self.average.state = state["average"]
-        torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+        set_generator_states(state["generators"], self.device)
         print(f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step}")
 
     @property
@@ -1841,13 +1947,36 @@ class _Session:
             yield images.to(memory_format=layout), labels
 
 
-def _last_words(writer, train: BatchLoader, recipe: Recipe, session: _Session) -> None:
-    """HParams and one batch of training images for TensorBoard."""
-    images, _ = next(iter(train))
-    writer.add_images("training batch", (images[:16] * train.std + train.mean).clamp(0, 1))
-    plain = {name: value for name, value in asdict(recipe).items() if isinstance(value, (int, float, str, bool))}
-    writer.add_hparams(plain, {"best_val_loss": session.best_loss}, run_name=".")
-    writer.close()
+class _Curves:
+    """One training in TensorBoard; what a killed process had written is replaced by the history, which lost nothing."""
+
+    def __init__(self, course: Course, name: str, history: list[dict]):
+        self.course, self.folder = course, course.local / "runs" / "tensorboard" / name
+        with clear_disk_errors(self.folder):
+            from torch.utils.tensorboard import SummaryWriter
+
+            fetch(course, self.folder)
+            self.writer = SummaryWriter(self.folder, purge_step=0)  # hides the points of an earlier process
+        for row in history:
+            self.add(row)
+
+    def add(self, row: dict) -> None:
+        """A point on each curve, and a safe point."""
+        with clear_disk_errors(self.folder):
+            for tag in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
+                self.writer.add_scalar(tag, row[tag], row["epoch"])
+            self.writer.flush()
+            keep(self.course, self.folder)
+
+    def close(self, train: BatchLoader, recipe: Recipe, session: _Session) -> None:
+        """Add one batch of training images and the hyperparameters, and end."""
+        images, _ = next(iter(train))
+        plain = {name: value for name, value in asdict(recipe).items() if isinstance(value, (int, float, str, bool))}
+        with clear_disk_errors(self.folder):
+            self.writer.add_images("training batch", (images[:16] * train.std + train.mean).clamp(0, 1))
+            self.writer.add_hparams(plain, {"best_val_loss": session.best_loss}, run_name=".")
+            self.writer.close()
+            keep(self.course, self.folder)
 
 
 def _load_run(name, model, folder, course, quiet=False) -> Run:
@@ -1979,19 +2108,17 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
         warnings.filterwarnings("ignore", message="IProgress not found")  # its progress bar, which we do not use
         import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning of a trial that fails holds a whole traceback
     code = code_of(search, build_trial, optimized_network, fit, OptimizedCNN())
     key = identity(code, ARCHITECTURES, asdict(recipe), data.key, course.seed)
     # SQLite needs the locks of a local disk; with Drive the study is copied over after every trial.
     stored = course.local / "runs" / f"{name}-{key}.db"
     fetch(course, stored)
-    study = optuna.create_study(
-        study_name=name, storage=f"sqlite:///{_opened(stored)}", load_if_exists=True, direction="minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
-    )  # fmt: skip
-    state = optuna.trial.TrialState
-    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-        study.tell(trial.number, state=state.FAIL)  # killed in the middle: it is proposed again below
+    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
+    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    kept = "The trials that are finished are all there."
+    with clear_disk_errors(stored, kept):
+        study = _open_study(name, stored, own)
 
     def objective(trial):
         trial.suggest_categorical("width", [16, 24, 32])
@@ -2015,20 +2142,34 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
                 trial.report(row.val_loss, int(row.epoch))
         return float(run.history["val_loss"].min())
 
-    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
-    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    study.set_user_attr("own", own)
-    tried = [trial for trial in study.get_trials(deepcopy=False) if trial.state != state.FAIL]
-    if own not in [trial.params or trial.system_attrs.get("fixed_params") for trial in tried]:
-        study.enqueue_trial(own)
+    state = optuna.trial.TrialState
     done = len(study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED)))
     for number in range(done, trials):
         # A sampler for each trial, so that an interrupted search proposes what an uninterrupted one would.
         study.sampler = optuna.samplers.TPESampler(seed=course.seed + number, n_startup_trials=4)
-        study.optimize(objective, n_trials=1)
+        with clear_disk_errors(stored, kept):
+            study.optimize(objective, n_trials=1)
         keep(course, stored)
     if not study.get_trials(deepcopy=False, states=(state.COMPLETE,)):
         raise CourseError("No trial of the search finished, every loss exploded: lower lr in the recipe to a tenth.")
+    return study
+
+
+def _open_study(name: str, stored: Path, own: dict):
+    """The study in a file, made or gone on with: trials that a kill cut short are failed, to be proposed again."""
+    import optuna
+
+    study = optuna.create_study(
+        study_name=name, storage=f"sqlite:///{_opened(stored)}", load_if_exists=True, direction="minimize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
+    )  # fmt: skip
+    state = optuna.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        study.tell(trial.number, state=state.FAIL)
+    study.set_user_attr("own", own)
+    tried = [trial for trial in study.get_trials(deepcopy=False) if trial.state != state.FAIL]
+    if own not in [trial.params or trial.system_attrs.get("fixed_params") for trial in tried]:
+        study.enqueue_trial(own)
     return study
 
 
@@ -2896,7 +3037,8 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
         target = Path(folder) / "int8.onnx"
         logging.disable(logging.WARNING)  # it asks for a pre-processing that the export has already done
         try:
-            quantization.quantize_static(str(path), str(target), Reader(), **settings)
+            with clear_disk_errors(target):
+                quantization.quantize_static(str(path), str(target), Reader(), **settings)
         finally:
             logging.disable(logging.NOTSET)
         model = onnx.load(target)
@@ -3614,11 +3756,15 @@ def _image_statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
             "sharpness": laplacian.var(axis=(1, 2))}  # fmt: skip
 
 
+TORN = "\0"  # ends a line that was cut: no value holds it
+
+
 class AppendOnlyCsv:
     """A CSV file that many processes append to and that no crash shortens.
 
     The file is opened with O_APPEND and every call is one `write`: on a local disk the system puts it whole at the
-    end, so lines of two writers never mix. A line torn by a crash stays alone, as the next write begins a new one.
+    end, so lines of two writers never mix. A line torn by a crash or a full disk has no end; the next write closes it
+    with a mark, so that no reader takes it for a whole one, and begins a new line.
     The first line names the schema, and a file of another schema is refused rather than mixed.
     """
 
@@ -3638,26 +3784,20 @@ class AppendOnlyCsv:
 
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([[_text(value) for value in row] for row in rows])
-        try:
+        with clear_disk_errors(self.path, kept="The lines written before are all there."):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 self._begin(file)
-                self._write(file, text.getvalue().encode())
+                os.lseek(file, -1, os.SEEK_END)
+                torn = os.read(file, 1) != b"\n"
+                self._write(file, (f"{TORN}\n" * (torn and bool(rows)) + text.getvalue()).encode())
             finally:
                 os.close(file)
-        except OSError as error:
-            raise CourseError(
-                f"{self.path} could not be written ({error.strerror or error}): free some space or check the "
-                "permissions of the folder, then go on. The lines written before are all there."
-            ) from error
 
     def _write(self, file: int, lines: bytes) -> None:
-        os.lseek(file, -1, os.SEEK_END)
-        if os.read(file, 1) != b"\n" and lines:  # torn by a crash: that line stays alone
-            lines = b"\n" + lines
         if os.write(file, lines) < len(lines):
-            raise OSError("only a part of the last line was written")
+            raise OSError(errno.ENOSPC, "only a part of the last line was written")
 
     def _begin(self, file: int) -> None:
         """Write the header, or what a crash left out of it; one process at a time."""
@@ -3666,7 +3806,7 @@ class AppendOnlyCsv:
 
             with FileLock(f"{self.path}.lock", timeout=10):
                 os.lseek(file, 0, os.SEEK_SET)
-                os.write(file, self._missing_header(os.read(file, len(self.header))))
+                self._write(file, self._missing_header(os.read(file, len(self.header))))
 
     def _missing_header(self, found: bytes) -> bytes:
         if not self.header.startswith(found):
@@ -3685,11 +3825,12 @@ class AppendOnlyCsv:
             raise CourseError(f"{self.path} is missing: run notebooks/{writer}.ipynb, which writes it.")
         content = self.path.read_bytes()
         self._missing_header(content[: len(self.header)])
-        lines = [line for line in content[len(self.header) :].decode(errors="replace").split("\n") if line]
+        *lines, rest = content[len(self.header) :].decode(errors="replace").split("\n")
         # Line by line: within one file, an open quote in a torn line would swallow the lines after it.
-        fields = [next(csv.reader([line]), []) for line in lines]
+        fields = [next(csv.reader([line]), []) for line in lines if not line.endswith(TORN)]
         whole = [row for row in fields if len(row) == len(self.columns)]
-        return whole, len(lines) - len(whole)
+        # A mark alone: a writer looked while another was in the middle of its line, which is whole.
+        return whole, sum(line not in ("", TORN) for line in [*lines, rest]) - len(whole)
 
 
 def _text(value) -> str:
@@ -3700,7 +3841,7 @@ def _text(value) -> str:
     if isinstance(value, datetime):
         value = value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).splitlines())
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).replace(TORN, " ").splitlines())
 
 
 def new_run_id() -> str:

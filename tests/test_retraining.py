@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from killing import killed
 from scipy import optimize, stats
 from sklearn.metrics import balanced_accuracy_score
 
@@ -814,46 +814,6 @@ def test_a_log_that_cannot_be_written_stops_the_swap(service, monkeypatch):
         promote(service, service.b, service.a)
     assert utils.in_service(service.course) == service.a.stem
     assert (service.course.exports / "audit.csv").read_text() == "something else\n"
-
-
-def die_at(step: int) -> None:
-    """From now on, the step-th file operation of this process is cut in the middle by SIGKILL."""
-    left = [step]
-
-    def deadly(function, half):
-        def wrapped(*args, **options):
-            left[0] -= 1
-            if left[0] == 0:
-                half(*args)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **options)
-
-        return wrapped
-
-    def nothing(*args):
-        pass
-
-    def half_a_copy(source, target):
-        Path(target).write_bytes(Path(source).read_bytes()[:50_000])
-
-    write = os.write
-    halves = [(os, "write", lambda file, text: write(file, text[: len(text) // 2])), (os, "open", nothing),
-              (os, "replace", nothing), (os, "close", nothing), (Path, "unlink", nothing),
-              (shutil, "copy", half_a_copy)]  # fmt: skip
-    for owner, name, half in halves:
-        setattr(owner, name, deadly(getattr(owner, name), half))
-
-
-def killed(step: int, work) -> bool:
-    """Run `work` in a process that is killed at its step-th file operation; False when it ended before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            die_at(step)
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*")

@@ -1,10 +1,5 @@
 """Training: the loop against plain PyTorch, stops, resumes, checkpoints, search."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +14,6 @@ from torch import nn
 import utils
 from utils import Recipe
 
-KIT = Path(utils.__file__).parent
 RECIPE = Recipe(epochs=3, batch_size=16, augment=True, average=1.0, label_smoothing=0.05)
 
 
@@ -367,32 +361,6 @@ def test_interrupted_training_ends_with_the_same_weights(data, open_course, tmp_
     assert same_weights(whole.model, resumed.model)
     columns = [name for name in whole.history if name != "seconds"]
     assert resumed.history[columns].equals(whole.history[columns])
-
-
-def test_killed_training_resumes_to_the_same_weights(data, tmp_path):
-    """A real `kill -9` of a real process, at a moment that nothing prepared for."""
-    code = f"""
-import sys
-sys.path[:0] = [{str(KIT)!r}, {str(KIT / "tests")!r}]
-import utils
-from test_training import train, RECIPE, replace
-course = utils.start(1, source={str(data.course.source)!r}, profile="smoke", home={str(tmp_path / "killed")!r})
-utils.build_index(course)
-run = train(course, utils.load_data(course), replace(RECIPE, epochs=20), save_every=0.0)
-"""
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    runs = tmp_path / "killed" / "runs"
-    while not list(runs.glob("probe-*/running.pt")) and child.poll() is None:
-        time.sleep(0.02)
-    time.sleep(0.5)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert not list(runs.glob("probe-*/finished.pt")), "it finished before the kill: the test proves nothing"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "resumed in epoch" in said
-    whole = train(data.course, data, replace(RECIPE, epochs=20))
-    finished = torch.load(next(runs.glob("probe-*/finished.pt")))
-    assert all(torch.equal(whole.model.state_dict()[k], v) for k, v in finished["weights"].items())
 
 
 def test_damaged_running_file_is_set_aside(data, monkeypatch, capsys):
