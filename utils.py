@@ -585,13 +585,13 @@ def record(course: Course, section: str, values: dict) -> None:
     `headline` takes only the keys of HEADLINE_TAGS, as fractions, and stores the tag that graders compare by.
     """
     path = course.exports / "results.json"
-    results = read_json(path, precious=True)
     unknown = [key for key in values if section == "headline" and key not in HEADLINE_TAGS]
     if unknown:
         raise CourseError(f"{', '.join(unknown)}: not a headline figure; record it under your own section.")
-    results[section] = results.get(section, {}) | values | ({} if section == "headline" else {"recorded": _now()})
-    results |= {"schema": SCHEMA, "tags": HEADLINE_TAGS}
-    write_json(path, results)
+    with alone(course, "results", quiet=True):  # another notebook may record at this moment
+        results = read_json(path, precious=True)
+        results[section] = results.get(section, {}) | values | ({} if section == "headline" else {"recorded": _now()})
+        write_json(path, results | {"schema": SCHEMA, "tags": HEADLINE_TAGS})
 
 
 def read_record(home: str | Path) -> dict:
@@ -704,6 +704,27 @@ def identity(*parts) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:12]
 
 
+@contextmanager
+def alone(course: Course, name: str, quiet: bool = False):
+    """Let one process at a time do the work of that name in a home: the others wait, and then find it done.
+
+    The lock goes with the process that holds it: after a kill, the file that is left keeps nobody out.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(_opened(course.local / "runs" / ".locks" / f"{name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not quiet:
+            print(f"{name}: another notebook is at work on this; waiting for its result")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def once(course: Course, name: str, work, *arguments, depends=(), again: bool = False):
     """Run `work(*arguments)` once; later calls load its result at once and say when and where it was measured.
 
@@ -718,12 +739,13 @@ def once(course: Course, name: str, work, *arguments, depends=(), again: bool = 
     """
     code = [code_of(part) if callable(part) or isinstance(part, nn.Module) else part for part in (work, *depends)]
     path = course.runs / f"{name}-{identity(code, arguments, course.seed)}" / "result.json"
-    if (stored := read_json(path)) and not again:
-        print(f"{name}: loaded, measured {stored['date']} on {stored['hardware']}")
-        return stored["result"]
-    result = work(*arguments)
-    write_json(path, {"date": _now(), "hardware": hardware(), "result": result})
-    return json.loads(path.read_text())["result"]
+    with alone(course, path.parent.name):
+        if (stored := read_json(path)) and not again:
+            print(f"{name}: loaded, measured {stored['date']} on {stored['hardware']}")
+            return stored["result"]
+        result = work(*arguments)
+        write_json(path, {"date": _now(), "hardware": hardware(), "result": result})
+        return json.loads(path.read_text())["result"]
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -1066,17 +1088,18 @@ def build_index(course: Course) -> pd.DataFrame:
     key = identity(code, POOLS, EXCLUDING, course.seed, table[["label", "patient"]].to_dict("list"),
                    [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])  # fmt: skip
     path, stamp = course.data / "index.csv", course.data / "index.json"
-    if path.exists() and read_json(stamp).get("key") == [key, _checksum(path)]:
+    with alone(course, f"index-{course.dataset}"):
+        if path.exists() and read_json(stamp).get("key") == [key, _checksum(path)]:
+            return load_index(course)
+        with ThreadPoolExecutor(os.cpu_count()) as workers:
+            seen = workers.map(inspect_image, [course.root / path for path in table["path"]])
+            seen = list(tqdm(seen, total=len(table), desc="reading images", unit="image", file=sys.stdout))
+        table = pd.concat([table, pd.DataFrame(seen)], axis=1)
+        table = assign_pools(flag_and_group(table, course.dataset), course.classes, course.seed)
+        with atomic(path) as temporary:
+            table.to_csv(temporary, index=False)
+        write_json(stamp, {"key": [key, _checksum(path)], "repairs": repairs.to_dict("records"), "date": _now()})
         return load_index(course)
-    with ThreadPoolExecutor(os.cpu_count()) as workers:
-        seen = workers.map(inspect_image, [course.root / path for path in table["path"]])
-        seen = list(tqdm(seen, total=len(table), desc="reading images", unit="image", file=sys.stdout))
-    table = pd.concat([table, pd.DataFrame(seen)], axis=1)
-    table = assign_pools(flag_and_group(table, course.dataset), course.classes, course.seed)
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False)
-    write_json(stamp, {"key": [key, _checksum(path)], "repairs": repairs.to_dict("records"), "date": _now()})
-    return load_index(course)
 
 
 def load_index(course: Course) -> pd.DataFrame:
@@ -1229,16 +1252,23 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     CourseError
         An image has gone or changed since it was indexed; the disk is full.
     """
+    key = identity(code_of(decode), index["sha256"].tolist(), course.image_size, course.channels)
+    path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
+    stamp = path.with_suffix(".json")
+    with alone(course, f"pixels-{key}"):
+        if not (path.exists() and read_json(stamp).get("sha256") == _checksum(path)):
+            digest = _decode_all(course, index, path)
+            write_json(stamp, {"sha256": digest, "images": len(index), "date": _now()})
+        return np.load(path, mmap_mode="c")
+
+
+def _decode_all(course: Course, index: pd.DataFrame, path: Path) -> str:
+    """Write the pixels of all images as one .npy file; returns its SHA-256."""
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm import tqdm
 
     size, channels = course.image_size, course.channels
-    key = identity(code_of(decode), index["sha256"].tolist(), size, channels)
-    path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
-    stamp = path.with_suffix(".json")
-    if path.exists() and read_json(stamp).get("sha256") == _checksum(path):
-        return np.load(path, mmap_mode="c")
 
     def read(relative, digest):
         try:
@@ -1264,8 +1294,7 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
         for piece in (buffer.getvalue(), *(pixels.tobytes() for pixels in pieces)):
             file.write(piece)
             digest.update(piece)
-    write_json(stamp, {"sha256": digest.hexdigest(), "images": len(index), "date": _now()})
-    return np.load(path, mmap_mode="c")
+    return digest.hexdigest()
 
 
 def _checksum(path: Path) -> str:
@@ -1784,39 +1813,40 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
                    course.seed)  # fmt: skip
     folder = course.runs / f"{name}-{key}"
     running = course.local / "runs" / folder.name / "running.pt"
-    if (folder / "finished.pt").exists():
-        try:
-            run = _load_run(name, model, folder, course)
-            _remove_running(running, folder)
-            return run
-        except Exception:  # torch.load raises a dozen kinds of error on a damaged file
-            _set_aside(folder / "finished.pt")
-    train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
-    session = _Session(course, model.to(course.device), train, recipe, len(course.classes), running)
-    session.resume()
-    val = data.loader("val", 256)
-    curves = _Curves(course, folder.name, session.history) if tensorboard else None
-    from tqdm import tqdm
+    with alone(course, folder.name):
+        if (folder / "finished.pt").exists():
+            try:
+                run = _load_run(name, model, folder, course)
+                _remove_running(running, folder)
+                return run
+            except Exception:  # torch.load raises a dozen kinds of error on a damaged file
+                _set_aside(folder / "finished.pt")
+        train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
+        session = _Session(course, model.to(course.device), train, recipe, len(course.classes), running)
+        session.resume()
+        val = data.loader("val", 256)
+        curves = _Curves(course, folder.name, session.history) if tensorboard else None
+        from tqdm import tqdm
 
-    done = session.epoch * len(train.rows) + session.totals[2]
-    bar = tqdm(total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image", disable=not progress,
-               file=sys.stdout, mininterval=0.5)  # fmt: skip
-    for row in session.history if on_epoch else ():  # the process that was killed may not have come to it
-        on_epoch(row["epoch"], row)
-    while session.epoch < recipe.epochs and not session.stopped:
-        row = session.run_epoch(val, bar, save_every)
-        if curves:
-            curves.add(row)
-        if on_epoch:
+        done = session.epoch * len(train.rows) + session.totals[2]
+        bar = tqdm(total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image", disable=not progress,
+                   file=sys.stdout, mininterval=0.5)  # fmt: skip
+        for row in session.history if on_epoch else ():  # the process that was killed may not have come to it
             on_epoch(row["epoch"], row)
-    bar.close()
-    if curves:
-        curves.close(train, recipe, session)
-    finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
-                "hardware": hardware(), "recipe": asdict(recipe)}  # fmt: skip
-    _save(folder / "finished.pt", finished)
-    _remove_running(running, folder)
-    return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+        while session.epoch < recipe.epochs and not session.stopped:
+            row = session.run_epoch(val, bar, save_every)
+            if curves:
+                curves.add(row)
+            if on_epoch:
+                on_epoch(row["epoch"], row)
+        bar.close()
+        if curves:
+            curves.close(train, recipe, session)
+        finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
+                    "hardware": hardware(), "recipe": asdict(recipe)}  # fmt: skip
+        _save(folder / "finished.pt", finished)
+        _remove_running(running, folder)
+        return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
 
 
 def _remove_running(running: Path, folder: Path) -> None:

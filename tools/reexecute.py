@@ -262,7 +262,8 @@ def _execute(theme: int, name: str, parameters: dict, work: Path, limit: float, 
 
 def _running_cell(project: Path, name: str) -> str:
     """The cell that papermill marked as running when it was stopped."""
-    copy = Path("exports") / "notebooks" / f".{Path(name).stem}.running.ipynb"
+    copies = sorted((project / "exports" / "notebooks").glob(f".{Path(name).stem}.*.running.ipynb"))
+    copy = copies[0].relative_to(project) if copies else Path("none")
     for number, cell in enumerate(_json(project, copy).get("cells", [])):
         if cell.get("metadata", {}).get("papermill", {}).get("status") == "running":
             lines = "".join(cell.get("source", "")).strip().splitlines() or [""]

@@ -42,8 +42,11 @@ def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
     """
     import papermill
 
-    running, failed = folder / f".{path.stem}.running.ipynb", failed_copy(folder, path)
+    running, failed = folder / f".{path.stem}.{os.getpid()}.running.ipynb", failed_copy(folder, path)
     began = time.perf_counter()
+    for left in folder.glob(f".{path.stem}.*.running.ipynb"):
+        if time.time() - left.stat().st_mtime > 86_400:  # of a runner that was killed: no cell takes a day
+            left.unlink(missing_ok=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
