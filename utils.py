@@ -52,6 +52,9 @@ MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
 class CourseError(RuntimeError):
     """An error for people: what was wrong, where, and the one thing to do next."""
 
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]  # what a notebook shows instead of the traceback
+
 
 # ======================================================================================================
 # 1 · SETUP: one home, one story

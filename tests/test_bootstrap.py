@@ -1,8 +1,10 @@
 """The bootstrap cell, executed in runtimes that look like Colab's: what it fetches, installs, removes and says."""
 
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -201,6 +203,19 @@ def test_torch_that_is_missing_is_not_installed(runtime):
     shutil.rmtree(machine.site / "torch")
     said = sentence(machine.run(SHOWN))
     assert said.startswith("torch is not installed for ") and machine.commands == []
+
+
+@pytest.mark.parametrize("code, says", [
+    (colab.CELL, "utils.py is not above"),
+    (f"import sys; sys.path.insert(0, {str(KIT)!r})\nimport utils\nutils.start(1, dataset='cats')",
+     "DATASET='cats' is unknown: choose one of pneumonia, pneumonia3, solar."),
+], ids=["cell", "utils"])  # fmt: skip
+def test_notebook_shows_the_sentence_alone(tmp_path, code, says):
+    command = [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "-c", code]
+    environment = os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    (said,) = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert said.startswith(says)
 
 
 def test_python_that_is_too_old(runtime):
