@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import packaging
+import pytest
 
 KIT = Path(__file__).resolve().parent.parent
 CELL = (KIT / "tools" / "bootstrap.py").read_text()
@@ -143,10 +144,10 @@ class Colab:
     """One runtime: Python 3.`minor`, these packages, this CUDA (None: no GPU). Its /content is a folder of its own."""
 
     def __init__(self, folder: Path, installed: dict[str, str], cuda: str | None, minor: int = sys.version_info[1]):
-        real = interpreter(minor)
-        self.simulated = real is None
-        python = Path(real or interpreter(sys.version_info[1]))
-        self.folder, self.content, self.minor = folder, folder / "content", minor
+        if not interpreter(minor):
+            pytest.skip(f"no Python 3.{minor} on this machine")
+        python = Path(interpreter(minor))
+        self.folder, self.content = folder, folder / "content"
         self.site = folder / "lib" / python.name / "site-packages"
         self.python = folder / "bin" / "python"
         for made in (self.site, self.python.parent, self.content, folder / "kit" / "tools", folder / "kit" / "models"):
@@ -187,12 +188,12 @@ class Colab:
 
     def run(self, cell: str = CELL, before: str = "", after: str = "", **variables: str) -> subprocess.CompletedProcess:
         """Execute the cell in a fresh session, /content being a folder of this machine."""
-        version = f"import sys\nsys.version_info = (3, {self.minor}, 0, 'final', 0)\n" if self.simulated else ""
         cell = cell.replace("/content", str(self.content))
-        code = f"{version}import os, google.colab\nos.environ['PARENT'] = str(os.getpid())\n{before}\n"
+        code = f"import os, google.colab\nos.environ['PARENT'] = str(os.getpid())\n{before}\n"
         code += f"cell = compile({cell!r}, 'cell', 'exec')\nexec(cell, globals())\n{after}\n"
         environment = {"PATH": str(self.python.parent), "HOME": str(self.folder)} | variables
         environment |= {"PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["LD_LIBRARY_PATH"] = os.environ.get("LD_LIBRARY_PATH", "")  # a Python built with a shared library
         command = [self.python, "-c", code]
         return subprocess.run(command, cwd=self.content, env=environment, capture_output=True, text=True)
 

@@ -5,10 +5,12 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 
 import utils
+from tools import run
 
 RECIPE = utils.Recipe(epochs=2, batch_size=32)
 
@@ -141,6 +143,33 @@ def test_files_brought_back_are_whole_or_not_there(drive):
 def test_missing_theme_on_colab_speaks_of_drive(drive):
     with pytest.raises(utils.CourseError, match="run notebooks/theme1_data_analysis.* set DRIVE = True in both"):
         session(theme=2)
+
+
+@pytest.mark.slow
+def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkeypatch):
+    """What Colab does: each notebook finds an empty local disk, and Drive as the one before has left it."""
+    stand_in = tmp_path / "stand-in" / "google" / "colab"
+    stand_in.mkdir(parents=True)
+    (stand_in / "__init__.py").write_text("")
+    (stand_in / "drive.py").write_text("import os\ndef mount(to):\n    os.makedirs(to + '/MyDrive', exist_ok=True)\n")
+    (stand_in / "files.py").write_text("def download(path):\n    print('downloaded', path)\n")
+    monkeypatch.setenv("PYTHONPATH", str(stand_in.parent.parent))
+    monkeypatch.delenv("COURSE_HOME", raising=False)
+    content = tmp_path / "content"
+    for theme, path in run.notebooks(1, 8).items():
+        notebook = nbformat.read(path, 4)
+        moved = f"import pathlib, utils\nutils.COLAB = pathlib.Path({str(content)!r})"
+        notebook.cells.insert(2, nbformat.v4.new_code_cell(moved))
+        copy = tmp_path / path.name
+        nbformat.write(notebook, copy)
+        parameters = {"SOURCE": "sample", "PROFILE": "smoke", "DRIVE": True, "HOME": None}
+        run.execute(theme, copy, parameters, tmp_path)
+        shutil.rmtree(content / "dl-course-local")
+    home = content / "drive" / "MyDrive" / "dl-course"
+    record = utils.read_record(home)
+    assert {f"theme{theme}" for theme in range(1, 9)} <= record.keys()
+    assert (home / "hand-in-pneumonia.zip").exists() and (home / "report" / "report.pdf").exists()
+    assert not list(home.rglob("*.npy")) and not list(home.rglob("*.jpeg"))
 
 
 # --- the first screen

@@ -73,6 +73,14 @@ def test_twice_changes_nothing_and_another_repository_takes_over(kit):
     assert contents(kit) == first
 
 
+def test_notebook_that_a_teacher_added_is_no_obstacle(kit):
+    own = kit / "notebooks" / "bonus.ipynb"
+    own.write_text('{"cells": []}')
+    assert own not in publish.publish(ADDRESS, "main", kit)
+    own.write_text((kit / "notebooks" / f"{TITLES[0]}.ipynb").read_text())
+    assert publish.publish(ADDRESS, "v2", kit).count(own) == 1
+
+
 def test_windows_line_ends_stay(kit):
     path = kit / "notebooks" / f"{TITLES[0]}.ipynb"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
