@@ -2,12 +2,13 @@
 
 run     executes the eight notebooks in order       report  prints what is written so far as a PDF
 pack    makes the hand-in, as one zip               check   looks for evidence in a hand-in, and repeats its figures
+publish stamps a GitHub repository into the Colab badges and bootstrap cells
 """
 
 import sys
 from importlib import import_module
 
-COMMANDS = ("run", "report", "pack", "check")
+COMMANDS = ("run", "report", "pack", "check", "publish")
 
 
 def main(arguments: list[str]) -> int:

@@ -53,6 +53,9 @@ MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
 class CourseError(RuntimeError):
     """An error for people: what was wrong, where, and the one thing to do next."""
 
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]  # what a notebook shows instead of the traceback
+
 
 # ======================================================================================================
 # 1 · SETUP: one home, one story
@@ -391,30 +394,45 @@ def _remove(path: Path) -> None:
 def keep(course: Course, path: Path, mirror: bool = False) -> None:
     """Copy a file or folder of the local disk to the home: a safe point. Nothing to do where both are one.
 
+    Where the home cannot take it (Drive full, or gone), says so and goes on: the next safe point copies it again.
+
     mirror : bool
         Also remove from the folder in the home what the local one no longer has.
     """
     kept = course.home / path.relative_to(course.local)
-    if path.is_dir() and course.home != course.local:
-        names = {file.relative_to(path) for file in path.rglob("*")
-                 if file.is_file() and not LEFTOVER.fullmatch(file.name)}  # fmt: skip
-        for name in names:
-            with atomic(kept / name) as temporary:
-                shutil.copy(path / name, temporary)
+    if course.home == course.local:
+        return
+    try:
+        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        files = [file for file in files if not LEFTOVER.fullmatch(file.name)]
+        for file in files:
+            with atomic(kept / file.relative_to(path)) as temporary:
+                shutil.copy(file, temporary)
         for file in kept.rglob("*") if mirror else ():
-            if file.is_file() and file.relative_to(kept) not in names:
+            if file.is_file() and path / file.relative_to(kept) not in files:
                 file.unlink()
-    elif course.home != course.local:
-        with atomic(kept) as temporary:
-            shutil.copy(path, temporary)
+    except (CourseError, OSError) as error:
+        print(f"\nNot on Drive yet ({error.__cause__ or error}): the work goes on, kept on this machine in {path}. "
+              "Make room on Drive or mount it again before the session ends; the next safe point copies it.")
 
 
 def fetch(course: Course, path: Path) -> None:
-    """Bring back what `keep` stored, when the local disk has lost it (a new runtime)."""
+    """Bring back what `keep` stored, when the local disk has lost it (a new runtime); whole, or not at all.
+
+    Raises
+    ------
+    CourseError
+        The home cannot be read, or the local disk is full; the home is untouched.
+    """
     kept = course.home / path.relative_to(course.local)
-    if kept.exists() and not path.exists():
+    if path.exists() or not kept.exists():
+        return
+    try:
         with atomic(path) as temporary:  # half a copy would pass for the whole, and `keep` would store it over that
             (shutil.copytree if kept.is_dir() else shutil.copy)(kept, temporary)
+    except CourseError as error:
+        raise CourseError(f"{kept} could not be brought back ({error.__cause__}): mount Drive again or free some space "
+                          "here, then run the cell again.") from error  # fmt: skip
 
 
 def read_json(path: Path, precious: bool = False) -> dict:
@@ -474,12 +492,13 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     drive : bool
         On Colab: keep the results on Google Drive, the pixels on the local disk.
     home : path, optional
-        Folder of all artefacts; COURSE_HOME, else the kit's folder when None.
+        Folder of all artefacts; COURSE_HOME, else the kit's folder when None. With `drive` a folder below MyDrive,
+        `dl-course` when None.
 
     Raises
     ------
     CourseError
-        Unknown names, size below 32, a home that holds another story, a missing earlier theme.
+        Unknown names, size below 32, a home that holds another story, a missing earlier theme, no access to Drive.
     """
     _check_versions()
     if dataset not in DATASETS:
@@ -496,7 +515,8 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     needed, notebook = PREREQUISITES.get(theme, ("course.json", ""))
     needed = home / needed.format(dataset=dataset)
     if notebook and not needed.exists():
-        raise CourseError(f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same HOME).")
+        alone = "; on Colab each notebook has its own machine: set DRIVE = True in both" if on_colab() else ""
+        raise CourseError(f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same HOME{alone}).")
     origin, root = acquire(dataset, story["source"], local / "data" / "raw", chosen.sample_images, seed)
     story["source"] = origin
     write_json(home / "course.json", story)
@@ -524,23 +544,47 @@ def _opened(path: Path) -> Path:
     return path
 
 
+def on_colab() -> bool:
+    return "google.colab" in sys.modules
+
+
+def _mount_drive() -> Path:
+    """The student's own folder on Google Drive, MyDrive."""
+    try:
+        from google.colab import drive as google_drive
+    except ImportError as error:
+        raise CourseError("DRIVE=True works on Google Colab only: set DRIVE=False and give a HOME.") from error
+    folder = COLAB / "drive" / "MyDrive"
+    try:
+        google_drive.mount(str(COLAB / "drive"))
+        os.listdir(folder)  # a mount that has died still has its folder
+    except Exception as error:  # Colab's own errors, which exist only there
+        raise CourseError(f"Google Drive was not opened ({error}): run this cell again and allow the access that Colab "
+                          "asks for, or set DRIVE=False to keep the results on this machine, as long as its session "
+                          "lasts.") from error  # fmt: skip
+    return folder
+
+
 def _folders(home, drive) -> tuple[Path, Path]:
     """Folder of results and folder of pixels and running files; two different ones only with Drive."""
     if drive:
+        mine = _mount_drive()
+        home = mine / (home or "dl-course")
+        if not home.is_relative_to(COLAB / "drive"):
+            raise CourseError(f"HOME={home} is not on Google Drive, but DRIVE=True: give a folder below {mine}, or set "
+                              "DRIVE=False.")  # fmt: skip
+        local = COLAB / "dl-course-local" / home.relative_to(COLAB / "drive")
+    else:
+        home = local = Path(home or KIT).expanduser().resolve()
+    for folder in {home, local}:
         try:
-            from google.colab import drive as google_drive
-        except ImportError as error:
-            raise CourseError("DRIVE=True works on Google Colab only: set DRIVE=False and give a HOME.") from error
-        google_drive.mount(str(COLAB / "drive"))
-        return Path(home or COLAB / "drive" / "MyDrive" / "dl-course"), COLAB / "dl-course-local"
-    home = Path(home or KIT).expanduser().resolve()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CourseError(f"HOME={home} cannot be made ({error.strerror}): choose a folder of your own.") from error
-    if not os.access(home, os.W_OK):
-        raise CourseError(f"HOME={home} is not writable: choose another folder with HOME or --home.")
-    return home, home
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror
+            raise CourseError(f"HOME={folder} cannot be made ({reason}): choose a folder of your own.") from error
+        if not os.access(folder, os.W_OK):
+            raise CourseError(f"HOME={folder} is not writable: choose another folder with HOME or --home.")
+    return home, local
 
 
 def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
@@ -572,11 +616,24 @@ def _greet(course: Course) -> None:
     print(f"Theme {course.theme} · {course.dataset} from {course.source} · profile {course.profile.name} at "
           f"{course.image_size} px · seed {course.seed} · {hardware()} · {precision}")  # fmt: skip
     print(f"Results in {course.home}")
-    if course.profile.name == "full" and course.device.type == "cpu":
-        print("No GPU here: on Colab choose Runtime > Change runtime type > T4 GPU, or expect hours.")
+    print(_gpu_advice(course))
     if course.sample:
         bar = "=" * 88
         print(f"{bar}\n  SAMPLE DATA · {sample_data.DISCLAIMER}\n{bar}")
+
+
+def _gpu_advice(course: Course) -> str:
+    """Whether there is a GPU, how to switch it on on Colab, and what another one than the course's T4 changes."""
+    profile = course.profile.name
+    if course.device.type == "cuda":
+        name = torch.cuda.get_device_name()
+        other = "" if "T4" in name.split() else ", not the T4 that the course's times are for: yours will differ"
+        held = "" if profile == "full" else f" This home holds profile {profile}: for full choose another HOME."
+        return f"GPU: {name}{other}.{held}"
+    hours = ", which takes hours" if profile == "full" else ""
+    switch = (" Switch one on: Runtime > Change runtime type > T4 GPU (Exécution > Modifier le type d'exécution > "
+              "GPU T4), then run from the first cell.") if on_colab() else ""  # fmt: skip
+    return f"No GPU: profile {profile} on the CPU{hours}.{switch}"
 
 
 def record(course: Course, section: str, values: dict) -> None:
@@ -794,7 +851,7 @@ def save_predictions(course: Course, name: str, probabilities: np.ndarray, label
 
 def show_tensorboard(folder: Path) -> None:
     """Open TensorBoard below the cell on Colab; elsewhere print the command that starts it."""
-    if "google.colab" in sys.modules:
+    if on_colab():
         from tensorboard import notebook
 
         notebook.start(f"--logdir {folder}")

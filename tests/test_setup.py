@@ -106,11 +106,17 @@ def test_drive_outside_colab_is_refused(tmp_path):
 @pytest.mark.parametrize("lost", ["all", "cut"])
 def test_drive_keeps_results_and_leaves_pixels_local(tmp_path, monkeypatch, capsys, lost):
     mounted = []
-    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mounted.append)))
+
+    def mount(place):
+        mounted.append(place)
+        (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
+
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mount)))
     monkeypatch.setattr(utils, "COLAB", tmp_path)
     course = utils.start(1, source="sample", profile="smoke", drive=True)
     assert mounted == [str(tmp_path / "drive")]
-    assert course.home == tmp_path / "drive" / "MyDrive" / "dl-course" and course.local == tmp_path / "dl-course-local"
+    assert course.home == tmp_path / "drive" / "MyDrive" / "dl-course"
+    assert course.local == tmp_path / "dl-course-local" / "MyDrive" / "dl-course"
     assert (course.home / "course.json").exists() and course.local in course.root.parents
     utils.build_index(course)
     data = utils.load_data(course)

@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 KIT = Path(__file__).resolve().parent.parent
@@ -18,9 +19,11 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 # Never installed, upgraded or downgraded: Colab's own fit its drivers, and replacing them costs minutes.
 KEPT = ("torch", "torchvision", "numpy", "pandas", "setuptools")
 
+_replaced: set[str] = set()  # packages that this session had loaded before pip replaced them
+
 
 class InstallError(RuntimeError):
-    """pip failed: its own reason, and what to do."""
+    """The packages are not ready: why, and what to do."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]  # what a notebook shows instead of the traceback
@@ -60,7 +63,10 @@ def plan(installed: dict[str, str], cuda: str | None, curand: bool = True) -> tu
     left = {name: version for name, version in installed.items() if name not in uninstall}
     library = "nvidia-curand-cu12" if right.endswith("<1.27") else "nvidia-curand"
     extra = [library] if right.startswith("onnxruntime-gpu") and not curand else []
-    return uninstall, [requirement for requirement in (*NEEDED, right, *extra) if not satisfied(requirement, left)]
+    missing = [requirement for requirement in (*NEEDED, right, *extra) if not satisfied(requirement, left)]
+    if satisfied("tensorboard==2.20.*", left) and satisfied("setuptools<82", left):
+        missing.remove("tensorboard!=2.20.*")  # 2.20 fails only beside a setuptools without pkg_resources
+    return uninstall, missing
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -72,6 +78,26 @@ def versions(*names: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def everything() -> dict[str, str]:
+    """The versions of all installed packages; the first on the path counts, as for an import."""
+    found: dict[str, str] = {}
+    for package in metadata.distributions():
+        if package.metadata["Name"]:  # None for what a broken removal left behind
+            found.setdefault(canonicalize_name(package.metadata["Name"]), package.version)
+    return found
+
+
+def pinned(packages: dict[str, str]) -> str:
+    """These versions as a constraint file; a version that is none by today's rules (PEP 440) is left out."""
+    lines = []
+    for name, version in sorted(packages.items()):
+        try:
+            lines.append(f"{Requirement(f'{name}=={version}')}\n")
+        except InvalidRequirement:
+            continue
+    return "".join(lines)
 
 
 def pip(action: str, packages: list[str], *options: str) -> None:
@@ -94,26 +120,81 @@ def pip(action: str, packages: list[str], *options: str) -> None:
         )
 
 
-def install() -> None:
-    """Install what is missing, in the running Python; silent where nothing is."""
-    import torch
+def add(missing: list[str], installed: dict[str, str]) -> None:
+    """Install what is missing beside all that is there; where that cannot be, beside the packages of KEPT.
 
-    cuda = torch.version.cuda if torch.cuda.is_available() else None
-    names = (Requirement(needed).name for needed in NEEDED)
-    found = versions(*names, *RUNTIMES, "nvidia-curand", "nvidia-curand-cu12")
-    uninstall, missing = plan(found, cuda, curand=bool(find_library("curand")))
-    if not missing:
-        return
-    print(f"installing {', '.join(missing)}")
+    Without this, the newest onnx takes a protobuf along that Colab's TensorFlow refuses, and TensorBoard with it.
+    """
+    named = {Requirement(requirement).name for requirement in missing}
+    others = {name: version for name, version in installed.items() if name not in named}
     with TemporaryDirectory() as folder:
         kept = Path(folder) / "kept.txt"
-        kept.write_text("".join(f"{name}=={version}\n" for name, version in versions(*KEPT).items()))
+        kept.write_text(pinned(others), encoding="utf-8")
+        try:
+            pip("install", missing, "-c", str(kept))
+        except InstallError as error:
+            if "ResolutionImpossible" not in str(error):
+                raise
+            kept.write_text(pinned({name: others[name] for name in KEPT if name in others}), encoding="utf-8")
+            pip("install", missing, "-c", str(kept))
+
+
+def in_use(before: dict[str, str]) -> set[str]:
+    """Packages that differ from `before` and whose modules this session has already loaded, in their old version."""
+    found = set()
+    for name, version in everything().items():
+        files = metadata.files(name) or () if before.get(name) != version else ()
+        modules = {".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files}
+        if modules & sys.modules.keys():
+            found.add(name)
+    return found
+
+
+def cuda_version() -> str | None:
+    """The CUDA of torch where it sees an NVIDIA GPU, else None.
+
+    Raises
+    ------
+    InstallError
+        Python is too old, or torch is not there: it is never installed from here.
+    """
+    if sys.version_info < (3, 11):  # noqa: UP036 - an older machine is what this is for
+        raise InstallError(f"Python {sys.version.split()[0]} is too old: the course needs 3.11 or newer "
+                           "(Colab: Runtime > Change runtime type > Runtime version > Latest).")  # fmt: skip
+    try:
+        import torch
+    except ImportError as error:
+        raise InstallError(f"torch is not installed for {sys.executable}: run make install in {KIT} and open the "
+                           "notebook with the Python of its .venv.") from error  # fmt: skip
+    return torch.version.cuda if torch.cuda.is_available() else None
+
+
+def install() -> None:
+    """Install what is missing, in the running Python; silent where nothing is.
+
+    Raises
+    ------
+    InstallError
+        pip failed, or it replaced a package that this session had already loaded: only a restart helps.
+    """
+    cuda = cuda_version()
+    names = (Requirement(needed).name for needed in NEEDED)
+    found = versions(*names, *RUNTIMES, "setuptools", "nvidia-curand", "nvidia-curand-cu12")
+    uninstall, missing = plan(found, cuda, curand=bool(find_library("curand")))
+    if missing:
+        print(f"installing {', '.join(missing)}")
+        before = everything()
         if uninstall:
             # Asks the index before anything goes: without a network, the runtime that is there stays.
             pip("install", missing, "--dry-run", "--no-deps", "--ignore-installed")
             pip("uninstall", uninstall, "-y")
-        pip("install", missing, "-c", str(kept))
-    importlib.invalidate_caches()  # else this process may not see the new packages
+        add(missing, {name: version for name, version in before.items() if name not in uninstall})
+        importlib.invalidate_caches()  # else this process may not see the new packages
+        _replaced.update(in_use(before))
+    if _replaced:
+        raise InstallError(f"{', '.join(sorted(_replaced))} replaced while this session was using it: choose Runtime > "
+                           "Restart session (Exécution > Redémarrer la session; in Jupyter Kernel > Restart), then run "
+                           "the notebook from its first cell.")  # fmt: skip
 
 
 if __name__ == "__main__":
