@@ -148,6 +148,15 @@ def test_part_that_an_earlier_call_left_is_continued(server, place, waits):
     assert server.asked[-1] == f"GET bytes={MIB}-" and left(place) == {"chest_xray"}
 
 
+@pytest.mark.parametrize("kind", ["web page", "403", "disk", "unreachable"])
+def test_fault_does_not_cost_the_part_that_is_there(kind, server, user, place, waits, monkeypatch):
+    server.storage = [("cut", 3 << 19)] + [503] * 4
+    fails(place)
+    provoke(kind, server, user, place, monkeypatch)
+    fails(place)
+    assert (place.parent / PART).stat().st_size == MIB
+
+
 def test_server_without_ranges_is_asked_for_everything_again(server, place, waits):
     server.ranges, server.storage = False, [("cut", 3 << 19)]
     download.install(XRAY, place)
@@ -200,7 +209,7 @@ def test_disk_that_fills_in_the_middle_leaves_nothing(server, place, waits, monk
 
     monkeypatch.setattr(client, "open", filling, raising=False)
     fault = fails(place)
-    assert "free some space or choose another HOME" in str(fault) and left(place) == set() and waits == []
+    assert fault.kind == "disk" and left(place) == set() and waits == []
 
 
 def test_one_process_downloads_and_the_other_waits(server, user, place):

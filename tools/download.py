@@ -25,8 +25,9 @@ BROWSER = f"or download {PAGE} in a browser elsewhere and save the zip as {{arch
 FAULTS = {
     "no credentials": (
         "No Kaggle credentials were found",
-        f"create a token at {SETTINGS} and set KAGGLE_API_TOKEN, or save a legacy key as ~/.kaggle/kaggle.json (on "
-        "Colab: a secret named KAGGLE_API_TOKEN), then run again; SOURCE='sample' needs none",
+        f"create a token at {SETTINGS} and give it as KAGGLE_API_TOKEN or ~/.kaggle/access_token, or a legacy key as "
+        "KAGGLE_USERNAME and KAGGLE_KEY or ~/.kaggle/kaggle.json (on Colab: as secrets of the same names, or upload "
+        "kaggle.json when asked), then run again; SOURCE='sample' needs none",
     ),
     "no key": ("{file} holds no Kaggle key", f"create one at {SETTINGS}, put it in its place, then run again"),
     "401": (
@@ -69,7 +70,7 @@ FAULTS = {
     "your zip": ("{archive} {what}", "delete it and run again, it is then downloaded"),
     "disk": (
         "The disk is too full to download {reference}{what}",
-        "free some space or choose another HOME, then run again; nothing of it was kept",
+        "free some space or choose another HOME, then run again",
     ),
     "disk, unpacking": (
         "{archive} {what}",
@@ -321,7 +322,8 @@ def fetch(reference: str, archive: Path) -> None:
             kept = part.stat().st_size if part.exists() else 0
             failed, best = 1 if kept > best else failed + 1, max(best, kept)
             fault, wait = _explain(error, reference, archive, account, kept)
-        if fault.kind in ("disk", "damaged", "web page", "not writable"):
+            full = fault.kind == "disk" and error is not fault  # in the middle; else a part of before stays
+        if fault.kind == "damaged" or full:
             shutil.rmtree(folder, ignore_errors=True)
         if fault.kind == "401" and account.uploaded:
             account.uploaded.unlink(missing_ok=True)  # so that the next call asks again
@@ -419,6 +421,7 @@ def _verify(part: Path, about: dict, reference: str, archive: Path) -> None:
         file.seek(0)
         page = file.read(512).lstrip()[:1] == b"<"
     if page:
+        part.unlink()
         raise DownloadError("web page", reference=reference, archive=archive.with_name(part.name))
     if told and told != digest:
         raise ValueError("its checksum is not the one that Kaggle states")
@@ -443,7 +446,8 @@ def _explain(error, reference: str, archive: Path, account: Credentials, kept: i
     browser = {"reference": reference, "archive": archive.with_name(f"{reference.split('/')[1]}.zip")}
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return _answer(error.response, reference, account)
-    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError)):
+    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError,
+                          requests.exceptions.InvalidProxyURL)):  # fmt: skip
         return DownloadError("proxy", **browser), None
     cause = getattr(error.args[0], "reason", None) if error.args else None
     if isinstance(cause, (NewConnectionError, ConnectTimeoutError)) and not kept:
