@@ -157,6 +157,14 @@ def test_fault_does_not_cost_the_part_that_is_there(kind, server, user, place, w
     assert (place.parent / PART).stat().st_size == MIB
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_part_of_full_length_is_taken_only_if_it_is_whole(whole, server, place, waits, content):
+    (place.parent / PART).parent.mkdir()
+    (place.parent / PART).write_bytes(content if whole else bytes(len(content)))
+    download.install(XRAY, place)
+    assert len(waits) == (0 if whole else 1) and left(place) == {"chest_xray"}
+
+
 def test_server_without_ranges_is_asked_for_everything_again(server, place, waits):
     server.ranges, server.storage = False, [("cut", 3 << 19)]
     download.install(XRAY, place)
@@ -458,8 +466,9 @@ def colab(monkeypatch):
         def upload():
             if isinstance(uploaded, Exception):
                 raise uploaded
-            for name, content in dict(uploaded).items():
-                Path(name).write_bytes(content)
+            for name, content in dict(uploaded).items():  # as Colab does: never over a file that is there
+                path = Path(name)
+                (path.with_stem(f"{path.stem} (1)") if path.exists() else path).write_bytes(content)
             return dict(uploaded)
 
         parts = {"userdata": types.SimpleNamespace(get=get), "files": types.SimpleNamespace(upload=upload)}
@@ -526,11 +535,13 @@ def test_key_that_no_header_can_carry(value, server, place, monkeypatch):
 def test_upload_on_colab_makes_a_private_key_file(server, user, place, monkeypatch, colab, capfd):
     monkeypatch.delenv("KAGGLE_KEY")
     content = json.dumps({"username": "student", "key": KEY}).encode()
-    colab(RuntimeError("not in this page"), {"kaggle (1).json": content})
+    Path("kaggle.json").write_text("of the student")
+    colab(RuntimeError("not in this page"), {"kaggle.json": content})
     download.install(XRAY, place)
     file = user / ".kaggle" / "kaggle.json"
     assert file.read_bytes() == content and stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert {path.name for path in user.iterdir()} - {".config"} == {".kaggle"} and left(place) == {"chest_xray"}
+    assert Path("kaggle.json").read_text() == "of the student"
+    assert {path.name for path in user.iterdir()} - {".config"} == {".kaggle", "kaggle.json"}
     assert "Choose your kaggle.json" in (printed := "".join(capfd.readouterr()))
     no_secret(printed, user)
 
@@ -553,7 +564,8 @@ def test_upload_that_brings_no_key(uploaded, user, place, colab):
 
 def test_nobody_is_asked_where_nobody_looks(user, place, monkeypatch, colab):
     monkeypatch.setenv("COURSE_UNATTENDED", "1")  # as course.py run does
-    colab(uploaded={"kaggle.json": json.dumps({"username": "student", "key": KEY}).encode()})
+    key_file = json.dumps({"username": "student", "key": KEY}).encode()
+    colab({"KAGGLE_API_TOKEN": TOKEN}, {"kaggle.json": key_file})  # in truth either would wait for a page, for ever
     assert fails(place).kind == "no credentials" and not (user / ".kaggle").exists()
 
 

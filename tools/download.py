@@ -250,14 +250,17 @@ def _login() -> Credentials | None:
     return Credentials("the login of `kaggle auth login`") if there else None
 
 
-def _secrets() -> Credentials | None:
-    if "google.colab" not in sys.modules:
-        return None
-    from google.colab import userdata
+def _colab_page() -> bool:
+    """Whether a page of Colab may answer; in the kernels of `course.py run` its functions would wait for ever."""
+    return "google.colab" in sys.modules and not os.environ.get("COURSE_UNATTENDED")
 
+
+def _secrets() -> Credentials | None:
     found = {}
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY") if _colab_page() else ():
         with suppress(Exception):  # no such secret, not granted to this notebook, outside Colab's own page
+            from google.colab import userdata
+
             found[name] = userdata.get(name)
     if token := found.get("KAGGLE_API_TOKEN"):
         return Credentials("the Colab secret KAGGLE_API_TOKEN", token=token)
@@ -268,17 +271,17 @@ def _secrets() -> Credentials | None:
 
 def _upload() -> Credentials | None:
     """The course's prompt on Colab: upload kaggle.json, which then lies in ~/.kaggle, readable by its owner alone."""
-    if "google.colab" not in sys.modules or os.environ.get("COURSE_UNATTENDED"):
+    if not _colab_page():
         return None
-    from google.colab import files
-
     print(f"Choose your kaggle.json (from {SETTINGS}, Create Legacy API Key), or cancel.")
-    try:
+    before, uploaded = set(Path.cwd().iterdir()), {}
+    with suppress(Exception):  # no page that could show the prompt
+        from google.colab import files
+
         uploaded = files.upload()
-    except Exception:
-        return None  # no page that could show the prompt
-    for name in uploaded:
-        Path(name).unlink(missing_ok=True)  # Colab leaves a copy in the working folder
+    for path in set(Path.cwd().iterdir()) - before:  # Colab leaves a copy there, under a name of its own choice
+        if path.is_file() and path.read_bytes() in uploaded.values():
+            path.unlink()
     if not uploaded:
         return None
     name, content = next(iter(uploaded.items()))
