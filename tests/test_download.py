@@ -117,7 +117,9 @@ def test_key_file_is_made_private_and_the_real_layout_becomes_the_index(
     file.parent.mkdir()
     file.write_text(json.dumps({"username": "student", "key": KEY}))
     file.chmod(0o644)
-    monkeypatch.setenv("VERBOSE", "1")  # the client then prints its requests, with the key
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    monkeypatch.setattr(KaggleApi, "args", ["--verbose"])  # with VERBOSE=1 the client prints its requests, key and all
     for _ in range(2):
         course = utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
     out, err = capfd.readouterr()
@@ -138,6 +140,12 @@ def test_download_that_broke_off_goes_on_from_there(server, place, waits, capfd)
     download.install(XRAY, place)
     assert server.asked[-1] == f"GET bytes={MIB}-" and left(place) == {"chest_xray"} and waits == [2]
     assert "The connection to Kaggle broke off: try 2 of 5 in 2 s." in capfd.readouterr()[0]
+
+
+def test_storage_that_refuses_in_between_does_not_cost_the_part(server, place, waits):
+    server.storage = [("cut", 3 << 19), None, 503]  # the client asks for all, then for the rest
+    download.install(XRAY, place)
+    assert server.asked[-1] == f"GET bytes={MIB}-" and waits == [2, 5] and left(place) == {"chest_xray"}
 
 
 def test_part_that_an_earlier_call_left_is_continued(server, place, waits):
