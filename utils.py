@@ -33,7 +33,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -515,17 +515,19 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     needed, notebook = PREREQUISITES.get(theme, ("course.json", ""))
     needed = home / needed.format(dataset=dataset)
     if notebook and not needed.exists():
-        alone = "; on Colab each notebook has its own machine: set DRIVE = True in both" if on_colab() else ""
-        raise CourseError(f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same HOME{alone}).")
-    origin, root = acquire(dataset, story["source"], local / "data" / "raw", chosen.sample_images, seed)
+        colab = "; on Colab each notebook has its own machine: set DRIVE = True in both" if on_colab() else ""
+        raise CourseError(f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same HOME{colab}).")
+    origin, root, why = acquire(dataset, story["source"], local / "data" / "raw", chosen.sample_images, seed)
     story["source"] = origin
+    if origin == "sample" and (why := why or read_json(home / "course.json").get("why_sample", "")):
+        story["why_sample"] = why
     write_json(home / "course.json", story)
     course = Course(theme, dataset, origin, chosen, story["image_size"], seed, home, local, root, best_device(),
                     sample=origin == "sample")  # fmt: skip
     with atomic(course.exports / "environment.txt") as temporary:
         environment().to_string(temporary)
     record(course, "meta", story | {"hardware": hardware(), "environment": environment().to_dict()})
-    _greet(course)
+    _greet(course, why)
     print(*stale(course), sep="\n", end="")
     return course
 
@@ -610,16 +612,19 @@ def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
     return story
 
 
-def _greet(course: Course) -> None:
-    """The first screen: what runs where, and a banner when the images are drawn."""
+def _greet(course: Course, why_sample: str) -> None:
+    """The first screen: what runs where, and a banner when the images are drawn, with the reason."""
     precision = str(amp_dtype(course.device) or torch.float32).removeprefix("torch.")
     print(f"Theme {course.theme} · {course.dataset} from {course.source} · profile {course.profile.name} at "
           f"{course.image_size} px · seed {course.seed} · {hardware()} · {precision}")  # fmt: skip
     print(f"Results in {course.home}")
     print(_gpu_advice(course))
     if course.sample:
-        bar = "=" * 88
-        print(f"{bar}\n  SAMPLE DATA · {sample_data.DISCLAIMER}\n{bar}")
+        lines = [f"SAMPLE DATA · {sample_data.DISCLAIMER}"]
+        if why_sample:
+            lines += [f"Why: {why_sample}.", "For the real images choose another HOME with SOURCE='kaggle' in theme 1."]
+        bar, text = "=" * 100, [textwrap.fill(line, 96) for line in lines]
+        print(bar, textwrap.indent("\n".join(text), "  "), bar, sep="\n")
 
 
 def _gpu_advice(course: Course) -> str:
@@ -896,8 +901,15 @@ EXCLUDING = ("unreadable", "animated", "blank", "exact_duplicate", "conflicting_
              "leak_into_test")  # fmt: skip
 
 
-def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int) -> tuple[str, Path]:
-    """Find, download or draw a dataset; return where it came from and its folder."""
+def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int) -> tuple[str, Path, str]:
+    """Find, download or draw a dataset: where it came from, its folder, and why `auto` drew it ("" where it did not).
+
+    Raises
+    ------
+    CourseError
+        The folder given holds no such dataset, the place holds other images, or, for "kaggle", whatever kept the
+        download from being whole (`tools/download.py` has the list). What was there before is untouched.
+    """
     folder, place = DATASETS[dataset].folder, raw / DATASETS[dataset].folder
     if source not in ("auto", "kaggle", "sample"):
         given = Path(source)
@@ -905,72 +917,38 @@ def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int)
         if not found:
             held = sorted(path.name for path in given.iterdir())[:6] if given.is_dir() else "nothing: no such folder"
             raise CourseError(f"{given} holds no folder {folder}/ (it holds {held}): give the folder above {folder}/.")
-        return source, found[0]
+        return source, found[0], ""
     held = "sample" if (place / ".drawn.json").exists() else "kaggle" if place.is_dir() else None
     if held and source not in ("auto", held):
         kind = "drawn" if held == "sample" else "real"
         raise CourseError(f"{place} already holds {kind} images, not those of source {source!r}: choose another HOME, "
                           f"or SOURCE={held!r}.")  # fmt: skip
-    source = held or source
-    if source == "auto":
-        source = "kaggle" if kaggle_credentials() else "sample"
-    if source == "sample":
+    why = ""
+    if not held and source != "sample":
+        why = _download(DATASETS[dataset].kaggle, place, required=source == "kaggle")
+        held = "sample" if why else "kaggle"
+    if (held or source) == "sample":
         draw = sample_data.draw_chest_xray if folder == "chest_xray" else sample_data.draw_solar_panels
         with clear_disk_errors(place, kept="Nothing half-drawn is left."):
             try:
                 draw(raw, images=sample_images, seed=seed)  # returns at once when they are there
             except FileExistsError as error:
                 raise CourseError(f"{error}.") from error
-    elif not held:
-        download(DATASETS[dataset].kaggle, place)
-    return source, place
+    return held or source, place, why
 
 
-def kaggle_credentials() -> bool:
-    """True when the Kaggle client would find a token, a username and key, or kaggle.json."""
-    names = ("KAGGLE_API_TOKEN", "KAGGLE_KEY")
-    return any(os.environ.get(name) for name in names) or (Path.home() / ".kaggle" / "kaggle.json").exists()
+def _download(reference: str, place: Path, required: bool) -> str:
+    """Bring a dataset from Kaggle; where it may fail, say what to do and return why it did."""
+    from tools import download
 
-
-def download(reference: str, place: Path) -> None:
-    """Download a Kaggle dataset with the official client and unpack it to `place`, whole or not at all."""
-    if not kaggle_credentials():
-        raise CourseError(
-            "No Kaggle credentials found: create a token at kaggle.com > Settings > API, save it as "
-            "~/.kaggle/kaggle.json (or set KAGGLE_API_TOKEN), then run again; SOURCE='sample' needs none."
-        )
     try:
-        from kaggle.api.kaggle_api_extended import KaggleApi
-
-        api = KaggleApi()
-        api.authenticate()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        api.dataset_download_files(reference, path=str(place.parent), quiet=False)
-    except (Exception, SystemExit) as error:
-        raise CourseError(
-            f"Kaggle did not deliver {reference} ({type(error).__name__}: {error}): check the network and the token, "
-            f"open kaggle.com/datasets/{reference} once to accept its rules, then run again."
-        ) from error
-    unpack(place.parent / f"{reference.split('/')[1]}.zip", place)
-
-
-def unpack(archive: Path, place: Path) -> None:
-    """Unzip to `place` through a temporary folder; entries that point outside are refused."""
-    temporary = place.with_name(f".{place.name}.unpacking")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            outside = [n for n in packed.namelist() if n.startswith(("/", "\\")) or ".." in PurePosixPath(n).parts]
-            if outside:
-                raise CourseError(f"{archive} wants to write outside its folder ({outside[0]}): delete it.")
-            packed.extractall(temporary)
-        os.replace(temporary, place)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise CourseError(f"{archive} is no complete zip file: delete it and run again to download it anew.") from error
-    except OSError as error:
-        raise CourseError(f"{place} could not be unpacked ({error.strerror}): free space and run again.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        download.install(reference, place)
+    except download.DownloadError as error:
+        if required:
+            raise CourseError(str(error)) from None
+        print(error)
+        return error.reason
+    return ""
 
 
 def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -514,52 +512,6 @@ def test_decode_gives_the_mean_colour_and_the_right_channels(tmp_path):
 # --- getting the data
 
 
-def test_unpacking_is_whole_or_not_at_all(tmp_path):
-    whole = tmp_path / "whole.zip"
-    with zipfile.ZipFile(whole, "w") as archive:
-        archive.writestr("positive/a.jpg", b"x" * 5000)
-    (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:80])
-    with pytest.raises(utils.CourseError, match="is no complete zip file: delete it and run again"):
-        utils.unpack(tmp_path / "cut.zip", tmp_path / "place")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.zip", "whole.zip"]
-    utils.unpack(whole, tmp_path / "place")
-    assert (tmp_path / "place" / "positive" / "a.jpg").stat().st_size == 5000
-
-
-def test_archive_that_writes_outside_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr("../evil.txt", b"x")
-    with pytest.raises(utils.CourseError, match="wants to write outside"):
-        utils.unpack(tmp_path / "evil.zip", tmp_path / "place")
-    assert not (tmp_path.parent / "evil.txt").exists() and not (tmp_path / "place").exists()
-
-
-def test_kaggle_delivers_and_a_finished_download_is_not_repeated(raw, tmp_path, monkeypatch):
-    import types
-
-    calls = []
-    (raw / "solar_panels" / ".drawn.json").unlink()
-
-    class Api:
-        """Stands for the official client: it leaves <name>.zip in the folder it was given."""
-
-        def authenticate(self):
-            calls.append("login")
-
-        def dataset_download_files(self, reference, path, quiet):
-            calls.append(reference)
-            shutil.make_archive(str(Path(path) / reference.split("/")[1]), "zip", raw / "solar_panels")
-
-    module = types.SimpleNamespace(KaggleApi=Api)
-    for name in ("kaggle", "kaggle.api", "kaggle.api.kaggle_api_extended"):
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setenv("KAGGLE_KEY", "0" * 32)
-    for _ in range(2):
-        course = utils.start(1, "solar", source="kaggle", profile="smoke", home=tmp_path / "home")
-    assert calls == ["login", "tunguz/solar-panel-classification"] and not course.sample
-    assert len(utils.build_index(course)) == 121
-
-
 def test_a_source_is_what_was_asked_for(tmp_path, open_course):
     utils.start(1, source="sample", profile="smoke", home=tmp_path / "home")
     (tmp_path / "home" / "course.json").unlink()
@@ -567,20 +519,3 @@ def test_a_source_is_what_was_asked_for(tmp_path, open_course):
         utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
     with pytest.raises(utils.CourseError, match="was not drawn with"):
         utils.start(1, source="sample", profile="smoke", seed=7, home=tmp_path / "home")
-
-
-def test_kaggle_without_credentials(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(utils.CourseError, match="create a token at kaggle.com.*SOURCE='sample' needs none"):
-        utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
-    assert not (tmp_path / "home" / "course.json").exists()
-
-
-def test_kaggle_without_network(tmp_path, monkeypatch):
-    monkeypatch.setenv("KAGGLE_USERNAME", "student")
-    monkeypatch.setenv("KAGGLE_KEY", "0" * 32)
-    with pytest.raises(utils.CourseError, match="Kaggle did not deliver .*check the network and the token"):
-        utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
-    assert not (tmp_path / "home" / "data" / "raw" / "chest_xray").exists()

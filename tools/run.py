@@ -136,6 +136,7 @@ def main(arguments: list[str]) -> int:
     parameters = {"DATASET": options.dataset, "SOURCE": options.source, "PROFILE": options.profile, "DRIVE": False,
                   "IMAGE_SIZE": options.image_size, "SEED": options.seed, "HOME": str(home)}  # fmt: skip
     folder, seconds = home / "exports" / "notebooks", {}
+    os.environ["COURSE_UNATTENDED"] = "1"  # on Colab nobody would see a prompt of these kernels
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,25 +1,22 @@
 """A submission: a folder or zip of somebody else's files, opened without running or trusting any of it."""
 
 import json
-import lzma
 import os
 import re
 import shutil
 import stat
 import tempfile
-import zipfile
-import zlib
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import utils
+from tools import archive
+from tools.archive import MAX_FILES, MIB, shown
 
 VERDICTS = ("pass", "note", "human", "fail")  # worst last
-MIB = 1 << 20
 MAX_RECORD, MAX_CODE_FILE = 20 * MIB, 20 * MIB
-MAX_UNPACKED, MAX_RATIO = 4 << 30, 200  # a real hand-in shrinks to half; a bomb to a thousandth
-MAX_FILES, MAX_FOLDER, MAX_DEPTH = 50_000, 10_000, 40
+MAX_FOLDER, MAX_DEPTH = 10_000, 40
 MAX_WORDS = MIB // 4  # of a file that is neither Python nor a notebook; beyond it, it holds data
 
 # Folders that no one writes by hand: never opened, never copied.
@@ -93,11 +90,6 @@ class Submission:
     story: dict
     files: list[Path]
     findings: list[Finding] = field(default_factory=list)
-
-
-def shown(name) -> str:
-    """A file name or foreign text that prints everywhere: bytes that are no UTF-8, and control characters, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
 def few(findings: list[Finding], most: int = 16) -> list[Finding]:
@@ -270,7 +262,19 @@ def read(root: Path, path: Path, most: int = MAX_CODE_FILE) -> bytes:
 # ------------------------------------------------------------------------------------------------------
 
 
-def unpack(archive: Path, work: str | Path) -> tuple[Path, list[Finding]]:
+# What to do about a zip that was not unpacked, by kind.
+ADVICE = {
+    "missing": ": give a folder, or the zip that `python course.py pack` makes.",
+    "no zip": ": give a folder, or the zip that `python course.py pack` makes.",
+    "damaged": ": pack it again with `python course.py pack`, without a password.",
+    "outside": ": it was not unpacked. Pack it again with `python course.py pack`.",
+    "encrypted": ": ask for a zip without a password.",
+    "large": ": it was not unpacked. Ask for the zip that `python course.py pack` makes.",
+    "disk": ": free some space on this machine, or choose another folder to work in.",
+}
+
+
+def unpack(zipped: Path, work: str | Path) -> tuple[Path, list[Finding]]:
     """Unpack a zip into a new folder below `work`; links in it are named, not made.
 
     Raises
@@ -278,70 +282,16 @@ def unpack(archive: Path, work: str | Path) -> tuple[Path, list[Finding]]:
     SubmissionError
         See `open_submission`. What was unpacked until then is removed.
     """
-    if not archive.is_file() or not zipfile.is_zipfile(archive):
-        what = "is missing" if not archive.exists() else "is neither a folder nor a whole zip"
-        raise SubmissionError(f"{shown(archive)} {what}: give a folder, or the zip that `python course.py pack` makes.")
     Path(work).mkdir(parents=True, exist_ok=True)
-    target, findings = Path(tempfile.mkdtemp(prefix="unpacked-", dir=work)), []
+    folder = Path(tempfile.mkdtemp(prefix="unpacked-", dir=work))
     try:
-        with zipfile.ZipFile(archive) as file:
-            members = [(member, _safe(archive, member)) for member in file.infolist()]
-            members = [(member, path) for member, path in members if not IGNORED.intersection(path.parts)]
-            _refuse_bombs(archive, [member for member, _ in members], shutil.disk_usage(target).free)
-            for member, path in members:
-                if stat.S_ISLNK(member.external_attr >> 16):
-                    findings.append(Finding("files", "human", "A link inside the zip, which was not unpacked: hand in "
-                                            "the file itself.", shown(path), 0))  # fmt: skip
-                elif path.parts:
-                    _extract(file, member, target / path)
-    except SubmissionError:
-        shutil.rmtree(target)
-        raise
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
-        shutil.rmtree(target)  # RuntimeError: a method that Python does not know, or a password
-        raise SubmissionError(f"{shown(archive)} cannot be unpacked ({shown(error)}): pack it again with `python "
-                              "course.py pack`, without a password.") from error  # fmt: skip
-    return target, findings
-
-
-def _safe(archive: Path, member: zipfile.ZipInfo) -> PurePosixPath:
-    """Where a member goes, below the target; some Windows programs write backslashes."""
-    path = PurePosixPath(member.filename.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", str(path)):
-        raise SubmissionError(f"{shown(archive)} would write outside its own folder ({shown(member.filename)}): it was "
-                              "not unpacked. Pack it again with `python course.py pack`.")  # fmt: skip
-    if member.flag_bits & 1:
-        raise SubmissionError(f"{shown(archive)} is encrypted: ask for a zip without a password.")
-    return path
-
-
-def _refuse_bombs(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:
-    size, packed = sum(member.file_size for member in members), archive.stat().st_size
-    what = None
-    if len(members) > MAX_FILES:
-        what = f"holds {len(members):,} files (limit: {MAX_FILES:,})"
-    elif size > MAX_UNPACKED or (size > 256 * MIB and size > MAX_RATIO * packed):
-        what = f"unpacks to {size / MIB:,.0f} MiB, {size // max(packed, 1):,} times its own size"
-    elif size > free:
-        what = f"unpacks to {size / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are free"
-    if what:
-        raise SubmissionError(f"{shown(archive)} {what}: it was not unpacked. Ask for the zip that `python course.py "
-                              "pack` makes.")  # fmt: skip
-
-
-def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    """Write one member; a name that is there already is an error, as programs disagree on which of two counts."""
-    if member.is_dir() or member.filename.endswith("\\"):
-        path.mkdir(parents=True, exist_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    left = member.file_size
-    with file.open(member) as source, open(path, "xb") as target:
-        while block := source.read(MIB):
-            left -= len(block)
-            if left < 0:
-                raise zipfile.BadZipFile(f"{member.filename} is larger than it says")
-            target.write(block)
+        links = archive.unpack(zipped, folder / "content", IGNORED, MAX_FILES)
+    except archive.ArchiveError as error:
+        shutil.rmtree(folder)
+        what = "is neither a folder nor a whole zip" if error.kind == "no zip" else error.what
+        raise SubmissionError(f"{shown(zipped)} {what}{ADVICE[error.kind]}") from error
+    says = "A link inside the zip, which was not unpacked: hand in the file itself."
+    return folder / "content", [Finding("files", "human", says, shown(link), 0) for link in links]
 
 
 # ------------------------------------------------------------------------------------------------------
