@@ -319,14 +319,24 @@ def fetch(course: Course, path: Path) -> None:
 
 
 def read_json(path: Path, precious: bool = False) -> dict:
-    """Content of a JSON file of ours; {} when it is missing, or damaged and not precious."""
+    """Content of a JSON file of ours, an object; {} when it is missing, or damaged and not precious."""
+    if not path.exists():
+        return {}
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (ValueError, RecursionError) as error:  # broken text, or nested too deep
         if not precious:
             return {}
-        raise CourseError(f"{path} is damaged: move it away, then run the notebooks again from theme 1 "
-                          "(finished trainings load).") from error  # fmt: skip
+        raise _damaged(path) from error
+    return content
+
+
+def _damaged(path: Path) -> CourseError:
+    """The error of a file that the notebooks wrote and can write again."""
+    return CourseError(f"{path} is damaged: move it away, then run the notebooks again from theme 1 (finished "
+                       "trainings load).")  # fmt: skip
 
 
 def write_json(path: str | Path, values) -> Path:
@@ -449,6 +459,8 @@ def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
     if asked_source not in ("auto", "kaggle", "sample"):
         asked_source = str(Path(asked_source).expanduser().resolve())
     known = read_json(path, precious=True)
+    if path.exists() and not _is_story(known):
+        raise _damaged(path)
     if profile == "auto":
         profile = known.get("profile") or ("full" if torch.cuda.is_available() else "quick")
     if image_size is None:
@@ -464,6 +476,14 @@ def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
             "choose another folder with HOME (or --home), or ask for what it holds."
         )
     return story
+
+
+def _is_story(values: dict) -> bool:
+    """Whether course.json says everything that it must, in values that `start` takes."""
+    names = all(isinstance(values.get(key), str) for key in ("dataset", "source", "profile"))
+    numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
+    return (names and numbers and values["dataset"] in DATASETS and values["profile"] in PROFILES
+            and 32 <= values["image_size"] <= 10_000 and 0 <= values["seed"] < 2**32)  # fmt: skip
 
 
 def _greet(course: Course) -> None:
@@ -484,14 +504,33 @@ def record(course: Course, section: str, values: dict) -> None:
 
     `headline` takes only the keys of HEADLINE_TAGS, as fractions, and stores the tag that graders compare by.
     """
-    path = course.exports / "results.json"
-    results = read_json(path, precious=True)
+    path, results = course.exports / "results.json", _results(course)
     unknown = [key for key in values if section == "headline" and key not in HEADLINE_TAGS]
     if unknown:
         raise CourseError(f"{', '.join(unknown)}: not a headline figure; record it under your own section.")
     results[section] = results.get(section, {}) | values | ({} if section == "headline" else {"recorded": _now()})
     results |= {"schema": SCHEMA, "tags": HEADLINE_TAGS}
     write_json(path, results)
+
+
+def _results(course: Course) -> dict:
+    """The record as far as it goes; {} before the first theme. Never one of another shape, which would be mixed in."""
+    path = course.exports / "results.json"
+    results = read_json(path, precious=True)
+    if not _is_record(results):
+        raise _damaged(path)
+    return results
+
+
+def _is_record(results: dict) -> bool:
+    """Whether every section is one, and the criteria are rows that a table can show."""
+    sections = {name: part for name, part in results.items() if name != "schema"}
+    if not all(isinstance(part, dict) for part in sections.values()):
+        return False
+    parts = [rows for name, rows in sections.get("criteria", {}).items() if name != "recorded"]
+    return all(isinstance(rows, list) for rows in parts) and all(
+        isinstance(row, dict) and {"name", "value", "target", "passed"} <= row.keys() and type(row["passed"]) is bool
+        for rows in parts for row in rows)  # fmt: skip
 
 
 def read_record(home: str | Path) -> dict:
@@ -507,13 +546,14 @@ def read_record(home: str | Path) -> dict:
         raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first (with the same HOME).")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CourseError(f"{path} is damaged ({error}): restore it from a backup, or move it away and run the "
+    except (ValueError, RecursionError) as error:
+        says = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise CourseError(f"{path} is damaged ({says}): restore it from a backup, or move it away and run the "
                           "notebooks again from theme 1 (finished trainings load).") from error  # fmt: skip
     if isinstance(results, dict) and results.get("schema") != SCHEMA:
         raise CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
                           "the version of the kit that wrote it, or run the notebooks again from theme 1.")
-    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
+    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict) or not _is_record(results):
         raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
     return results
 
@@ -529,18 +569,27 @@ def inputs(course: Course, *paths: Path) -> dict[str, str]:
 
 def stale(course: Course) -> list[str]:
     """What in the record was measured on files that have changed or gone since, one sentence each."""
-    return stale_sections(course.home, read_json(course.exports / "results.json", precious=True))
+    return stale_sections(course.home, _results(course))
 
 
 def stale_sections(home: Path, results: dict) -> list[str]:
     """The same for a record that was read elsewhere: a grader's copy of a home."""
     found = []
     for section, values in results.items():
-        for name, digest in values.get("inputs", {}).items() if isinstance(values, dict) else ():
-            path = home / name
-            if not path.is_file() or _checksum(path)[:16] != digest:
+        named = values.get("inputs") if isinstance(values, dict) else None
+        for name, digest in named.items() if isinstance(named, dict) else ():
+            if _digest_below(home, name) != digest:
                 found.append(f"{section} is stale: {name} has changed since it ran. Run {section} again.")
     return found
+
+
+def _digest_below(home: Path, name: str) -> str | None:
+    """Hash of a file that a record names; None where it has gone, or never was a file of this home."""
+    try:
+        path = home / name
+        return _checksum(path)[:16] if path.is_file() else None
+    except OSError:  # a name that is too long, a file that may not be read
+        return None
 
 
 def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
@@ -557,9 +606,7 @@ def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
          f"{sign} {target}", "passed": bool(compare[sign](value, target))}
         for name, value, sign, target in criteria
     ]
-    path = course.exports / "results.json"
-    known = read_json(path, precious=True).get("criteria", {})
-    record(course, "criteria", known | {f"theme{course.theme}": rows})
+    record(course, "criteria", {f"theme{course.theme}": rows})
     passed = sum(row["passed"] for row in rows)
     print(f"Theme {course.theme}: {passed} of {len(rows)} criteria met.")
     return pd.DataFrame(rows).assign(value=[f"{v:.4g}" if isinstance(v, float) else str(v) for _, v, _, _ in criteria])
@@ -618,7 +665,8 @@ def once(course: Course, name: str, work, *arguments, depends=(), again: bool = 
     """
     code = [code_of(part) if callable(part) or isinstance(part, nn.Module) else part for part in (work, *depends)]
     path = course.runs / f"{name}-{identity(code, arguments, course.seed)}" / "result.json"
-    if (stored := read_json(path)) and not again:
+    stored = read_json(path)
+    if {"date", "hardware", "result"} <= stored.keys() and not again:
         print(f"{name}: loaded, measured {stored['date']} on {stored['hardware']}")
         return stored["result"]
     result = work(*arguments)
@@ -7198,7 +7246,7 @@ def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
         section, criteria = results.get(f"theme{theme}"), results.get("criteria", {}).get(f"theme{theme}", [])
         says = next((line for line in old if line.startswith(f"theme{theme} ")), "")
         rows[theme] = {
-            "recorded": section["recorded"] if section else "missing",
+            "recorded": section.get("recorded", "unknown") if section else "missing",
             "criteria": f"{sum(row['passed'] for row in criteria)} of {len(criteria)}" if criteria else "none",
             "says": says if section else f"{cost}. Run notebooks/{notebook}.ipynb",
         }
