@@ -852,7 +852,7 @@ def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         what, files, action: one row for each repair.
     """
     actions = {
-        "__MACOSX and ._ files": "ignored", "files that are no images": "ignored",
+        "__MACOSX and ._ files": "ignored", "names that are no text": "ignored", "files that are no images": "ignored",
         "images outside train/ and test/": "ignored", "second copy of an image": "ignored, first copy kept",
         "second copy that differs": "ignored, first copy kept", "two images of one name": "both kept",
         "images of the tiny val/ folder": "joined to train",
@@ -865,6 +865,8 @@ def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         key = split, folder, path.name
         if "__MACOSX" in relative.parts or path.name.startswith("._"):
             repairs["__MACOSX and ._ files"] += 1
+        elif re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(relative)):  # no table could hold them
+            repairs["names that are no text"] += 1
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
             # Our own notes in the folder are not the archive's fault.
             repairs["files that are no images"] += path.name not in (".drawn.json", "classes.json")
@@ -892,7 +894,7 @@ def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
     The patient key of the X-rays is (subtype, person): `person1_bacteria_1` and `person1_virus_6` are two people.
     """
     spec, own = DATASETS[dataset], root / "classes.json"
-    mapping = {k.lower(): v for k, v in json.loads(own.read_text()).items()} if own.exists() else spec.folders
+    mapping = _own_classes(own, spec) if own.exists() else spec.folders
     found = sorted(files["folder"].unique())
     unknown = [name for name in found if name.lower() not in mapping]
     wanted = sorted(set(spec.folders.values()))
@@ -918,6 +920,34 @@ def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
     return table.assign(subtype=subtype, patient=patient)
 
 
+def _own_classes(path: Path, spec: Dataset) -> dict[str, str]:
+    """What classes.json says: the class of each folder, by its name in small letters."""
+    wanted, given = sorted(set(spec.folders.values())), read_json(path)
+    if not given or not all(isinstance(name, str) and name in wanted for name in given.values()):
+        example = json.dumps({f"folder {number}": name for number, name in enumerate(wanted, 1)})
+        raise CourseError(f"{path} must name a class for each folder, as {example} does: correct it, then run again.")
+    return {folder.lower(): name for folder, name in given.items()}
+
+
+MAX_PIXELS = 64_000_000  # of one file: more than any scanner or satellite tile here, less than fills the memory
+
+
+@contextmanager
+def open_image(source: str | Path | io.BytesIO):
+    """A picture of a file or its bytes; whatever PIL raises on a broken one (a dozen kinds of error) is an OSError."""
+    from PIL import Image
+
+    try:
+        with Image.open(source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise OSError(f"{image.width} x {image.height} pixels are too many for one image")
+            yield image
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"no image that can be decoded ({type(error).__name__}: {error})") from error
+
+
 def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarray:
     """The only way from a file (or its bytes) to pixels, in training and in serving alike.
 
@@ -928,13 +958,14 @@ def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarra
     Raises
     ------
     OSError
-        The file is missing, cut or no image.
+        The file is missing, cut, no image, or of more than MAX_PIXELS.
     """
     from PIL import Image
 
-    with Image.open(path) as image:
+    with open_image(path) as image:
         mode = "L" if channels == 1 else "RGB"
         image.draft(mode, (2 * size, 2 * size))  # a JPEG decodes faster at a reduced scale
+        image = image.convert("RGB") if image.mode in ("LAB", "HSV") else image  # PIL knows no direct way to grey
         image = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -948,7 +979,7 @@ def inspect_image(path: Path) -> dict:
     content, flags, thumbnail = b"", [], np.zeros((32, 32), np.uint8)
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             row |= {"width": image.width, "height": image.height, "mode": image.mode}
             flags += ["animated"] if getattr(image, "n_frames", 1) > 1 else []
             image.draft(None, (256, 256))
@@ -960,7 +991,7 @@ def inspect_image(path: Path) -> dict:
         flags += ["gray_as_rgb"] if row["mode"] == "RGB" and np.ptp(pixels, axis=2).max() < 12 else []
         flags += ["tiny"] if min(row["width"], row["height"]) < 32 else []
         thumbnail = grey.reshape(32, 4, 32, 4).mean(axis=(1, 3)).astype(np.uint8)
-    except Exception:  # PIL raises a dozen kinds of error on a broken file; each means the same to us
+    except OSError:
         flags = ["unreadable"]
     digest = hashlib.sha256(content).hexdigest()[:16]
     return row | {"bytes": len(content), "sha256": digest, "flags": flags, "thumbnail": thumbnail}
