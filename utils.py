@@ -1062,9 +1062,21 @@ def load_index(course: Course) -> pd.DataFrame:
     path = course.data / "index.csv"
     if not path.exists():
         raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first.")
-    text = {"flags": str, "pool": str, "split": str, "mode": str, "sha256": str, "patient": str}
+    text = dict.fromkeys(("path", "label", "subtype", "patient", "split", "pool", "mode", "sha256", "flags"), str)
+    numbers = ("group", "width", "height", "brightness", "contrast", "saturated", "bytes")
     empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
+    try:
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
+        if absent := [name for name in (*text, *numbers) if name not in table]:
+            raise ValueError(f"it has no column {', '.join(absent)}")
+        if odd := [name for name in numbers if table[name].dtype.kind not in "iuf"]:
+            raise ValueError(f"its column {odd[0]} holds text")
+        used = table[table["pool"] != ""]
+        if used.empty or not (used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)).all():
+            raise ValueError("it names pools or classes that this dataset has not")
+    except ValueError as error:  # of pandas: empty, torn, no text
+        raise CourseError(f"{path} is damaged ({error}): delete it and run notebooks/theme1_data_analysis.ipynb again; "
+                          "it is made from the images.") from error  # fmt: skip
     table.attrs["repairs"] = read_json(course.data / "index.json").get("repairs", [])
     return table
 
@@ -1164,7 +1176,7 @@ def quality_report(index: pd.DataFrame) -> pd.DataFrame:
              "gray_as_rgb": "read as one channel where the dataset is gray", "saturated": "kept, look at it",
              "tiny": "kept, enlarged", "odd_size": "kept, squashed to a square like all others",
              "odd_mode": "kept, converted to the dataset's own mode"}  # fmt: skip
-    rows = [{"problem": flag, "images": int(count), "share": count / len(index), "action": done[flag]}
+    rows = [{"problem": flag, "images": int(count), "share": count / len(index), "action": done.get(flag, "kept")}
             for flag, count in counts.items()]  # fmt: skip
     classes = index.loc[index["pool"] != "", "label"].value_counts()
     if len(classes) > 1 and classes.max() > 1.5 * classes.min():
@@ -1215,8 +1227,12 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     key = identity(code_of(decode), index["sha256"].tolist(), size, channels)
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
+    shape = (len(index), channels, size, size)
     if path.exists() and read_json(stamp).get("sha256") == _checksum(path):
-        return np.load(path, mmap_mode="c")
+        with suppress(Exception):  # NumPy raises half a dozen kinds of error on a header that is none
+            pixels = np.lib.format.open_memmap(path, mode="c")
+            if (pixels.shape, pixels.dtype) == (shape, np.uint8):
+                return pixels
 
     def read(relative, digest):
         try:
@@ -1230,7 +1246,7 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
                           "run notebooks/theme1_data_analysis.ipynb again.") from problem  # fmt: skip
 
     digest = hashlib.sha256()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), channels, size, size)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     # Plain writes, not a memory map: a full disk is then an error message, not a killed process.
     with atomic(path) as temporary, open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as workers:
         buffer = io.BytesIO()
