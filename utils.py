@@ -5164,6 +5164,27 @@ def fit_reference(model: OnnxModel, pixels: np.ndarray, labels: np.ndarray) -> R
                      tuple(model.classes), median_gamma(seen.space("embedding")))  # fmt: skip
 
 
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file: numbers and text, never objects, which could run code.
+
+    Raises
+    ------
+    ValueError
+        Whatever NumPy and zipfile raise on a damaged file, or more content than MAX_ARRAYS.
+    """
+    try:
+        with zipfile.ZipFile(path) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > MAX_ARRAYS:
+                raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds; MemoryError where a header claims any size
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+MAX_ARRAYS = 1 << 30
+
+
 def load_reference(path: str | Path, model: OnnxModel) -> Reference:
     """Read what `Reference.save` wrote, for the model that it describes.
 
@@ -5172,20 +5193,22 @@ def load_reference(path: str | Path, model: OnnxModel) -> Reference:
     CourseError
         Missing or damaged file; a reference of another model or class list: its embeddings mean something else.
     """
-    import zipfile
-
     advice = "run notebooks/theme6_drift_detection.ipynb"
     if not Path(path).exists():
         raise CourseError(f"{path} is missing: {advice} first.")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            content = {name: stored[name] for name in stored.files}
+        content = load_arrays(Path(path))
         statistics = pd.DataFrame(content.pop("statistics"), columns=content.pop("names").tolist())
         classes, gamma = tuple(content.pop("classes").tolist()), float(content.pop("gamma"))
         reference = Reference(statistics, **content | {"model": str(content["model"])}, classes=classes, gamma=gamma)
         if len({len(reference), *(len(part) for part in (statistics, reference.embedding, reference.labels))}) > 1:
             raise ValueError("parts of different length")
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        _check_features(reference.space("statistics"), "reference statistics")
+        _check_features(reference.space("embedding"), "reference embedding")
+        _check_stored_answers(reference.probabilities, reference.labels)
+        if not 0 < gamma < math.inf:
+            raise ValueError("a kernel of no width")
+    except (CourseError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{path} is damaged ({type(error).__name__}): delete it and {advice} again.") from error
     if reference.classes != tuple(model.classes):
         raise CourseError(f"{path} knows the classes {list(reference.classes)}, the model {list(model.classes)}: use "
@@ -7312,10 +7335,21 @@ def stored_predictions(home: str | Path, name: str) -> tuple[np.ndarray, np.ndar
     if not path.exists():
         return None
     try:
-        with np.load(path) as stored:
-            return stored["probabilities"], stored["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        stored = load_arrays(path)
+        _check_stored_answers(stored["probabilities"], stored["labels"])
+    except (ValueError, KeyError) as error:
         raise CourseError(f"{path} is damaged ({error}): delete it, then run the notebook that wrote it.") from error
+    return stored["probabilities"], stored["labels"]
+
+
+def _check_stored_answers(probabilities: np.ndarray, labels: np.ndarray) -> None:
+    """Raise ValueError unless these are finite probabilities (N, K) and class numbers (N,), of one image at least."""
+    if probabilities.ndim != 2 or 0 in probabilities.shape or labels.shape != probabilities.shape[:1]:
+        raise ValueError(f"probabilities {probabilities.shape} for labels {labels.shape}")
+    if probabilities.dtype.kind != "f" or labels.dtype.kind not in "iu" or not np.isfinite(probabilities).all():
+        raise ValueError("probabilities or labels that are no such numbers")
+    if not ((labels >= 0) & (labels < probabilities.shape[1])).all():
+        raise ValueError("labels of other classes")
 
 
 def summary_backends(course: Course, results: dict, pixels: np.ndarray) -> list[Backend]:
