@@ -27,7 +27,7 @@ import textwrap
 import threading
 import time
 import zipfile
-import zlib
+from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -1863,7 +1863,7 @@ class _Session:
             if not self.path.exists():
                 return
             try:
-                state = torch.load(self.path, map_location=self.device)
+                state = _load(self.path, self.device)
                 if {*self.stateful, *self.plain, "rng", "average", "cuda_rng"} <= state.keys():
                     break
             except Exception:  # torch.load raises a dozen kinds of error on a damaged file
@@ -1948,14 +1948,21 @@ def _last_words(writer, train: BatchLoader, recipe: Recipe, session: _Session) -
 
 
 def _load_run(name, model, folder, course, quiet=False) -> Run:
-    state = torch.load(folder / "finished.pt", map_location=course.device)
+    """A finished training; a damaged file raises before it has touched the network."""
+    state = _load(folder / "finished.pt", course.device)
+    history, recipe, own = pd.DataFrame(state["history"]), Recipe(**state["recipe"]), model.state_dict()
+    says = f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on {state['hardware']}"
+    if not {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"} <= {*history}:
+        raise ValueError("a history that lacks columns")
+    if {key: value.shape for key, value in state["weights"].items()} != {key: own[key].shape for key in own}:
+        raise ValueError("weights of another network")
     model.to(course.device).load_state_dict(state["weights"])
-    if state["recipe"]["channels_last"]:
+    if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # the layout it was trained in, to the last digit
     if not quiet:
-        print(f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on {state['hardware']}")
-    return Run(name, model.eval(), pd.DataFrame(state["history"]), state["seconds"], state["date"], state["hardware"],
-               Recipe(**state["recipe"]), folder, loaded=True)  # fmt: skip
+        print(says)
+    return Run(name, model.eval(), history, state["seconds"], state["date"], state["hardware"], recipe, folder,
+               loaded=True)  # fmt: skip
 
 
 def _save(path: Path, state: dict) -> Path:
@@ -1994,8 +2001,9 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
         advice = f"run notebooks/{notebook}.ipynb first" if notebook else "check the path"
         raise CourseError(f"{path} is missing: {advice}.")
     try:
-        state = torch.load(path, map_location=best_device(), weights_only=True)
-        architecture, weights, _ = state["architecture"], state["weights"], state["config"]
+        state = _load(path, best_device())
+        architecture, weights = state["architecture"], state["weights"]
+        _check_checkpoint(state)
     except Exception as error:
         raise CourseError(f"{path} is damaged or no checkpoint of this course ({type(error).__name__}): delete it and "
                           "run the notebook that writes it again.") from error  # fmt: skip
@@ -2009,12 +2017,40 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
                               "build that network (utils.load_model does) or train this one again.")  # fmt: skip
         try:
             model.load_state_dict(weights)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise CourseError(f"{path} holds weights of other shapes or names than this {own[0]}: build the network "
                               "that it was saved from, or train this one again.") from error  # fmt: skip
     if optimizer is not None and state.get("optimizer") is not None:
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CourseError(f"{path} holds the state of another optimizer than this {type(optimizer).__name__}: "
+                              "make the one that it was saved from, or go on without it.") from error  # fmt: skip
     return state
+
+
+def _check_checkpoint(state: dict) -> None:
+    """Raise TypeError or ValueError where a checkpoint holds other kinds of values than it must."""
+    json.dumps(state["config"])
+    if not isinstance(state["architecture"], str) or not isinstance(state["config"], dict):
+        raise TypeError("no name of a network, or no arguments of one")
+    for name, value in state["weights"].items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise TypeError("weights that are no tensors")
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError("weights that claim more numbers than the file holds")
+    classes = state.get("classes", [])
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("classes that are no names")
+
+
+def _load(path: Path, device: torch.device) -> dict:
+    """torch.load of plain values and tensors: no code of the file runs, and no zip in it grows when it is read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:  # torch stores, plainly
+                raise ValueError("more content than the file has bytes")
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 def load_model(path, classes=None) -> tuple[nn.Module, dict]:
@@ -2023,9 +2059,34 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
     if state["architecture"] not in MODELS:
         raise CourseError(f"{path} holds a network {state['architecture']} of your own: add its class to utils.MODELS, "
                           "then run the cell again.")  # fmt: skip
-    model = MODELS[state["architecture"]](**state["config"]).to(best_device())
+    try:
+        with _no_larger(state["weights"]):
+            model = MODELS[state["architecture"]](**state["config"]).to(best_device())
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise CourseError(f"{path} holds weights that fit no {state['architecture']}({str(state['config'])[:200]}): "
+                          "delete it and run the notebook that writes it again.") from error  # fmt: skip
     load_checkpoint(path, model)
     return model.to(memory_format=torch.channels_last).eval(), state  # the layout that `fit` leaves it in
+
+
+@contextmanager
+def _no_larger(weights: dict):
+    """Stop the making of a network at the first parameter that `weights` has no place for, before it is filled."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    shapes = Counter(value.shape for value in weights.values())
+
+    def check(module, name, parameter):
+        if parameter is not None:
+            shapes[parameter.shape] -= 1
+            if shapes[parameter.shape] < 0:
+                raise ValueError(f"a parameter {name} {tuple(parameter.shape)} that the file does not hold")
+
+    hook = register_module_parameter_registration_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 # Width and depth by dataset, chosen on validation images. Panels are a few pixels wide: their stem only halves.
@@ -2627,11 +2688,22 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
     model, state = load_model(checkpoint, course.classes)
     state = {"temperature": 1.0, "threshold": 0.5, "channels": course.channels} | state
     asked = {"size": course.image_size, "channels": course.channels}
-    if any(state.get(key) != value for key, value in asked.items()) or "mean" not in state:
-        found = {key: state.get(key) for key in asked}
-        raise CourseError(f"{checkpoint} was made for {found}, this home holds {asked}: run the notebook that writes "
-                          "it again.")  # fmt: skip
+    found = {key: state.get(key) for key in asked}
+    if not all(type(value) is int for value in found.values()) or found != asked or not _can_serve(state):
+        raise CourseError(f"{checkpoint} was made for {str(found)[:200]}, this home holds {asked}: run the notebook "
+                          "that writes it again.")  # fmt: skip
     return ServedNetwork(model.cpu().to(memory_format=torch.contiguous_format), state).eval(), state
+
+
+def _can_serve(state: dict) -> bool:
+    """Whether a checkpoint says how to normalise, calibrate and decide, in numbers that make sense."""
+    def real(value, low=-math.inf):
+        return type(value) in (int, float) and abs(value) < 1e300 and value > low
+
+    lists = [state.get("mean"), state.get("std")]
+    whole = all(isinstance(values, (list, tuple)) and len(values) == state["channels"] for values in lists)
+    return (whole and all(map(real, lists[0])) and all(real(value, 0) for value in lists[1])
+            and real(state["temperature"], 0) and real(state["threshold"]))  # fmt: skip
 
 
 def export_onnx(course: Course, checkpoint: Path, fuse: bool = True, dtype=torch.float32) -> Path:
