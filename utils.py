@@ -2883,13 +2883,27 @@ class OnnxModel:
             self.metadata = {key: json.loads(value) for key, value in stored.items()}
             for name in ("classes", "dataset", "size", "channels", "threshold", "temperature"):
                 setattr(self, name, self.metadata[name])
-        except (KeyError, ValueError) as error:
+            self._check_interface()
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise CourseError(f"{path} was not exported by this course (its metadata: {error!r}): export the "
                               "network with utils.export_onnx.") from error  # fmt: skip
         if classes is not None and list(classes) != self.classes:
             raise CourseError(f"{path} knows the classes {self.classes}, asked for {list(classes)}: use the HOME of "
                               "that dataset, or run notebooks/theme4_onnx_deployment.ipynb again.")  # fmt: skip
         self.provider = self.session.get_providers()[0]
+
+    def _check_interface(self) -> None:
+        """Raise ValueError or TypeError unless inputs, outputs and metadata are those of an export."""
+        given = {part.name: part.shape for part in (*self.session.get_inputs(), *self.session.get_outputs())}
+        if len(self.session.get_inputs()) != 1 or not {"pixels", "probabilities"} <= given.keys():
+            raise ValueError(f"its inputs and outputs are {', '.join(given)}")
+        if not isinstance(self.classes, list) or not all(isinstance(name, str) for name in self.classes):
+            raise TypeError("classes that are no names")
+        shape, answers = [self.channels, self.size, self.size], len(self.classes)
+        if given["pixels"][1:] != shape or given["probabilities"][1:] != [answers]:
+            raise ValueError(f"it takes {given['pixels']} and gives {given['probabilities']}")
+        if not (math.isfinite(self.threshold) and math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError("a threshold or temperature that is no number")
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
         """Refuse what the network was not made for, in words: another type, size or number of channels, no image."""
