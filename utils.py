@@ -3852,8 +3852,6 @@ class AppendOnlyCsv:
 
     def read(self) -> tuple[list[list[str]], int]:
         """Fields of all whole lines, and how many lines were torn."""
-        import csv
-
         if not self.path.exists():
             writer = "theme6_drift_detection" if self.header.startswith(b"# drift") else "theme5_monitoring"
             raise CourseError(f"{self.path} is missing: run notebooks/{writer}.ipynb, which writes it.")
@@ -3861,9 +3859,26 @@ class AppendOnlyCsv:
         self._missing_header(content[: len(self.header)])
         lines = [line for line in content[len(self.header) :].decode(errors="replace").split("\n") if line]
         # Line by line: within one file, an open quote in a torn line would swallow the lines after it.
-        fields = [next(csv.reader([line]), []) for line in lines]
+        fields = [self._fields(line) for line in lines]
         whole = [row for row in fields if len(row) == len(self.columns)]
         return whole, len(lines) - len(whole)
+
+
+    @staticmethod
+    def _fields(line: str) -> list[str]:
+        import csv
+
+        try:
+            return next(csv.reader([line]), [])
+        except csv.Error:  # longer than any line of a log
+            return []
+
+
+def _times(texts: pd.Series) -> pd.Series:
+    """UTC times of a log; NaT for a text that is none, or lies outside of what nanoseconds can count (1678 to 2261)."""
+    times = pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
+    within = times.between(pd.Timestamp.min.tz_localize("UTC"), pd.Timestamp.max.tz_localize("UTC"))
+    return times.where(within).dt.as_unit("ns")
 
 
 def _text(value) -> str:
@@ -3958,12 +3973,13 @@ def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
     log = pd.DataFrame(rows, columns=list(LOG_COLUMNS), dtype=object)
     names = ["pred_class", "confidence", "latency_ms", "batch", "brightness", "contrast", "sharpness"]
     numbers = log[names].apply(pd.to_numeric, errors="coerce").astype(float)
+    numbers = numbers.where(numbers.abs() < 1e15)  # no reading of anything; a class number above it fits no integer
     bad = (numbers.isna() & log[names].ne("")).any(axis=1) | log["status"].eq("") | ~log["extra"].map(_is_json)
-    log["timestamp"] = pd.to_datetime(log["timestamp"], utc=True, errors="coerce", format="ISO8601").dt.as_unit("ns")
+    log["timestamp"] = _times(log["timestamp"])
     log[names] = numbers
     log["pred_class"] = numbers["pred_class"].round().astype("Int64")
     log["status"] = log["status"].astype(str)
-    bad |= log["timestamp"].isna()
+    bad |= log["timestamp"].isna() | (log["status"].eq("ok") & log["pred_class"].isna())
     if torn + bad.sum():
         print(f"{Path(path).name}: {torn + bad.sum()} of {torn + len(log)} lines are torn (by a crash) and left out.")
     return log[~bad & ((log["run_id"] == run_id) | (run_id is None))].reset_index(drop=True)
@@ -3972,7 +3988,7 @@ def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
 def _is_json(text: str) -> bool:
     try:
         return not text or bool(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -4043,6 +4059,7 @@ class MonitoredModel:
 
 BLANK_CONTRAST = 2.0  # grey levels; a picture of nothing still has the sensor's noise, about one
 LOW_CONFIDENCE = 0.7
+MAX_TICKS = 20_000  # of one table; a clock that was set back to 1970 asks for millions
 COMPARED = ("positive_share", "confidence", "brightness", "sharpness")  # those that a window compares with a quiet day
 METRICS = ("requests", "throughput", "latency_p50", "latency_p95", "latency_p99", "error_rate", "confidence",
            "low_confidence_share", "positive_share", "blank_share", "brightness", "contrast", "sharpness",
@@ -4104,6 +4121,9 @@ def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, bas
     step, start = pd.Timedelta(minutes=every), log["timestamp"].iloc[0].floor(f"{every}min")
     end = pd.Timestamp(until or log["timestamp"].iloc[-1])
     end = max((end if end.tz else end.tz_localize("UTC")).ceil(f"{every}min"), start + step)
+    if (end - start) / step > MAX_TICKS:
+        raise CourseError(f"The log goes from {start:%Y-%m-%d} to {end:%Y-%m-%d}, more than {MAX_TICKS:,} steps of "
+                          f"{every} minutes: choose one run_id, or a larger `every`.")  # fmt: skip
     ticks = pd.date_range(start + step, end, freq=step)
     table, times = _quantities(log), pd.DatetimeIndex(log["timestamp"])
     answered = times[log["status"] == "ok"]
@@ -4316,11 +4336,12 @@ class AlertManager:
 
 
 def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
-    """Events of alerts.csv in the order they were written, with typed columns (ALERT_COLUMNS)."""
+    """Events of alerts.csv in the order they were written, with typed columns (ALERT_COLUMNS), less torn lines."""
     rows, _ = AppendOnlyCsv(path, "alert", ALERT_COLUMNS).read()
     table = pd.DataFrame(rows, columns=list(ALERT_COLUMNS), dtype=object)
-    table["timestamp"] = pd.to_datetime(table["timestamp"], utc=True, format="ISO8601").dt.as_unit("ns")
-    table[["value", "threshold"]] = table[["value", "threshold"]].astype(float)
+    table["timestamp"], numbers = _times(table["timestamp"]), ["value", "threshold"]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
+    table = table[table["timestamp"].notna() & table[numbers].notna().all(axis=1)]
     return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
 
 
@@ -6052,7 +6073,7 @@ def read_drift_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
         print(f"{Path(path).name}: {torn} torn lines are left out.")
     table = pd.DataFrame(rows, columns=list(DRIFT_COLUMNS))
     numbers = ["window", "images", "streak", "p_value", "estimated_accuracy", "floor"]
-    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
     return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
 
 
@@ -6933,7 +6954,7 @@ def read_audit(course: Course) -> pd.DataFrame:
     if file.path.exists():
         rows, _ = file.read()
     table = pd.DataFrame(rows, columns=list(AUDIT_COLUMNS), dtype=object)
-    table["timestamp"] = pd.to_datetime(table["timestamp"], utc=True, format="ISO8601").dt.as_unit("ns")
+    table["timestamp"] = _times(table["timestamp"])  # a line whose time is lost still says what served
     return table
 
 
