@@ -174,7 +174,7 @@ def test_broken_loss_stops_with_epoch_step_rate_and_advice(open_course, data, mo
     with pytest.raises(utils.TrainingStopped, match=message) as stop:
         train(data.course, data)
     kept = Path(str(stop.value).split("kept in ")[1].rstrip("."))
-    state = torch.load(kept)
+    state = torch.load(kept, weights_only=True)
     assert all(value.isfinite().all() for value in state["model"].values())
     assert state["step"] == 7
 
@@ -391,7 +391,7 @@ run = train(course, utils.load_data(course), replace(RECIPE, epochs=20), save_ev
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "resumed in epoch" in said
     whole = train(data.course, data, replace(RECIPE, epochs=20))
-    finished = torch.load(next(runs.glob("probe-*/finished.pt")))
+    finished = torch.load(next(runs.glob("probe-*/finished.pt")), weights_only=True)
     assert all(torch.equal(whole.model.state_dict()[k], v) for k, v in finished["weights"].items())
 
 
