@@ -27,7 +27,6 @@ import textwrap
 import threading
 import time
 import zipfile
-from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -2060,7 +2059,7 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
         raise CourseError(f"{path} holds a network {state['architecture']} of your own: add its class to utils.MODELS, "
                           "then run the cell again.")  # fmt: skip
     try:
-        with _no_larger(state["weights"]):
+        with _no_larger(len(state["weights"]), Path(path).stat().st_size):
             model = MODELS[state["architecture"]](**state["config"]).to(best_device())
     except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CourseError(f"{path} holds weights that fit no {state['architecture']}({str(state['config'])[:200]}): "
@@ -2070,17 +2069,20 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
 
 
 @contextmanager
-def _no_larger(weights: dict):
-    """Stop the making of a network at the first parameter that `weights` has no place for, before it is filled."""
+def _no_larger(parameters: int, size: int):
+    """Stop the making of a network that is far larger than a file of `size` bytes, before it is filled.
+
+    Some room is left: a network of the group's own may drop a part that it was made with, such as a head of VGG.
+    """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    shapes = Counter(value.shape for value in weights.values())
+    parameters, size = parameters + 1000, 4 * size + (512 << 20)
 
     def check(module, name, parameter):
-        if parameter is not None:
-            shapes[parameter.shape] -= 1
-            if shapes[parameter.shape] < 0:
-                raise ValueError(f"a parameter {name} {tuple(parameter.shape)} that the file does not hold")
+        nonlocal parameters, size
+        parameters, size = parameters - 1, size - (parameter.nbytes if parameter is not None else 0)
+        if parameters < 0 or size < 0:
+            raise ValueError("its arguments make a network far larger than the file")
 
     hook = register_module_parameter_registration_hook(check)
     try:
@@ -5271,6 +5273,9 @@ def fit_reference(model: OnnxModel, pixels: np.ndarray, labels: np.ndarray) -> R
                      tuple(model.classes), median_gamma(seen.space("embedding")))  # fmt: skip
 
 
+MAX_ARRAYS = 1 << 30  # bytes of one .npz file when it is unpacked
+
+
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a .npz file: numbers and text, never objects, which could run code.
 
@@ -5287,9 +5292,6 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: stored[name] for name in stored.files}
     except Exception as error:  # NumPy and zipfile raise a dozen kinds; MemoryError where a header claims any size
         raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
-MAX_ARRAYS = 1 << 30
 
 
 def load_reference(path: str | Path, model: OnnxModel) -> Reference:
