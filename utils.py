@@ -452,6 +452,14 @@ def _folders(home, drive) -> tuple[Path, Path]:
     return home, home
 
 
+def _is_story(values: dict) -> bool:
+    """Whether course.json says everything that it must, in values that `start` takes."""
+    names = all(isinstance(values.get(key), str) for key in ("dataset", "source", "profile"))
+    numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
+    return (names and numbers and values["dataset"] in DATASETS and values["profile"] in PROFILES
+            and 32 <= values["image_size"] <= 10_000 and 0 <= values["seed"] < 2**32)  # fmt: skip
+
+
 def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
     """What this home holds, checked against what was asked; `auto` takes what is there."""
     path, asked_source = home / "course.json", str(source)
@@ -475,14 +483,6 @@ def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
             "choose another folder with HOME (or --home), or ask for what it holds."
         )
     return story
-
-
-def _is_story(values: dict) -> bool:
-    """Whether course.json says everything that it must, in values that `start` takes."""
-    names = all(isinstance(values.get(key), str) for key in ("dataset", "source", "profile"))
-    numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
-    return (names and numbers and values["dataset"] in DATASETS and values["profile"] in PROFILES
-            and 32 <= values["image_size"] <= 10_000 and 0 <= values["seed"] < 2**32)  # fmt: skip
 
 
 def _greet(course: Course) -> None:
