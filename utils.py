@@ -28,7 +28,6 @@ import textwrap
 import threading
 import time
 import zipfile
-import zlib
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -48,6 +47,8 @@ from models.optimized_cnn import OptimizedCNN
 KIT = Path(__file__).resolve().parent
 COLAB = Path("/content")
 MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
+# From 1.29 on, ONNX Runtime sends what it runs to its maker, and keeps an identifier in the user's folder, unless told.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 class CourseError(RuntimeError):
@@ -436,14 +437,24 @@ def fetch(course: Course, path: Path) -> None:
 
 
 def read_json(path: Path, precious: bool = False) -> dict:
-    """Content of a JSON file of ours; {} when it is missing, or damaged and not precious."""
+    """Content of a JSON file of ours, an object; {} when it is missing, or damaged and not precious."""
+    if not path.exists():
+        return {}
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (ValueError, RecursionError) as error:  # broken text, or nested too deep
         if not precious:
             return {}
-        raise CourseError(f"{path} is damaged: move it away, then run the notebooks again from theme 1 "
-                          "(finished trainings load).") from error  # fmt: skip
+        raise _damaged(path) from error
+    return content
+
+
+def _damaged(path: Path) -> CourseError:
+    """The error of a file that the notebooks wrote and can write again."""
+    return CourseError(f"{path} is damaged: move it away, then run the notebooks again from theme 1 (finished "
+                       "trainings load).")  # fmt: skip
 
 
 def write_json(path: str | Path, values) -> Path:
@@ -589,12 +600,22 @@ def _folders(home, drive) -> tuple[Path, Path]:
     return home, local
 
 
+def _is_story(values: dict) -> bool:
+    """Whether course.json says everything that it must, in values that `start` takes."""
+    names = all(isinstance(values.get(key), str) for key in ("dataset", "source", "profile"))
+    numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
+    return (names and numbers and values["dataset"] in DATASETS and values["profile"] in PROFILES
+            and 32 <= values["image_size"] <= 10_000 and 0 <= values["seed"] < 2**32)  # fmt: skip
+
+
 def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
     """What this home holds, checked against what was asked; `auto` takes what is there."""
     path, asked_source = home / "course.json", str(source)
     if asked_source not in ("auto", "kaggle", "sample"):
         asked_source = str(Path(asked_source).expanduser().resolve())
     known = read_json(path, precious=True)
+    if path.exists() and not _is_story(known):
+        raise _damaged(path)
     if profile == "auto":
         profile = known.get("profile") or ("full" if torch.cuda.is_available() else "quick")
     if image_size is None:
@@ -651,9 +672,29 @@ def record(course: Course, section: str, values: dict) -> None:
     if unknown:
         raise CourseError(f"{', '.join(unknown)}: not a headline figure; record it under your own section.")
     with alone(course, "results", quiet=True):  # another notebook may record at this moment
-        results = read_json(path, precious=True)
+        results = _results(course)
         results[section] = results.get(section, {}) | values | ({} if section == "headline" else {"recorded": _now()})
         write_json(path, results | {"schema": SCHEMA, "tags": HEADLINE_TAGS})
+
+
+def _results(course: Course) -> dict:
+    """The record as far as it goes; {} before the first theme. Never one of another shape, which would be mixed in."""
+    path = course.exports / "results.json"
+    results = read_json(path, precious=True)
+    if not _is_record(results):
+        raise _damaged(path)
+    return results
+
+
+def _is_record(results: dict) -> bool:
+    """Whether every section is one, and the criteria are rows that a table can show."""
+    sections = {name: part for name, part in results.items() if name != "schema"}
+    if not all(isinstance(part, dict) for part in sections.values()):
+        return False
+    parts = [rows for name, rows in sections.get("criteria", {}).items() if name != "recorded"]
+    return all(isinstance(rows, list) for rows in parts) and all(
+        isinstance(row, dict) and {"name", "value", "target", "passed"} <= row.keys() and type(row["passed"]) is bool
+        for rows in parts for row in rows)  # fmt: skip
 
 
 def read_record(home: str | Path) -> dict:
@@ -669,13 +710,14 @@ def read_record(home: str | Path) -> dict:
         raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first (with the same HOME).")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CourseError(f"{path} is damaged ({error}): restore it from a backup, or move it away and run the "
+    except (ValueError, RecursionError) as error:
+        says = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise CourseError(f"{path} is damaged ({says}): restore it from a backup, or move it away and run the "
                           "notebooks again from theme 1 (finished trainings load).") from error  # fmt: skip
     if isinstance(results, dict) and results.get("schema") != SCHEMA:
         raise CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
                           "the version of the kit that wrote it, or run the notebooks again from theme 1.")
-    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
+    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict) or not _is_record(results):
         raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
     return results
 
@@ -691,18 +733,27 @@ def inputs(course: Course, *paths: Path) -> dict[str, str]:
 
 def stale(course: Course) -> list[str]:
     """What in the record was measured on files that have changed or gone since, one sentence each."""
-    return stale_sections(course.home, read_json(course.exports / "results.json", precious=True))
+    return stale_sections(course.home, _results(course))
 
 
 def stale_sections(home: Path, results: dict) -> list[str]:
     """The same for a record that was read elsewhere: a grader's copy of a home."""
     found = []
     for section, values in results.items():
-        for name, digest in values.get("inputs", {}).items() if isinstance(values, dict) else ():
-            path = home / name
-            if not path.is_file() or _checksum(path)[:16] != digest:
+        named = values.get("inputs") if isinstance(values, dict) else None
+        for name, digest in named.items() if isinstance(named, dict) else ():
+            if _digest_below(home, name) != digest:
                 found.append(f"{section} is stale: {name} has changed since it ran. Run {section} again.")
     return found
+
+
+def _digest_below(home: Path, name: str) -> str | None:
+    """Hash of a file that a record names; None where it has gone, or never was a file of this home."""
+    try:
+        path = home / name
+        return _checksum(path)[:16] if path.is_file() else None
+    except OSError:  # a name that is too long, a file that may not be read
+        return None
 
 
 def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
@@ -719,9 +770,7 @@ def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
          f"{sign} {target}", "passed": bool(compare[sign](value, target))}
         for name, value, sign, target in criteria
     ]
-    path = course.exports / "results.json"
-    known = read_json(path, precious=True).get("criteria", {})
-    record(course, "criteria", known | {f"theme{course.theme}": rows})
+    record(course, "criteria", {f"theme{course.theme}": rows})
     passed = sum(row["passed"] for row in rows)
     print(f"Theme {course.theme}: {passed} of {len(rows)} criteria met.")
     return pd.DataFrame(rows).assign(value=[f"{v:.4g}" if isinstance(v, float) else str(v) for _, v, _, _ in criteria])
@@ -802,7 +851,8 @@ def once(course: Course, name: str, work, *arguments, depends=(), again: bool = 
     code = [code_of(part) if callable(part) or isinstance(part, nn.Module) else part for part in (work, *depends)]
     path = course.runs / f"{name}-{identity(code, arguments, course.seed)}" / "result.json"
     with alone(course, path.parent.name):
-        if (stored := read_json(path)) and not again:
+        stored = read_json(path)
+        if {"date", "hardware", "result"} <= stored.keys() and not again:
             print(f"{name}: loaded, measured {stored['date']} on {stored['hardware']}")
             return stored["result"]
         result = work(*arguments)
@@ -962,7 +1012,7 @@ def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         what, files, action: one row for each repair.
     """
     actions = {
-        "__MACOSX and ._ files": "ignored", "files that are no images": "ignored",
+        "__MACOSX and ._ files": "ignored", "names that are no text": "ignored", "files that are no images": "ignored",
         "images outside train/ and test/": "ignored", "second copy of an image": "ignored, first copy kept",
         "second copy that differs": "ignored, first copy kept", "two images of one name": "both kept",
         "images of the tiny val/ folder": "joined to train",
@@ -975,6 +1025,8 @@ def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         key = split, folder, path.name
         if "__MACOSX" in relative.parts or path.name.startswith("._"):
             repairs["__MACOSX and ._ files"] += 1
+        elif re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(relative)):  # no table could hold them
+            repairs["names that are no text"] += 1
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
             # Our own notes in the folder are not the archive's fault.
             repairs["files that are no images"] += path.name not in (".drawn.json", "classes.json")
@@ -1002,7 +1054,7 @@ def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
     The patient key of the X-rays is (subtype, person): `person1_bacteria_1` and `person1_virus_6` are two people.
     """
     spec, own = DATASETS[dataset], root / "classes.json"
-    mapping = {k.lower(): v for k, v in json.loads(own.read_text()).items()} if own.exists() else spec.folders
+    mapping = _own_classes(own, spec) if own.exists() else spec.folders
     found = sorted(files["folder"].unique())
     unknown = [name for name in found if name.lower() not in mapping]
     wanted = sorted(set(spec.folders.values()))
@@ -1028,6 +1080,34 @@ def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
     return table.assign(subtype=subtype, patient=patient)
 
 
+def _own_classes(path: Path, spec: Dataset) -> dict[str, str]:
+    """What classes.json says: the class of each folder, by its name in small letters."""
+    wanted, given = sorted(set(spec.folders.values())), read_json(path)
+    if not given or not all(isinstance(name, str) and name in wanted for name in given.values()):
+        example = json.dumps({f"folder {number}": name for number, name in enumerate(wanted, 1)})
+        raise CourseError(f"{path} must name a class for each folder, as {example} does: correct it, then run again.")
+    return {folder.lower(): name for folder, name in given.items()}
+
+
+MAX_PIXELS = 64_000_000  # of one file: more than any scanner or satellite tile here, less than fills the memory
+
+
+@contextmanager
+def open_image(source: str | Path | io.BytesIO):
+    """A picture of a file or its bytes; whatever PIL raises on a broken one (a dozen kinds of error) is an OSError."""
+    from PIL import Image
+
+    try:
+        with Image.open(source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise OSError(f"{image.width} x {image.height} pixels are too many for one image")
+            yield image
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"no image that can be decoded ({type(error).__name__}: {error})") from error
+
+
 def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarray:
     """The only way from a file (or its bytes) to pixels, in training and in serving alike.
 
@@ -1038,13 +1118,14 @@ def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarra
     Raises
     ------
     OSError
-        The file is missing, cut or no image.
+        The file is missing, cut, no image, or of more than MAX_PIXELS.
     """
     from PIL import Image
 
-    with Image.open(path) as image:
+    with open_image(path) as image:
         mode = "L" if channels == 1 else "RGB"
         image.draft(mode, (2 * size, 2 * size))  # a JPEG decodes faster at a reduced scale
+        image = image.convert("RGB") if image.mode in ("LAB", "HSV") else image  # PIL knows no direct way to grey
         image = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -1058,7 +1139,7 @@ def inspect_image(path: Path) -> dict:
     content, flags, thumbnail = b"", [], np.zeros((32, 32), np.uint8)
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             row |= {"width": image.width, "height": image.height, "mode": image.mode}
             flags += ["animated"] if getattr(image, "n_frames", 1) > 1 else []
             image.draft(None, (256, 256))
@@ -1070,7 +1151,7 @@ def inspect_image(path: Path) -> dict:
         flags += ["gray_as_rgb"] if row["mode"] == "RGB" and np.ptp(pixels, axis=2).max() < 12 else []
         flags += ["tiny"] if min(row["width"], row["height"]) < 32 else []
         thumbnail = grey.reshape(32, 4, 32, 4).mean(axis=(1, 3)).astype(np.uint8)
-    except Exception:  # PIL raises a dozen kinds of error on a broken file; each means the same to us
+    except OSError:
         flags = ["unreadable"]
     digest = hashlib.sha256(content).hexdigest()[:16]
     return row | {"bytes": len(content), "sha256": digest, "flags": flags, "thumbnail": thumbnail}
@@ -1142,9 +1223,21 @@ def load_index(course: Course) -> pd.DataFrame:
     path = course.data / "index.csv"
     if not path.exists():
         raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first.")
-    text = {"flags": str, "pool": str, "split": str, "mode": str, "sha256": str, "patient": str}
+    text = dict.fromkeys(("path", "label", "subtype", "patient", "split", "pool", "mode", "sha256", "flags"), str)
+    numbers = ("group", "width", "height", "brightness", "contrast", "saturated", "bytes")
     empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
+    try:
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
+        if absent := [name for name in (*text, *numbers) if name not in table]:
+            raise ValueError(f"it has no column {', '.join(absent)}")
+        if odd := [name for name in numbers if table[name].dtype.kind not in "iuf"]:
+            raise ValueError(f"its column {odd[0]} holds text")
+        used = table[table["pool"] != ""]
+        if used.empty or not (used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)).all():
+            raise ValueError("it names pools or classes that this dataset has not")
+    except ValueError as error:  # of pandas: empty, torn, no text
+        raise CourseError(f"{path} is damaged ({error}): delete it and run notebooks/theme1_data_analysis.ipynb again; "
+                          "it is made from the images.") from error  # fmt: skip
     table.attrs["repairs"] = read_json(course.data / "index.json").get("repairs", [])
     return table
 
@@ -1244,7 +1337,7 @@ def quality_report(index: pd.DataFrame) -> pd.DataFrame:
              "gray_as_rgb": "read as one channel where the dataset is gray", "saturated": "kept, look at it",
              "tiny": "kept, enlarged", "odd_size": "kept, squashed to a square like all others",
              "odd_mode": "kept, converted to the dataset's own mode"}  # fmt: skip
-    rows = [{"problem": flag, "images": int(count), "share": count / len(index), "action": done[flag]}
+    rows = [{"problem": flag, "images": int(count), "share": count / len(index), "action": done.get(flag, "kept")}
             for flag, count in counts.items()]  # fmt: skip
     classes = index.loc[index["pool"] != "", "label"].value_counts()
     if len(classes) > 1 and classes.max() > 1.5 * classes.min():
@@ -1290,10 +1383,15 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     key = identity(code_of(decode), index["sha256"].tolist(), course.image_size, course.channels)
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
+    shape = (len(index), course.channels, course.image_size, course.image_size)
     with alone(course, f"pixels-{key}"):
-        if not (path.exists() and read_json(stamp).get("sha256") == _checksum(path)):
-            digest = _decode_all(course, index, path)
-            write_json(stamp, {"sha256": digest, "images": len(index), "date": _now()})
+        if path.exists() and read_json(stamp).get("sha256") == _checksum(path):
+            with suppress(Exception):  # NumPy raises half a dozen kinds of error on a header that is none
+                pixels = np.lib.format.open_memmap(path, mode="c")
+                if (pixels.shape, pixels.dtype) == (shape, np.uint8):
+                    return pixels
+        digest = _decode_all(course, index, path)
+        write_json(stamp, {"sha256": digest, "images": len(index), "date": _now()})
         return np.load(path, mmap_mode="c")
 
 
@@ -1939,7 +2037,7 @@ class _Session:
             if not self.path.exists():
                 return
             try:
-                state = torch.load(self.path, map_location=self.device)
+                state = _load(self.path, self.device)
                 if {*self.stateful, *self.plain, "generators", "average"} <= state.keys():
                     break
             except Exception:  # torch.load raises a dozen kinds of error on a damaged file
@@ -2045,14 +2143,21 @@ class _Curves:
 
 
 def _load_run(name, model, folder, course, quiet=False) -> Run:
-    state = torch.load(folder / "finished.pt", map_location=course.device)
+    """A finished training; a damaged file raises before it has touched the network."""
+    state = _load(folder / "finished.pt", course.device)
+    history, recipe, own = pd.DataFrame(state["history"]), Recipe(**state["recipe"]), model.state_dict()
+    says = f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on {state['hardware']}"
+    if not {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"} <= {*history}:
+        raise ValueError("a history that lacks columns")
+    if {key: value.shape for key, value in state["weights"].items()} != {key: own[key].shape for key in own}:
+        raise ValueError("weights of another network")
     model.to(course.device).load_state_dict(state["weights"])
-    if state["recipe"]["channels_last"]:
+    if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # the layout it was trained in, to the last digit
     if not quiet:
-        print(f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on {state['hardware']}")
-    return Run(name, model.eval(), pd.DataFrame(state["history"]), state["seconds"], state["date"], state["hardware"],
-               Recipe(**state["recipe"]), folder, loaded=True)  # fmt: skip
+        print(says)
+    return Run(name, model.eval(), history, state["seconds"], state["date"], state["hardware"], recipe, folder,
+               loaded=True)  # fmt: skip
 
 
 def _save(path: Path, state: dict) -> Path:
@@ -2091,8 +2196,9 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
         advice = f"run notebooks/{notebook}.ipynb first" if notebook else "check the path"
         raise CourseError(f"{path} is missing: {advice}.")
     try:
-        state = torch.load(path, map_location=best_device(), weights_only=True)
-        architecture, weights, _ = state["architecture"], state["weights"], state["config"]
+        state = _load(path, best_device())
+        architecture, weights = state["architecture"], state["weights"]
+        _check_checkpoint(state)
     except Exception as error:
         raise CourseError(f"{path} is damaged or no checkpoint of this course ({type(error).__name__}): delete it and "
                           "run the notebook that writes it again.") from error  # fmt: skip
@@ -2106,12 +2212,40 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
                               "build that network (utils.load_model does) or train this one again.")  # fmt: skip
         try:
             model.load_state_dict(weights)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise CourseError(f"{path} holds weights of other shapes or names than this {own[0]}: build the network "
                               "that it was saved from, or train this one again.") from error  # fmt: skip
     if optimizer is not None and state.get("optimizer") is not None:
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CourseError(f"{path} holds the state of another optimizer than this {type(optimizer).__name__}: "
+                              "make the one that it was saved from, or go on without it.") from error  # fmt: skip
     return state
+
+
+def _check_checkpoint(state: dict) -> None:
+    """Raise TypeError or ValueError where a checkpoint holds other kinds of values than it must."""
+    json.dumps(state["config"])
+    if not isinstance(state["architecture"], str) or not isinstance(state["config"], dict):
+        raise TypeError("no name of a network, or no arguments of one")
+    for name, value in state["weights"].items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise TypeError("weights that are no tensors")
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError("weights that claim more numbers than the file holds")
+    classes = state.get("classes", [])
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("classes that are no names")
+
+
+def _load(path: Path, device: torch.device) -> dict:
+    """torch.load of plain values and tensors: no code of the file runs, and no zip in it grows when it is read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:  # torch stores, plainly
+                raise ValueError("more content than the file has bytes")
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 def load_model(path, classes=None) -> tuple[nn.Module, dict]:
@@ -2120,9 +2254,37 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
     if state["architecture"] not in MODELS:
         raise CourseError(f"{path} holds a network {state['architecture']} of your own: add its class to utils.MODELS, "
                           "then run the cell again.")  # fmt: skip
-    model = MODELS[state["architecture"]](**state["config"]).to(best_device())
+    try:
+        with _no_larger(len(state["weights"]), Path(path).stat().st_size):
+            model = MODELS[state["architecture"]](**state["config"]).to(best_device())
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise CourseError(f"{path} holds weights that fit no {state['architecture']}({str(state['config'])[:200]}): "
+                          "delete it and run the notebook that writes it again.") from error  # fmt: skip
     load_checkpoint(path, model)
     return model.to(memory_format=torch.channels_last).eval(), state  # the layout that `fit` leaves it in
+
+
+@contextmanager
+def _no_larger(parameters: int, size: int):
+    """Stop the making of a network that is far larger than a file of `size` bytes, before it is filled.
+
+    Some room is left: a network of the group's own may drop a part that it was made with, such as a head of VGG.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    parameters, size = parameters + 1000, 4 * size + (512 << 20)
+
+    def check(module, name, parameter):
+        nonlocal parameters, size
+        parameters, size = parameters - 1, size - (parameter.nbytes if parameter is not None else 0)
+        if parameters < 0 or size < 0:
+            raise ValueError("its arguments make a network far larger than the file")
+
+    hook = register_module_parameter_registration_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 # Width and depth by dataset, chosen on validation images. Panels are a few pixels wide: their stem only halves.
@@ -2736,11 +2898,22 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
     model, state = load_model(checkpoint, course.classes)
     state = {"temperature": 1.0, "threshold": 0.5, "channels": course.channels} | state
     asked = {"size": course.image_size, "channels": course.channels}
-    if any(state.get(key) != value for key, value in asked.items()) or "mean" not in state:
-        found = {key: state.get(key) for key in asked}
-        raise CourseError(f"{checkpoint} was made for {found}, this home holds {asked}: run the notebook that writes "
-                          "it again.")  # fmt: skip
+    found = {key: state.get(key) for key in asked}
+    if not all(type(value) is int for value in found.values()) or found != asked or not _can_serve(state):
+        raise CourseError(f"{checkpoint} was made for {str(found)[:200]}, this home holds {asked}: run the notebook "
+                          "that writes it again.")  # fmt: skip
     return ServedNetwork(model.cpu().to(memory_format=torch.contiguous_format), state).eval(), state
+
+
+def _can_serve(state: dict) -> bool:
+    """Whether a checkpoint says how to normalise, calibrate and decide, in numbers that make sense."""
+    def real(value, low=-math.inf):
+        return type(value) in (int, float) and abs(value) < 1e300 and value > low
+
+    lists = [state.get("mean"), state.get("std")]
+    whole = all(isinstance(values, (list, tuple)) and len(values) == state["channels"] for values in lists)
+    return (whole and all(map(real, lists[0])) and all(real(value, 0) for value in lists[1])
+            and real(state["temperature"], 0) and real(state["threshold"]))  # fmt: skip
 
 
 def export_onnx(course: Course, checkpoint: Path, fuse: bool = True, dtype=torch.float32) -> Path:
@@ -2920,13 +3093,27 @@ class OnnxModel:
             self.metadata = {key: json.loads(value) for key, value in stored.items()}
             for name in ("classes", "dataset", "size", "channels", "threshold", "temperature"):
                 setattr(self, name, self.metadata[name])
-        except (KeyError, ValueError) as error:
+            self._check_interface()
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise CourseError(f"{path} was not exported by this course (its metadata: {error!r}): export the "
                               "network with utils.export_onnx.") from error  # fmt: skip
         if classes is not None and list(classes) != self.classes:
             raise CourseError(f"{path} knows the classes {self.classes}, asked for {list(classes)}: use the HOME of "
                               "that dataset, or run notebooks/theme4_onnx_deployment.ipynb again.")  # fmt: skip
         self.provider = self.session.get_providers()[0]
+
+    def _check_interface(self) -> None:
+        """Raise ValueError or TypeError unless inputs, outputs and metadata are those of an export."""
+        given = {part.name: part.shape for part in (*self.session.get_inputs(), *self.session.get_outputs())}
+        if len(self.session.get_inputs()) != 1 or not {"pixels", "probabilities"} <= given.keys():
+            raise ValueError(f"its inputs and outputs are {', '.join(given)}")
+        if not isinstance(self.classes, list) or not all(isinstance(name, str) for name in self.classes):
+            raise TypeError("classes that are no names")
+        shape, answers = [self.channels, self.size, self.size], len(self.classes)
+        if given["pixels"][1:] != shape or given["probabilities"][1:] != [answers]:
+            raise ValueError(f"it takes {given['pixels']} and gives {given['probabilities']}")
+        if not (math.isfinite(self.threshold) and math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError("a threshold or temperature that is no number")
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
         """Refuse what the network was not made for, in words: another type, size or number of channels, no image."""
@@ -3883,8 +4070,6 @@ class AppendOnlyCsv:
 
     def read(self) -> tuple[list[list[str]], int]:
         """Fields of all whole lines, and how many lines were torn."""
-        import csv
-
         if not self.path.exists():
             writer = "theme6_drift_detection" if self.header.startswith(b"# drift") else "theme5_monitoring"
             raise CourseError(f"{self.path} is missing: run notebooks/{writer}.ipynb, which writes it.")
@@ -3892,10 +4077,27 @@ class AppendOnlyCsv:
         self._missing_header(content[: len(self.header)])
         *lines, rest = content[len(self.header) :].decode(errors="replace").split("\n")
         # Line by line: within one file, an open quote in a torn line would swallow the lines after it.
-        fields = [next(csv.reader([line]), []) for line in lines if not line.endswith(TORN)]
+        fields = [self._fields(line) for line in lines if not line.endswith(TORN)]
         whole = [row for row in fields if len(row) == len(self.columns)]
         # A mark alone: a writer looked while another was in the middle of its line, which is whole.
         return whole, sum(line not in ("", TORN) for line in [*lines, rest]) - len(whole)
+
+
+    @staticmethod
+    def _fields(line: str) -> list[str]:
+        import csv
+
+        try:
+            return next(csv.reader([line]), [])
+        except csv.Error:  # longer than any line of a log
+            return []
+
+
+def _times(texts: pd.Series) -> pd.Series:
+    """UTC times of a log; NaT for a text that is none, or lies outside of what nanoseconds can count (1678 to 2261)."""
+    times = pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
+    within = times.between(pd.Timestamp.min.tz_localize("UTC"), pd.Timestamp.max.tz_localize("UTC"))
+    return times.where(within).dt.as_unit("ns")
 
 
 def _text(value) -> str:
@@ -3990,12 +4192,13 @@ def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
     log = pd.DataFrame(rows, columns=list(LOG_COLUMNS), dtype=object)
     names = ["pred_class", "confidence", "latency_ms", "batch", "brightness", "contrast", "sharpness"]
     numbers = log[names].apply(pd.to_numeric, errors="coerce").astype(float)
+    numbers = numbers.where(numbers.abs() < 1e15)  # no reading of anything; a class number above it fits no integer
     bad = (numbers.isna() & log[names].ne("")).any(axis=1) | log["status"].eq("") | ~log["extra"].map(_is_json)
-    log["timestamp"] = pd.to_datetime(log["timestamp"], utc=True, errors="coerce", format="ISO8601").dt.as_unit("ns")
+    log["timestamp"] = _times(log["timestamp"])
     log[names] = numbers
     log["pred_class"] = numbers["pred_class"].round().astype("Int64")
     log["status"] = log["status"].astype(str)
-    bad |= log["timestamp"].isna()
+    bad |= log["timestamp"].isna() | (log["status"].eq("ok") & log["pred_class"].isna())
     if torn + bad.sum():
         print(f"{Path(path).name}: {torn + bad.sum()} of {torn + len(log)} lines are torn (by a crash) and left out.")
     return log[~bad & ((log["run_id"] == run_id) | (run_id is None))].reset_index(drop=True)
@@ -4004,7 +4207,7 @@ def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
 def _is_json(text: str) -> bool:
     try:
         return not text or bool(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -4075,6 +4278,7 @@ class MonitoredModel:
 
 BLANK_CONTRAST = 2.0  # grey levels; a picture of nothing still has the sensor's noise, about one
 LOW_CONFIDENCE = 0.7
+MAX_TICKS = 20_000  # of one table; a clock that was set back to 1970 asks for millions
 COMPARED = ("positive_share", "confidence", "brightness", "sharpness")  # those that a window compares with a quiet day
 METRICS = ("requests", "throughput", "latency_p50", "latency_p95", "latency_p99", "error_rate", "confidence",
            "low_confidence_share", "positive_share", "blank_share", "brightness", "contrast", "sharpness",
@@ -4136,6 +4340,9 @@ def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, bas
     step, start = pd.Timedelta(minutes=every), log["timestamp"].iloc[0].floor(f"{every}min")
     end = pd.Timestamp(until or log["timestamp"].iloc[-1])
     end = max((end if end.tz else end.tz_localize("UTC")).ceil(f"{every}min"), start + step)
+    if (end - start) / step > MAX_TICKS:
+        raise CourseError(f"The log goes from {start:%Y-%m-%d} to {end:%Y-%m-%d}, more than {MAX_TICKS:,} steps of "
+                          f"{every} minutes: choose one run_id, or a larger `every`.")  # fmt: skip
     ticks = pd.date_range(start + step, end, freq=step)
     table, times = _quantities(log), pd.DatetimeIndex(log["timestamp"])
     answered = times[log["status"] == "ok"]
@@ -4348,11 +4555,12 @@ class AlertManager:
 
 
 def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
-    """Events of alerts.csv in the order they were written, with typed columns (ALERT_COLUMNS)."""
+    """Events of alerts.csv in the order they were written, with typed columns (ALERT_COLUMNS), less torn lines."""
     rows, _ = AppendOnlyCsv(path, "alert", ALERT_COLUMNS).read()
     table = pd.DataFrame(rows, columns=list(ALERT_COLUMNS), dtype=object)
-    table["timestamp"] = pd.to_datetime(table["timestamp"], utc=True, format="ISO8601").dt.as_unit("ns")
-    table[["value", "threshold"]] = table[["value", "threshold"]].astype(float)
+    table["timestamp"], numbers = _times(table["timestamp"]), ["value", "threshold"]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
+    table = table[table["timestamp"].notna() & table[numbers].notna().all(axis=1)]
     return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
 
 
@@ -5282,6 +5490,27 @@ def fit_reference(model: OnnxModel, pixels: np.ndarray, labels: np.ndarray) -> R
                      tuple(model.classes), median_gamma(seen.space("embedding")))  # fmt: skip
 
 
+MAX_ARRAYS = 1 << 30  # bytes of one .npz file when it is unpacked
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file: numbers and text, never objects, which could run code.
+
+    Raises
+    ------
+    ValueError
+        Whatever NumPy and zipfile raise on a damaged file, or more content than MAX_ARRAYS.
+    """
+    try:
+        with zipfile.ZipFile(path) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > MAX_ARRAYS:
+                raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds; MemoryError where a header claims any size
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
 def load_reference(path: str | Path, model: OnnxModel) -> Reference:
     """Read what `Reference.save` wrote, for the model that it describes.
 
@@ -5290,20 +5519,22 @@ def load_reference(path: str | Path, model: OnnxModel) -> Reference:
     CourseError
         Missing or damaged file; a reference of another model or class list: its embeddings mean something else.
     """
-    import zipfile
-
     advice = "run notebooks/theme6_drift_detection.ipynb"
     if not Path(path).exists():
         raise CourseError(f"{path} is missing: {advice} first.")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            content = {name: stored[name] for name in stored.files}
+        content = load_arrays(Path(path))
         statistics = pd.DataFrame(content.pop("statistics"), columns=content.pop("names").tolist())
         classes, gamma = tuple(content.pop("classes").tolist()), float(content.pop("gamma"))
         reference = Reference(statistics, **content | {"model": str(content["model"])}, classes=classes, gamma=gamma)
         if len({len(reference), *(len(part) for part in (statistics, reference.embedding, reference.labels))}) > 1:
             raise ValueError("parts of different length")
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        _check_features(reference.space("statistics"), "reference statistics")
+        _check_features(reference.space("embedding"), "reference embedding")
+        _check_stored_answers(reference.probabilities, reference.labels)
+        if not 0 < gamma < math.inf:
+            raise ValueError("a kernel of no width")
+    except (CourseError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{path} is damaged ({type(error).__name__}): delete it and {advice} again.") from error
     if reference.classes != tuple(model.classes):
         raise CourseError(f"{path} knows the classes {list(reference.classes)}, the model {list(model.classes)}: use "
@@ -6061,7 +6292,7 @@ def read_drift_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
         print(f"{Path(path).name}: {torn} torn lines are left out.")
     table = pd.DataFrame(rows, columns=list(DRIFT_COLUMNS))
     numbers = ["window", "images", "streak", "p_value", "estimated_accuracy", "floor"]
-    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
     return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
 
 
@@ -6942,7 +7173,7 @@ def read_audit(course: Course) -> pd.DataFrame:
     if file.path.exists():
         rows, _ = file.read()
     table = pd.DataFrame(rows, columns=list(AUDIT_COLUMNS), dtype=object)
-    table["timestamp"] = pd.to_datetime(table["timestamp"], utc=True, format="ISO8601").dt.as_unit("ns")
+    table["timestamp"] = _times(table["timestamp"])  # a line whose time is lost still says what served
     return table
 
 
@@ -7411,7 +7642,7 @@ def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
         section, criteria = results.get(f"theme{theme}"), results.get("criteria", {}).get(f"theme{theme}", [])
         says = next((line for line in old if line.startswith(f"theme{theme} ")), "")
         rows[theme] = {
-            "recorded": section["recorded"] if section else "missing",
+            "recorded": section.get("recorded", "unknown") if section else "missing",
             "criteria": f"{sum(row['passed'] for row in criteria)} of {len(criteria)}" if criteria else "none",
             "says": says if section else f"{cost}. Run notebooks/{notebook}.ipynb",
         }
@@ -7430,10 +7661,21 @@ def stored_predictions(home: str | Path, name: str) -> tuple[np.ndarray, np.ndar
     if not path.exists():
         return None
     try:
-        with np.load(path) as stored:
-            return stored["probabilities"], stored["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        stored = load_arrays(path)
+        _check_stored_answers(stored["probabilities"], stored["labels"])
+    except (ValueError, KeyError) as error:
         raise CourseError(f"{path} is damaged ({error}): delete it, then run the notebook that wrote it.") from error
+    return stored["probabilities"], stored["labels"]
+
+
+def _check_stored_answers(probabilities: np.ndarray, labels: np.ndarray) -> None:
+    """Raise ValueError unless these are finite probabilities (N, K) and class numbers (N,), of one image at least."""
+    if probabilities.ndim != 2 or 0 in probabilities.shape or labels.shape != probabilities.shape[:1]:
+        raise ValueError(f"probabilities {probabilities.shape} for labels {labels.shape}")
+    if probabilities.dtype.kind != "f" or labels.dtype.kind not in "iu" or not np.isfinite(probabilities).all():
+        raise ValueError("probabilities or labels that are no such numbers")
+    if not ((labels >= 0) & (labels < probabilities.shape[1])).all():
+        raise ValueError("labels of other classes")
 
 
 def summary_backends(course: Course, results: dict, pixels: np.ndarray) -> list[Backend]:

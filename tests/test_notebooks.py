@@ -221,7 +221,8 @@ def test_same_command_same_figures_and_bit_identical_weights(tmp_path):
         results.append({key: value for key, value in stored["headline"].items() if key not in timed})
     assert results[0] == results[1] and len(results[0]) >= 4
     for checkpoint in ("baseline.pth", "best_model.pth", "model_retrained.pth"):
-        first, second = (torch.load(tmp_path / n / "checkpoints" / checkpoint)["weights"] for n in ("first", "second"))
+        first, second = (torch.load(tmp_path / name / "checkpoints" / checkpoint, weights_only=True)["weights"]
+                         for name in ("first", "second"))  # fmt: skip
         assert all(torch.equal(first[key], second[key]) for key in first)
     indexes = [pd.read_csv(tmp_path / n / "data" / "pneumonia" / "index.csv") for n in ("first", "second")]
     assert indexes[0].equals(indexes[1])

@@ -225,7 +225,7 @@ def test_batch_norm_measures_statistics_and_nothing_else(home, monkeypatch, caps
 
 
 def test_a_network_without_what_is_asked_for(home):
-    state = torch.load(home.checkpoint)
+    state = torch.load(home.checkpoint, weights_only=True)
     keys = {key: state[key] for key in ("classes", "mean", "std", "size", "channels")}
     path = utils.save_checkpoint(home.course.home / "plain.pth", utils.BaselineCNN(1, 2), **keys)
     mixed = utils.mix(home.data, home.drifted, home.rows)
@@ -242,7 +242,7 @@ def test_a_candidate_says_what_it_has_seen(home):
     run, mixed = fine_tune(home, share=0.1, how="frozen stem", recipe=replace(RECIPE, epochs=1))
     path = utils.save_candidate(home.course, run, mixed, note="first")
     model, state = utils.load_model(path, CLASSES)
-    old = torch.load(home.checkpoint)
+    old = torch.load(home.checkpoint, weights_only=True)
     assert path.name == "model_retrained.pth" and set(old) < set(state) and state["note"] == "first"
     assert state["parent"] == utils._checksum(home.checkpoint)[:16]
     assert (state["how"], state["share"], state["budget"]) == ("frozen stem", 0.1, 30)
@@ -260,7 +260,8 @@ def test_a_candidate_says_what_it_has_seen(home):
     bought = utils.buy_labels(home.drifted, 20, seed=9)
     mixed = utils.mix(home.data, home.drifted, bought, 0.5, images=30, seed=3)
     run = utils.fine_tune(home.course, "second", path, mixed, recipe=replace(RECIPE, epochs=1))
-    second = torch.load(utils.save_candidate(home.course, run, mixed, home.course.home / "second.pth"))
+    stored = utils.save_candidate(home.course, run, mixed, home.course.home / "second.pth")
+    second = torch.load(stored, weights_only=True)
     assert set(state["trained_on"]) < set(second["trained_on"]) and second["parent"] == utils._checksum(path)[:16]
     with pytest.raises(utils.CourseError, match="make the candidate with fine_tune"):
         utils.save_candidate(home.course, replace(run, path=home.course.home), mixed)
@@ -280,7 +281,7 @@ def test_a_candidate_is_stored_with_its_own_mix_only(home, how):
     with pytest.raises(utils.CourseError, match="has learned from other images than these"):
         utils.save_candidate(home.course, run, other)
     assert not (home.course.checkpoints / "model_retrained.pth").exists()
-    state = torch.load(utils.save_candidate(home.course, run, mixed))
+    state = torch.load(utils.save_candidate(home.course, run, mixed), weights_only=True)
     assert "images" not in state and state["how"] == how
 
 
@@ -566,7 +567,7 @@ def candidates(world) -> dict:
 @pytest.fixture(scope="module")
 def retrained(world, candidates) -> str:
     """Name of the exported file of the good candidate, in the home that every `home` is a copy of."""
-    state = torch.load(world.checkpoint)
+    state = torch.load(world.checkpoint, weights_only=True)
     known = {key: state[key] for key in ("classes", "mean", "std", "size", "channels", "threshold")}
     path = utils.save_checkpoint(world.course.checkpoints / "model_retrained.pth", candidates["mixed"],
                                  **known, temperature=1.5)  # fmt: skip

@@ -168,7 +168,7 @@ def test_broken_loss_stops_with_epoch_step_rate_and_advice(open_course, data, mo
     with pytest.raises(utils.TrainingStopped, match=message) as stop:
         train(data.course, data)
     kept = Path(str(stop.value).split("kept in ")[1].rstrip("."))
-    state = torch.load(kept)
+    state = torch.load(kept, weights_only=True)
     assert all(value.isfinite().all() for value in state["model"].values())
     assert state["step"] == 7
 

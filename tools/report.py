@@ -589,7 +589,11 @@ def build(home: str | Path, lang: str | None = None, final: bool = False) -> dic
              for section in SECTIONS[:-1]}  # fmt: skip
     draft = Draft(home, results, lang, final, group, texts, [error] if error else [], [])
     draft.notices += [f"{draft.words['group']} ({error['message']})"] if error else []
-    pdf, measured, data = typeset(draft)
+    try:
+        pdf, measured, data = typeset(draft)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        raise utils.CourseError(f"{home / 'exports' / 'results.json'} holds what no notebook records ({problem}): run "
+                                "the notebooks again, then the report.") from problem  # fmt: skip
     with utils.atomic(home / "report" / "report.pdf") as temporary:
         temporary.write_bytes(pdf)
     summary = summarise(draft, measured, data)

@@ -39,7 +39,7 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/sys", "
           "/etc/mime.types", "/etc/nsswitch.conf", "/etc/OpenCL", "/etc/passwd", "/etc/ssl", "/etc/vulkan")  # fmt: skip
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "nvidia*", "dri", "kfd")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "COURSE_THREADS",
-             "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")  # fmt: skip
+             "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "ORT_DISABLE_TELEMETRY")  # fmt: skip
 LAYERS = {
     "bwrap": "bubblewrap: no network, only the files it needs (read-only), processes of its own",
     "unshare": "namespaces: no network, only the files it needs (read-only), processes of its own",
