@@ -420,24 +420,6 @@ def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
 # --- full disks
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """small_disk(size, place=...) mounts a real file system of so many bytes and returns its folder."""
-    mounted = []
-
-    def mount(size: int, place: Path = tmp_path / "disk") -> Path:
-        place.mkdir(parents=True)
-        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]
-        if shutil.which("mount") is None or subprocess.run(["mount", *options], capture_output=True).returncode:
-            pytest.skip("this machine does not let the tests mount a disk")
-        mounted.append(place)
-        return place
-
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", "-l", place], check=True)
-
-
 def told(message: str, path: Path) -> bool:
     """Which file, why, how much is free, what to do, and that nothing was lost: in two sentences."""
     return (message.startswith(f"{path} could not be written (") and " MB are free on that disk)" in message
