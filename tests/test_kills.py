@@ -610,9 +610,11 @@ def test_log_on_a_full_disk_tells_who_asks(tmp_path):
 
 
 def test_promotion_on_a_full_disk(course):
-    """The copy finds no space: the old model serves on, and the log says that the swap was given up."""
+    """No space for the log: no swap. None for the copy: the old model serves on, and the log says it was given up."""
     old, new = (utils.store_onnx(course, tiny_model(value), {}) for value in (0, 1))
     utils.put_in_service(course, old)
+    assert told(on_full_disk(lambda: swap(course, old, new), size=20), course.exports / "audit.csv")
+    assert utils.in_service(course) == old.stem and utils.read_audit(course).empty
     message = on_full_disk(lambda: swap(course, old, new), size=50_000)
     assert told(message, course.exports / "model.onnx")
     assert utils.in_service(course) == old.stem and not leftovers(course.home)
