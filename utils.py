@@ -4842,7 +4842,7 @@ def write_dashboard(folder: str | Path, windows: pd.DataFrame, log: pd.DataFrame
     for old in Path(folder).glob("events.out.tfevents.*"):
         old.unlink()
     midnight = windows["timestamp"].iloc[0].normalize()
-    with SummaryWriter(str(folder)) as writer:
+    with clear_disk_errors(folder, kept="The log that it shows is untouched."), SummaryWriter(str(folder)) as writer:
         writer.add_custom_scalars(CHARTS)
         for metric in (name for name in TAGS if name in windows):
             for when, value in windows.set_index("timestamp")[metric].dropna().items():

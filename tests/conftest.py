@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -61,3 +62,21 @@ def data(open_course) -> utils.Data:
     course = open_course()
     utils.build_index(course)
     return utils.load_data(course)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk(size, place=...) mounts a real file system of so many bytes and returns its folder."""
+    mounted = []
+
+    def mount(size: int, place: Path = tmp_path / "disk") -> Path:
+        place.mkdir(parents=True)
+        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]
+        if shutil.which("mount") is None or subprocess.run(["mount", *options], capture_output=True).returncode:
+            pytest.skip("this machine does not let the tests mount a disk")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", place], check=True)

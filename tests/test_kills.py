@@ -420,24 +420,6 @@ def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
 # --- full disks
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """small_disk(size, place=...) mounts a real file system of so many bytes and returns its folder."""
-    mounted = []
-
-    def mount(size: int, place: Path = tmp_path / "disk") -> Path:
-        place.mkdir(parents=True)
-        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]
-        if shutil.which("mount") is None or subprocess.run(["mount", *options], capture_output=True).returncode:
-            pytest.skip("this machine does not let the tests mount a disk")
-        mounted.append(place)
-        return place
-
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", "-l", place], check=True)
-
-
 def told(message: str, path: Path) -> bool:
     """Which file, why, how much is free, what to do, and that nothing was lost: in two sentences."""
     return (message.startswith(f"{path} could not be written (") and " MB are free on that disk)" in message
@@ -628,9 +610,11 @@ def test_log_on_a_full_disk_tells_who_asks(tmp_path):
 
 
 def test_promotion_on_a_full_disk(course):
-    """The copy finds no space: the old model serves on, and the log says that the swap was given up."""
+    """No space for the log: no swap. None for the copy: the old model serves on, and the log says it was given up."""
     old, new = (utils.store_onnx(course, tiny_model(value), {}) for value in (0, 1))
     utils.put_in_service(course, old)
+    assert told(on_full_disk(lambda: swap(course, old, new), size=20), course.exports / "audit.csv")
+    assert utils.in_service(course) == old.stem and utils.read_audit(course).empty
     message = on_full_disk(lambda: swap(course, old, new), size=50_000)
     assert told(message, course.exports / "model.onnx")
     assert utils.in_service(course) == old.stem and not leftovers(course.home)

@@ -59,6 +59,19 @@ def test_killed_kernel_is_explained(kit, capsys):
     assert "Theme 1: the kernel was killed" in capsys.readouterr().out
 
 
+def test_full_disk_is_told_and_leaves_the_earlier_copy(kit, small_disk, capsys):
+    folder, home = small_disk(64 * 1024, kit / "home" / "exports" / "notebooks"), kit / "home"
+    assert run.main(["--home", str(home), "--until", "1"]) == 0
+    before = (folder / "theme1_good.ipynb").read_bytes()
+    source = kit / "notebooks" / "theme1_good.ipynb"
+    source.write_text(source.read_text().replace("import json", "print('x' * 100_000); import json"))
+    assert run.main(["--home", str(home), "--until", "1"]) == 1
+    said = capsys.readouterr().out
+    assert f"Theme 1: its executed notebook could not be written to {folder} (No space left on device; 0" in said
+    assert [path.name for path in folder.iterdir()] == ["theme1_good.ipynb"]
+    assert (folder / "theme1_good.ipynb").read_bytes() == before
+
+
 def test_home_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run.main(["--home", str(tmp_path / "file"), "--until", "1"]) == 2

@@ -4,9 +4,11 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 KIT = Path(__file__).resolve().parent.parent
@@ -57,8 +59,10 @@ def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
             )  # fmt: skip
     except BaseException:
         if running.exists():
-            tidy(running)
-            os.replace(running, failed)
+            with suppress(OSError, ValueError):  # a full disk leaves half of it, which says nothing
+                tidy(running)
+                os.replace(running, failed)
+            running.unlink(missing_ok=True)
         raise
     tidy(running)
     os.replace(running, folder / path.name)
@@ -155,6 +159,12 @@ def main(arguments: list[str]) -> int:
                 bar.close()
                 print(f"\nTheme {theme}: the kernel was killed, most often because memory ran out. Close other "
                       f"programs, then run again: finished work loads. So far: {failed_copy(folder, path)}")
+                return 1
+            except OSError as error:
+                bar.close()
+                free = shutil.disk_usage(folder).free / 1e6
+                print(f"\nTheme {theme}: its executed notebook could not be written to {folder} ({error.strerror}; "
+                      f"{free:,.1f} MB are free there). Free some space, then run again: finished work loads.")
                 return 1
     print(summary(home, seconds))
     return 0
