@@ -1226,11 +1226,10 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     key = identity(code_of(decode), index["sha256"].tolist(), size, channels)
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
-    shape = (len(index), channels, size, size)
     if path.exists() and read_json(stamp).get("sha256") == _checksum(path):
         with suppress(Exception):  # NumPy raises half a dozen kinds of error on a header that is none
             pixels = np.lib.format.open_memmap(path, mode="c")
-            if (pixels.shape, pixels.dtype) == (shape, np.uint8):
+            if (pixels.shape, pixels.dtype) == ((len(index), channels, size, size), np.uint8):
                 return pixels
 
     def read(relative, digest):
@@ -1245,7 +1244,7 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
                           "run notebooks/theme1_data_analysis.ipynb again.") from problem  # fmt: skip
 
     digest = hashlib.sha256()
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), channels, size, size)}
     # Plain writes, not a memory map: a full disk is then an error message, not a killed process.
     with atomic(path) as temporary, open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as workers:
         buffer = io.BytesIO()
