@@ -430,9 +430,12 @@ def fetch(course: Course, path: Path) -> None:
         return
     try:
         with atomic(path) as temporary:  # half a copy would pass for the whole, and `keep` would store it over that
-            (shutil.copytree if kept.is_dir() else shutil.copy)(kept, temporary)
+            if kept.is_dir():
+                shutil.copytree(kept, temporary, ignore=lambda _, names: [n for n in names if LEFTOVER.fullmatch(n)])
+            else:
+                shutil.copy(kept, temporary)
     except CourseError as error:
-        raise CourseError(f"{kept} could not be brought back ({error.__cause__}): mount Drive again or free some space "
+        raise CourseError(f"{kept} could not be brought back ({_first_line(error.__cause__)}): mount Drive again or free some space "
                           "here, then run the cell again.") from error  # fmt: skip
 
 

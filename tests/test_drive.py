@@ -125,7 +125,7 @@ def test_files_brought_back_are_whole_or_not_there(drive):
     (folder / "a").write_text("a")
     (folder / "b").write_text("b")
     utils.keep(course, folder)
-    (course.runs / "events" / ".a.12.tmp").write_text("left by a kill")
+    (course.runs / "events" / ".a.elsewhere-12.tmp").write_text("left by a kill")
     shutil.rmtree(course.local / "runs")
     broken = course.runs / "events" / "broken"
     broken.symlink_to("nowhere")
@@ -191,7 +191,7 @@ def test_first_screen_speaks_of_the_gpu(drive, open_course, monkeypatch, capsys,
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     monkeypatch.setattr(utils, "amp_dtype", lambda device: None)
     capsys.readouterr()
-    utils._greet(course)
+    utils._greet(course, "")
     assert says in capsys.readouterr().out.splitlines()
 
 
