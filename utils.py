@@ -435,8 +435,8 @@ def fetch(course: Course, path: Path) -> None:
             else:
                 shutil.copy(kept, temporary)
     except CourseError as error:
-        raise CourseError(f"{kept} could not be brought back ({_first_line(error.__cause__)}): mount Drive again or free some space "
-                          "here, then run the cell again.") from error  # fmt: skip
+        raise CourseError(f"{kept} could not be brought back ({_why_not_written(error.__cause__)}): mount Drive again "
+                          "or free some space here, then run the cell again.") from error  # fmt: skip
 
 
 def read_json(path: Path, precious: bool = False) -> dict:
