@@ -2056,7 +2056,9 @@ class _Session:
         if self.average:
             self.average.steps, self.average.state = state["average"]
         set_generator_states(state["generators"], self.device)
-        print(f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step}")
+        done = self.epoch >= self.recipe.epochs  # killed before its result was stored
+        print("resumed after the last epoch" if done else
+              f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step}")  # fmt: skip
 
     @property
     def stopped(self) -> bool:
