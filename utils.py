@@ -1066,9 +1066,9 @@ def load_index(course: Course) -> pd.DataFrame:
     empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-        if absent := [name for name in (*text, *numbers) if name not in table]:
+        if absent := [name for name in ("path", "label", "pool", "sha256") if name not in table]:
             raise ValueError(f"it has no column {', '.join(absent)}")
-        if odd := [name for name in numbers if table[name].dtype.kind not in "iuf"]:
+        if odd := [name for name in numbers if name in table and table[name].dtype.kind not in "iuf"]:
             raise ValueError(f"its column {odd[0]} holds text")
         used = table[table["pool"] != ""]
         if used.empty or not (used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)).all():
