@@ -639,7 +639,8 @@ TABLE = "name,n,share\na,1,0.123456\nb,2,0.5\n"
 
 
 @reader(lambda kit: st.tuples(broken(GROUP), broken_csv(TABLE), PICTURES, broken_json(RECORD)), quick=8, many=120,
-        examples=lambda kit: [(GROUP, TABLE.encode(), picture("PNG", "RGB", (9, 9)), json.dumps(RECORD).encode())])
+        examples=lambda kit: [(GROUP, TABLE.encode(), figure, json.dumps(RECORD).encode()) for figure in (
+            picture("PNG", "RGB", (9, 9)), picture("TIFF", "L", (9, 9)), b"P6 9999999 9999999 255\n")])  # fmt: skip
 def report_inputs(kit, case):
     home = kit.home / "reported"
     names = ("report/group.toml", "exports/tables/theme1_pools.csv", "exports/figures/theme1_samples.png",
