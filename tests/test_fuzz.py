@@ -207,7 +207,7 @@ def result() -> dict:
     return {"a": [1, 2]}
 
 
-# --- data: folders, images, index, cache, zips
+# --- data: folders, images, index, cache, and zips of hand-ins
 
 
 @reader(lambda kit: PICTURES, quick=120, many=1200,
@@ -292,19 +292,6 @@ def pixel_cache(kit, case):
         utils.write_json(path.with_suffix(".json"), {"sha256": utils._checksum(path)})
     pixels = utils.load_data(kit.course).pixels
     assert pixels.shape == kit.data.pixels.shape and pixels.dtype == np.uint8
-
-
-@reader(lambda kit: BROKEN_ZIPS, quick=80, many=800)
-def dataset_zips(kit, case):
-    archive, target = put(kit.home / "raw.zip", case), kit.home / "raw" / "chest_xray"
-    try:
-        utils.unpack(archive, target)
-        assert target.is_dir() and not any(path.is_symlink() for path in target.rglob("*"))
-    except utils.CourseError:
-        assert not target.exists()
-        raise
-    finally:
-        shutil.rmtree(kit.home / "raw", ignore_errors=True)
 
 
 @reader(lambda kit: BROKEN_ZIPS, quick=60, many=800,
