@@ -552,7 +552,7 @@ def read_record(home: str | Path) -> dict:
     if isinstance(results, dict) and results.get("schema") != SCHEMA:
         raise CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
                           "the version of the kit that wrote it, or run the notebooks again from theme 1.")
-    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict) or not _is_record(results):
+    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
         raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
     return results
 
@@ -7419,6 +7419,8 @@ PAIRS = (("baseline", "optimised"), ("optimised", "ONNX float32"), ("ONNX float3
 
 def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
     """What ran, when, with how many criteria met; what is missing or stale, and what that costs the synthesis."""
+    if not _is_record(results):
+        raise _damaged(Path(home) / "exports" / "results.json")
     old, rows = stale_sections(Path(home), results), {}
     for theme, (notebook, cost) in THEMES.items():
         section, criteria = results.get(f"theme{theme}"), results.get("criteria", {}).get(f"theme{theme}", [])
