@@ -720,7 +720,7 @@ def read_record(home: str | Path) -> dict:
     if isinstance(results, dict) and results.get("schema") != SCHEMA:
         raise CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
                           "the version of the kit that wrote it, or run the notebooks again from theme 1.")
-    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict) or not _is_record(results):
+    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
         raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
     return results
 
@@ -1231,9 +1231,9 @@ def load_index(course: Course) -> pd.DataFrame:
     empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-        if absent := [name for name in (*text, *numbers) if name not in table]:
+        if absent := [name for name in ("path", "label", "pool", "sha256") if name not in table]:
             raise ValueError(f"it has no column {', '.join(absent)}")
-        if odd := [name for name in numbers if table[name].dtype.kind not in "iuf"]:
+        if odd := [name for name in numbers if name in table and table[name].dtype.kind not in "iuf"]:
             raise ValueError(f"its column {odd[0]} holds text")
         used = table[table["pool"] != ""]
         if used.empty or not (used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)).all():
@@ -7642,6 +7642,8 @@ PAIRS = (("baseline", "optimised"), ("optimised", "ONNX float32"), ("ONNX float3
 
 def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
     """What ran, when, with how many criteria met; what is missing or stale, and what that costs the synthesis."""
+    if not _is_record(results):
+        raise _damaged(Path(home) / "exports" / "results.json")
     old, rows = stale_sections(Path(home), results), {}
     for theme, (notebook, cost) in THEMES.items():
         section, criteria = results.get(f"theme{theme}"), results.get("criteria", {}).get(f"theme{theme}", [])

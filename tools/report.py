@@ -232,17 +232,17 @@ def humanised(name: str) -> str:
 
 def figures(draft: Draft) -> dict[str, dict]:
     """What the template needs of every figure; `path` is None for one that is missing or cannot be opened."""
-    from PIL import Image
-
     found = {}
     for name in names(draft, "figures"):
         item, path = described(draft, "figures", name), draft.home / "exports" / "figures" / f"{name}.png"
         item["path"] = f"/exports/figures/{name}.png" if path.is_file() else None
         if item["path"]:
             try:
-                with Image.open(path) as picture:
+                with utils.open_image(path) as picture:
+                    if picture.format not in ("PNG", "JPEG", "GIF", "WEBP"):  # what Typst reads
+                        raise OSError(f"{picture.format} is no format of a figure")
                     picture.verify()
-            except (OSError, SyntaxError):  # Pillow raises either for a broken PNG
+            except OSError:
                 item |= {"path": None, "missing": item["damaged"]}
         found[name] = item
     return found
