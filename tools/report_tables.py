@@ -93,7 +93,7 @@ def layout(header: list[str], rows: list[list[str]], words: dict, file: str, pla
     ValueError
         Rows of different lengths.
     """
-    note = ""
+    note = "" if rows else words["no_rows"]
     if len({len(row) for row in [header or rows[0], *rows]}) > 1:
         raise ValueError("rows of different lengths")
     if len(rows) > MOST_ROWS:
