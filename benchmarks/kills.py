@@ -127,7 +127,7 @@ def finished(home: Path, name: str) -> dict | None:
     path = next((home / "runs").glob(f"{name}-*/finished.pt"), None)
     if path is None:
         return None
-    state = torch.load(path)
+    state = torch.load(path, weights_only=True)
     return {"weights": state["weights"], "history": pd.DataFrame(state["history"]).drop(columns="seconds")}
 
 
@@ -201,7 +201,7 @@ def artefacts(home: Path) -> dict[str, str]:
                  *(path for path in data.glob("*/cache/*.npy") if path.with_suffix(".json").exists())):  # fmt: skip
         found[path.relative_to(home).as_posix()] = utils._checksum(path)
     for path in (*home.glob("runs/*/finished.pt"), *home.glob("checkpoints/*.pth")):
-        weights = torch.load(path)["weights"]
+        weights = torch.load(path, weights_only=True)["weights"]
         content = b"".join(value.contiguous().numpy().tobytes() for value in weights.values())
         found[path.relative_to(home).as_posix()] = utils.hashlib.sha256(content).hexdigest()
     for path in data.glob("raw/[!.]*/"):

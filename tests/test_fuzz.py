@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,6 +36,7 @@ from hypothesis import strategies as st
 import utils
 from models.baseline_cnn import BaselineCNN
 from tools import leaks, parsing, pdf, report, static, submission
+from tools.archive import ArchiveError, unpack
 
 GIB = 1 << 30
 STORY = {"dataset": "pneumonia", "profile": "smoke", "image_size": 32, "seed": 42}
@@ -207,7 +208,7 @@ def result() -> dict:
     return {"a": [1, 2]}
 
 
-# --- data: folders, images, index, cache, and zips of hand-ins
+# --- data: folders, images, index, cache, zips
 
 
 @reader(lambda kit: PICTURES, quick=120, many=1200,
@@ -292,6 +293,20 @@ def pixel_cache(kit, case):
         utils.write_json(path.with_suffix(".json"), {"sha256": utils._checksum(path)})
     pixels = utils.load_data(kit.course).pixels
     assert pixels.shape == kit.data.pixels.shape and pixels.dtype == np.uint8
+
+
+@reader(lambda kit: BROKEN_ZIPS, quick=80, many=800)
+def dataset_zips(kit, case):
+    archive, target = put(kit.home / "raw.zip", case), kit.home / "raw" / "chest_xray"
+    try:
+        links = unpack(archive, target)
+        assert target.is_dir() and not any(path.is_symlink() for path in target.rglob("*"))
+        assert all(isinstance(name, PurePosixPath) for name in links)
+    except ArchiveError as error:  # whose callers say what to do
+        assert not target.exists()
+        raise utils.CourseError(str(error)) from error
+    finally:
+        shutil.rmtree(kit.home / "raw", ignore_errors=True)
 
 
 @reader(lambda kit: BROKEN_ZIPS, quick=60, many=800,
