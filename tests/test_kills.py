@@ -261,13 +261,17 @@ def test_saved_steps_of_a_finished_training_do_not_stay(data):
     assert fit(data).loaded and not left.exists()
 
 
-def test_kills_at_random_moments():
-    """The short version of benchmarks/kills.py."""
-    command = [sys.executable, KIT / "benchmarks" / "kills.py", "--kills", "2", "--again", "0", "--chain", "0",
-               "--images", "120", "--size", "32", "--saved", "each step"]  # fmt: skip
+SHORT = "--kills 2 --again 0 --chain 0 --images 120 --size 32 --saved".split()
+
+
+@pytest.mark.parametrize("options, held", [
+    ([*SHORT, "each step"], ["2 of 2 kills hold"]),
+    pytest.param([], ["20 of 20 kills hold", "6 of 6 kills of the chain hold"], marks=pytest.mark.slow)])  # fmt: skip
+def test_kills_at_random_moments(options, held):
+    command = [sys.executable, KIT / "benchmarks" / "kills.py", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 kills hold" in done.stdout
+    assert all(words in done.stdout for words in held)
 
 
 # --- kills: search
