@@ -310,7 +310,8 @@ def dataset_zips(kit, case):
 
 
 @reader(lambda kit: BROKEN_ZIPS, quick=60, many=800,
-        examples=lambda kit: [zipped([("utils.py", b"", 0, 0), ("notebooks/", b"", 0, 0)])])  # fmt: skip
+        examples=lambda kit: [good := zipped([("utils.py", b"", 0, 0), ("notebooks/", b"", 0, 0)]),
+                              good[:26] + b"9" * 5000 + good[26:]])  # fmt: skip
 def submission_zips(kit, case):
     archive, work = put(kit.home / "hand-in.zip", case), kit.home / "work"
     try:

@@ -72,7 +72,7 @@ def unpack(archive: Path, target: Path, leave_out=frozenset(), most_files: int =
         raise
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, ArithmeticError,
             RuntimeError) as error:  # fmt: skip  # RuntimeError: a method that Python does not know
-        raise ArchiveError("damaged", archive, f"cannot be unpacked ({shown(error)})") from error
+        raise ArchiveError("damaged", archive, f"cannot be unpacked ({shown(error)[:200]})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return links
