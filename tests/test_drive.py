@@ -91,7 +91,7 @@ def test_full_drive_does_not_stop_a_training_and_loses_nothing(drive, capsys):
     assert len(list(course.local.rglob("running.pt"))) == 1  # both epochs are there
     course.runs.unlink()  # room was made
     run = utils.fit(course, "full", utils.optimized_network(course), data, RECIPE, progress=False)
-    assert "resumed in epoch" in capsys.readouterr().out
+    assert "resumed after the last epoch" in capsys.readouterr().out
     assert utils.hash_weights(run.model) == utils.hash_weights(unbroken.model)
 
 
