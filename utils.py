@@ -111,6 +111,8 @@ PROFILES = {
     "full": Profile("full", 224, 2400, 15, 30, 8, 20, 4, 1000, 2000),
 }
 
+MAX_IMAGE_SIZE = 1024  # pixels of a side: the real images are hardly larger
+
 # The file that each theme needs, and the notebook that writes it.
 PREREQUISITES = {
     2: ("data/{dataset}/index.csv", "theme1_data_analysis"),
@@ -519,9 +521,11 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
         raise CourseError(f"DATASET={dataset!r} is unknown: choose one of {', '.join(DATASETS)}.")
     if profile not in (*PROFILES, "auto"):
         raise CourseError(f"PROFILE={profile!r} is unknown: choose auto, {', '.join(PROFILES)}.")
-    if image_size is not None and image_size < 32:
-        raise CourseError(f"IMAGE_SIZE={image_size} is too small: the networks halve the picture again "
-                          "and again and need 32 pixels or more.")  # fmt: skip
+    if image_size is not None and not (type(image_size) is int and 32 <= image_size <= MAX_IMAGE_SIZE):
+        raise CourseError(f"IMAGE_SIZE={image_size!r} cannot be: give a whole number from 32 (the networks halve the "
+                          f"picture again and again) to {MAX_IMAGE_SIZE}.")  # fmt: skip
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise CourseError(f"SEED={seed!r} cannot be: give a whole number from 0 to {2**32 - 1}.")
     set_seed(seed)
     home, local = _folders(home or os.environ.get("COURSE_HOME") or None, drive)
     story = _story(home, dataset, source, profile, image_size, seed)
@@ -608,7 +612,7 @@ def _is_story(values: dict) -> bool:
     names = all(isinstance(values.get(key), str) for key in ("dataset", "source", "profile"))
     numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
     return (names and numbers and values["dataset"] in DATASETS and values["profile"] in PROFILES
-            and 32 <= values["image_size"] <= 10_000 and 0 <= values["seed"] < 2**32)  # fmt: skip
+            and 32 <= values["image_size"] <= MAX_IMAGE_SIZE and 0 <= values["seed"] < 2**32)  # fmt: skip
 
 
 def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
@@ -641,7 +645,7 @@ def _greet(course: Course, why_sample: str) -> None:
     precision = str(amp_dtype(course.device) or torch.float32).removeprefix("torch.")
     print(f"Theme {course.theme} · {course.dataset} from {course.source} · profile {course.profile.name} at "
           f"{course.image_size} px · seed {course.seed} · {hardware()} · {precision}")  # fmt: skip
-    print(f"Results in {course.home}")
+    print(f"Results in {course.home}" + (": run one notebook at a time" if course.home != course.local else ""))
     print(_gpu_advice(course))
     if course.sample:
         lines = [f"SAMPLE DATA · {sample_data.DISCLAIMER}"]
@@ -684,14 +688,23 @@ def _results(course: Course) -> dict:
     """The record as far as it goes; {} before the first theme. Never one of another shape, which would be mixed in."""
     path = course.exports / "results.json"
     results = read_json(path, precious=True)
+    if results and results.get("schema") != SCHEMA:
+        raise _other_schema(path, results)
     if not _is_record(results):
         raise _damaged(path)
     return results
 
 
+def _other_schema(path: Path, results: dict) -> CourseError:
+    return CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
+                       "the version of the kit that wrote it, or run the notebooks again from theme 1, with another "
+                       "HOME.")  # fmt: skip
+
+
 def _is_record(results: dict) -> bool:
-    """Whether every section is one, and the criteria are rows that a table can show."""
-    sections = {name: part for name, part in results.items() if name != "schema"}
+    """Whether every section is one, and the criteria are rows that a table can show; a student's notes may be there."""
+    ours = re.compile(r"theme[1-8]|meta|headline|tags|criteria")
+    sections = {name: part for name, part in results.items() if ours.fullmatch(name)}
     if not all(isinstance(part, dict) for part in sections.values()):
         return False
     parts = [rows for name, rows in sections.get("criteria", {}).items() if name != "recorded"]
@@ -718,8 +731,7 @@ def read_record(home: str | Path) -> dict:
         raise CourseError(f"{path} is damaged ({says}): restore it from a backup, or move it away and run the "
                           "notebooks again from theme 1 (finished trainings load).") from error  # fmt: skip
     if isinstance(results, dict) and results.get("schema") != SCHEMA:
-        raise CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
-                          "the version of the kit that wrote it, or run the notebooks again from theme 1.")
+        raise _other_schema(path, results)
     if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
         raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
     return results
@@ -824,15 +836,29 @@ def alone(course: Course, name: str, quiet: bool = False):
 
     The lock goes with the process that holds it: after a kill, the file that is left keeps nobody out.
     """
+    with locked(course.local / "runs" / ".locks" / f"{name}.lock", "" if quiet else name):
+        yield
+
+
+@contextmanager
+def locked(path: Path, name: str = ""):
+    """Hold the lock file `path`, waiting for another process that has it; with a name, say so.
+
+    Raises
+    ------
+    CourseError
+        The lock cannot be made: a full disk, a folder that may only be read.
+    """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(_opened(course.local / "runs" / ".locks" / f"{name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if not quiet:
-            print(f"{name}: another notebook is at work on this; waiting for its result")
-        lock.acquire()
+    with clear_disk_errors(path):
+        lock = FileLock(_opened(path))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if name:
+                print(f"{name}: another notebook is at work on this; waiting for its result")
+            lock.acquire()
     try:
         yield
     finally:
@@ -982,7 +1008,7 @@ def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int)
         held = "sample" if why else "kaggle"
     if (held or source) == "sample":
         draw = sample_data.draw_chest_xray if folder == "chest_xray" else sample_data.draw_solar_panels
-        with clear_disk_errors(place, kept="Nothing half-drawn is left."):
+        with locked(raw / f".{folder}.lock", folder), clear_disk_errors(place, kept="Nothing half-drawn is left."):
             try:
                 draw(raw, images=sample_images, seed=seed)  # returns at once when they are there
             except FileExistsError as error:
@@ -1960,6 +1986,7 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
         train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
         session = _Session(course, model.to(course.device), train, recipe, len(course.classes), running)
         session.resume()
+        _tell_of_earlier(folder, session)
         val = data.loader("val", 256)
         curves = _Curves(course, folder.name, session.history) if tensorboard else None
         from tqdm import tqdm
@@ -1983,6 +2010,14 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
         _save(folder / "finished.pt", finished)
         _remove_running(running, folder)
         return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+
+
+def _tell_of_earlier(folder: Path, session: _Session) -> None:
+    """Say why a network that was trained before is trained anew."""
+    name = folder.name[:-13]  # less the identity
+    earlier = [path for path in folder.parent.glob(f"{name}-{'?' * 12}/finished.pt")]
+    if earlier and not (session.epoch or session.step):
+        print(f"{name}: trains anew, as code, data, recipe or seed differ from {len(earlier)} finished run(s) of it")
 
 
 def _remove_running(running: Path, folder: Path) -> None:
@@ -2124,6 +2159,9 @@ class _Curves:
             from torch.utils.tensorboard import SummaryWriter
 
             fetch(course, self.folder)
+            with atomic(self.folder / "room") as temporary:  # the thread of TensorBoard would print its traceback
+                temporary.write_bytes(bytes(1 << 14))
+            (self.folder / "room").unlink()
             self.writer = SummaryWriter(self.folder, purge_step=0)  # hides the points of an earlier process
         for row in history:
             self.add(row)
@@ -3513,7 +3551,10 @@ def benchmark_once(course: Course, name: str, backends, pixels, again: bool = Fa
     """
     import onnxruntime
 
-    files = [(b.name, b.device, b.precision, b.provider, b.spec, _checksum(b.file)[:16]) for b in backends]
+    # A home may move: the path of a file is no part of the identity, its content is.
+    specs = [{key: value for key, value in b.spec.items() if key != "path"} for b in backends]
+    files = [(b.name, b.device, b.precision, b.provider, spec, _checksum(b.file)[:16])
+             for b, spec in zip(backends, specs, strict=True)]  # fmt: skip
 
     def work():
         return measure(backends, pixels, **options)

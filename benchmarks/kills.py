@@ -137,10 +137,11 @@ def same(first: dict, second: dict) -> bool:
             and all(torch.equal(value, weights[1][key]) for key, value in weights[0].items()))  # fmt: skip
 
 
-def found(result: dict) -> int:
-    """The step that a process went on from; 0 when it began anew."""
-    told = re.search(r"resumed in epoch \d+ of \d+, after step (\d+)", "\n".join(result["lines"]))
-    return int(told[1]) if told else 0
+def found(result: dict, done: int = 0) -> int:
+    """The step that a process went on from; 0 when it began anew, `done` when no step was left to do."""
+    said = "\n".join(result["lines"])
+    told = re.search(r"resumed in epoch \d+ of \d+, after step (\d+)", said)
+    return int(told[1]) if told else done if "resumed after the last epoch" in said else 0
 
 
 def kill_trainings(options: argparse.Namespace, common: list) -> list[dict]:
@@ -169,7 +170,8 @@ def kill_trainings(options: argparse.Namespace, common: list) -> list[dict]:
         steps, again = killed["lines"].count("step"), run(arguments)
         holds = same(finished(home, name), whole[saved]) and not leftovers(home)
         rows.append({"kill": number, "saved": saved, "killed after s": round(killed["seconds"], 1), "steps done": steps,
-                     "in saving": "yes" if cut else "", "step found": found(again), "steps lost": steps - found(again),
+                     "in saving": "yes" if cut else "", "step found": found(again, steps),
+                     "steps lost": steps - found(again, steps),
                      "same weights, bit for bit": "yes" if holds else "NO"})  # fmt: skip
     return rows
 

@@ -1,6 +1,7 @@
 """The bootstrap cell, executed in runtimes that look like Colab's: what it fetches, installs, removes and says."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -141,7 +142,8 @@ def test_clone_that_fails_leaves_no_kit_and_can_be_repeated(runtime, fault, says
     machine.fault(fault)
     said = sentence(machine.run(SHOWN))
     assert said.startswith("The kit was not fetched (") and says in said and said.endswith("then run this again.")
-    assert "https://github.com/OWNER/REPOSITORY is public with a branch main" in said
+    stamped = re.search(r'REPOSITORY, BRANCH = "(.+)", "(.+)"', (KIT / "tools" / "bootstrap.py").read_text())
+    assert f"{stamped[1]} is public with a branch {stamped[2]}" in said
     assert not (machine.content / "course-kit").exists() and machine.commands == []
     machine.fault("")
     assert machine.run().returncode == 0

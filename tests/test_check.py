@@ -469,9 +469,12 @@ def test_every_headline_figure_has_its_tolerance():
 
 def test_machine_of_a_record():
     meta = {"hardware": "A, 2 threads", "environment": {"torch": "2.15.0", "date": "then", "system": "x"}}
-    assert compare.differences(meta, "A, 2 threads", {"torch": "2.15.0", "date": "now", "system": "y"}) == []
-    assert compare.differences(meta, "A, 2 threads", {"torch": "2.16.0"}) == ["torch: 2.15.0 there, 2.16.0 here"]
-    assert compare.differences({}, "A", {}) and compare.differences(meta, None, {})
+    record = {"meta": meta, "theme3": {"on": "A, 2 threads"}}
+    assert compare.differences(record, "A, 2 threads", {"torch": "2.15.0", "date": "now", "system": "y"}) == []
+    assert compare.differences(record, "A, 2 threads", {"torch": "2.16.0"}) == ["torch: 2.15.0 there, 2.16.0 here"]
+    assert compare.differences({}, "A", {}) and compare.differences(record, None, {})
+    record["theme3"]["on"] = "Tesla T4"  # trained there, opened here for theme 8
+    assert compare.differences(record, "A, 2 threads", {}) == ["training of theme3: Tesla T4 there, A, 2 threads here"]
     assert reexecute.threads_of({"meta": meta}) == 2 and reexecute.threads_of({"meta": {"hardware": 3}}) == 2
 
 
@@ -502,6 +505,10 @@ def test_bonus_of_the_kit_is_not_the_groups(submission, tmp_path):
     shutil.copy(KIT / ".github" / "workflows" / "ci.yml", submission / ".github" / "workflows" / "ci.yml")
     rows = {row["bonus"]: row for row in verdict.bonuses(open_submission(submission, tmp_path))}
     assert not any(row["found"] for row in rows.values())
+    with open(submission / ".github" / "workflows" / "ci.yml", "a") as file:
+        file.write("# an older kit, or an edit: for a person to say\n")
+    row = next(row for row in verdict.bonuses(open_submission(submission, tmp_path)) if row["bonus"] == "CI/CD")
+    assert not row["found"] and "ci.yml differ from this kit's: look" in row["evidence"]
     (submission / ".github" / "workflows" / "ours.yml").write_text("on: push")
     (submission / "app.py").write_text("import gradio as gr")
     edit_notebook(submission, 2, lambda cells: cells.append(nbformat.v4.new_code_cell("x = 1\nimport wandb")))

@@ -193,7 +193,7 @@ def test_server_that_asks_for_long_patience_is_not_waited_for(server, place, wai
 
 
 def test_server_that_falls_silent_does_not_hold_the_notebook(server, place, waits, monkeypatch):
-    monkeypatch.setattr(download, "TIME_LIMITS", (5, 0.3))
+    monkeypatch.setattr(download, "TIME_LIMITS", (5, 2))
     done = threading.Event()
     server.storage = [("slow", done)]
     download.install(XRAY, place)

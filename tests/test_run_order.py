@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import sample_data
 import utils
 from tools.compare import CLOCKED
 
@@ -86,6 +87,28 @@ def test_lock_of_a_killed_process_keeps_nobody_out(open_course):
     assert done.returncode == -9 and list((course.local / "runs" / ".locks").glob("x.lock"))
     with utils.alone(course, "x"):
         pass
+
+
+def test_lock_that_cannot_be_made_is_one_sentence(open_course):
+    course = open_course()
+    (course.local / "runs" / ".locks" / "x.lock").mkdir(parents=True)
+    with pytest.raises(utils.CourseError, match="x.lock could not be written"), utils.alone(course, "x"):
+        pass
+
+
+def test_two_notebooks_that_draw_the_sample_at_once_get_all_of_it(tmp_path):
+    done, raw = [], tmp_path / "raw"
+    both = [threading.Thread(target=lambda: done.append(utils.acquire("pneumonia", "sample", raw, 120, 1)))
+            for _ in range(2)]  # fmt: skip
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert len(done) == 2
+    sample_data.draw_chest_xray(tmp_path / "alone", images=120, seed=1)
+    drawn, alone = ({path.relative_to(root): path.read_bytes() for path in root.rglob("*.jpeg")}
+                    for root in (raw, tmp_path / "alone"))  # fmt: skip
+    assert drawn == alone and len(alone) > 100
 
 
 @pytest.mark.slow

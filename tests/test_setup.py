@@ -181,6 +181,29 @@ def test_record_is_read_whole_or_explained(open_course):
         utils.read_record(course.home)
 
 
+def test_notes_in_a_record_stay_and_another_schema_is_never_overwritten(open_course):
+    course = open_course()
+    path = course.exports / "results.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"notes": "ask about fold 3"}))
+    utils.record(course, "theme2", {"x": 1})
+    assert json.loads(path.read_text())["notes"] == "ask about fold 3"
+    path.write_text(old := json.dumps(stored | {"schema": 0}))
+    with pytest.raises(utils.CourseError, match="has schema 0, this kit reads schema 1: .* another HOME"):
+        utils.record(course, "theme2", {"x": 2})
+    assert path.read_text() == old
+
+
+@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 3.5}, {"seed": "42"}, {"seed": None}, {"seed": 2**32},
+                                     {"seed": True}, {"image_size": "96"}, {"image_size": 64.0}, {"image_size": 20_000},
+                                     {"image_size": 16}])  # fmt: skip
+def test_impossible_seed_or_size_is_one_sentence_and_makes_no_home(tmp_path, drawn, options):
+    name, value = next(iter(options.items()))
+    with pytest.raises(utils.CourseError, match=f"{name.upper()}={value!r} cannot be: give a whole number"):
+        utils.start(1, source=drawn, profile="smoke", home=tmp_path / "home", **options)
+    assert not (tmp_path / "home").exists()
+
+
 def test_table_is_stored_beside_the_figures(open_course):
     course = open_course(theme=1)
     table = pd.DataFrame({"accuracy": [0.75, 0.5]}, index=pd.Index(["a, b", "c"], name="model"))

@@ -288,6 +288,13 @@ def test_overflow_in_half_precision_skips_one_step(monkeypatch):
 # --- one call, three things
 
 
+def test_training_that_is_made_anew_says_why(data, capsys):
+    train(data.course, data)
+    assert "trains anew" not in capsys.readouterr().out
+    train(data.course, data, replace(RECIPE, lr=RECIPE.lr / 2))
+    assert "probe: trains anew, as code, data, recipe or seed differ from 1 finished" in capsys.readouterr().out
+
+
 def test_finished_training_loads_and_says_so(data, capsys):
     first = train(data.course, data)
     capsys.readouterr()

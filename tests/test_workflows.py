@@ -1,5 +1,6 @@
 """The workflows of GitHub Actions run commands that exist here, on the Pythons that the kit promises."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is mi
 def dry_run(*arguments: str) -> str:
     """What make would do, from nothing."""
     command = ["make", "--dry-run", "--always-make", *arguments]
-    return subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=True).stdout
+    plain = {name: value for name, value in os.environ.items() if name != "CONSTRAINTS"}  # the weekly run sets it
+    return subprocess.run(command, cwd=KIT, env=plain, capture_output=True, text=True, check=True).stdout
 
 
 @needs_make

@@ -216,8 +216,7 @@ def _full(submission, options, work: Path, seen: Seen) -> None:
 
 
 def _tabulate(submission, seen: Seen, by: str, names, ours: dict, machine: dict, missing: dict) -> None:
-    meta = submission.record.get("meta", {})
-    differ = compare.differences(meta, machine.get("hardware"), machine.get("environment") or {})
+    differ = compare.differences(submission.record, machine.get("hardware"), machine.get("environment") or {})
     seen.differences[by], seen.same[by] = [shown(text) for text in differ], not differ
     images = compare.number_of_images(submission.record)
     seen.tables[by] = compare.compare(_headline(submission), ours, names, by, not differ, images, missing)

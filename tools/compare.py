@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import utils
+from tools.consistency import at, is_number
 from tools.submission import Finding
 
 VERDICTS = ("differs", "not reproduced", "not submitted", "within tolerance", "ratio", "identical")  # worst first
@@ -71,12 +72,18 @@ def figure_of(name: str) -> Figure:
     return TOLERANCES.get(name, UNKNOWN)
 
 
-def differences(meta: dict, hardware: str | None, environment: dict) -> list[str]:
-    """What differs between the machine of a record and this one, of what can change a figure; [] for the same."""
+def differences(record: dict, hardware: str | None, environment: dict) -> list[str]:
+    """What differs between the machine of a record and this one, of what can change a figure; [] for the same.
+
+    Each start of a notebook renews the meta section: the trainings say themselves what they ran on.
+    """
     if not hardware:
         return ["nothing ran far enough here to say what it ran on"]
+    meta = record.get("meta") if isinstance(record.get("meta"), dict) else {}
     theirs = meta.get("environment") if isinstance(meta.get("environment"), dict) else {}
     pairs = {"hardware": (meta.get("hardware"), hardware)}
+    trained = {f"training of {theme}": at(record, theme, "on") for theme in ("theme2", "theme3")}
+    pairs |= {what: (place, hardware) for what, place in trained.items() if place}
     pairs |= {key: (theirs.get(key), value) for key, value in environment.items()
               if key not in ("date", "system", "hardware")}  # fmt: skip
     return [f"{key}: {there} there, {here} here" for key, (there, here) in pairs.items() if there != here]
@@ -119,24 +126,19 @@ def _verdict(name: str, theirs, ours, tag: str, tolerance: float, same: bool) ->
     if theirs is None or ours is None:
         return nothing | {"verdict": "not submitted" if theirs is None else "not reproduced"}
     if tag == "timing":
-        ratio = ours / theirs if _number(ours) and _number(theirs) and theirs > 0 else None
+        ratio = ours / theirs if is_number(ours) and is_number(theirs) and theirs > 0 else None
         says = "no time" if ratio is None else f"x {ratio:.2f}"
         return nothing | {"difference": ratio, "verdict": "ratio" if ratio is not None else "differs", "says": says}
     exact = same and name not in CLOCKED
     if theirs == ours and isinstance(theirs, bool) == isinstance(ours, bool):
-        return nothing | {"verdict": "identical", "difference": 0.0 if _number(ours) else None}
-    if not (_number(theirs) and _number(ours)):
+        return nothing | {"verdict": "identical", "difference": 0.0 if is_number(ours) else None}
+    if not (is_number(theirs) and is_number(ours)):
         tolerated = not same and isinstance(ours, str) and isinstance(theirs, str)
         return nothing | {"verdict": "within tolerance" if tolerated else "differs"}
     near = not exact and abs(ours - theirs) <= tolerance
     return {"difference": ours - theirs, "tolerance": None if exact else tolerance,
             "verdict": "within tolerance" if near else "differs",
             "says": "same hardware and versions: to the digit" if exact else figure_of(name).why}  # fmt: skip
-
-
-def _number(value) -> bool:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return known and abs(value) < 1e300  # NaN and infinity are not; nor is an integer that no float holds
 
 
 def number_of_images(record: dict) -> dict[str, int]:
@@ -190,7 +192,7 @@ def unmoved(submitted: dict, other: dict, names) -> list[str]:
     third seed is asked. For a share of n images with spread s between seeds, the chance of the same value twice more
     is about (1 / (4 s n))²: 1 or 2 % at n = 24 and s = 0.1, less than 1 in 1000 at n = 400.
     """
-    return [name for name in names if figure_of(name).moves and name in other and _number(submitted.get(name))
+    return [name for name in names if figure_of(name).moves and name in other and is_number(submitted.get(name))
             and f"{submitted[name]:.12g}" == f"{other[name]:.12g}" and submitted[name] not in (0, 1)]  # fmt: skip
 
 
@@ -198,4 +200,4 @@ def text(value) -> str:
     """A figure as a reader wants it."""
     if value is None:
         return "–"
-    return f"{value:.6g}" if _number(value) else str(value)[:40]
+    return f"{value:.6g}" if is_number(value) else str(value)[:40]

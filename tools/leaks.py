@@ -37,6 +37,7 @@ BINARY = {".pth", ".pt", ".onnx", ".trt", ".engine", ".npz", ".npy", ".png", ".j
           ".gz", ".pkl", ".joblib"}  # fmt: skip
 
 
+ARCHIVES = {".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 MAX_INSIDE = 8 * MIB  # of all texts in one archive
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 
@@ -62,6 +63,8 @@ def secrets_in_zip(root: Path, path: Path) -> list[tuple[str, str]] | None:
                 name = PurePosixPath(member.filename)
                 if is_secret_file(name):
                     found.append((f"{shown(name.name)} holds credentials", f"{shown(path)}, {shown(name)}"))
+                elif name.suffix.lower() in ARCHIVES:
+                    return found or None
                 elif name.suffix.lower() not in BINARY:
                     with archive.open(member) as file:
                         content = file.read(left + 1)

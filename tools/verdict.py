@@ -10,7 +10,8 @@ from tools import compare
 from tools.consistency import at
 from tools.submission import VERDICTS, Submission, SubmissionError, is_code, read, shown, worst_first
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
+KIT = Path(__file__).resolve().parent.parent
+TEMPLATES = KIT / "tools" / "templates"
 CRITERIA = {
     1: ("Understanding and completion (compréhension et complétion)", 4),
     2: ("Technical quality (qualité technique)", 6),
@@ -118,6 +119,9 @@ def bonuses(submission: Submission) -> list[dict]:
     used = _imports(submission, own)
     demo = sorted({name for name in own if name.startswith("demo/")} | used["demo"])
     flows = [name for name in own if re.fullmatch(r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml", name)]
+    edited = [name for name in flows if (KIT / name).is_file()]  # of another version of the kit, or changed
+    flows = [name for name in flows if name not in edited]
+    look = f"; {', '.join(edited)} differ from this kit's: look at them" if edited else ""
     tracking = sorted({name for name in files if name.split("/")[0] in ("wandb", "mlruns", ".dvc")} | used["tracking"])
     engine, works = "exports/model.trt" in files, at(submission.record, "theme4", "tensorrt", "works")
     reasons = at(submission.record, "theme4", "tensorrt", "reasons")
@@ -126,7 +130,7 @@ def bonuses(submission: Submission) -> list[dict]:
         "TensorRT (+1)": (engine and works is True, f"exports/model.trt is {'there' if engine else 'not there'}; the "
                           f"record says that it works: {'yes' if works is True else 'no'}{routes}"),
         "Demo": (demo, _named(demo, "nothing in demo/ but what the kit brings, no Gradio or Streamlit elsewhere")),
-        "CI/CD": (flows, _named(flows, "no workflow but what the kit brings")),
+        "CI/CD": (flows, _named(flows, "no workflow but what the kit brings") + look),
         "Tracking": (tracking, _named(tracking, "TensorBoard at most, which the course requires of all")),
     }  # fmt: skip
     return [{"bonus": name, "found": bool(there), "evidence": shown(says)} for name, (there, says) in found.items()]
@@ -149,7 +153,7 @@ def _imports(submission: Submission, names: list[str]) -> dict[str, set[str]]:
 
 def _of_the_kit(submission: Submission, name: str) -> bool:
     """Whether a file is one of the kit's, byte for byte."""
-    kit = TEMPLATES.parent.parent / name
+    kit = KIT / name
     same = kit.is_file() and kit.stat().st_size == (submission.root / name).stat().st_size
     return same and filecmp.cmp(kit, submission.root / name, shallow=False)
 
