@@ -2159,9 +2159,11 @@ class _Curves:
             from torch.utils.tensorboard import SummaryWriter
 
             fetch(course, self.folder)
-            with atomic(self.folder / "room") as temporary:  # the thread of TensorBoard would print its traceback
-                temporary.write_bytes(bytes(1 << 14))
-            (self.folder / "room").unlink()
+            room = _opened(self.folder / "room")
+            try:
+                room.write_bytes(bytes(1 << 14))  # without room, the thread of TensorBoard would print its traceback
+            finally:
+                room.unlink(missing_ok=True)
             self.writer = SummaryWriter(self.folder, purge_step=0)  # hides the points of an earlier process
         for row in history:
             self.add(row)

@@ -28,7 +28,7 @@ def test_set_seed_fixes_every_generator():
 
 @pytest.mark.parametrize("wrong, word", [
     ({"dataset": "cats"}, "pneumonia, pneumonia3, solar"), ({"profile": "huge"}, "smoke, quick, full"),
-    ({"image_size": 31}, "32 pixels or more"),
+    ({"image_size": 31}, "whole number from 32"),
 ])  # fmt: skip
 def test_wrong_parameters_are_named(tmp_path, drawn, wrong, word):
     with pytest.raises(utils.CourseError, match=word):
