@@ -2161,7 +2161,7 @@ class _Curves:
             fetch(course, self.folder)
             room = _opened(self.folder / "room")
             try:
-                room.write_bytes(bytes(1 << 14))  # without room, the thread of TensorBoard would print its traceback
+                room.write_bytes(bytes(1 << 14))  # else the thread of TensorBoard prints its traceback
             finally:
                 room.unlink(missing_ok=True)
             self.writer = SummaryWriter(self.folder, purge_step=0)  # hides the points of an earlier process

@@ -488,7 +488,8 @@ def test_full_disk_while_images_are_drawn(small_disk):
     raw = small_disk(64 * 1024)
     with pytest.raises(utils.CourseError, match="Nothing half-drawn is left") as error:
         utils.acquire("solar", "sample", raw, 100, 1)
-    assert told(str(error.value), raw / "solar_panels") and [path.name for path in raw.iterdir()] == [".solar_panels.lock"]
+    assert told(str(error.value), raw / "solar_panels")
+    assert [path.name for path in raw.iterdir()] == [".solar_panels.lock"]
 
 
 @pytest.mark.parametrize("zipped", [True, False])
