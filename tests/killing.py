@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import utils
@@ -105,8 +106,11 @@ def _child(work) -> int:
         try:
             sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
             work()
-        finally:
             os._exit(0)
+        except BaseException:  # a test that expects a kill shall show what came instead
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
