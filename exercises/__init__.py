@@ -1,0 +1,319 @@
+"""Exercises that check themselves: right, or a hint that fits the mistake.
+
+In a notebook:
+
+    exercises.check("theme3/ece", my_ece)                       # a function or class of your own
+    exercises.predict("theme3/threshold", MY_PREDICTION, moved)  # what you said before you ran it, and what came out
+
+An exercise is stated in its notebook; what it is checked on stands in `exercises/theme<N>.py`. There a typical mistake
+is written as a wrong solution with its hint: an answer that does what this solution does gets this hint. No right
+number is ever printed, so there is nothing to copy.
+"""
+
+import copy
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+
+class TooSlow(BaseException):
+    """No Exception, so that a student's `except Exception` does not swallow it."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong solution that students often write, and the hint that leads on from it.
+
+    Attributes
+    ----------
+    wrong : callable
+        Same arguments as the exercise's function.
+    hint : str
+        A question or an observation; neither the code nor the number that is asked for.
+    """
+
+    wrong: Callable
+    hint: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the check of one answer says: `right`, and the sentence that the student reads."""
+
+    right: bool
+    says: str
+
+
+@dataclass(frozen=True)
+class Implement:
+    """A function to write, checked on cases against a solution that does not use the course's own code.
+
+    Attributes
+    ----------
+    cases : mapping of str to tuple
+        Arguments of each call; the name says what is special about it ("two classes, one absent").
+    right : callable
+        The solution: SciPy, scikit-learn or a closed form.
+    mistakes : iterable of Mistake
+        Tried in order; the first that answers as the student does, on every case, gives the hint.
+    hint : str
+        For all other mistakes.
+    tolerance : float
+        Largest relative or absolute difference that still counts as equal.
+    seconds : float
+        Time limit of all calls together.
+    """
+
+    cases: Mapping[str, tuple]
+    right: Callable
+    mistakes: Iterable[Mistake]
+    hint: str
+    tolerance: float = 1e-6
+    seconds: float = 5.0
+
+    def judge(self, answer) -> Verdict:
+        """Call `answer` on every case. It works on copies, so what it changes harms nobody."""
+        if not callable(answer):
+            return Verdict(False, f"this is {_kind(answer)}; a function is checked here: pass its name, no brackets")
+        given, wrong = {}, []
+        for name, arguments in self.cases.items():
+            mine, same = copy.deepcopy(arguments), copy.deepcopy(arguments)
+            given[name] = answer(*mine)
+            expected = self.right(*same)
+            strange = _strange(given[name], expected)
+            if strange:
+                return Verdict(False, f"on the case '{name}' your function {strange}")
+            if not _equal(given[name], expected, self.tolerance):
+                wrong.append(name)
+            elif not _untouched(mine, arguments):
+                return Verdict(False, f"on the case '{name}' the answer is right, but your function changed its input: "
+                                      f"work on a copy")  # fmt: skip
+        if not wrong:
+            return Verdict(True, f"right on {len(given)} of {len(given)} cases")
+        done = f"right on {len(given) - len(wrong)} of {len(given)} cases, wrong on '{wrong[0]}'"
+        return Verdict(False, f"{done}. {self._hint(given)}")
+
+    def _hint(self, given: dict) -> str:
+        for mistake in self.mistakes:
+            if all(_equal(given[name], _quietly(mistake.wrong, arguments), self.tolerance)
+                   for name, arguments in self.cases.items()):  # fmt: skip
+                return mistake.hint
+        return self.hint
+
+
+@dataclass(frozen=True)
+class Build:
+    """A thing to build that no single number decides (a network, a rule): a list of properties, in order.
+
+    Attributes
+    ----------
+    properties : iterable of (callable, str)
+        Each is called with the answer and says whether the property holds; its hint belongs to the first that does not.
+    seconds : float
+        Time limit of all of them together.
+    """
+
+    properties: Iterable[tuple[Callable, str]]
+    seconds: float = 10.0
+
+    def judge(self, answer) -> Verdict:
+        properties = list(self.properties)
+        for number, (holds, hint) in enumerate(properties):
+            if not holds(answer):
+                return Verdict(False, f"{number} of {len(properties)} properties hold. {hint}")
+        return Verdict(True, f"right: {len(properties)} of {len(properties)} properties hold")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Say first, then look.
+
+    Attributes
+    ----------
+    choices : tuple
+        The answers that can be given. With (float,) a number is asked for.
+    why : mapping
+        Hint for each wrong choice; for a number the keys are "too low" and "too high".
+    factor : float
+        A number counts as right within this factor of what came out.
+    """
+
+    choices: tuple
+    why: Mapping[str, str]
+    factor: float = 2.0
+
+    def judge(self, said, came) -> Verdict:
+        """Compare a prediction with what came out; without one, ask for it and give nothing away."""
+        number = self.choices == (float,)
+        wanted = "a number" if number else " or ".join(map(repr, self.choices))
+        if said is None:
+            return Verdict(False, f"your prediction first: {wanted}. Then run the cell again")
+        if number:
+            return self._judge_number(said, came)
+        if said not in self.choices:
+            return Verdict(False, f"{said!r} is none of the answers: {wanted}")
+        if said == came:
+            return Verdict(True, f"predicted: it is {came!r}")
+        return Verdict(False, f"you said {said!r}, this run says {came!r}. {self.why[said]}")
+
+    def _judge_number(self, said, came) -> Verdict:
+        if isinstance(said, bool) or not isinstance(said, (int, float, np.number)) or not np.isfinite(said):
+            return Verdict(False, f"{said!r} is no number")
+        low, high = sorted((came / self.factor, came * self.factor))
+        if low <= said <= high:
+            return Verdict(True, f"predicted within a factor {self.factor:g}: it is {came:.4g}")
+        way = "too low" if said < low else "too high"
+        return Verdict(False, f"you said {said:.4g}, which is {way}: it is {came:.4g}. {self.why[way]}")
+
+
+def find(name: str) -> Implement | Build | Predict:
+    """The exercise "theme<N>/<name>".
+
+    Raises
+    ------
+    KeyError
+        There is none of that name; the message lists those of the theme.
+    """
+    theme, _, short = name.partition("/")
+    known = import_module(f"exercises.{theme}").EXERCISES
+    if short not in known:
+        raise KeyError(f"there is no exercise {name!r}; {theme} has {', '.join(known)}")
+    return known[short]
+
+
+def judge(name: str, answer) -> Verdict:
+    """Judge an answer. Whatever it does (raise, loop, return nonsense) becomes a sentence."""
+    exercise = find(name)
+    try:
+        with _time_limit(exercise.seconds):
+            return exercise.judge(answer)
+    except TooSlow:
+        return Verdict(False, f"no answer after {exercise.seconds:g} s: a loop that never ends? "
+                              "Follow its condition by hand for two rounds")  # fmt: skip
+    except Exception as error:
+        return Verdict(False, _told(error))
+
+
+def check(name: str, answer) -> None:
+    """Judge an answer and print the verdict, one line."""
+    _print(judge(name, answer))
+
+
+def predict(name: str, said, came) -> None:
+    """Print whether what was said came; without a prediction, ask for it.
+
+    Parameters
+    ----------
+    name : str
+        "theme<N>/<name>".
+    said : str, float or None
+        The student's prediction; None before there is one.
+    came : str or float
+        What the cell found in this run.
+    """
+    _print(find(name).judge(said, came))
+
+
+def _print(verdict: Verdict) -> None:
+    print(("✓ " if verdict.right else "✗ not yet: ") + verdict.says)
+
+
+@contextmanager
+def _time_limit(seconds: float):
+    """TooSlow after so many seconds, and again every half second in case a bare `except:` swallows it.
+
+    Works where there are timers and in the main thread, as in a notebook on Linux and macOS; elsewhere without limit.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise TooSlow
+
+    earlier = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+
+
+def _told(error: Exception) -> str:
+    """What an answer raised, and on which of the student's lines."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    place = f", in `{frames[0].line}`" if frames and frames[0].line else ""
+    return f"your code raises {type(error).__name__}: {error}{place}"
+
+
+def _quietly(wrong: Callable, arguments: tuple) -> Any:
+    """What a typical mistake answers; one that raises answers nothing that a student could answer."""
+    try:
+        with np.errstate(all="ignore"):
+            return wrong(*copy.deepcopy(arguments))
+    except Exception:
+        return None
+
+
+def _kind(value) -> str:
+    shape = getattr(value, "shape", None)
+    if value is None:
+        return "None (is the `return` missing?)"
+    return f"{type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
+
+
+def _array(value) -> np.ndarray | None:
+    """Numbers as an array; None for what holds none."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def _strange(given, expected) -> str | None:
+    """What is wrong with the kind of an answer, before its value is looked at."""
+    if isinstance(expected, (str, tuple)):
+        right_kind = isinstance(given, type(expected)) and (isinstance(given, str) or len(given) == len(expected))
+        length = f" of {len(expected)}" if isinstance(expected, tuple) else ""
+        return None if right_kind else f"returns {_kind(given)}, not a {type(expected).__name__}{length}"
+    theirs, ours = _array(given), _array(expected)
+    if theirs is None:
+        return f"returns {_kind(given)}, not " + ("a number" if ours.ndim == 0 else "an array of numbers")
+    if theirs.shape != ours.shape:
+        return f"returns {_form(theirs)}, not {_form(ours)}"
+    if not np.isfinite(theirs).all() and np.isfinite(ours).all():
+        return "returns nan or inf: is something divided by zero, or a logarithm taken of it?"
+    return None
+
+
+def _form(array: np.ndarray) -> str:
+    return "one number" if array.ndim == 0 else f"an array of shape {array.shape}"
+
+
+def _equal(given, expected, tolerance: float) -> bool:
+    if isinstance(expected, tuple) and isinstance(given, tuple):
+        return len(given) == len(expected) and all(map(lambda a, b: _equal(a, b, tolerance), given, expected))
+    if isinstance(expected, str) or isinstance(given, str):
+        return isinstance(given, str) and given == expected
+    theirs, ours = _array(given), _array(expected)
+    if theirs is None or ours is None or theirs.shape != ours.shape:
+        return False
+    return np.allclose(theirs.astype(float), ours.astype(float), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _untouched(mine: tuple, arguments: tuple) -> bool:
+    """Whether arrays that were handed out still hold what they held."""
+    pairs = [(_array(a), _array(b)) for a, b in zip(mine, arguments, strict=True)]
+    return all(a is None or b is None or (a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+               for a, b in pairs)  # fmt: skip
