@@ -360,6 +360,13 @@ def test_model_card_of_roofs_and_of_a_beginning(home):
     assert text.count("has not run") == 3 and "notebooks/theme3_optimization.ipynb" in text
 
 
+@pytest.mark.parametrize("held", [b"no model", b"", b"\x08\x08"])
+def test_model_card_says_that_the_file_in_service_is_damaged(home, held):
+    """Bytes that are no model, none at all, and a model that says nothing of itself."""
+    (home / "exports" / "model.onnx").write_bytes(held)
+    assert "; the file in service is damaged or not this course's: run theme 4 again." in card.card(home, RECORD)
+
+
 def test_old_model_card_survives_a_full_disk(home, monkeypatch):
     path = card.write(home, RECORD)
     before = path.read_text(encoding="utf-8")

@@ -131,12 +131,17 @@ def threshold(home: Path, results: dict) -> str:
 def in_service(home: Path) -> str:
     """What the file in service carries, as it was fitted for that very model."""
     import onnx
+    from google.protobuf.message import DecodeError
 
     path = home / "exports" / "model.onnx"
     if not path.exists():
         return ""
-    about = {entry.key: json.loads(entry.value) for entry in onnx.load(path, load_external_data=False).metadata_props}
-    temperature, cut = about["temperature"], about["threshold"]
+    try:
+        stored = onnx.load(path, load_external_data=False).metadata_props
+        about = {entry.key: json.loads(entry.value) for entry in stored}
+        temperature, cut = float(about["temperature"]), float(about["threshold"])
+    except (DecodeError, OSError, ValueError, TypeError, KeyError):
+        return "; the file in service is damaged or not this course's: run theme 4 again"
     return f"; the file in service carries temperature {temperature:.2f} and threshold {cut:.2f}"
 
 
