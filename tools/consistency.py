@@ -55,7 +55,8 @@ def contradictions(look) -> list[Finding]:
     record, headline = look.submission.record, at(look.submission.record, "headline")
     if not isinstance(headline, dict):
         return []
-    pairs = [*_sections(record, headline), *_criteria(record, headline), *_answers(look, headline)]
+    stored = {name: _load(look, name) for name in WRITTEN_BY}
+    pairs = [*_sections(record, headline), *_criteria(record, headline), *_answers(stored, headline)]
     pairs = [pair for pair in pairs if pair[1] is not None and pair[2] is not None]
     findings = [_contradiction(f"headline {name} is {shown(value)[:24]}, and {shown(said)[:24]} by {where}")
                 for name, value, said, where in pairs if not _agree(value, said)]  # fmt: skip
@@ -63,7 +64,7 @@ def contradictions(look) -> list[Finding]:
     if pairs and not findings:
         says = f"Headline figures stand {len(pairs)} times elsewhere (sections, criteria, stored answers): they agree."
         findings.append(Finding("record", "pass", says, RECORD, 3))
-    return findings + _without_answers(look, headline)
+    return findings + _without_answers(stored, headline)
 
 
 def _contradiction(what: str) -> Finding:
@@ -145,16 +146,16 @@ def _met(value, target) -> bool | None:
     return bool(COMPARE[sign](value, goal))
 
 
-def _answers(look, headline: dict) -> Iterator[tuple]:
+def _answers(stored: dict, headline: dict) -> Iterator[tuple]:
     """The same for metrics that are computed here from the stored answers on the test images."""
-    for stored in WRITTEN_BY:
-        if answers := _load(look, stored):
+    for answers_of, answers in stored.items():
+        if answers:
             probabilities, labels = answers
             classes = [str(number) for number in range(probabilities.shape[1])]
             values = utils.evaluate(probabilities, labels, classes, resamples=1)["value"]
             for name, (where, metric) in MEASURED.items():
-                if where == stored:
-                    yield name, headline.get(name), float(values[metric]), f"exports/predictions/{stored}.npz"
+                if where == answers_of:
+                    yield name, headline.get(name), float(values[metric]), f"exports/predictions/{answers_of}.npz"
 
 
 def _load(look, stored: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -168,10 +169,10 @@ def _load(look, stored: str) -> tuple[np.ndarray, np.ndarray] | None:
     return arrays["probabilities"], arrays["labels"]
 
 
-def _without_answers(look, headline: dict) -> list[Finding]:
+def _without_answers(stored: dict, headline: dict) -> list[Finding]:
     """Figures that nothing here can be held against, as their answers are not there or are damaged."""
-    lacking = [stored for stored in WRITTEN_BY if _load(look, stored) is None]
-    names = [name for name, (stored, _) in MEASURED.items() if stored in lacking and name in headline]
+    lacking = [name for name, answers in stored.items() if answers is None]
+    names = [name for name, (where, _) in MEASURED.items() if where in lacking and name in headline]
     if not names:
         return []
     says = (f"Without whole exports/predictions/ of {' and '.join(lacking)} nothing shows {', '.join(names)}: look at "
