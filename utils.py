@@ -815,6 +815,10 @@ def _code_of(thing) -> str:
     except (OSError, TypeError):  # of a class written in a notebook, Python finds the methods only
         if inspect.isfunction(thing):
             return repr((thing.__code__.co_code, thing.__code__.co_consts, thing.__code__.co_names))
+        if isinstance(thing, partial):
+            return f"{code_of(thing.func)} {thing.args} {thing.keywords}"
+        if not inspect.isclass(thing):  # written in C, like a method of NumPy
+            return f"{type(thing).__name__} {getattr(thing, '__qualname__', thing)}"
         return "\n".join(_code_of(method) for method in vars(thing).values() if inspect.isfunction(method))
     tree = ast.parse(textwrap.dedent(source))
     for node in ast.walk(tree):

@@ -1,10 +1,12 @@
 """Opening the course: one home, one story; the record; work that is done once."""
 
 import json
+import operator
 import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -267,6 +269,12 @@ def test_identity_of_a_network_written_in_a_notebook():
 
     assert utils.code_of(network(2)) == utils.code_of(network(2))
     assert utils.code_of(network(2)) != utils.code_of(network(3))
+
+
+def test_identity_of_what_has_no_source_in_python():
+    assert utils.code_of(max) != utils.code_of(min) and utils.code_of(np.add) != utils.code_of(np.multiply)
+    double, triple = partial(operator.mul, 2), partial(operator.mul, 3)
+    assert utils.code_of(double) != utils.code_of(triple) and utils.code_of(double) == utils.code_of(partial(double))
 
 
 def measured(number):
