@@ -1,10 +1,12 @@
 """course.py run: what it prints when all is well, and when a cell fails."""
 
+import shutil
+
 import nbformat
 import pytest
 
 import course
-from tools import run
+from tools import run, timing
 
 
 @pytest.fixture
@@ -29,9 +31,38 @@ def kit(tmp_path, monkeypatch):
 def test_summary_shows_criteria_headline_and_paths(kit, capsys):
     assert run.main(["--home", str(kit / "home"), "--until", "1"]) == 0
     out = capsys.readouterr().out
-    for words in ("✓ it ran: 0.750 (target > 0.7)", "baseline_test_accuracy", "SAMPLE DATA", "exports/notebooks"):
+    for words in ("✓ it ran: 0.750 (target > 0.7)", "baseline_test_accuracy", "SAMPLE DATA", "exports/notebooks",
+                  "slowest cells:", "fit to be shown live: all 1 notebooks"):  # fmt: skip
         assert words in out
     assert (kit / "home" / "exports" / "notebooks" / "theme1_good.ipynb").exists()
+
+
+def timed_notebook(path, *parts):
+    """An executed notebook: headings (str) and code cells (seconds)."""
+    notebook = nbformat.v4.new_notebook()
+    for part in parts:
+        make = nbformat.v4.new_markdown_cell if isinstance(part, str) else nbformat.v4.new_code_cell
+        notebook.cells.append(make(part if isinstance(part, str) else "x = 1"))
+        if not isinstance(part, str):
+            notebook.cells[-1].metadata["papermill"] = {"duration": part}
+    nbformat.write(notebook, path)
+
+
+def test_slowest_cells_are_named_by_section_and_the_verdict_is_computed(tmp_path):
+    timed_notebook(tmp_path / "theme1_a.ipynb", "# Theme 1", 0.5, "Words.\n\n## 2 · Loader\n", 9.5, 1.0)
+    timed_notebook(tmp_path / "theme2_b.ipynb", "## 1 · Training", 10.5, "**Exercise 2 (implement).** Try.", 3.0)
+    timed_notebook(tmp_path / "theme2_b.failed.ipynb", "## 1 · Training", 99.0)
+    lines = timing.report(tmp_path, {1: 13.0, 2: 15.0}, slowest=3)
+    assert [line.strip() for line in lines[2:5]] == [
+        "10.5 s  theme 2, 1 · Training", "9.5 s  theme 1, 2 · Loader", "3.0 s  theme 2, Exercise 2"]  # fmt: skip
+    assert lines[5].startswith("not fit to be shown live as they ran just now: theme 2 (")
+    assert "fit to be shown live: all 1 notebooks" in timing.report(tmp_path, {1: 59.9})[-1]
+    assert "theme 1 (" in timing.report(tmp_path, {1: 60.1})[-2]
+    home = tmp_path / "home"
+    shutil.copytree(tmp_path, home / "exports" / "notebooks", ignore=lambda *_: ["home"])
+    rows = timing.table([home]).splitlines()
+    assert rows[2] == "| 1 | 11 s | 9.5 s: 2 · Loader |" and rows[3].startswith("| 2 | 14 s | 10.5 s")
+    assert rows[4] == "| 3 | not run | |"
 
 
 def test_failure_names_theme_cell_and_error_and_keeps_what_was_done(kit, capsys):

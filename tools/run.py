@@ -11,6 +11,8 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+from tools import timing
+
 KIT = Path(__file__).resolve().parent.parent
 
 
@@ -167,4 +169,5 @@ def main(arguments: list[str]) -> int:
                       f"{free:,.1f} MB are free there). Free some space, then run again: finished work loads.")
                 return 1
     print(summary(home, seconds))
+    print(*timing.report(folder, seconds), sep="\n")
     return 0
