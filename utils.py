@@ -285,9 +285,12 @@ def amp_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def cpu_flags() -> set[str]:
-    """What Linux says of the processor, its instruction sets among it; empty elsewhere."""
+    """What Linux says of the processor, its instruction sets among it as far as PyTorch uses them; empty elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
-    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return flags
+    return {flag for flag in flags if not flag.startswith(("amx", "avx512"))}  # bfloat16 would be emulated, and slow
 
 
 # What the system says when there is no room: of the disk, of a quota, of the size that one file may have.

@@ -7,8 +7,7 @@ For each seed the whole course runs four times: as it is, once more, with anothe
 units of an older processor (AVX2: no AVX-512, no bfloat16), which stands in for another machine. The second run must
 give the same figures and the same weights, bit for bit; of the other two the largest difference of each figure is
 shown beside the tolerance that `course.py check` grants elsewhere. Finished runs are kept under --home, so that an
-interrupted benchmark goes on. On two cores a run takes about four minutes at profile quick; AVX2 takes half an hour,
-as it has no bfloat16.
+interrupted benchmark goes on. On two cores a run takes about four minutes at profile quick.
 """
 
 import argparse

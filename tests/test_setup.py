@@ -271,6 +271,13 @@ def test_identity_of_a_network_written_in_a_notebook():
     assert utils.code_of(network(2)) != utils.code_of(network(3))
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="reads what Linux says of the processor")
+def test_no_bfloat16_where_pytorch_is_told_to_do_without_the_wide_units(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert utils.amp_dtype(torch.device("cpu")) is None
+    assert not [flag for flag in utils.cpu_flags() if flag.startswith(("amx", "avx512"))]
+
+
 def test_identity_of_what_has_no_source_in_python():
     assert utils.code_of(max) != utils.code_of(min) and utils.code_of(np.add) != utils.code_of(np.multiply)
     double, triple = partial(operator.mul, 2), partial(operator.mul, 3)
