@@ -49,6 +49,8 @@ COLAB = Path("/content")
 MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
 # From 1.29 on, ONNX Runtime sends what it runs to its maker, and keeps an identifier in the user's folder, unless told.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Importing wandb calls its maker, even for a run that stays on this machine, unless told.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 class CourseError(RuntimeError):
@@ -1950,7 +1952,7 @@ class WeightAverage:
 
 
 def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe, *, save_every: float = 30.0,
-        tensorboard: bool = True, progress: bool = True, on_epoch=None) -> Run:  # fmt: skip
+        tracker: str = "tensorboard", progress: bool = True, on_epoch=None) -> Run:  # fmt: skip
     """Train a network on pool train, watching pool val; keep the weights of the lowest validation loss.
 
     The same call does three things. Finished before: loads at once. Interrupted: goes on from the last step
@@ -1963,6 +1965,9 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
         seed.
     save_every : float
         Seconds between two saved steps.
+    tracker : {"tensorboard", "wandb", "none"}
+        Where the curves go, below runs/. It is no part of the identity and changes no weight. "wandb" (Weights &
+        Biases) keeps its run on this machine, without an account, unless WANDB_MODE says otherwise.
     on_epoch : callable(epoch, row), optional
         Called after each epoch with the row of the history; may raise to stop (pruning). A training that goes on
         tells its earlier epochs again.
@@ -1972,8 +1977,11 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     TrainingStopped
         NaN or infinite loss, with epoch, step and learning rate.
     CourseError
-        The disk is full; what was saved before is intact, and the training goes on from there.
+        The disk is full; what was saved before is intact, and the training goes on from there. An unknown tracker, or
+        one that cannot begin: nothing was trained.
     """
+    if tracker not in TRACKERS:
+        raise CourseError(f"tracker={tracker!r} is unknown: choose one of {', '.join(TRACKERS)}.")
     code = code_of(model, fit, _Session, train_epoch, train_step, validate, autocast, make_optimizer, make_criterion,
                    class_weights, WeightedCrossEntropy, WeightAverage, BatchLoader, draw_augmentation, augment,
                    _texture)  # fmt: skip
@@ -1995,23 +2003,19 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
         session.resume()
         _tell_of_earlier(folder, session)
         val = data.loader("val", 256)
-        curves = _Curves(course, folder.name, session.history) if tensorboard else None
         from tqdm import tqdm
 
         done = session.epoch * len(train.rows) + session.totals[2]
-        bar = tqdm(total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image", disable=not progress,
-                   file=sys.stdout, mininterval=0.5)  # fmt: skip
-        for row in session.history if on_epoch else ():  # the process that was killed may not have come to it
-            on_epoch(row["epoch"], row)
-        while session.epoch < recipe.epochs and not session.stopped:
-            row = session.run_epoch(val, bar, save_every)
-            if curves:
-                curves.add(row)
-            if on_epoch:
+        with _Curves(tracker, folder.name, session) as curves, tqdm(
+            total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image", disable=not progress,
+            file=sys.stdout, mininterval=0.5) as bar:  # fmt: skip
+            for row in session.history if on_epoch else ():  # the process that was killed may not have come to it
                 on_epoch(row["epoch"], row)
-        bar.close()
-        if curves:
-            curves.close(train, recipe, session)
+            while session.epoch < recipe.epochs and not session.stopped:
+                row = session.run_epoch(val, bar, save_every)
+                curves.add(row)
+                if on_epoch:
+                    on_epoch(row["epoch"], row)
         finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
                     "hardware": hardware(), "recipe": asdict(recipe)}  # fmt: skip
         _save(folder / "finished.pt", finished)
@@ -2158,40 +2162,155 @@ class _Session:
 
 
 class _Curves:
-    """One training in TensorBoard; what a killed process had written is replaced by the history, which lost nothing."""
+    """The curves of one training, in the tracker that was asked for.
 
-    def __init__(self, course: Course, name: str, history: list[dict]):
+    A tracker that cannot begin is an error before the first step. One that breaks later is told in a sentence, and the
+    training goes on without it. What a killed process had written is replaced by the history, which lost nothing.
+    """
+
+    def __init__(self, tracker: str, name: str, session: _Session):
+        self.session, self.name, kind = session, tracker, TRACKERS[tracker]
+        with _same_generators(session.device):
+            self.tracker = kind(session.course, name, session) if kind else None
+        for row in session.history:
+            self.add(row)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error, *_) -> None:
+        self._call("close", self.session, error is None)
+
+    def add(self, row: dict) -> None:
+        """A point on each curve, and a safe point."""
+        self._call("add", row)
+
+    def _call(self, what: str, *arguments) -> None:
+        if self.tracker is None:
+            return
+        try:
+            with _same_generators(self.session.device):
+                getattr(self.tracker, what)(*arguments)
+        except Exception as error:  # of somebody else's library: whatever it is, it must not cost a training
+            self.tracker = None
+            print(f"\n{self.name} stopped ({_first_line(error)}): its curves end here, the training goes on without "
+                  "them. run.history holds every epoch.")  # fmt: skip
+
+
+@contextmanager
+def _same_generators(device: torch.device):
+    """Within this block others may draw random numbers: the training does not notice."""
+    states = generator_states(device)
+    try:
+        yield
+    finally:
+        set_generator_states(states, device)
+
+
+def _first_line(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_room(folder: Path) -> None:
+    """Fail as a full disk does: trackers write in a thread or a process of their own, which does not tell."""
+    room = _opened(folder / "room")
+    try:
+        room.write_bytes(bytes(1 << 14))
+    finally:
+        room.unlink(missing_ok=True)
+
+
+class _TensorBoard:
+    """One training in runs/tensorboard: scalars, a batch of training images, the recipe."""
+
+    def __init__(self, course: Course, name: str, session: _Session):
         self.course, self.folder = course, course.local / "runs" / "tensorboard" / name
         with clear_disk_errors(self.folder):
             from torch.utils.tensorboard import SummaryWriter
 
             fetch(course, self.folder)
-            room = _opened(self.folder / "room")
-            try:
-                room.write_bytes(bytes(1 << 14))  # else the thread of TensorBoard prints its traceback
-            finally:
-                room.unlink(missing_ok=True)
+            _check_room(self.folder)
             self.writer = SummaryWriter(self.folder, purge_step=0)  # hides the points of an earlier process
-        for row in history:
-            self.add(row)
 
     def add(self, row: dict) -> None:
-        """A point on each curve, and a safe point."""
-        with clear_disk_errors(self.folder):
-            for tag in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
-                self.writer.add_scalar(tag, row[tag], row["epoch"])
-            self.writer.flush()
+        _check_room(self.folder)
+        for tag in CURVES:
+            self.writer.add_scalar(tag, row[tag], row["epoch"])
+        self.writer.flush()
+        keep(self.course, self.folder)
+
+    def close(self, session: _Session, finished: bool) -> None:
+        if finished:
+            train, recipe = session.loader, asdict(session.recipe).items()
+            plain = {name: value for name, value in recipe if isinstance(value, (int, float, str, bool))}
+            images = next(iter(train))[0][:16] * train.std + train.mean
+            self.writer.add_images("training batch", images.clamp(0, 1))
+            self.writer.add_hparams(plain, {"best_val_loss": session.best_loss}, run_name=".")
+        self.writer.close()
+        keep(self.course, self.folder)
+
+
+class _WandB:
+    """One training in runs/wandb: a run of Weights & Biases whose id is the identity of the training.
+
+    It stays on this machine, unless WANDB_MODE says otherwise; `wandb sync` uploads it any time later. The code, the
+    printed text, the command and the machine of the student are not stored with it.
+    """
+
+    def __init__(self, course: Course, name: str, session: _Session):
+        try:
+            from wandb import Settings, init  # a mere folder called wandb can be imported, but not from
+        except ImportError as error:
+            raise CourseError("wandb is not installed: pip install -r requirements-bonus.txt, or "
+                              "tracker='tensorboard'.") from error  # fmt: skip
+        self.course, self.name, folder = course, name, course.local / "runs" / "wandb"
+        with clear_disk_errors(folder):
+            _check_room(folder)
+        private = {"silent": True, "console": "off", "symlink": False, "host": "", "disable_git": True,
+                   "disable_code": True, "save_code": False, "x_disable_meta": True, "x_disable_machine_info": True,
+                   "x_disable_stats": True, "x_save_requirements": False}  # fmt: skip
+        known = {key: value for key, value in private.items() if key in Settings.model_fields}  # x_: not promised
+        config = asdict(session.recipe) | {"dataset": course.dataset, "image_size": course.image_size,
+                                           "seed": course.seed, "network": type(session.model).__name__}  # fmt: skip
+        try:
+            self.run = init(mode=os.environ.get("WANDB_MODE", "offline"), dir=folder.parent, id=name, name=name[:-13],
+                            project=os.environ.get("WANDB_PROJECT", f"course-{course.dataset}"), resume="allow",
+                            config=config, settings=Settings(**known), reinit="create_new")  # fmt: skip
+        except Exception as error:  # a dozen kinds, from a mode that does not exist to a server that is not there
+            raise CourseError(f"wandb could not begin ({_first_line(error)}): restart the session without WANDB_MODE, "
+                              "so that its runs stay on this machine, or take tracker='tensorboard'.") from error
+        self.folder = Path(self.run.dir).parent
+
+    def add(self, row: dict) -> None:
+        if row["epoch"] >= self.run.starting_step:  # a run that goes on at the server holds the epochs before
+            _check_room(self.folder)
+            self.run.log({tag: row[tag] for tag in CURVES}, step=row["epoch"])
+            self._keep()
+
+    def close(self, session: _Session, finished: bool) -> None:
+        sizes = [self._size()]
+        self.run.summary["best_val_loss"] = session.best_loss
+        self.run.finish(exit_code=0 if finished else 1)
+        while len(sizes) < 50 and not sizes[0] < sizes[-1] == sizes[-2]:  # its process writes on when `finish` returns
+            time.sleep(0.1)
+            sizes.append(self._size())
+        self._keep()
+        earlier = re.compile(rf"offline-run-\d+_\d+-{re.escape(self.name)}(-\d+)?")
+        for home in {self.course.local, self.course.home}:  # of processes that were killed: ours holds their epochs
+            for path in (home / "runs" / "wandb").glob("offline-run-*"):
+                if earlier.fullmatch(path.name) and path.name != self.folder.name:
+                    _remove(path)
+
+    def _size(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.glob("*.wandb"))
+
+    def _keep(self) -> None:
+        if self.folder.is_relative_to(self.course.local):  # with WANDB_MODE=disabled it writes nothing
             keep(self.course, self.folder)
 
-    def close(self, train: BatchLoader, recipe: Recipe, session: _Session) -> None:
-        """Add one batch of training images and the hyperparameters, and end."""
-        images, _ = next(iter(train))
-        plain = {name: value for name, value in asdict(recipe).items() if isinstance(value, (int, float, str, bool))}
-        with clear_disk_errors(self.folder):
-            self.writer.add_images("training batch", (images[:16] * train.std + train.mean).clamp(0, 1))
-            self.writer.add_hparams(plain, {"best_val_loss": session.best_loss}, run_name=".")
-            self.writer.close()
-            keep(self.course, self.folder)
+
+CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
+TRACKERS = {"tensorboard": _TensorBoard, "wandb": _WandB, "none": None}
 
 
 def _load_run(name, model, folder, course, quiet=False) -> Run:
@@ -2369,12 +2488,12 @@ def build_trial(course: Course, params: dict, recipe: Recipe) -> tuple[nn.Module
     return model, replace(recipe, lr=params["lr"], weight_decay=params["weight_decay"])
 
 
-def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
+def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, tracker: str = "none"):
     """Optuna study over width, depth, dropout, learning rate and weight decay; bad trials are pruned early.
 
     Trial 0 is the course's own choice. Every trial is a training with an identity, and the study is stored on disk:
     an interrupted search goes on. Sampler: TPE (Bergstra et al., 2011). Pruning after each epoch by the median of
-    the other trials.
+    the other trials. With a `tracker` each trial is a run of it, as in `fit`.
 
     Returns
     -------
@@ -2413,7 +2532,7 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int):
                 raise optuna.TrialPruned
 
         try:
-            run = fit(course, f"{name}-trial", model, data, chosen, tensorboard=False, progress=False, on_epoch=report)
+            run = fit(course, f"{name}-trial", model, data, chosen, tracker=tracker, progress=False, on_epoch=report)
         except TrainingStopped:
             raise optuna.TrialPruned from None  # this rate makes the loss explode: a result, not a failure
         if run.loaded:
@@ -6671,7 +6790,7 @@ def fine_tune(course: Course, name: str, checkpoint: Path, mixed: Data, how: str
     if how == "batch norm":
         run = _renormalise(course, name, model, mixed, recipe)
     else:
-        options = {"tensorboard": False, "progress": False} | options
+        options = {"tracker": "none", "progress": False} | options
         with _frozen(model, _stem(model) if how == "frozen stem" else []):
             # What is frozen stands neither in the weights nor in the recipe, so the key of the data names it.
             named = replace(mixed, key=identity(mixed.key, how, code_of(_stem, _frozen)))

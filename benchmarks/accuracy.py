@@ -28,7 +28,7 @@ def one_seed(dataset: str, source: str, size: int, seed: int, home: Path) -> lis
                 "optimized": utils.optimized_network(course)}  # fmt: skip
     recipes = {"baseline": utils.baseline_recipe(data), "optimized": utils.optimized_recipe(data)}
     for name, model in networks.items():
-        run = utils.fit(course, name, model, data, recipes[name], tensorboard=False)
+        run = utils.fit(course, name, model, data, recipes[name], tracker="none")
         logits, labels = utils.predict(run.model, data.loader("test", 256))
         metrics = utils.evaluate(utils.softmax(logits), labels, course.classes, resamples=200)["value"].to_dict()
         del metrics["ece"], metrics["f1_macro"]

@@ -375,7 +375,7 @@ RECIPE = utils.Recipe(epochs=2, batch_size=8)
 
 def train(kit) -> utils.Run:
     torch.manual_seed(0)
-    return utils.fit(kit.course, "fuzzed", BaselineCNN(1, 2, 4), kit.data, RECIPE, tensorboard=False, progress=False)
+    return utils.fit(kit.course, "fuzzed", BaselineCNN(1, 2, 4), kit.data, RECIPE, tracker="none", progress=False)
 
 
 def finished(kit) -> tuple[Path, bytes]:

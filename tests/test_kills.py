@@ -170,7 +170,7 @@ def test_cache_killed_at_every_step_and_in_the_middle(indexed):
 
 
 def fit(data, name="probe", recipe=RECIPE, **options):
-    options = {"tensorboard": False, "progress": False} | options
+    options = {"tracker": "none", "progress": False} | options
     return utils.fit(data.course, name, options.pop("model", None) or network(), data, recipe, **options)
 
 
@@ -242,12 +242,12 @@ def test_curves_of_a_killed_training_are_whole(data):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with pytest.raises(Interrupted):
-        fit(data, tensorboard=True, on_epoch=interrupt)
+        fit(data, tracker="tensorboard", on_epoch=interrupt)
     folder = next((data.course.runs / "tensorboard").glob("probe-*"))
     for path in folder.glob("events*"):
         path.write_bytes(path.read_bytes()[:-10])  # cut by the kill
     time.sleep(1.1)  # TensorBoard orders its files by the second they began in
-    run = fit(data, tensorboard=True)
+    run = fit(data, tracker="tensorboard")
     events = EventAccumulator(str(folder)).Reload()
     assert [point.step for point in events.Scalars("val_loss")] == [1, 2, 3]
     assert [point.value for point in events.Scalars("val_loss")] == pytest.approx(run.history["val_loss"].tolist())
@@ -553,10 +553,10 @@ def test_curves_on_a_full_disk(data, small_disk):
 
     folder = data.course.runs / "tensorboard"
     small_disk(4096, folder)
-    message = error_of(lambda: fit(data, tensorboard=True))
+    message = error_of(lambda: fit(data, tracker="tensorboard"))
     assert told(message, next(folder.iterdir())) and not leftovers(data.course.home)
     subprocess.run(["mount", "-o", "remount,size=1M", folder], check=True)
-    assert not fit(data, tensorboard=True).loaded
+    assert not fit(data, tracker="tensorboard").loaded
 
 
 def test_search_on_a_full_disk(data):

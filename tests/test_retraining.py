@@ -51,7 +51,7 @@ def world(drawn, tmp_path_factory) -> SimpleNamespace:
     data = utils.Data(index, pixels, labels, CLASSES, [0.4], [0.14], "discs", course)
     drifted = replace(data, pixels=255 - pixels, key="negatives")
     recipe = replace(RECIPE, epochs=6, lr=4e-3)
-    run = utils.fit(course, "discs", network(), data, recipe, tensorboard=False, progress=False)
+    run = utils.fit(course, "discs", network(), data, recipe, tracker="none", progress=False)
     state = {"classes": list(CLASSES), "mean": data.mean, "std": data.std, "size": 32, "channels": 1, "threshold": 0.5,
              "temperature": 1.0, "dataset": "pneumonia", "seed": 42, "cost_missed": 5.0}  # fmt: skip
     checkpoint = utils.save_checkpoint(course.checkpoints / "best_model.pth", run.model, **state)

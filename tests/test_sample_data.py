@@ -105,7 +105,7 @@ def test_difficulty(tmp_path, dataset):
     torch.manual_seed(course.seed)
     networks = {"baseline": utils.BaselineCNN(course.channels, 2), "optimized": utils.optimized_network(course)}
     for name, model in networks.items():
-        run = utils.fit(course, name, model, data, recipes[name], progress=False, tensorboard=False)
+        run = utils.fit(course, name, model, data, recipes[name], progress=False, tracker="none")
         answers[name] = utils.predict(run.model, data.loader("test", 256))[0].argmax(1)
     labels = data.labels[test]
     assert 0.70 <= balanced_accuracy_score(labels, answers["baseline"]) <= 0.85

@@ -23,7 +23,7 @@ def network(seed=0):
 
 
 def train(course, data, recipe=RECIPE, model=None, **options):
-    options = {"tensorboard": False, "progress": False} | options
+    options = {"tracker": "none", "progress": False} | options
     return utils.fit(course, "probe", model or network(), data, recipe, **options)
 
 
@@ -401,7 +401,7 @@ def test_early_stopping(data):
 def test_tensorboard_holds_scalars_images_and_hyperparameters(data):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train(data.course, data, tensorboard=True)
+    run = train(data.course, data, tracker="tensorboard")
     folder = next((data.course.runs / "tensorboard").glob("probe-*"))
     events = EventAccumulator(str(folder)).Reload()
     stored = [scalar.value for scalar in events.Scalars("val_loss")]
@@ -524,7 +524,7 @@ def test_search_starts_with_our_recipe_prunes_and_goes_on(data):
     assert more.best_value == min(t.value for t in more.trials if t.state.name == "COMPLETE")
     finished = [t for t in more.trials if t.state.name == "COMPLETE"]
     model, chosen = utils.build_trial(data.course, finished[0].params, recipe)
-    run = utils.fit(data.course, "search-trial", model, data, chosen, tensorboard=False, progress=False)
+    run = utils.fit(data.course, "search-trial", model, data, chosen, tracker="none", progress=False)
     assert run.loaded and run.history["val_loss"].min() == pytest.approx(finished[0].value)
 
 
