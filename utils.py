@@ -5161,8 +5161,10 @@ class Drift:
     datasets: tuple[str, ...] = tuple(DATASETS)
 
     def label(self, severity: int) -> str:
-        """Level and unit of a severity 1 to 5, as "20°" or "12 grey levels"."""
+        """Level and unit of a severity 1 to 5, as "20°", "12 grey levels" or "gamma 1.6"."""
         level = f"{self.levels[severity - 1]:.3g}"
+        if self.unit in ("gamma", "JPEG quality"):  # names of a number, no units
+            return f"{self.unit} {level}"
         return level + self.unit if self.unit.startswith("°") else f"{level} {self.unit}"
 
 
@@ -6552,7 +6554,7 @@ def plot_alarm_rates(rows: list, title: str, alpha: float = 0.05):
 
 def heat_maps(panels: dict[str, pd.DataFrame], title: str, label: str, columns: str = "severity", low=0.0, high=1.0,
               cmap="Blues"):  # fmt: skip
-    """Tables of shares side by side, one row a kind of drift, with the numbers written in."""
+    """Tables of shares side by side, one row a kind of drift, with the numbers written in; hatched: not measured."""
     import matplotlib.pyplot as plt
 
     style()
@@ -6565,6 +6567,7 @@ def heat_maps(panels: dict[str, pd.DataFrame], title: str, label: str, columns: 
             axis.text(column, row, "" if math.isnan(value) else round(100 * value), ha="center", va="center",
                       fontsize=9, color="white" if dark else "black")  # fmt: skip
         axis.grid(False)
+        axis.patch.set(hatch="///", edgecolor="0.7")  # shows where nothing was measured
         axis.set(title=name, xlabel=columns, xticks=range(table.shape[1]), xticklabels=table.columns,
                  yticks=range(rows), yticklabels=[name.replace("_", " ") for name in table.index])  # fmt: skip
     figure.colorbar(image, ax=axes[0], label=label, format=lambda value, _: f"{100 * value:.0f}", pad=0.01)
@@ -6585,12 +6588,8 @@ def plot_estimates(rows: list, title: str):
         drawn = axis.scatter(table["accuracy"], table[name], c=table["severity"], cmap="viridis_r", s=30, zorder=3)
         axis.scatter(*table.loc[table["kind"] == "none", ["accuracy", name]].T.to_numpy(), marker="*", s=160,
                      color=COLOURS[1], zorder=4, label="no drift")  # fmt: skip
-        worst = table.loc[(table[name] - table["accuracy"]).abs().nlargest(5).index].sort_values(name)
-        for place, row in zip(np.linspace(0.05, 0.45, len(worst)), worst.to_dict("records"), strict=True):
-            axis.annotate(f"{row['kind'].replace('_', ' ')} {row['severity']}", (row["accuracy"], row[name]),
-                          xytext=(0.62, place), textcoords="axes fraction", fontsize=8,
-                          arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "grey"})  # fmt: skip
         axis.set(title=name.replace("_", " "), xlabel="true accuracy", xlim=(least, 1.01), ylim=(least, 1.01))
+        _name_worst(axis, table, name)
     axes[0].set_ylabel("estimated without labels")
     axes[0].legend(loc="upper left")
     figure.colorbar(drawn, ax=axes, label="severity", ticks=range(6), pad=0.01)
@@ -6598,7 +6597,21 @@ def plot_estimates(rows: list, title: str):
     return figure
 
 
-LEVELS_OF_DRIFT = {"none": COLOURS[2], "watch": COLOURS[4], "retrain": COLOURS[1]}
+def _name_worst(axis, table: pd.DataFrame, name: str) -> None:
+    """The names of the five largest errors of an estimate, below the diagonal; their lines do not cross."""
+    worst = table.loc[(table[name] - table["accuracy"]).abs().nlargest(5).index]
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    away = np.arctan2((worst[name] - bottom) / (top - bottom) - 0.2, (worst["accuracy"] - left) / (right - left) - 0.7)
+    worst = worst.iloc[np.argsort(-(away % (2 * math.pi)), kind="stable")]  # lowest: furthest round to the left
+    for place, row in enumerate(worst.to_dict("records")):
+        side = 0 if row["accuracy"] < left + 0.75 * (right - left) else 1  # of the name, where its line begins
+        axis.annotate(f"{row['kind'].replace('_', ' ')} {row['severity']}", (row["accuracy"], row[name]),
+                      xytext=(0.64, 0.04 + 0.07 * place), textcoords="axes fraction", fontsize=9,
+                      arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "grey", "relpos": (side, 0.5)})  # fmt: skip
+
+
+# Colour and marker, so that a grey print tells them apart.
+LEVELS_OF_DRIFT = {"none": (COLOURS[2], "o"), "watch": (COLOURS[4], "s"), "retrain": (COLOURS[1], "^")}
 
 
 def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: str):
@@ -6618,9 +6631,10 @@ def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: s
         for axis in (top, bottom):
             for window in table.index[table["severity"] > 0]:
                 axis.axvspan(window - 0.5, window + 0.5, color="black", alpha=0.04 * table["severity"][window], lw=0)
-        for level, colour in LEVELS_OF_DRIFT.items():
+        for level, (colour, mark) in LEVELS_OF_DRIFT.items():
             own = table[table["level"] == level]
-            top.plot(own.index, own["p_value"].clip(lower=1e-6), "o", color=colour, label=level)
+            top.plot(own.index, own["p_value"].clip(lower=1e-6), mark, color=colour, ms=7, mec="black", mew=0.6,
+                     label=level)  # fmt: skip
         top.axhline(policy.window_alpha, color="black", lw=1, ls="--")
         top.set(yscale="log", title=name)
         bottom.errorbar(table.index, table["accuracy"], [table["accuracy"] - table["low"], table["high"] -
@@ -7702,20 +7716,21 @@ def plot_candidates(table: pd.DataFrame, clean_margin: float, title: str):
     marks = dict(zip([name for name in pairs["clean"].index.unique("how") if name != "in service"], "os^Dv",
                      strict=False))  # fmt: skip
     shares = sorted(share for share in table["share"].dropna().unique())
+    # From light to dark, so that a grey print keeps the order.
+    colours = dict(zip(shares, plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(shares))), strict=True))
     for (how, share), clean in pairs["clean"].iterrows():
         drifted = pairs["drifted"].loc[(how, share)]
-        own = how == "in service"
-        colour = COLOURS[6] if own else COLOURS[shares.index(share)]
         ends = [np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]) for row in (drifted, clean)]
-        axis.errorbar(clean["accuracy"], drifted["accuracy"], ends[0], ends[1], fmt="*" if own else marks[how],
-                      ms=14 if own else 9, color=colour, elinewidth=0.8, capsize=2)  # fmt: skip
-        if own:
-            axis.axvline(clean["accuracy"] - clean_margin, color=COLOURS[1], ls="--", label="in service minus margin")
+        look = {"marker": "*", "ms": 16, "color": COLOURS[6]} if how == "in service" else {
+            "marker": marks[how], "ms": 10, "color": colours[share], "mec": "black"}  # fmt: skip
+        axis.errorbar(clean["accuracy"], drifted["accuracy"], *ends, ecolor="grey", elinewidth=0.8, capsize=2, **look)
+        if how == "in service":
+            axis.axvline(clean["accuracy"] - clean_margin, color=COLOURS[6], ls="--", label="in service minus margin")
     axis.plot([], [], "*", color=COLOURS[6], ms=12, label="in service")
     for how, mark in marks.items():
-        axis.plot([], [], mark, color="grey", label=how)
-    for number, share in enumerate(shares):
-        axis.plot([], [], "-", lw=5, color=COLOURS[number], label=f"{share:.0%} drifted")
+        axis.plot([], [], mark, color="white", mec="black", ms=9, label=how)
+    for share, colour in colours.items():
+        axis.plot([], [], "-", lw=6, color=colour, label=f"{share:.0%} drifted")
     axis.set(xlabel="accuracy on clean images, 95 %", ylabel="accuracy on drifted images, 95 %", title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -7724,6 +7739,7 @@ def plot_candidates(table: pd.DataFrame, clean_margin: float, title: str):
 def plot_gate(report: GateReport):
     """Every check of the gate: differences with their interval and limit above, the others in words below."""
     import matplotlib.pyplot as plt
+    from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 
     style()
     apart = report.table["name"].isin(["leakage", "latency", "shadow", "onnx agreement"])
@@ -7733,18 +7749,21 @@ def plot_gate(report: GateReport):
     for row in drawn.itertuples():
         colour, error = COLOURS[2 if row.passed else 1], [[row.value - row.low], [row.high - row.value]]
         upper.errorbar(row.value, row.Index, xerr=np.abs(error), fmt="o" if row.passed else "X", color=colour,
-                       capsize=4, ms=8, lw=2)  # fmt: skip
+                       capsize=4, ms=8 if row.passed else 12, mec="black", mew=0.6, lw=2)  # fmt: skip
         upper.plot([row.limit] * 2, [row.Index - 0.35, row.Index + 0.35], color=COLOURS[6], lw=2.5)
         side = -1 if row.name == "calibration" else 1  # on which side of the limit it passes
-        upper.annotate("", (row.limit + 0.012 * side, row.Index + 0.3), (row.limit, row.Index + 0.3),
-                       arrowprops={"arrowstyle": "->", "color": COLOURS[6]})  # fmt: skip
+        upper.plot(row.limit, row.Index + 0.28, marker=CARETRIGHTBASE if side > 0 else CARETLEFTBASE, ms=8,
+                   color=COLOURS[6])  # fmt: skip
+    for name, mark, colour in (("passed", "o", COLOURS[2]), ("failed", "X", COLOURS[1])):
+        upper.plot([], [], mark, color=colour, ms=9, mec="black", mew=0.6, label=name)
+    upper.legend(loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=2)
     upper.axvline(0, color="grey", lw=0.8)
     upper.set_yticks(drawn.index, [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)])
     upper.set(xlabel="candidate minus model in service, 5 % at each end\nblack: limit, arrow: the side that passes",
               ylim=(-0.6, len(drawn)))  # fmt: skip
     for row in told.itertuples():
         colour = COLOURS[2 if row.passed else 1]
-        lower.plot(0, row.Index, "o" if row.passed else "X", color=colour, ms=8)
+        lower.plot(0, row.Index, "o" if row.passed else "X", color=colour, ms=9, mec="black", mew=0.6)
         lines = textwrap.shorten(row.says, 118, placeholder=" ...")
         lower.text(0.015, row.Index, lines, va="center", fontsize=9)
     lower.set_yticks(told.index, told["name"])
@@ -8399,7 +8418,7 @@ def plot_tradeoff(table: pd.DataFrame, title: str):
 
     style()
     drawn = table.dropna(subset=["p50_ms", "accuracy"])
-    columns = {"p50_ms": "latency of one image, p50 (ms)", "cost_per_million": "cost of a million images (theme 4)"}
+    columns = {"p50_ms": "latency of one image, p50 (ms)", "cost_per_million": "cost of a million images (currency)"}
     columns = {name: label for name, label in columns.items() if name in drawn}
     front = pareto(drawn, low=[*columns, "size_mb"], high=("accuracy",))
     figure, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns) + 1.2, 4.2), sharey=True, squeeze=False)
@@ -8449,14 +8468,15 @@ def plot_life(table: pd.DataFrame, title: str):
     import matplotlib.pyplot as plt
 
     style()
-    figure, axis = plt.subplots(figsize=(11, 0.5 * len(table) + 1.6))
+    figure, axis = plt.subplots(figsize=(11, 0.55 * len(table) + 1.6))
     kinds = list(dict.fromkeys(table.loc[table["accuracy"].notna(), "images"]))
     for number, kind in enumerate(kinds):
         part = table[(table["images"] == kind) & table["accuracy"].notna()]
         ends = np.abs([part["accuracy"] - part["low"], part["high"] - part["accuracy"]])
         axis.errorbar(part["accuracy"], part.index, xerr=ends, fmt="so^D"[number % 4], ms=9, capsize=4, lw=2, ls="none",
                       color=COLOURS[number], label=f"images: {kind}")  # fmt: skip
-    axis.set_yticks(table.index, [f"{row.event}   {row.when[5:16]}   theme {row.theme}" for row in table.itertuples()])
+    axis.set_yticks(table.index, [f"{textwrap.shorten(row.event, 60, placeholder=' ...')}\ntheme {row.theme}, "
+                                  f"{row.when[5:16]}" for row in table.itertuples()], fontsize=10)  # fmt: skip
     axis.set(xlabel="accuracy, 95 %", ylim=(len(table) - 0.5, -0.5), title=title)
     if kinds:
         axis.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -729,6 +729,7 @@ def test_heat_maps_write_what_the_table_says():
     figure.canvas.draw()
     assert texts(figure.axes[0]) == ["0", "0", "100", "", "26", "-30"]
     assert texts(figure.axes[1]) == ["100", "100", "0", "", "74", "130"]
+    assert figure.axes[0].patch.get_hatch() and np.ma.getmaskarray(figure.axes[0].images[0].get_array()).sum() == 1
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["motion blur", "noise"]
     ticks = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert "-0" not in ticks and "0" in ticks
@@ -755,6 +756,7 @@ def test_estimates_and_streams_are_drawn_point_by_point():
         drawn = {(x, y): line.get_label() for line in top.lines[:3] for x, y in line.get_xydata()}
         rows = zip(part.index, part["p_value"].clip(lower=1e-6), part["level"], strict=True)
         assert drawn == {(x, y): level for x, y, level in rows}
+        assert len({line.get_marker() for line in top.lines[:3]}) == 3  # told apart in a grey print, too
         assert len(top.patches) == (part["severity"] > 0).sum()
         assert set(top.lines[3].get_ydata()) == {policy.window_alpha}
         true, estimated, floor = bottom.containers[0], *bottom.lines[-2:]

@@ -1047,6 +1047,7 @@ def test_drift_reports_that_are_missing_damaged_or_of_another_model(decided):
 
 def test_figures():
     import matplotlib.pyplot as plt
+    from matplotlib.colors import to_rgb
 
     budgets = pd.DataFrame({"budget": [25, 50, 25, 50], "images": ["clean", "clean", "drifted", "drifted"],
                             "accuracy": [0.9, 0.91, 0.7, 0.8], "low": 0.6, "high": 0.95})  # fmt: skip
@@ -1060,5 +1061,11 @@ def test_figures():
     for figure in drawn:
         figure.canvas.draw()
         plt.close(figure)
+    four = pd.concat([points, *(points[points["share"].notna()].assign(share=share) for share in (0.0, 0.5, 1.0))])
+    legend = utils.plot_candidates(four, 0.03, "t").axes[0].get_legend()
+    named = zip(legend.get_lines(), legend.get_texts(), strict=True)
+    grey = {text.get_text(): np.dot(to_rgb(line.get_color()), (0.3, 0.59, 0.11)) for line, text in named}
+    steps = np.diff([grey[f"{share}% drifted"] for share in (0, 10, 50, 100)])
+    assert (steps < -0.1).all()  # the shares keep their order in a grey print
     row = utils.accuracy_row(np.eye(2)[[0, 1, 1, 0]], np.array([0, 1, 0, 0]))
     assert row["accuracy"] == 0.75 and (row["low"], row["high"]) == utils.wilson(3, 4) and row["n"] == 4
