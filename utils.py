@@ -2263,7 +2263,8 @@ class _WandB:
         except ImportError as error:
             raise CourseError("wandb is not installed: pip install -r requirements-bonus.txt, or "
                               "tracker='tensorboard'.") from error  # fmt: skip
-        self.course, self.name, folder = course, name, course.local / "runs" / "wandb"
+        self.course, folder = course, course.local / "runs" / "wandb"
+        self.name = re.sub(r"[/\\#?%:]", "_", name)  # what an id of a run may not hold at the server
         with clear_disk_errors(folder):
             _check_room(folder)
         private = {"silent": True, "console": "off", "symlink": False, "host": "", "disable_git": True,
@@ -2273,9 +2274,9 @@ class _WandB:
         config = asdict(session.recipe) | {"dataset": course.dataset, "image_size": course.image_size,
                                            "seed": course.seed, "network": type(session.model).__name__}  # fmt: skip
         try:
-            self.run = init(mode=os.environ.get("WANDB_MODE", "offline"), dir=folder.parent, id=name, name=name[:-13],
-                            project=os.environ.get("WANDB_PROJECT", f"course-{course.dataset}"), resume="allow",
-                            config=config, settings=Settings(**known), reinit="create_new")  # fmt: skip
+            self.run = init(mode=os.environ.get("WANDB_MODE", "offline"), dir=folder.parent, id=self.name,
+                            project=os.environ.get("WANDB_PROJECT", f"course-{course.dataset}"), name=name[:-13],
+                            resume="allow", config=config, settings=Settings(**known), reinit="create_new")
         except Exception as error:  # a dozen kinds, from a mode that does not exist to a server that is not there
             raise CourseError(f"wandb could not begin ({_first_line(error)}): restart the session without WANDB_MODE, "
                               "so that its runs stay on this machine, or take tracker='tensorboard'.") from error
@@ -2291,7 +2292,7 @@ class _WandB:
         sizes = [self._size()]
         self.run.summary["best_val_loss"] = session.best_loss
         self.run.finish(exit_code=0 if finished else 1)
-        while len(sizes) < 50 and not sizes[0] < sizes[-1] == sizes[-2]:  # its process writes on when `finish` returns
+        while 0 < sizes[0] and len(sizes) < 50 and not sizes[0] < sizes[-1] == sizes[-2]:  # its process writes on
             time.sleep(0.1)
             sizes.append(self._size())
         self._keep()

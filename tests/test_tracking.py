@@ -309,6 +309,14 @@ def test_only_runs_of_the_same_training_are_replaced(data, wandb):
 
 
 @pytest.mark.bonus
+def test_names_that_the_server_would_refuse(data, wandb):
+    """Theme 7 calls its candidates by a share: retrain-80-10%-whole."""
+    run = fit(data, "retrain-10%", tracker="wandb")
+    (path,) = runs_of(data.course)
+    assert path.name == f"run-{run.path.name.replace('%', '_')}.wandb" and len(history_of(path)) == 3
+
+
+@pytest.mark.bonus
 def test_runs_reach_the_home(data, wandb, tmp_path):
     """On Colab with Drive: after a lost machine, the home keeps one run, the whole."""
     machines = [replace(data, course=replace(data.course, local=tmp_path / name)) for name in ("first", "second")]
