@@ -157,7 +157,9 @@ def main(arguments: list[str]) -> int:
                 bar.close()
                 print(explain(theme, path, failed_copy(folder, path), error))
                 return 1
-            except DeadKernelError:
+            except RuntimeError as error:  # of nbclient, or of jupyter_client when the kernel never came up
+                if not isinstance(error, DeadKernelError) and not str(error).startswith("Kernel died"):
+                    raise
                 bar.close()
                 print(f"\nTheme {theme}: the kernel was killed, most often because memory ran out. Close other "
                       f"programs, then run again: finished work loads. So far: {failed_copy(folder, path)}")
