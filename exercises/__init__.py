@@ -12,12 +12,14 @@ number is ever printed, so there is nothing to copy.
 
 import copy
 import signal
+import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,30 @@ class Mistake:
     wrong: Callable
     hint: str
 
+    def fits(self, given: Mapping, cases: Mapping, tolerance: float) -> bool:
+        """Whether the student answered on every case what this wrong solution answers."""
+        return all(_equal(given[name], _quietly(self.wrong, arguments), tolerance) for name, arguments in cases.items())
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A mistake known by what its answers look like, where no wrong solution gives the same number to all.
+
+    Attributes
+    ----------
+    shows : callable
+        Called with the answer and the exercise's arguments; True where the answer shows it.
+    hint : str
+        As for a Mistake.
+    """
+
+    shows: Callable
+    hint: str
+
+    def fits(self, given: Mapping, cases: Mapping, tolerance: float) -> bool:
+        """Whether the student's answers show it on every case."""
+        return all(_quietly(self.shows, (given[name], *arguments)) for name, arguments in cases.items())
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -61,8 +87,8 @@ class Implement:
         Arguments of each call; the name says what is special about it ("two classes, one absent").
     right : callable
         The solution: SciPy, scikit-learn or a closed form.
-    mistakes : iterable of Mistake
-        Tried in order; the first that answers as the student does, on every case, gives the hint.
+    mistakes : iterable of Mistake or Symptom
+        Tried in order; the first that fits what the student answers, on every case, gives the hint.
     hint : str
         For all other mistakes.
     tolerance : float
@@ -73,7 +99,7 @@ class Implement:
 
     cases: Mapping[str, tuple]
     right: Callable
-    mistakes: Iterable[Mistake]
+    mistakes: Iterable[Mistake | Symptom]
     hint: str
     tolerance: float = 1e-6
     seconds: float = 5.0
@@ -101,11 +127,8 @@ class Implement:
         return Verdict(False, f"{done}. {self._hint(given)}")
 
     def _hint(self, given: dict) -> str:
-        for mistake in self.mistakes:
-            if all(_equal(given[name], _quietly(mistake.wrong, arguments), self.tolerance)
-                   for name, arguments in self.cases.items()):  # fmt: skip
-                return mistake.hint
-        return self.hint
+        fitting = (mistake.hint for mistake in self.mistakes if mistake.fits(given, self.cases, self.tolerance))
+        return next(fitting, self.hint)
 
 
 @dataclass(frozen=True)
@@ -115,7 +138,8 @@ class Build:
     Attributes
     ----------
     properties : iterable of (callable, str)
-        Each is called with the answer and says whether the property holds; its hint belongs to the first that does not.
+        Each is called with the answer and says whether the property holds; its hint belongs to the first that does not,
+        or at which the answer raises.
     seconds : float
         Time limit of all of them together.
     """
@@ -126,8 +150,13 @@ class Build:
     def judge(self, answer) -> Verdict:
         properties = list(self.properties)
         for number, (holds, hint) in enumerate(properties):
-            if not holds(answer):
-                return Verdict(False, f"{number} of {len(properties)} properties hold. {hint}")
+            try:
+                if holds(answer):
+                    continue
+                raised = ""
+            except (Exception, SystemExit) as error:
+                raised = _told(error) + ". "
+            return Verdict(False, f"{number} of {len(properties)} properties hold. {raised}{hint}")
         return Verdict(True, f"right: {len(properties)} of {len(properties)} properties hold")
 
 
@@ -140,13 +169,14 @@ class Predict:
     choices : tuple
         The answers that can be given. With (float,) a number is asked for.
     why : mapping
-        Hint for each wrong choice; for a number the keys are "too low" and "too high".
+        Hint for each wrong choice; for a number the keys are "too low" and "too high". A pair of choices is the hint
+        for who said the first where the second came: right in theory, and not in these data.
     factor : float
         A number counts as right within this factor of what came out.
     """
 
     choices: tuple
-    why: Mapping[str, str]
+    why: Mapping[str | tuple[str, str], str]
     factor: float = 2.0
 
     def judge(self, said, came) -> Verdict:
@@ -161,7 +191,8 @@ class Predict:
             return Verdict(False, f"{said!r} is none of the answers: {wanted}")
         if said == came:
             return Verdict(True, f"predicted: it is {came!r}")
-        return Verdict(False, f"you said {said!r}, this run says {came!r}. {self.why[said]}")
+        hint = self.why.get((said, came)) or self.why[said]
+        return Verdict(False, f"you said {said!r}, this run says {came!r}. {hint}")
 
     def _judge_number(self, said, came) -> Verdict:
         if isinstance(said, bool) or not isinstance(said, (int, float, np.number)) or not np.isfinite(said):
@@ -197,7 +228,7 @@ def judge(name: str, answer) -> Verdict:
     except TooSlow:
         return Verdict(False, f"no answer after {exercise.seconds:g} s: a loop that never ends? "
                               "Follow its condition by hand for two rounds")  # fmt: skip
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Verdict(False, _told(error))
 
 
@@ -206,8 +237,8 @@ def check(name: str, answer) -> None:
     _print(judge(name, answer))
 
 
-def predict(name: str, said, came) -> None:
-    """Print whether what was said came; without a prediction, ask for it.
+def predict(name: str, said, came, evidence: str = "") -> None:
+    """Print whether what was said came; without a prediction, ask for it and show nothing.
 
     Parameters
     ----------
@@ -217,8 +248,12 @@ def predict(name: str, said, came) -> None:
         The student's prediction; None before there is one.
     came : str or float
         What the cell found in this run.
+    evidence : str
+        The numbers behind it, printed only below a prediction.
     """
     _print(find(name).judge(said, came))
+    if said is not None and evidence:
+        print(evidence)
 
 
 def _print(verdict: Verdict) -> None:
@@ -247,9 +282,11 @@ def _time_limit(seconds: float):
         signal.signal(signal.SIGALRM, earlier)
 
 
-def _told(error: Exception) -> str:
-    """What an answer raised, and on which of the student's lines."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+def _told(error: BaseException) -> str:
+    """What an answer raised, and on which of the student's lines: neither one of ours nor one of a library."""
+    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "site-packages", "dist-packages")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if not any(place in frame.filename for place in others)]  # fmt: skip
     place = f", in `{frames[0].line}`" if frames and frames[0].line else ""
     return f"your code raises {type(error).__name__}: {error}{place}"
 

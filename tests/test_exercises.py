@@ -1,5 +1,6 @@
 """The self-check of exercises: it knows right from wrong, and nothing that a student writes breaks it."""
 
+import sys
 import threading
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import exercises
-from exercises import Build, Implement, Mistake, Predict
+from exercises import Build, Implement, Mistake, Predict, Symptom
 
 MEAN = Implement(
     {"three numbers": (np.array([1.0, 2.0, 6.0]),), "one number": (np.array([4.0]),)},
@@ -34,6 +35,15 @@ def test_the_hint_fits_the_mistake(mean):
     assert exercises.judge("mean", lambda x: 0.0).says.endswith("think of the centre of gravity")
 
 
+def test_a_symptom_must_show_in_every_case(monkeypatch):
+    too_large = Symptom(lambda answer, x: answer > x.max(), "larger than the largest?")
+    raises = Symptom(lambda answer, x: answer > x[7], "never")
+    exercise = Implement(MEAN.cases, MEAN.right, (raises, too_large), "think of the centre of gravity")
+    monkeypatch.setattr(exercises, "find", lambda name: exercise)
+    assert exercises.judge("mean", lambda x: x.sum() + 1).says.endswith("larger than the largest?")
+    assert exercises.judge("mean", lambda x: 5.0).says.endswith("think of the centre of gravity")
+
+
 def loops(x):
     while True:
         pass
@@ -58,6 +68,8 @@ def changes_its_input(x):
     [
         (lambda x: 1 / 0, "your code raises ZeroDivisionError: division by zero, in `"),
         (lambda x, y: 0, "your code raises TypeError: "),
+        (lambda x: sys.exit("bye"), "your code raises SystemExit: bye"),
+        (lambda x: torch.nn.Linear(2, 1)(torch.zeros(3)), "in `(lambda x: torch.nn.Linear(2, 1)"),
         (lambda x: x["mean"], "your code raises IndexError: "),
         (lambda x: None, "returns None (is the `return` missing?), not a number"),
         (lambda x: "3", "returns str, not a number"),
@@ -102,7 +114,9 @@ def test_build_names_the_first_property_that_fails(monkeypatch):
     monkeypatch.setattr(exercises, "find", lambda name: rule)
     assert exercises.judge("rule", 4).right
     assert exercises.judge("rule", 3) == exercises.Verdict(False, "1 of 2 properties hold. is it even?")
-    assert "your code raises TypeError" in exercises.judge("rule", "a").says
+    raised = exercises.judge("rule", "a").says  # what it raises, and the hint of the property at which it did
+    assert raised.startswith("0 of 2 properties hold. your code raises TypeError: ")
+    assert raised.endswith(". is it positive?")
 
 
 def test_a_prediction_comes_before_the_outcome():
@@ -112,6 +126,22 @@ def test_a_prediction_comes_before_the_outcome():
     assert guess.judge("rises", "rises").right
     assert guess.judge("falls", "rises").says == "you said 'falls', this run says 'rises'. why down?"
     assert "none of the answers" in guess.judge("up", "rises").says
+
+
+def test_who_is_right_in_theory_and_not_in_these_data_is_told_so():
+    guess = Predict(("rises", "stays"), {"rises": "why up?", "stays": "why not?", ("rises", "stays"): "too few images"})
+    assert guess.judge("rises", "stays").says.endswith("too few images")
+    assert guess.judge("stays", "rises").says.endswith("why not?")
+
+
+def test_evidence_is_shown_after_a_prediction_only(monkeypatch, capsys):
+    monkeypatch.setattr(exercises, "find", lambda name: Predict(("rises", "falls"), {"rises": "up?", "falls": "down?"}))
+    exercises.predict("x", None, "rises", "from 1 to 2")
+    assert "from" not in capsys.readouterr().out
+    exercises.predict("x", "falls", "rises", "from 1 to 2")
+    assert capsys.readouterr().out.splitlines()[1] == "from 1 to 2"
+    exercises.predict("x", "rises", "rises")
+    assert capsys.readouterr().out == "✓ predicted: it is 'rises'\n"
 
 
 @pytest.mark.parametrize(("said", "right"), [(10, True), (19.9, True), (4.9, False), (21, False), ("ten", False)])
