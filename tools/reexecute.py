@@ -215,13 +215,13 @@ def rerun(submission: Submission, source: str, work: Path, last: int, limit: flo
 def _complete(project: Path) -> list[Finding]:
     """Files of the kit that notebooks need and the course's layout does not ask for: ours where there are none."""
     needed = [Path("utils.py"), Path("sample_data.py")]
-    for folder in ("models", "tools", "report"):
+    for folder in ("models", "exercises", "tools", "report"):
         needed += [path.relative_to(KIT) for path in sorted((KIT / folder).rglob("*")) if path.suffix in SUPPLIED]
     lacking = [path for path in needed if "sections" not in path.parts[:-1] and not (project / path).exists()]
     for path in lacking:
         (project / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(KIT / path, project / path)
-    told = [path.as_posix() for path in lacking if path.parts[0] not in ("tools", "report")]
+    told = [path.as_posix() for path in lacking if path.parts[0] not in ("exercises", "tools", "report")]
     says = f"Not handed in, so the kit's own were used: {', '.join(told)}."
     return [Finding("re-execution", "note", says)] if told else []
 
