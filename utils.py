@@ -908,13 +908,17 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def style() -> None:
-    """Set the one style of the course: readable on a projector and in grey print."""
+    """Set the one style of the course: readable on a projector and in grey print.
+
+    A legend that has to lie on a curve covers it with a white, slightly transparent ground, so that both stay readable.
+    """
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({
         "axes.prop_cycle": plt.cycler(color=COLOURS), "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
-        "axes.spines.right": False, "font.size": 11, "axes.titlesize": 12, "figure.dpi": 100, "savefig.dpi": 150,
-        "figure.constrained_layout.use": True, "legend.frameon": False, "image.cmap": "gray",
+        "axes.spines.right": False, "font.size": 12, "axes.titlesize": 13, "lines.linewidth": 1.8, "figure.dpi": 100,
+        "savefig.dpi": 150, "figure.constrained_layout.use": True, "legend.frameon": True, "legend.framealpha": 0.85,
+        "legend.edgecolor": "white", "legend.fancybox": False, "image.cmap": "gray",
     })  # fmt: skip
 
 
@@ -966,6 +970,7 @@ def image_grid(images, titles, columns: int = 8, title: str = ""):
     style()
     rows = max(1, math.ceil(len(images) / columns))
     figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns, 1.9 * rows), squeeze=False)
+    longest = max((len(line) for text in titles for line in str(text).splitlines()), default=0)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, text in zip(axes.flat, images, titles, strict=False):
@@ -973,7 +978,7 @@ def image_grid(images, titles, columns: int = 8, title: str = ""):
         if image.ndim == 3 and image.shape[0] in (1, 3):
             image = image.transpose(1, 2, 0).squeeze()
         axis.imshow(image, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
-        axis.set_title(text, fontsize=8)
+        axis.set_title(text, fontsize=10 if longest <= 18 else 8)  # as large as neighbours leave room for
     figure.suptitle(title)
     return figure
 
@@ -1398,7 +1403,8 @@ def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
             images.append(decode(course.root / path, 96, course.channels))
         except Exception:
             images.append(np.full((96, 96), 128, np.uint8))  # nothing to show: a grey square
-        titles.append(f"{Path(path).stem[-22:]}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}")
+        name = Path(path).stem if len(Path(path).stem) <= 20 else f"…{Path(path).stem[-19:]}"
+        titles.append(f"{name}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}")
     title = f"Offenders beside what they copy: {len(shown)} of {len(offenders)} (grey square: cannot be read)"
     return image_grid(images, titles, title=title)
 
@@ -2812,9 +2818,11 @@ def plot_history(history: pd.DataFrame, title: str):
     style()
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
     for axis, what in zip(axes, ("loss", "accuracy"), strict=True):
-        axis.plot(history["epoch"], history[f"train_{what}"], "o-", label="train (weights still moving)")
-        axis.plot(history["epoch"], history[f"val_{what}"], "s--", label="val")
-        axis.set(xlabel="epoch", ylabel=f"{what}", title=f"{title}: {what}")
+        few = {"markevery": math.ceil(len(history) / 15)}  # of sixty markers none could be told from its neighbour
+        axis.plot(history["epoch"], history[f"train_{what}"], "o-", label="train (weights still moving)", **few)
+        axis.plot(history["epoch"], history[f"val_{what}"], "s--", label="val", **few)
+        axis.set(xlabel="epoch", ylabel=what, title=f"{title}: {what}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend()
     return figure
 
@@ -2855,9 +2863,10 @@ def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
         axis.errorbar(table["confidence"], table["accuracy"], np.abs(error), **dots)
         least = min(0.5, float(table["confidence"].min()))
         for row in table.itertuples():
-            place = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
-            axis.annotate(f"n={row.n}", (row.confidence, row.low), (0, -12), **place)
-        axis.set(xlim=(least - 0.03, 1.03), ylim=(0, 1.03), xlabel="mean confidence", ylabel="accuracy")
+            place = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            axis.annotate(f"n={row.n}", (row.confidence, row.low), (0, -13), bbox=ground, **place)
+        axis.set(xlim=(least - 0.03, 1.03), ylim=(-0.1, 1.03), xlabel="mean confidence in a bin", ylabel="accuracy")
         axis.set_title(f"{title}: {name}")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -2874,7 +2883,7 @@ def plot_effects(table: pd.DataFrame, title: str, label: str):
     axis.axvline(0, ls=":", color="black")
     axis.errorbar(table["difference"], places, xerr=error, fmt="o", capsize=4)
     axis.set_yticks(places, table.index)
-    axis.set(title=title, xlabel=label, ylim=(-0.6, len(table) - 0.4))
+    axis.set(title=title, xlabel=label, ylabel="what is changed", ylim=(-0.6, len(table) - 0.4))
     return figure
 
 
@@ -2896,10 +2905,10 @@ def plot_search(study):
     for label, colour, mark in (("finished", 0, "o"), ("best", 2, "D"), *([("pruned", 1, "x")] if lost else [])):
         left.plot([], [], mark, color=COLOURS[colour], label=label)
     left.legend()
-    loss = "val_loss (weighted, smoothed)"
+    loss = "val loss (weighted)"
     count = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
     left.set(xlabel="trial (the first that finished: our own recipe)", ylabel=f"lowest {loss}", title=f"{count} trials")
-    right.set(xlabel="epoch", ylabel=loss, title="Their curves")
+    right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -4048,7 +4057,8 @@ def plot_steps(table: pd.DataFrame, title: str):
             axis.annotate(f"{value:.1f}×", (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
     axis.axvline(1, ls=":", color="black")
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel="speedup: median of the rounds, bar from the smallest to the largest", title=title)
+    axis.set(xlabel="speedup: median of the rounds, bar from the smallest to the largest", ylabel="backend",
+             xlim=(0, 1.1 * table["speedup_high"].max()), title=title)  # fmt: skip
     axis.legend(loc="lower right")
     return figure
 
@@ -4061,7 +4071,8 @@ def plot_sensitivity(scan: list, title: str):
     table = pd.DataFrame(scan)[::-1]
     figure, axis = plt.subplots(figsize=(9, 0.28 * len(table) + 1.4))
     axis.plot(table["kl"].clip(lower=1e-12), table["layer"], "o")  # bars on a logarithmic axis have no zero
-    axis.set(xscale="log", xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)", title=title)
+    axis.set(xscale="log", xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)",
+             ylabel="layer in INT8", title=title)  # fmt: skip
     return figure
 
 
@@ -4087,7 +4098,7 @@ def plot_graphs(table: pd.DataFrame, title: str):
                        bbox={"facecolor": "white", "pad": 1, "edgecolor": "none", "alpha": 0.8})  # fmt: skip
         left += count
     axis.invert_yaxis()
-    axis.set(xlabel="nodes", title=title)
+    axis.set(xlabel="number of nodes", ylabel="graph", title=title)
     axis.legend(ncols=3, loc="lower right")
     return figure
 
@@ -4126,19 +4137,20 @@ def plot_latency(table: pd.DataFrame, title: str):
     style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
     for number, (name, own) in enumerate(table.groupby("backend", sort=False)):
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": "osD^vP*"[number % 7], "label": name}
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": "osD^vP*"[number % 7], "label": name,
+                "ls": ("-", "--", "-.", ":")[number % 4]}  # fmt: skip
         error = np.array([own["p50_ms"] * 0, own["p99_ms"] - own["p50_ms"]])
         left.errorbar(own["batch"] * (1 + 0.04 * number), own["p50_ms"], error, capsize=3, **look)
         right.plot(own["batch"], own["images_s"], **look)
     batches = sorted(table["batch"].unique())
-    for axis, label in ((left, "ms a call: point p50, bar up to p99"), (right, "images/s")):
+    for axis, label in ((left, "latency of a call (ms)"), (right, "throughput (images/s)")):
         axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel=label)
         axis.set_xticks(batches, batches)
         axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-    left.set_title("latency (points moved apart)")
-    right.set_title("throughput")
+    left.set_title("Latency: p50, bar up to p99 (points moved apart)")
+    right.set_title("Throughput")
     figure.suptitle(title)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
