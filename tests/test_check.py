@@ -26,7 +26,7 @@ contained = pytest.mark.skipif(sandbox.best_layer() == "plain", reason="neither 
 
 def project(folder: Path, themes) -> Path:
     """The kit's code with the notebooks of some themes."""
-    for name in ("models", "tools", "report"):
+    for name in ("models", "exercises", "tools", "report"):
         shutil.copytree(KIT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in CODE:
         shutil.copy(KIT / name, folder / name)

@@ -11,7 +11,7 @@ import pytest
 from tools.parsing import parse_cell, read_notebook
 
 KIT = Path(__file__).resolve().parent.parent
-FOLDERS = (".", "tools", "models", "benchmarks", "tests")
+FOLDERS = (".", "tools", "models", "exercises", "benchmarks", "tests")
 # Each of these runs code that a file or a text brings along.
 RUNS_CODE = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "marshal.loads",
              "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "pd.read_pickle", "pandas.read_pickle",
@@ -58,7 +58,7 @@ def sources():
 def test_nothing_that_is_read_can_run_code():
     seen = list(sources())
     found = {where: calls for where, tree in seen if (calls := trusting(tree))}
-    own = {"tests/test_setup.py", "tools/bootstrap.py"}  # each runs a text of its own, nothing that is read
+    own = {"tests/test_setup.py", "tests/test_exercises_themes1to4.py", "tools/bootstrap.py"}  # texts of their own
     assert {where for where in found if where not in own} == set(), found
     assert len(seen) > 100 and any("tools" in where for where, _ in seen)
 
