@@ -483,3 +483,20 @@ def test_checks_leave_the_random_numbers_of_the_notebook_alone():
         exercises.judge(name, solution(name))
         after = torch.random.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
         assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]), name
+
+
+@pytest.mark.parametrize("theme", ["theme1", "theme2", "theme3", "theme4"])
+def test_every_section_ends_with_what_to_look_at(theme):
+    """After its last code cell, and before the next section; nothing is shown that no sentence opens up."""
+    heading, open_cells, sections = "", 0, 0
+    for cell in cells(theme)[4:]:
+        if cell.cell_type == "code":
+            open_cells += 1
+            continue
+        for part in re.split(r"(?m)^(?=## )", cell.source):
+            if part.startswith("## "):
+                assert not (re.match(r"## \d", heading) and open_cells), f"{theme}: nothing to look at in '{heading}'"
+                heading, open_cells, sections = part.splitlines()[0], 0, sections + bool(re.match(r"## \d", part))
+            if "*What to look at:*" in part or "*What to look at* in" in part:
+                open_cells = 0
+    assert sections >= 5
