@@ -4059,7 +4059,7 @@ def plot_steps(table: pd.DataFrame, title: str):
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="speedup: median of the rounds, bar from the smallest to the largest", ylabel="backend",
              xlim=(0, 1.1 * table["speedup_high"].max()), title=title)  # fmt: skip
-    axis.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=len(batches))
     return figure
 
 
@@ -4123,9 +4123,10 @@ def plot_pareto(table: pd.DataFrame, title: str):
                      marker="osD^vP*"[number % 7], zorder=3, label=f"{name}: {row['size_mb']:.2f} MiB")  # fmt: skip
     axis.set(xscale="log", xlabel="latency of one image, p50 (ms, logarithmic)",
              ylabel="accuracy on test (bar: 95 % interval)", title=title)  # fmt: skip
-    for place in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        place("{x:g}")
-    axis.tick_params(axis="x", which="both", labelrotation=45, labelsize=9)
+    axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.tick_params(axis="x", labelsize=10)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=0.6, title="area of a dot: size of the file")
     return figure
 
