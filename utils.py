@@ -917,7 +917,7 @@ def style() -> None:
     plt.rcParams.update({
         "axes.prop_cycle": plt.cycler(color=COLOURS), "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
         "axes.spines.right": False, "font.size": 12, "axes.titlesize": 13, "lines.linewidth": 1.8, "figure.dpi": 100,
-        "savefig.dpi": 150, "figure.constrained_layout.use": True, "legend.frameon": True, "legend.framealpha": 0.85,
+        "savefig.dpi": 150, "figure.constrained_layout.use": True, "legend.frameon": True, "legend.framealpha": 0.7,
         "legend.edgecolor": "white", "legend.fancybox": False, "image.cmap": "gray",
     })  # fmt: skip
 
@@ -2823,7 +2823,7 @@ def plot_history(history: pd.DataFrame, title: str):
         axis.plot(history["epoch"], history[f"val_{what}"], "s--", label="val", **few)
         axis.set(xlabel="epoch", ylabel=what, title=f"{title}: {what}")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)  # on a curve nowhere
     return figure
 
 
