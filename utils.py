@@ -5101,7 +5101,7 @@ def plot_dashboard(windows: pd.DataFrame, events=None, incidents=(), title: str 
         drawn = metrics if label.startswith("latency") else metrics[:1]
         for metric, line in zip(drawn, ("-", "--", ":"), strict=False):
             name = metric.removeprefix("latency_")
-            axis.plot(_hours(windows["timestamp"], windows), windows[metric], line, label=name)
+            axis.plot(_hours(windows["timestamp"], windows), windows[metric], line, label=name, zorder=3, clip_on=False)
         if len(drawn) > 1:
             axis.axhline(slo_ms, color=COLOURS[6], lw=1, ls="-.", label="SLO")
             axis.set_yscale("log")
@@ -5111,7 +5111,7 @@ def plot_dashboard(windows: pd.DataFrame, events=None, incidents=(), title: str 
             own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
             _mark_alerts(axis, own, windows, drawn[-1])
         axis.margins(y=0.12)
-        if metrics[0] in ("error_rate", "throughput"):
+        if metrics[0] in ("error_rate", "throughput"):  # a rate of 0 lies on the axis, over it
             axis.set_ylim(bottom=0)
         axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
     for axis in axes.flat:
@@ -7806,8 +7806,8 @@ def plot_timeline(table: pd.DataFrame, drift: tuple[float, float], decided: floa
     style()
     figure, axis = plt.subplots(figsize=(11, 4.2))
     axis.axvspan(drift[0] - 0.5, drift[1] + 0.5, color=COLOURS[4], alpha=0.2, lw=0, label="drifted images")
-    axis.plot(table["window"], table["old"], "--", color=COLOURS[1], lw=1.2, alpha=0.7, label="old model, if kept")
-    axis.plot(table["window"], table["new"], ":", color=COLOURS[2], lw=1.6, alpha=0.9, label="new model everywhere")
+    axis.plot(table["window"], table["old"], "--", color=COLOURS[1], lw=1.6, label="old model, if kept")
+    axis.plot(table["window"], table["new"], ":", color=COLOURS[2], lw=2, label="new model everywhere")
     _bars(axis, table["window"], table, fmt="o-", color=COLOURS[0], lw=2, label="in service, 95 %")
     ends = ((decided, 0.5, "retrain decided", "-.", "right"), (promoted, -0.5, "promoted", "-", "left"))
     for when, shift, text, line, side in ends:  # a window is judged when it is full
@@ -8432,7 +8432,8 @@ def plot_tradeoff(table: pd.DataFrame, title: str):
 
     style()
     drawn = table.dropna(subset=["p50_ms", "accuracy"])
-    columns = {"p50_ms": "latency of one image, p50 (ms)", "cost_per_million": "cost of a million images (currency)"}
+    columns = {"p50_ms": "latency of one image, p50 (ms)",
+               "cost_per_million": "cost of a million images (your currency)"}  # fmt: skip
     columns = {name: label for name, label in columns.items() if name in drawn}
     front = pareto(drawn, low=[*columns, "size_mb"], high=("accuracy",))
     figure, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns) + 1.2, 4.2), sharey=True, squeeze=False)

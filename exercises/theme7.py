@@ -166,7 +166,7 @@ EXERCISES = {
         ("better", "worse", "no difference shown"),
         {"better": "Training on one drift teaches that one. What has this one in common with it? And if the point lies "
                    "above 0: does its interval?",
-         "worse": "90 % of what it was retrained on was clean: what should it have forgotten? Look at the sign first, "
+         "worse": "Clean images were in the mix, too: what should the network have forgotten? Look at the sign first, "
                   "then at the ends of the interval.",
          "no difference shown": "The interval lies on one side of 0. What do the two drifts do to a picture that is "
                                 "alike, or opposite?"},
