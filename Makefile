@@ -1,5 +1,8 @@
 # make run   the eight themes on the embedded sample     make test       the suite on the smoke profile
 # make lint  code, notebooks and workflows                make test-all   the long tests as well
+# make demo  the model in a web page (runs the course     make site       the executed notebooks of both datasets as
+#            first where it has not run yet)                              web pages
+# make bonus installs what demo and site need; test-core, lint and run do without
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
@@ -9,8 +12,14 @@ STAMP := $(VENV)/installed
 CONSTRAINTS ?= -c constraints.txt
 RUN_HOME ?= sample-run
 RUN_ARGS ?= --source sample --home $(RUN_HOME)
+BONUS := .venv-bonus
+BONUS_STAMP := $(BONUS)/installed
+BONUS_CONSTRAINTS := $(if $(CONSTRAINTS),-c constraints-bonus.txt)
+DEMO_ARGS ?=
+PYTEST := -m pytest -n 2
+QUICK := and not slow
 
-.PHONY: install run test test-all lint clean
+.PHONY: install bonus run demo site lint test test-all test-core test-bonus clean
 
 install: $(STAMP)
 
@@ -21,18 +30,44 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 	@$(BIN)/python -m tools.packages  # with a GPU: swaps the ONNX Runtime before notebooks run side by side
 	@touch $@
 
+bonus: $(BONUS_STAMP)
+
+# An overlay: its own packages first, then those of .venv, by the path in core.pth. It has pillow 12, as gradio wants
+# pillow < 13, and .venv keeps the 13 of the course; without a pip or setuptools of its own it uses those of .venv too.
+$(BONUS_STAMP): $(STAMP) requirements-bonus.txt constraints-bonus.txt
+	@$(BIN)/python -m venv --clear --without-pip $(BONUS)
+	@$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' > "$$($(BONUS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/core.pth"
+	$(BONUS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bonus.txt $(BONUS_CONSTRAINTS)
+	@touch $@
+
 run: $(STAMP)
 	$(BIN)/python course.py run $(RUN_ARGS)
+
+demo: $(BONUS_STAMP)
+	@test -f $(RUN_HOME)/exports/model.onnx || $(MAKE) run
+	$(BONUS)/bin/python -m demo --home $(RUN_HOME) $(DEMO_ARGS)
+
+site: $(BONUS_STAMP)  # where a notebook fails, the site is built all the same, and shows it
+	@test -d $(RUN_HOME)/exports/notebooks || $(MAKE) run || true
+	@test -d sample-run-solar/exports/notebooks || $(BIN)/python course.py run --source sample --dataset solar --home sample-run-solar || true
+	$(BONUS)/bin/python course.py site --home $(RUN_HOME) --home sample-run-solar
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(MAKE) test-core test-bonus
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2
+	$(MAKE) test-core test-bonus QUICK=
+
+# The core is tested where nothing of the bonus is installed.
+test-core: $(STAMP)
+	$(BIN)/python $(PYTEST) -m "not bonus $(QUICK)"
+
+test-bonus: $(BONUS_STAMP)
+	$(BONUS)/bin/python $(PYTEST) --dist loadfile -m "bonus $(QUICK)"
 
 clean:
-	rm -rf $(VENV) $(RUN_HOME)
+	rm -rf $(VENV) $(BONUS) $(RUN_HOME) sample-run-solar site

@@ -39,6 +39,22 @@ def test_only_the_weekly_run_leaves_the_pinned_versions():
     assert [name for name, job in JOBS if job.get("env", {}).get("CONSTRAINTS") == ""] == ["weekly"]
 
 
+@needs_make
+def test_core_is_tested_without_the_bonus_and_the_bonus_in_its_overlay():
+    plain, everything = dry_run("test", "PYTHON=python3"), dry_run("test-all", "PYTHON=python3")
+    assert '.venv/bin/python -m pytest -n 2 -m "not bonus and not slow"' in plain
+    assert '.venv-bonus/bin/python -m pytest -n 2 --dist loadfile -m "bonus and not slow"' in plain
+    assert '-m "not bonus "' in everything and '-m "bonus "' in everything
+    assert "-c constraints-bonus.txt" in dry_run("bonus", "PYTHON=python3")
+    assert "constraints" not in dry_run("bonus", "PYTHON=python3", "CONSTRAINTS=")
+
+
+@needs_make
+@pytest.mark.parametrize("target", ["install", "run", "lint", "test-core"])
+def test_core_commands_install_nothing_of_the_bonus(target):
+    assert "bonus.txt" not in dry_run(target, "PYTHON=python3")
+
+
 def test_tests_run_on_every_python_that_the_makefile_accepts():
     accepted = set(re.findall(r"python(3\.\d+)", (KIT / "Makefile").read_text().split("VENV :=")[0]))
     assert set(WORKFLOWS["ci"]["jobs"]["test"]["strategy"]["matrix"]["python"]) == accepted == {"3.11", "3.12", "3.13"}
