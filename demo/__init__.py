@@ -1,0 +1,1 @@
+"""The model in service as a web page: one picture, a drift slider, the production log. `python -m demo --home DIR`."""

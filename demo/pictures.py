@@ -1,0 +1,84 @@
+"""From a file that a stranger sends to pixels: refused in one sentence, or decoded as the training pictures were."""
+
+import io
+import time
+
+import numpy as np
+
+import utils
+
+MAX_BYTES = 20 << 20  # of one file: an X-ray or a photo is far smaller
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # those of the course; PIL would open scripts, too
+DEEP = ("I", "F")  # modes of more than 8 bits, as I;16: converted, they would be cut off at 255, not scaled
+
+
+class Refused(utils.CourseError):
+    """This file gets no answer: why, and what to send instead."""
+
+
+def read_picture(content: bytes, size: int, channels: int) -> tuple[np.ndarray, float, list[str]]:
+    """Decode one file.
+
+    Returns
+    -------
+    pixels uint8 (channels, size, size), the milliseconds of the decoding, sentences on what was converted
+
+    Raises
+    ------
+    Refused
+        Too large, no image, another format, cut short, animated, or more than 8 bits a channel.
+    """
+    if len(content) > MAX_BYTES:
+        raise Refused(f"The file is larger than {MAX_BYTES >> 20} MB: send a smaller copy.")
+    try:
+        notes = _inspect(content, channels)
+        began = time.perf_counter()
+        pixels = utils.decode(io.BytesIO(content), size, channels)
+        return pixels, 1000 * (time.perf_counter() - began), notes
+    except OSError as error:
+        raise Refused(_reason(content, str(error))) from error
+
+
+def _inspect(content: bytes, channels: int) -> list[str]:
+    """What a picture is beside its pixels: refuse what has no clear meaning, note what the decoding changes."""
+    with utils.open_image(io.BytesIO(content)) as image:  # which turns whatever is raised inside into "no image"
+        kind, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
+        turned, alpha = image.getexif().get(0x0112, 1) != 1, image.has_transparency_data
+    if kind not in FORMATS:
+        raise Refused(f"{kind} files are not read: save the picture as JPEG or PNG.")
+    if frames > 1 and kind != "MPO":
+        raise Refused(f"The file holds {frames} pictures, and one gets one answer: save one of them as JPEG or PNG.")
+    if mode.split(";")[0] in DEEP:
+        raise Refused("The picture has more than 8 bits of grey: choose the range to look at (a window) in your viewer "
+                      "and save it as 8-bit PNG.")  # fmt: skip
+    coloured = _is_coloured(content)
+    notes = {
+        f"Only the first of {frames} pictures in the file is looked at.": frames > 1,
+        "Transparency is ignored: the colours behind it are read.": alpha and _is_transparent(content),
+        "CMYK colours, made for print, were converted.": mode == "CMYK",
+        "The file asks to be turned (EXIF); like the training pictures it is read as it was stored.": turned,
+        "A colour picture, read in grey: the model knows grey pictures only.": channels == 1 and coloured,
+        "A grey picture: the model has learned from colours.": channels == 3 and not coloured,
+    }
+    return [note for note, holds in notes.items() if holds]
+
+
+def _is_transparent(content: bytes) -> bool:
+    """Whether any pixel lets the background through."""
+    with utils.open_image(io.BytesIO(content)) as image:
+        return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+
+
+def _is_coloured(content: bytes) -> bool:
+    """Whether any patch of the picture has a colour, beyond what JPEG makes of grey."""
+    return bool(np.ptp(utils.decode(io.BytesIO(content), 32, 3), axis=0).max() >= 12)
+
+
+def _reason(content: bytes, told: str) -> str:
+    if not content:
+        return "The file is empty: choose another."
+    if "too many for one image" in told or "DecompressionBomb" in told:
+        return f"The picture has more than {utils.MAX_PIXELS // 10**6} million pixels: send a smaller copy."
+    if "truncated" in told or "broken" in told:
+        return "The file breaks off before the picture is complete: copy or download it again."
+    return "This is no image that can be read: send a JPEG, PNG, BMP, TIFF, WebP or GIF file."

@@ -1,0 +1,653 @@
+"""The demo: what it answers, what it refuses, what it keeps to itself, and all of it in a real browser."""
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from scipy.spatial.distance import cdist
+
+import sample_data
+import utils
+
+gradio = pytest.importorskip("gradio")
+from test_deployment import store_checkpoint  # noqa: E402
+
+from demo import __main__ as command  # noqa: E402
+from demo import app, logs, pages, pictures  # noqa: E402
+from demo.replay import Replay, adjusted_p, plot_curve  # noqa: E402
+from demo.service import answer, open_service  # noqa: E402
+from demo.unlike import PictureTest  # noqa: E402
+
+pytestmark = pytest.mark.bonus
+KIT = Path(utils.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A home in which themes 1 to 6 have left what the demo reads, on drawn X-rays; read only."""
+    home, images = tmp_path_factory.mktemp("demo") / "home", tmp_path_factory.mktemp("drawn")
+    sample_data.draw_chest_xray(images, 700, seed=1)
+    course = utils.start(1, source=images, profile="smoke", home=home)
+    utils.build_index(course)
+    data = utils.load_data(course)
+    stored = utils.export_onnx(course, store_checkpoint(course, data, cost_missed=5.0))
+    utils.put_in_service(course, stored)
+    model, val = utils.OnnxModel(stored), data.where("val")
+    utils.fit_reference(model, data.pixels[val], data.labels[val]).save(course.exports / "drift_reference.npz")
+    quiet, drill = (utils.MonitoredModel(model, utils.InferenceLogger(course.logs / "production.csv")) for _ in "12")
+    calm, _, _ = utils.replay_day(quiet, data, 1, 400)
+    baseline = utils.monitoring_baseline(calm)
+    utils.write_json(course.exports / "monitoring_baseline.json", {"quantities": baseline})
+    manager = utils.AlertManager(utils.default_rules(), course.logs / "alerts.csv")
+    utils.replay_day(drill, data, 2, 1500, utils.drill(), manager, baseline)
+    utils.record(course, "theme5", {"runs": {"quiet": quiet.logger.run_id, "drill": drill.logger.run_id}})
+    return home
+
+
+@pytest.fixture(scope="module")
+def service(finished):
+    return open_service(finished)
+
+
+@pytest.fixture
+def home(finished, tmp_path) -> Path:
+    """A private copy, to break."""
+    return Path(shutil.copytree(finished, tmp_path / "home"))
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    import matplotlib.pyplot as plt
+
+    yield
+    assert not plt.get_fignums(), "a figure was left open: a server would collect them"
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photo(mode: str = "RGB", size=(64, 48)) -> Image.Image:
+    """Something coloured, smooth enough for JPEG."""
+    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8)).convert(mode)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and ".locks" not in
+            p.parts}  # fmt: skip
+
+
+# --- one picture: files
+
+
+def frames(kind: str) -> bytes:
+    grey = [Image.new("L", (40, 40), level) for level in (20, 120, 220)]
+    return encode(grey[0], kind, save_all=True, append_images=grey[1:])
+
+
+DEEP = np.linspace(0, 60_000, 32 * 32).reshape(32, 32)
+REFUSED = {
+    "no picture": (lambda: b"#!/bin/sh\necho hello", "no image"),
+    "empty": (lambda: b"", "empty"),
+    "cut JPEG": (lambda: encode(photo(size=(300, 300)), "JPEG")[:2000], "breaks off"),
+    "cut PNG": (lambda: encode(photo(size=(300, 300)))[:900], "breaks off"),
+    "head only": (lambda: encode(photo(), "JPEG")[:10], "no image"),
+    "too many bytes": (lambda: encode(photo()) + bytes(pictures.MAX_BYTES), "larger than 20 MB"),
+    "too many pixels": (lambda: encode(Image.new("1", (9000, 9000))), "64 million pixels"),
+    "bomb": (lambda: encode(Image.new("1", (30_000, 30_000))), "64 million pixels"),
+    "animated GIF": (lambda: frames("GIF"), "3 pictures"),
+    "animated PNG": (lambda: frames("PNG"), "3 pictures"),
+    "animated WebP": (lambda: frames("WEBP"), "3 pictures"),
+    "pages of a TIFF": (lambda: frames("TIFF"), "3 pictures"),
+    "16-bit PNG": (lambda: encode(Image.fromarray(DEEP.astype(np.uint16))), "more than 8 bits"),
+    "16-bit TIFF": (lambda: encode(Image.fromarray(DEEP.astype(np.uint16)), "TIFF"), "more than 8 bits"),
+    "32-bit TIFF": (lambda: encode(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), "more than 8 bits"),
+    "numbers as TIFF": (lambda: encode(Image.fromarray(DEEP.astype(np.float32)), "TIFF"), "more than 8 bits"),
+    "PostScript": (lambda: encode(photo(), "EPS"), "EPS files are not read"),
+    "PPM": (lambda: encode(photo(), "PPM"), "PPM files are not read"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_file_that_gets_no_answer_is_refused_in_one_sentence(name):
+    make, words = REFUSED[name]
+    with pytest.raises(pictures.Refused, match=words) as refused:
+        pictures.read_picture(make(), 32, 1)
+    assert len(str(refused.value)) < 160 and ":" in str(refused.value), "it says what to do instead"
+
+
+def transparent() -> Image.Image:
+    image = photo("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(photo(), "JPEG", exif=exif)
+
+
+CONVERTED = {
+    "grey": (1, lambda: encode(photo("L"), "JPEG"), []),
+    "colour": (3, lambda: encode(photo(), "JPEG"), []),
+    "opaque RGBA": (3, lambda: encode(photo("RGBA")), []),
+    "grey in three channels": (1, lambda: encode(photo("L").convert("RGB"), "JPEG"), []),
+    "palette": (3, lambda: encode(photo("P")), []),
+    "black and white": (1, lambda: encode(photo("1")), []),
+    "colour to grey": (1, lambda: encode(photo(), "JPEG"), ["read in grey"]),
+    "grey to colour": (3, lambda: encode(photo("L"), "JPEG"), ["learned from colours"]),
+    "CMYK": (3, lambda: encode(photo("CMYK"), "JPEG"), ["CMYK"]),
+    "CMYK to grey": (1, lambda: encode(photo("CMYK"), "TIFF"), ["CMYK", "read in grey"]),
+    "transparent": (3, lambda: encode(transparent()), ["Transparency"]),
+    "transparent WebP": (3, lambda: encode(transparent(), "WEBP", lossless=True), ["Transparency"]),
+    "transparent palette": (3, lambda: encode(photo("P"), transparency=photo("P").getpixel((0, 0))), ["Transparency"]),
+    "transparent grey": (1, lambda: encode(transparent().convert("LA")), ["Transparency"]),
+    "turned": (3, turned, ["EXIF"]),
+    "two in one photo": (3, lambda: encode(photo(), "MPO", save_all=True, append_images=[photo()]), ["first of 2"]),
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_odd_picture_is_decoded_like_all_others_and_says_what_changed(name):
+    channels, make, words = CONVERTED[name]
+    content = make()
+    pixels, decode_ms, notes = pictures.read_picture(content, 32, channels)
+    np.testing.assert_array_equal(pixels, utils.decode(io.BytesIO(content), 32, channels))
+    assert decode_ms > 0 and len(notes) == len(words), notes
+    assert all(word in note for word, note in zip(words, notes, strict=True))
+
+
+def test_upload_is_removed_from_the_disk_whatever_comes_of_it(tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for sent in (paths[:1], paths, []):
+        for path in sent:
+            path.write_bytes(encode(photo()))
+        if len(sent) == 1:
+            assert app.read_upload([str(path) for path in sent]) == encode(photo())
+        else:
+            with pytest.raises(pictures.Refused, match=f"{len(sent)} files were sent"):
+                app.read_upload([str(path) for path in sent])
+        assert not list(tmp_path.iterdir())
+
+
+# --- one picture: unlike the reference?
+
+
+def clouds(n: int, seed: int, shift: float = 0.0) -> utils.Observation:
+    """n pictures of no content: embeddings and statistics drawn at random, the statistics in very different units."""
+    rng = np.random.default_rng(seed)
+    numbers = pd.DataFrame(rng.normal(shift, 1, (n, 3)) * [100, 1, 0.01], columns=["brightness", "contrast", "p05"])
+    return utils.Observation(numbers, np.full((n, 2), 0.5), rng.normal(shift, 1, (n, 8)))
+
+
+def test_p_value_against_its_definition_in_scipy():
+    reference, k = clouds(80, 1), 5
+    test = PictureTest(reference, k)
+    mean, std = reference.statistics.to_numpy().mean(axis=0), reference.statistics.to_numpy().std(axis=0)
+    scale = {"embedding": lambda x: x, "statistics": lambda x: (x - mean) / std}
+    for seed, shift in ((2, 0.0), (3, 1.0), (4, 4.0)):
+        seen = clouds(1, seed, shift)
+        results = test.look(seen)
+        for view, result in results.items():
+            x, y = scale[view](reference.space(view)), scale[view](seen.space(view))
+            own = np.sort(cdist(x, x), axis=1)[:, k]  # the first is the distance to itself
+            distance = np.sort(cdist(y, x)[0])[k - 1]
+            assert result.statistic == pytest.approx(distance)
+            assert result.p_value == pytest.approx((1 + (own >= distance).sum()) / 81)
+            assert result.drift == (result.p_value <= 0.025) == (result.statistic > result.threshold)
+
+
+def test_pictures_like_the_reference_get_even_p_values_and_others_small_ones():
+    test = PictureTest(clouds(300, 1))
+    like, shifted = clouds(400, 2), clouds(100, 3, shift=2.0)
+    p = pd.DataFrame([{view: r.p_value for view, r in test.look(like.take([i])).items()} for i in range(len(like))])
+    for view in p:
+        assert stats.kstest(p[view], "uniform").pvalue > 0.001
+    alarms = (p <= 0.025).any(axis=1).mean()
+    assert alarms <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400), "both views together keep the promised rate"
+    assert np.mean([test.look(shifted.take([i]))["embedding"].drift for i in range(100)]) > 0.9
+
+
+def test_furthest_number_is_named_in_its_own_spread():
+    reference = clouds(200, 1)
+    odd = replace(reference.take([0]), statistics=reference.statistics.mean().to_frame().T)
+    odd.statistics["p05"] += 7 * reference.statistics["p05"].std(ddof=0)
+    assert PictureTest(reference).furthest(odd) == ("p05", pytest.approx(7))
+
+
+def test_small_reference_cannot_tell_and_says_so(service):
+    few = PictureTest(service.reference.take(range(20)))
+    results = few.look(service.reference.take([30]))
+    assert all(result.threshold == np.inf and not result.drift for result in results.values())
+    pixels = service.data.pixels[service.data.where("production")[0]]
+    page = pages.answer_page(service, replace(answer(service, pixels), results=results))
+    assert "Cannot be told: with 20 pictures" in page
+
+
+def test_noise_and_black_are_unlike_the_drawn_x_rays_and_black_is_called_blank(service):
+    size = (service.model.channels, service.model.size, service.model.size)
+    noise = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
+    assert "Yes, in " in pages.answer_page(service, answer(service, noise))
+    assert any("blank" in note for note in answer(service, np.zeros(size, np.uint8)).notes)
+
+
+# --- one picture: the answer
+
+
+def test_answer_is_that_of_the_model_in_service(service, finished):
+    row = service.data.where("production")[3]
+    path = service.course.root / service.data.index["path"].iloc[row]
+    content = app.content_of(service, row)
+    assert content == path.read_bytes()
+    pixels, _, _ = pictures.read_picture(content, 32, 1)
+    found = answer(service, pixels)
+    expected = utils.OnnxModel(finished / "exports" / "model.onnx").predict(utils.decode(path, 32, 1)[None])[0]
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-7)
+    page = pages.answer_page(service, found, "NORMAL")
+    assert all(f"{p:.1%}" in page for p in expected) and "Label of this picture: NORMAL" in page
+    assert "CPUExecutionProvider" in page and found.model_ms > 0
+
+
+@pytest.mark.parametrize("positive, argmax, treated, differ", [
+    (0.1, "NORMAL", "NORMAL", False), (0.4, "NORMAL", "PNEUMONIA", True), (0.9, "PNEUMONIA", "PNEUMONIA", False)
+])  # fmt: skip
+def test_both_decisions_are_said(service, positive, argmax, treated, differ):
+    pixels = service.data.pixels[0]
+    shown = replace(answer(service, pixels), probabilities=np.array([1 - positive, positive]))
+    page = pages.answer_page(service, shown)
+    assert f"Most probable: {argmax}" in page and f"At the cost threshold 0.30: treat as {treated}" in page
+    assert ("decisions differ" in page) == differ and "A missed one costs 5 false alarms" in page
+
+
+def test_heat_map_is_grad_cam_on_the_normalisation_of_the_checkpoint(service):
+    pixels = np.array(service.data.pixels[service.data.where("production")[:1]])
+    model, state = utils.load_model(service.course.checkpoints / "best_model.pth")
+    images = torch.from_numpy((pixels / 255 - np.reshape(state["mean"], (1, -1, 1, 1))).astype(np.float32))
+    images /= torch.tensor(state["std"]).view(1, -1, 1, 1)
+    found = answer(service, pixels[0])
+    expected = utils.grad_cam(model, images, torch.tensor([int(found.probabilities.argmax())]))[0]
+    np.testing.assert_allclose(found.heat, expected, atol=1e-3)
+
+
+def test_example_without_its_file_is_its_cached_pixels(service):
+    gone = replace(service, course=replace(service.course, root=Path("nowhere")))
+    for row in app.chosen_rows(service)[:3]:
+        pixels, _, _ = pictures.read_picture(app.content_of(gone, row), 32, 1)
+        np.testing.assert_array_equal(pixels, service.data.pixels[row])
+
+
+def test_examples_are_of_pool_production_and_of_every_class(service):
+    rows = app.chosen_rows(service)
+    assert set(rows) <= set(service.data.where("production")) and len(set(rows)) == len(rows) > 4
+    assert set(service.data.labels[rows]) == {0, 1}
+
+
+# --- a home that lacks something
+
+
+def test_home_is_read_and_never_written(home):
+    before = files_of(home)
+    opened = open_service(home)
+    app.build(opened)
+    assert files_of(home) == before
+
+
+def test_no_model_is_said_with_the_notebook_that_makes_it(home, capsys, quiet_environment):
+    (home / "exports" / "model.onnx").unlink()
+    assert command.main(["--home", str(home), "--port", str(free_port())]) == 2
+    told = capsys.readouterr().out
+    assert "model.onnx is missing: run notebooks/theme4_onnx_deployment.ipynb first" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"dataset": "cats"}'])
+def test_home_without_its_story_is_said(home, content):
+    (home / "course.json").unlink()
+    if content is not None:
+        (home / "course.json").write_text(content)
+    with pytest.raises(utils.CourseError, match="course.json"):
+        open_service(home)
+
+
+def test_changed_model_is_refused(home):
+    with (home / "exports" / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(utils.CourseError, match="bytes have changed"):
+        open_service(home)
+
+
+@pytest.mark.parametrize("how", ["gone", "another", "damaged"])
+def test_without_its_checkpoint_the_rest_is_shown_and_says_why(home, service, how):
+    path = home / "checkpoints" / "best_model.pth"
+    if how == "another":
+        state = utils.load_checkpoint(path)
+        path.unlink()
+        torch.save(state | {"threshold": 0.9}, path)
+    else:
+        path.unlink() if how == "gone" else path.write_bytes(b"damaged")
+    opened = open_service(home)
+    page = pages.answer_page(opened, answer(opened, service.data.pixels[0]))
+    assert opened.network is None and "no file in checkpoints/ has the hash" in page
+    assert "Most probable" in page and "p-value" in page
+
+
+def test_after_a_promotion_the_reference_is_observed_anew(home):
+    kept = utils.load_arrays(home / "exports" / "drift_reference.npz")
+    np.savez(home / "exports" / "drift_reference.npz", **kept | {"model": np.array("another model")})
+    opened = open_service(home)
+    assert not opened.missing and opened.reference.model == opened.model.hash
+    np.testing.assert_allclose(opened.reference.embedding, kept["embedding"], atol=1e-5)
+
+
+def test_without_images_the_picture_is_still_judged(home):
+    (home / "data" / "pneumonia" / "index.csv").unlink()
+    opened = open_service(home)
+    assert opened.data is None and opened.reference is not None and "index.csv is missing" in opened.missing["images"]
+    assert str(home) not in " ".join(opened.missing.values())
+    with pytest.raises(utils.CourseError, match=r"index.csv is missing"):
+        Replay(opened)
+    (home / "exports" / "drift_reference.npz").unlink()
+    bare = open_service(home)
+    page = pages.answer_page(bare, answer(bare, np.zeros((1, 32, 32), np.uint8)))
+    assert "Most probable" in page and "No reference: exports/drift_reference.npz is missing" in page
+    app.build(bare)
+
+
+# --- the drift slider
+
+
+def test_window_is_judged_as_theme_6_does(service):
+    replayed = Replay(service)
+    look = replayed.look("blur", 4)
+    pixels, rows = utils.drift_window(service.data, replayed.rows, "blur", 4, 42, replayed.policy.window)
+    np.testing.assert_array_equal(look.after, pixels)
+    np.testing.assert_array_equal(look.before, service.data.pixels[rows])
+    expected = service.model.predict(pixels)
+    assert look.right == (expected.argmax(axis=1) == service.data.labels[rows]).sum()
+    assert look.confidence == pytest.approx(expected.max(axis=1).mean())
+    seen, policy = utils.observe(service.model, pixels), replayed.policy
+    by_hand = utils.mmd_test(service.reference.space("embedding"), seen.space("embedding"), policy.window_alpha / 3,
+                             policy.permutations, service.reference.gamma, seed=0)  # fmt: skip
+    assert look.decision.results["MMD embedding"].p_value == by_hand.p_value
+    holm = adjusted_p(look.decision, policy)
+    assert look.decision.p_value == min(holm.values()) <= 3 * min(r.p_value for r in look.decision.results.values())
+
+
+def test_severity_moves_the_numbers_and_each_window_is_computed_once(service, monkeypatch):
+    replayed = Replay(service)
+    curve = replayed.curve("noise")
+    np.testing.assert_array_equal(replayed.look("noise", 0).before, replayed.look("noise", 0).after)
+    assert curve["KS statistics"].iloc[5] < replayed.policy.window_alpha < curve["KS statistics"].iloc[0]
+    monkeypatch.setattr(replayed, "_look", None)
+    pd.testing.assert_frame_equal(replayed.curve("noise"), curve)
+    figure = plot_curve(curve, 3, replayed.policy, "noise")
+    assert [axis.get_xlabel() for axis in figure.axes] == ["severity (0: no drift)"] * 2
+    page = pages.window_page(replayed.look("noise", 5), service.model.classes, 5, replayed.policy)
+    assert "Severity 5" in page and page.count("<figure>") == 8 and pages.drawing(figure, "x").count("<img") == 1
+
+
+def test_rarest_class_mix_still_fills_the_window(service):
+    replayed = Replay(service)
+    looks = [replayed.look("class_prior", severity) for severity in range(6)]
+    assert {len(look.labels) for look in looks} == {replayed.policy.window}
+
+
+def test_policy_of_theme_6_is_kept(home):
+    told = {"accuracy_floor": 0.7, "window": 10, "alpha": 0.1, "detectors": ["KS softmax"], "window_alpha": 0.01}
+    utils.write_json(home / "exports" / "drift_report.json", {"policy": told})
+    policy = Replay(open_service(home)).policy
+    assert (policy.accuracy_floor, policy.window, policy.detectors) == (0.7, 10, ("KS softmax",))
+
+
+# --- the production log
+
+
+def test_a_run_shows_its_own_alerts_though_all_days_share_one_date(finished):
+    journal = logs.read_journal(finished)
+    labels = logs.list_runs(journal, finished)
+    drill, quiet = (next(run for run in labels if labels[run].startswith(name)) for name in ("drill", "quiet"))
+    assert logs.first_run(labels) == drill and len(labels) == 2
+    _, alerts = logs.windows_of(journal, drill, finished)
+    assert len(alerts) == len(journal.alerts) > 4 and {"slow", "blank_images"} <= set(alerts["rule"])
+    windows, none = logs.windows_of(journal, quiet, finished)
+    assert none.empty and windows["requests"].max() > 0 and "No alert rang" in pages.alerts_table(none)
+
+
+def test_names_in_the_log_are_text_and_torn_lines_are_said_on_the_page(home, service, capsys):
+    log_file = home / "logs" / "production.csv"
+    logger = utils.InferenceLogger(log_file)
+    logger.log(1, 0.9, 2.0, image="<script>alert(1)</script>", model="<b>")
+    with log_file.open("a") as file:
+        file.write("2026-01-01T00:00:00Z,half a li\n")
+    journal = logs.read_journal(home)
+    assert "1 of " in journal.told and "torn" in journal.told and capsys.readouterr().out == ""
+    page = pages.log_tail(journal.log[journal.log["run_id"] == logger.run_id], service.model.classes)
+    assert "&lt;script&gt;" in page and "<script>" not in page and "PNEUMONIA" in page
+
+
+def test_no_log_and_an_empty_one_are_said(home):
+    log_file = home / "logs" / "production.csv"
+    log_file.write_text("".join(log_file.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(utils.CourseError, match="has no lines"):
+        logs.read_journal(home)
+    log_file.unlink()
+    with pytest.raises(utils.CourseError, match="theme5_monitoring"):
+        logs.read_journal(home)
+    (home / "logs" / "alerts.csv").unlink()
+    app.build(open_service(home))  # the tab says so, the others work
+
+
+# --- the command
+
+
+@pytest.fixture
+def quiet_environment(monkeypatch):
+    """`main` sets these for its process: not for the tests after this one."""
+    for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_port_taken_is_said_with_a_free_one(capsys, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert command.main(["--home", "nowhere", "--port", str(port)]) == 2
+    told = capsys.readouterr().out
+    offered = int(told.split("--port ")[1].split()[0])
+    assert f"Port {port} of 127.0.0.1 is taken" in told and told.count("\n") == 1
+    assert offered > port and command.is_free("127.0.0.1", offered)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--port", "80"], "from 1024 to 65535"), (["--port", "70000"], "from 1024 to 65535"),
+    (["--host", "192.0.2.1", "--port", "7860"], "Nothing can listen on 192.0.2.1"),
+])  # fmt: skip
+def test_address_that_cannot_be_is_said(capsys, arguments, words):
+    assert command.main(["--home", "nowhere", *arguments]) == 2
+    assert words in capsys.readouterr().out
+
+
+def test_without_gradio_the_way_to_it_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert command.main([]) == 2
+    assert "make demo" in capsys.readouterr().out
+
+
+def test_listens_on_this_machine_alone_unless_told():
+    options = command.parse([])
+    assert options.host == "127.0.0.1" and options.share is False
+
+
+def test_a_refusal_is_one_line_of_the_server_s_window_and_a_box_on_the_page(capsys):
+    page = app.told(lambda: pictures.read_picture(b"", 32, 1))()
+    assert 'role="alert"' in page and capsys.readouterr().out == "refused: The file is empty: choose another.\n"
+
+
+# --- in a real browser
+
+# Started with a hook on every address that Python code of the server asks for or connects to.
+GUARDED = """
+import sys
+def note(event, values):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
+        address = values[1] if event != "socket.getaddrinfo" else values
+        host = address[0] if isinstance(address, tuple) else ""
+        if host not in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "", None):
+            with open(sys.argv[1], "a") as file:
+                print(event, host, file=file)
+sys.addaudithook(note)
+from demo.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def server(finished, tmp_path_factory):
+    """The demo, started as its users start it; yields its address and folders, and looks at what it left behind."""
+    place, port = tmp_path_factory.mktemp("server"), free_port()
+    outside, output, scratch = place / "outside.txt", place / "output.txt", place / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {"TMPDIR": str(scratch), "COURSE_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with output.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", GUARDED, outside, "--home", finished, "--port", str(port)],
+                                   cwd=KIT, env=environment, stdout=file, stderr=file)  # fmt: skip
+    while "Demo on" not in output.read_text():
+        assert process.poll() is None, output.read_text()
+        time.sleep(0.1)
+    yield {"url": f"http://127.0.0.1:{port}/", "output": output, "outside": outside, "scratch": scratch}
+    process.terminate()
+    assert process.wait(30) == 0
+    assert not list(scratch.glob("demo-*")), "the folder of uploads goes with the server"
+    assert not outside.exists(), outside.read_text()
+
+
+def serious(page) -> list[str]:
+    """Problems but two of Gradio's own: streams that it closes when they are done, and its warning in doing so."""
+    return [told for told in page.problems if "/queue/data?" not in told and told != "Method not implemented."]
+
+
+@pytest.fixture
+def open_demo(browse, server):
+    def open_it(**options):
+        page = browse(server["url"], **options)
+        page.wait_for_selector("#examples button")
+        return page
+
+    return open_it
+
+
+def send(page, *paths) -> str:
+    """Upload files and return the text of the answer, once it is no longer the one before."""
+    page.evaluate("document.querySelector('#answer .prose').innerHTML = ''")
+    page.locator("#upload input[type=file]").set_input_files([str(path) for path in paths])
+    page.wait_for_selector("#answer section, #answer [role=alert]")
+    return page.locator("#answer").inner_text()
+
+
+def test_uploaded_picture_is_answered_and_not_kept(open_demo, server, service, tmp_path):
+    page = open_demo()
+    assert "Not a medical device" in page.inner_text("body")
+    path = tmp_path / "secret name of a patient.jpeg"
+    path.write_bytes((service.course.root / service.data.index["path"].iloc[5]).read_bytes())
+    text = send(page, path)
+    expected = service.model.predict(utils.decode(path, 32, 1)[None])[0]
+    assert all(f"{p:.1%}" in text for p in expected) and "p-value" in text
+    assert page.locator("#answer img.figure").evaluate("image => image.naturalWidth") > 200
+    assert not [kept for kept in server["scratch"].rglob("*") if kept.is_file() and kept.stat().st_size]
+    assert "secret" not in server["output"].read_text() and not serious(page)
+
+
+def test_bad_files_get_a_sentence_and_the_next_good_one_an_answer(open_demo, server, tmp_path):
+    page = open_demo()
+    (tmp_path / "notes.png").write_text("not a picture")
+    (tmp_path / "moving.gif").write_bytes(frames("GIF"))
+    (tmp_path / "large.png").write_bytes(encode(photo()) + bytes(pictures.MAX_BYTES))
+    (tmp_path / "good.png").write_bytes(encode(photo()))
+    assert "This is no image that can be read" in send(page, tmp_path / "notes.png")
+    assert "holds 3 pictures" in send(page, tmp_path / "moving.gif")
+    assert "larger than 20 MB" in send(page, tmp_path / "large.png")
+    assert "2 files were sent" in send(page, tmp_path / "good.png", tmp_path / "notes.png")
+    assert "read in grey" in send(page, tmp_path / "good.png")
+    told = server["output"].read_text()
+    assert told.count("refused:") == 4 and "Traceback" not in told and "notes.png" not in told
+    assert not [kept for kept in server["scratch"].rglob("*") if kept.is_file() and kept.stat().st_size]
+    assert not serious(page)
+
+
+def test_example_shows_its_label(open_demo):
+    page = open_demo()
+    page.locator("#examples button").nth(2).click()
+    page.wait_for_selector("#answer section")
+    assert "Label of this picture" in page.locator("#answer").inner_text() and not serious(page)
+
+
+def test_slider_moves_numbers_and_pictures(open_demo):
+    page = open_demo()
+    page.get_by_role("tab", name="Drift").click()
+    before = page.locator("#chart img").get_attribute("src")
+    slider = page.locator("#severity input[type=range]")
+    slider.focus()
+    for _ in range(4):
+        slider.press("ArrowRight")
+    page.get_by_text("Severity 4: mean confidence").wait_for()
+    assert page.locator("#chart img").get_attribute("src") != before
+    assert page.locator("#window figure").count() == 8 and "KS statistics" in page.locator("#window").inner_text()
+    page.locator("#kind input").click()
+    page.get_by_role("option", name="blur").click()
+    page.get_by_text("The lens is out of focus.").wait_for()
+    assert not serious(page)
+
+
+def test_third_tab_shows_statistics_alerts_and_lines(open_demo):
+    page = open_demo()
+    page.get_by_role("tab", name="Production log").click()
+    shown = page.locator("#log")
+    shown.get_by_role("heading", name="Last lines of the log").wait_for()
+    assert "roll back the last release" in shown.inner_text() and shown.locator("table tr").count() > 15
+    page.get_by_role("button", name="Read again").click()
+    page.locator("#run input").click()
+    page.get_by_role("option", name="quiet").click()
+    page.get_by_text("No alert rang in this run.").wait_for()
+    assert not serious(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_a_phone_and_keeps_the_warning_in_sight(open_demo, scheme):
+    page = open_demo(width=390, height=844, color_scheme=scheme)
+    page.locator("#examples button").first.click()
+    page.wait_for_selector("#answer section")
+    for name in ("One picture", "Drift", "Production log"):
+        page.get_by_role("tab", name=name).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        page.mouse.wheel(0, 500)
+        page.wait_for_timeout(300)
+        top = page.locator(".banner .medical").bounding_box()["y"]
+        assert page.evaluate("window.scrollY") > 100 and 0 <= top < 200, f"{name}: warning at {top}"
+        page.mouse.wheel(0, -5000)
+        page.wait_for_timeout(300)
+    assert not serious(page)
