@@ -74,7 +74,7 @@ def picture_tab(service: Service) -> None:
     """One picture: upload or example, and everything about it."""
     with gr.Row():
         with gr.Column(min_width=280, scale=2):
-            upload = gr.File(label="Your picture: JPEG, PNG, BMP, TIFF, WebP or GIF", file_count="multiple",
+            upload = gr.File(label=f"Your picture, up to {pictures.MAX_BYTES >> 20} MB", file_count="multiple",
                              height=150, elem_id="upload")  # fmt: skip
             gr.Markdown("or a picture of pool *production*, which no training has seen:")
             rows = chosen_rows(service) if service.data else []
@@ -120,7 +120,7 @@ def drift_tab(service: Service) -> None:
         except utils.CourseError as error:
             return pages.message(str(error)), ""
 
-    for change in (kind.change, severity.release, severity.change):
+    for change in (kind.change, severity.change):
         change(shown, [kind, severity], [chart, window], trigger_mode="always_last", **ALONE)
     chart.value, window.value = shown(replay.kinds[0], 0)
 
@@ -129,7 +129,7 @@ def log_tab(service: Service) -> None:
     """What production said: rolling statistics, alerts, last lines."""
     home = service.course.home
     with gr.Row():
-        run = gr.Dropdown([], label="Run", elem_id="run", scale=4)
+        run = gr.Dropdown([], label="Run", elem_id="run", scale=4, min_width=280)
         again = gr.Button("Read again", scale=1, min_width=120)
     page = gr.HTML(elem_id="log")
 

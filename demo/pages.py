@@ -142,15 +142,16 @@ def window_page(look: Look, classes, severity: int, policy: utils.DriftPolicy, s
     cards = "".join(_card(look, i, classes) for i in range(min(shown, n)))
     adjusted = adjusted_p(decision, policy)
     rows = [{"detector": name, "statistic": f"{result.statistic:.3g}", "p-value": f"{result.p_value:.2g}",
-             f"p, {policy.correction}": f"{adjusted[name]:.2g}",
+             f"p, {policy.correction.title()}": f"{adjusted[name]:.2g}",
              "decision": "drift" if adjusted[name] <= policy.window_alpha else "no drift"}
             for name, result in decision.results.items()]  # fmt: skip
     numbers = (f"Severity {severity}: mean confidence <b>{look.confidence:.3f}</b>, accuracy estimated without labels "
                f"<b>{decision.estimated_accuracy:.3f}</b>, with labels <b>{look.right / n:.3f}</b> ({look.right} of "
                f"{n}). The policy says <b>{decision.level}</b>: {escape('; '.join(decision.reasons))}.")  # fmt: skip
-    return (f'<p aria-live="polite">{numbers}</p>{table(pd.DataFrame(rows))}<p class="quiet">Drift at p &le; '
-            f"{policy.window_alpha:g} after the correction for {len(rows)} detectors ({policy.correction}).</p>"
-            f'<h2>The first {min(shown, n)} of {n} pictures: before, and after</h2><div class="cards">{cards}</div>')
+    limit = f"Drift at p &le; {policy.window_alpha:g} after {policy.correction.title()} for {len(rows)} detectors."
+    head = f"The first {min(shown, n)} of {n} pictures: before, and after with the answer"
+    return (f'<p aria-live="polite">{numbers}</p>{table(pd.DataFrame(rows))}<p class="quiet">{limit}</p>'
+            f'<h2>{head}</h2><div class="cards">{cards}</div>')  # fmt: skip
 
 
 def _card(look: Look, i: int, classes) -> str:

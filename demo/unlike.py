@@ -8,7 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 import utils
 
 # Two views, as each is blind to something: what the network makes of a picture, and what camera and light made of it.
-VIEWS = {"embedding": "what the network sees", "statistics": "brightness, contrast, sharpness, ..."}
+VIEWS = {"embedding": "what the network sees", "statistics": "brightness, contrast, sharpness and the like"}
 BLIND = ("It cannot see a change of the class mix or a slow trend, which no single picture shows; nor what neither the "
          "network nor these numbers react to. Of normal pictures, about one in twenty is called unlike.")  # fmt: skip
 

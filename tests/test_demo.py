@@ -1,6 +1,7 @@
 """The demo: what it answers, what it refuses, what it keeps to itself, and all of it in a real browser."""
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -408,6 +410,15 @@ def test_rarest_class_mix_still_fills_the_window(service):
     assert {len(look.labels) for look in looks} == {replayed.policy.window}
 
 
+def test_too_few_production_pictures_are_said_in_place_of_a_verdict(home):
+    index = pd.read_csv(home / "data" / "pneumonia" / "index.csv", keep_default_na=False)
+    surplus = (index["pool"] == "production") & index.duplicated(["pool", "label"])
+    index.loc[surplus, "pool"] = ""  # one picture of each class is left
+    index.to_csv(home / "data" / "pneumonia" / "index.csv", index=False)
+    page = json.dumps(app.build(open_service(home)).get_config_file(), default=str)
+    assert "needs at least" in page and "Last lines of the log" in page
+
+
 def test_policy_of_theme_6_is_kept(home):
     told = {"accuracy_floor": 0.7, "window": 10, "alpha": 0.1, "detectors": ["KS softmax"], "window_alpha": 0.01}
     utils.write_json(home / "exports" / "drift_report.json", {"policy": told})
@@ -596,6 +607,22 @@ def test_bad_files_get_a_sentence_and_the_next_good_one_an_answer(open_demo, ser
     assert told.count("refused:") == 4 and "Traceback" not in told and "notes.png" not in told
     assert not [kept for kept in server["scratch"].rglob("*") if kept.is_file() and kept.stat().st_size]
     assert not serious(page)
+
+
+def test_file_that_nobody_uploaded_is_neither_read_nor_removed(server, tmp_path):
+    (tmp_path / "private.png").write_bytes(encode(photo()))
+    with urllib.request.urlopen(server["url"] + "config") as told:
+        events = json.load(told)["dependencies"]
+    upload = next(event["id"] for event in events if event["targets"][0][1] == "upload")
+    sent = {"data": [[{"path": str(tmp_path / "private.png"), "meta": {"_type": "gradio.FileData"}}]],
+            "fn_index": upload, "session_hash": "abc"}  # fmt: skip
+    request = urllib.request.Request(server["url"] + "gradio_api/queue/join", json.dumps(sent).encode(),
+                                     {"Content-Type": "application/json"})  # fmt: skip
+    with urllib.request.urlopen(request):
+        pass
+    with urllib.request.urlopen(server["url"] + "gradio_api/queue/data?session_hash=abc", timeout=30) as answers:
+        last = next(line for line in answers if b"process_completed" in line)
+    assert b'"success":false' in last and (tmp_path / "private.png").read_bytes() == encode(photo())
 
 
 def test_example_shows_its_label(open_demo):
