@@ -58,6 +58,13 @@ def test_browser_is_the_machine_s_own_else_playwright_s_else_asked_for(monkeypat
     assert browser.find("nowhere") is None
 
 
+@pytest.mark.parametrize("where, outcome", [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_missing_browser_fails_in_continuous_integration_only(monkeypatch, where, outcome):
+    monkeypatch.setenv("CI", where)
+    with pytest.raises(outcome, match="apt-get install chromium"):
+        browser.do_without()
+
+
 @pytest.mark.parametrize("url, here", [
     ("http://127.0.0.1:7860/config", True), ("file:///index.html", True), ("data:image/png;base64,AA", True),
     ("https://fonts.googleapis.com/css2", False), ("wss://127.0.0.1.example.org/", False),
