@@ -40,8 +40,9 @@ def read_journal(home: Path) -> Journal:
 
 def list_runs(journal: Journal, home: Path) -> dict[str, str]:
     """A label for each run, newest first, by run id; theme 5's quiet day and drill bear their names."""
-    theme5 = utils.read_json(home / "exports" / "results.json").get("theme5", {})
-    names = {run: name for name, run in theme5.get("runs", {}).items()}
+    theme5 = utils.read_json(home / "exports" / "results.json").get("theme5")
+    runs = theme5.get("runs") if isinstance(theme5, dict) else None
+    names = {str(run): name for name, run in runs.items()} if isinstance(runs, dict) else {}
     table = journal.log.groupby("run_id")["timestamp"].agg(["min", "max", "size"])
     labels = {}
     for run, row in table.sort_index(ascending=False).iterrows():
@@ -58,7 +59,8 @@ def first_run(labels: dict[str, str]) -> str:
 def windows_of(journal: Journal, run: str, home: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rolling statistics of one run, against the quiet day of this home, and the alerts that these windows raised."""
     stored = utils.read_json(home / "exports" / "monitoring_baseline.json").get("quantities")
-    windows = utils.window_statistics(journal.log[journal.log["run_id"] == run], baseline=stored)
+    whole = isinstance(stored, dict) and set(utils.COMPARED) <= stored.keys()
+    windows = utils.window_statistics(journal.log[journal.log["run_id"] == run], baseline=stored if whole else None)
     return windows, alerts_of(windows, journal.alerts)
 
 

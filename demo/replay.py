@@ -1,5 +1,6 @@
 """The drift slider: the same window of production pictures under a drift of growing severity."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +12,8 @@ from demo.service import Service
 
 SEVERITIES = range(6)
 WINDOW = 40  # pictures of one look where theme 6 has not chosen
+# What comes of a report without a policy, or with values that are none: the numbers above are used then.
+DAMAGED = (AttributeError, KeyError, TypeError, ValueError, utils.CourseError)
 LEAST_P = 1e-6  # drawn no lower: an exact test can say 1e-30, where permutations end near 1e-3
 
 
@@ -59,12 +62,13 @@ class Replay:
     @cached_property
     def policy(self) -> utils.DriftPolicy:
         """Theme 6's numbers where it has run, with a window that even the rarest class mix can fill."""
-        told = utils.read_json(self.service.course.exports / "drift_report.json").get("policy", {})
-        told = {name: value for name, value in told.items() if name in utils.DriftPolicy.__dataclass_fields__}
-        told = {"accuracy_floor": round(self.service.reference.accuracy - 0.05, 3), "window": WINDOW} | told
-        told["detectors"] = tuple(told.get("detectors", utils.DriftPolicy.detectors))
+        policy = utils.DriftPolicy(round(self.service.reference.accuracy - 0.05, 3), WINDOW)
+        told = utils.read_json(self.service.course.exports / "drift_report.json").get("policy")
+        with suppress(*DAMAGED):
+            known = {name: value for name, value in told.items() if name in policy.__dataclass_fields__}
+            policy = replace(policy, **known | {"detectors": tuple(known["detectors"]), "window": int(known["window"])})
         _, fewest = utils.drift_window(self.service.data, self.rows, "class_prior", max(SEVERITIES))
-        return replace(utils.DriftPolicy(**told), window=min(told["window"], len(fewest)))
+        return replace(policy, window=min(policy.window, len(fewest)))
 
     def look(self, kind: str, severity: int) -> Look:
         """The window of a kind and severity 0..5: of one kind, always the same pictures, except "class_prior"."""

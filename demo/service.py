@@ -82,15 +82,16 @@ def open_service(home: str | Path) -> Service:
 def open_home(home: Path) -> utils.Course:
     """The course that a home holds, as its course.json tells; nothing is drawn, downloaded or recorded."""
     story = utils.read_json(home / "course.json", precious=True)
-    dataset, profile = story.get("dataset"), story.get("profile")
-    if dataset not in utils.DATASETS or profile not in utils.PROFILES:
+    if not utils._is_story(story):
         raise utils.CourseError(f"{home}/course.json is missing or damaged: run the notebooks with this HOME, or give "
                                 "the folder of a run with --home.")  # fmt: skip
-    source, folder = str(story["source"]), utils.DATASETS[dataset].folder
+    source, dataset = story["source"], story["dataset"]
+    folder = utils.DATASETS[dataset].folder
     above = home / "data" / "raw" if source in ("sample", "kaggle") else Path(source)
     root = above if above.name == folder else above / folder
-    return utils.Course(8, dataset, source, utils.PROFILES[profile], story["image_size"], story["seed"], home, home,
-                        root, utils.best_device(), sample=source == "sample")  # fmt: skip
+    profile, size, seed = utils.PROFILES[story["profile"]], story["image_size"], story["seed"]
+    return utils.Course(8, dataset, source, profile, size, seed, home, home, root, utils.best_device(),
+                        sample=source == "sample")  # fmt: skip
 
 
 def open_model(course: utils.Course) -> utils.OnnxModel:

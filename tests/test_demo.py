@@ -318,7 +318,7 @@ def test_no_model_is_said_with_the_notebook_that_makes_it(home, capsys, quiet_en
     assert "model.onnx is missing: run notebooks/theme4_onnx_deployment.ipynb first" in told and told.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"dataset": "cats"}'])
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"dataset": "cats"}', '{"dataset": "solar"}'])
 def test_home_without_its_story_is_said(home, content):
     (home / "course.json").unlink()
     if content is not None:
@@ -424,6 +424,18 @@ def test_policy_of_theme_6_is_kept(home):
     utils.write_json(home / "exports" / "drift_report.json", {"policy": told})
     policy = Replay(open_service(home)).policy
     assert (policy.accuracy_floor, policy.window, policy.detectors) == (0.7, 10, ("KS softmax",))
+
+
+@pytest.mark.parametrize("policy", [None, [], {"window": "many"}, {"alpha": 7, "window": 9, "detectors": ["PSI"]}])
+def test_damaged_records_are_done_without(home, policy):
+    utils.write_json(home / "exports" / "drift_report.json", {"policy": policy})
+    utils.write_json(home / "exports" / "results.json", {"theme5": [policy]})
+    utils.write_json(home / "exports" / "monitoring_baseline.json", {"quantities": policy})
+    opened = open_service(home)
+    assert Replay(opened).policy.alpha == 0.05 and Replay(opened).policy.detectors[0] == "KS statistics"
+    journal = logs.read_journal(home)
+    windows, _ = logs.windows_of(journal, logs.first_run(logs.list_runs(journal, home)), home)
+    assert len(windows) > 100
 
 
 # --- the production log
