@@ -12,7 +12,7 @@ from demo.service import Service
 
 SEVERITIES = range(6)
 WINDOW = 40  # pictures of one look where theme 6 has not chosen
-# What comes of a report without a policy, or with values that are none: the numbers above are used then.
+# What comes of a report without a policy, or with values that are none: the defaults are used then.
 DAMAGED = (AttributeError, KeyError, TypeError, ValueError, utils.CourseError)
 LEAST_P = 1e-6  # drawn no lower: an exact test can say 1e-30, where permutations end near 1e-3
 

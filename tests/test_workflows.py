@@ -55,6 +55,23 @@ def test_core_commands_install_nothing_of_the_bonus(target):
     assert "bonus.txt" not in dry_run(target, "PYTHON=python3")
 
 
+@pytest.mark.parametrize("user, browser, asked", [
+    ("0", [], ["apt-get update", "apt-get install", "make test"]), ("1000", [], ["make test"]),
+    ("0", ["google-chrome"], ["make test"]),
+])  # fmt: skip
+def test_ci_installs_a_browser_where_there_is_none_and_it_may(tmp_path, user, browser, asked):
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    calls = {"id": f"echo {user}", "apt-get": 'echo "apt-get $1" >&2', "make": 'echo "make $1" CI=$CI >&2'}
+    for name, does in (calls | dict.fromkeys(browser, "exit 1")).items():
+        (tmp_path / name).write_text(f"#!{shutil.which('sh')}\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run([tmp_path / "bash", KIT / ".ci" / "run"], env={"PATH": str(tmp_path)}, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    told = done.stderr.splitlines()
+    assert [" ".join(line.split()[:2]) for line in told] == asked and told[-1] == "make test CI=true"
+
+
 def test_tests_run_on_every_python_that_the_makefile_accepts():
     accepted = set(re.findall(r"python(3\.\d+)", (KIT / "Makefile").read_text().split("VENV :=")[0]))
     assert set(WORKFLOWS["ci"]["jobs"]["test"]["strategy"]["matrix"]["python"]) == accepted == {"3.11", "3.12", "3.13"}
