@@ -9,8 +9,8 @@ import utils
 
 # Two views, as each is blind to something: what the network makes of a picture, and what camera and light made of it.
 VIEWS = {"embedding": "what the network sees", "statistics": "brightness, contrast, sharpness and the like"}
-BLIND = ("It cannot see a change of the class mix or a slow trend, which no single picture shows; nor what neither the "
-         "network nor these numbers react to. Of normal pictures, about one in twenty is called unlike.")  # fmt: skip
+BLIND = ("This test cannot see a change of the class mix or a slow trend, which no single picture shows; nor what "
+         "neither the network nor these numbers react to. About one in twenty normal pictures is called unlike.")
 
 
 class PictureTest:
