@@ -310,15 +310,21 @@ def measured_with(results: dict, key: str) -> dict | None:
 
 def headline(draft: Draft) -> list[dict]:
     """The headline figures with plain names, and an interval where the record has one."""
-    plain, words, rows = toml("captions.toml")["headline"], draft.words, []
-    for key, value in draft.results.get("headline", {}).items():
+    rows = headline_rows(draft.results, draft.lang)
+    return given(draft, "headline", draft.words["headline_columns"], rows)
+
+
+def headline_rows(results: dict, lang: str) -> list[list[str]]:
+    """Name, value and interval of each headline figure of a record, for people."""
+    plain, words, rows = toml("captions.toml")["headline"], toml("words.toml")[lang], []
+    for key, value in results.get("headline", {}).items():
         kind = plain.get(key, {}).get("kind", "plain")
-        row, interval = measured_with(draft.results, key), ""
+        row, interval = measured_with(results, key), ""
         if row:
             low, high = (_unit(row[end], kind, words) for end in ("low", "high"))
             interval = f"[{low}, {high}], n = {row['n']:.0f}"
-        rows.append([plain.get(key, {}).get(draft.lang, humanised(key)), _unit(value, kind, words), interval])
-    return given(draft, "headline", words["headline_columns"], rows)
+        rows.append([plain.get(key, {}).get(lang, humanised(key)), _unit(value, kind, words), interval])
+    return rows
 
 
 def _unit(value, kind: str, words: dict) -> str:
