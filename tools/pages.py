@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 
 from markupsafe import Markup
@@ -25,6 +26,8 @@ KIT = Path(__file__).resolve().parent.parent
 TEMPLATES = KIT / "tools" / "templates" / "site"
 KINDS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # nothing that runs
 PERSONAL = re.compile(r"(?<![\w.~/-])(?:/root\b|(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})[^/\\\s:;,\"'<>()]+)")
+# A figure with its unit, or what stands in a table where there is none.
+FIGURE = re.compile(r"[-+−]?[\d.,\u202f]*\d[\d.]*(e[-+]?\d+)?( ?(%|×|s|ms|MB|MiB))?|nan|NaN|[-–—]|")
 OF_A_KERNEL = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
 
 
@@ -57,7 +60,7 @@ def read(path: Path):
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-    except (OSError, ValueError, KeyError, AttributeError, RecursionError, nbformat.ValidationError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise utils.CourseError(f"{path.name} is damaged: run its theme again.") from error
     marked = "papermill-error-cell-tag"
     notebook.cells = [cell for cell in notebook.cells if marked not in cell.metadata.get("tags", [])]
@@ -235,44 +238,54 @@ def finished(html: str, link: Callable[[str], str | None]) -> Piece:
         place_picture(image, link)
     for anchor in soup.find_all("a", href=True):
         place_link(soup, anchor, link, piece.remarks)
-    first = soup.find("h1")
-    if first is not None:
-        first = first.find_parent("div", class_="text") if first.find_parent("div", class_="cell") is None else None
-    piece.head = Markup(first.extract()) if first is not None and "cell" not in first.get("class", []) else Markup()
-    piece.body = Markup(soup)
+    title = soup.find("h1")
+    cell = title.find_parent("div", class_="text") if title else None
+    if cell is not None and cell.find_previous_sibling("div") is None:
+        piece.head = Markup(str(cell.extract()))
+    piece.body = Markup(str(soup))
     return piece
 
 
 def sections(soup) -> list[dict]:
     """Give every heading an address, as GitHub would, and put those of outputs below those of the text."""
-    found, used, one = [], set(), False
-    for heading in soup.find_all(re.compile(r"^h[1-6]$")):
+    found, used = [], set()
+    headings = soup.find_all(re.compile(r"^h[1-6]$"))
+    for heading in sorted(headings, key=lambda heading: heading.find_parent(class_="output") is not None):
         level, text = int(heading.name[1]), " ".join(heading.get_text().split())
-        if heading.find_parent(class_="output"):
-            level = max(level, 3)
-        elif level == 1:
-            level, one = (2 if one else 1), True
-        slug = base = re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") or "section"
-        number = 1
-        while slug in used:
-            slug, number = f"{base}-{number}", number + 1
-        used.add(slug)
-        heading.name, heading["id"] = f"h{level}", slug
-        if level in (2, 3) and not heading.find_parent(class_="output"):
-            found.append({"level": level, "id": slug, "text": text})
+        inside = heading.find_parent(class_="output") is not None
+        level = max(level, 3 if inside else min(2, len(used) + 1))  # one title, the first heading
+        heading.name, heading["id"] = f"h{level}", address_of(text, used)
+        if level in (2, 3) and not inside:
+            found.append({"level": level, "id": heading["id"], "text": text})
     return found
 
 
+def address_of(text: str, used: set[str]) -> str:
+    """The anchor of a heading, unlike those already in `used`, to which it is added."""
+    plain = re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") or "section"
+    names = chain([plain], (f"{plain}-{number}" for number in count(1)))
+    anchor = next(name for name in names if name not in used)
+    used.add(anchor)
+    return anchor
+
+
 def tidy_table(soup, table) -> None:
-    """A table that scrolls in its own box, with the meaning of its heads said, and words set to the left."""
+    """A table that scrolls in its own box, with the meaning of its heads said, and columns of figures to the right."""
     del table["border"]
-    for row in table.find_all("tr"):
+    for head in table.find_all("th"):
+        head["scope"] = "col" if head.find_parent("thead") else "row"
+    rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
+    plain = [row for row in rows if len(row) == max(map(len, rows)) and not any(cell.get("colspan") for cell in row)]
+    for column in zip(*plain, strict=True):
+        texts = [cell.get_text(strip=True) for cell in column if cell.name == "td"]
+        if any(texts) and all(FIGURE.fullmatch(text) for text in texts):
+            for cell in column:
+                cell["class"] = [*cell.get("class", []), "n"]
+    if table.tbody is not None and not table.tbody.find("tr") and rows:
+        table.tbody.append(soup.new_tag("tr"))
+        table.tbody.tr.append(soup.new_tag("td", attrs={"colspan": len(rows[0])}, string="no rows"))
+    for row in table.find_all("tr", style=True):
         del row["style"]
-        for cell in row.find_all("th"):
-            cell["scope"] = "col" if row.find_parent("thead") else "row"
-        for cell in row.find_all("td"):
-            if len(words := cell.get_text(strip=True)) > 24 and " " in words:
-                cell["class"] = [*cell.get("class", []), "words"]
     table.wrap(soup.new_tag("div", attrs={"class": "table"}))
 
 

@@ -123,7 +123,7 @@ class Story:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="course.py site", description=__doc__.split("\n\n")[0],
                                      epilog=__doc__.split("\n\n")[1])  # fmt: skip
-    parser.add_argument("--home", type=Path, nargs="+", default=[KIT / home for home in HOMES],
+    parser.add_argument("--home", type=Path, nargs="+", action="extend",
                         help=f"folders of finished runs (default: {' '.join(HOMES)})")  # fmt: skip
     parser.add_argument("--out", type=Path, default=KIT / "site", help="the site (default: site/ of the kit)")
     return parser.parse_args(arguments)
@@ -429,7 +429,7 @@ def build(homes: list[Path], out: Path) -> Site:
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
-        site = build(options.home, options.out)
+        site = build(options.home or [KIT / home for home in HOMES], options.out)
     except utils.CourseError as error:
         print(error)
         return 2
