@@ -305,7 +305,10 @@ def place_link(soup, anchor, link: Callable[[str], str | None], remarks: list[st
     """Links of the kit become links of the site; one that leads nowhere becomes its text."""
     address = anchor["href"]
     if "colab.research.google.com" in address:  # the page has its own, where the kit is published
+        around = anchor.parent
         anchor.decompose() if anchor.get_text(strip=True) == "Open in Colab" else anchor.unwrap()
+        if around.name == "p" and not around.get_text(strip=True):
+            around.decompose()
     elif address.startswith("#"):
         if soup.find(id=address[1:]) is None:
             remarks.append(f"the link to {address} leads nowhere.")

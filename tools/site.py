@@ -321,8 +321,8 @@ def write_theme(site: Site, story: Story, theme: Theme) -> None:
     site.add_files(story.key, piece.files)
     site.write(
         f"{story.key}/{theme.stem}.html", "theme.html", title=f"{theme.title} · {story.title}", story=story,
-        theme=theme, chapter=chapter, head=piece.head or heading, body=piece.body, contents=piece.contents,
-        measured=story.measured(name), versions=versions(story),
+        theme=theme, chapter=chapter, sample=story.sample, head=piece.head or heading, body=piece.body,
+        contents=piece.contents, measured=story.measured(name), versions=versions(story),
         stale=[line for line in utils.stale_sections(story.home, story.record) if line.startswith(f"{name} ")],
     )  # fmt: skip
 
