@@ -269,7 +269,9 @@ def test_tables_say_what_heads_are_and_that_nothing_is_in_them(built):
 
 def test_links_that_lead_nowhere_become_text_and_are_told(homes, tmp_path, capsys):
     assert site.main(["--home", str(homes[0]), "--out", str(tmp_path / "site")]) == 0
-    assert "lungs, theme 1: the link to #lost leads nowhere" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "lungs, theme 1: the link to #lost leads nowhere" in said
+    assert "lungs, theme 1: the picture https://example.org/a.png is shown as its text" in said
     page = soup_of(tmp_path / "site" / "pneumonia" / "theme1_data_analysis.html")
     links = {link.get_text(): link["href"] for link in page.article.find_all("a") if link.get_text()}
     assert links["the pools"] == "#2--six-pools" and links["the next"] == "theme2_baseline_model.html"
@@ -301,12 +303,22 @@ def test_published_kit_links_to_colab(built, tmp_path, monkeypatch, homes):
     shutil.copy(site.KIT / "README.md", kit)
     for path in (*(kit / "notebooks").glob("*.ipynb"), kit / "README.md"):
         path.write_text(path.read_text().replace("OWNER/REPOSITORY", "me/kit"))
+    (kit / "docs" / "plan").mkdir(parents=True)
+    (kit / "docs" / "plan" / "day 1.png").write_bytes(base64.b64decode(picture()))
+    (kit / "docs" / "guide.md").write_text(
+        "# Guide\n\n![The first day](plan/day%201.png) [code](../README.md#two-commands) [license](../README2.md) "
+        "[theme 2](../notebooks/theme2_baseline_model.ipynb) [cards](../notebooks)")
     monkeypatch.setattr(site, "KIT", kit)
     monkeypatch.setattr(run, "KIT", kit)
     built = site.build([homes[0]], tmp_path / "site").folder.with_name("site")
     address = "https://colab.research.google.com/github/me/kit/blob/main/notebooks/theme1_data_analysis.ipynb"
     for page in ("index.html", "pneumonia/theme1_data_analysis.html"):
         assert soup_of(built / page).find("a", href=address), page
+    guide = soup_of(built / "docs" / "guide.html")
+    links = {link.get_text(): link["href"] for link in guide.article.find_all("a")}
+    assert links == {"code": "readme.html#two-commands", "theme 2": "../pneumonia/theme2_baseline_model.html",
+                     "cards": "https://github.com/me/kit/blob/main/notebooks"}  # fmt: skip
+    assert guide.article.img["alt"] == "The first day" and soup_of(built / "index.html").find("a", string="Guide")
     assert broken_links(built) == []
 
 
@@ -384,7 +396,8 @@ def test_killed_kernel_missing_damaged_and_clean_notebooks_are_told_apart(home, 
     out = tmp_path / "site"
     assert site.main(["--home", str(home), "--out", str(out)]) == 1
     said = capsys.readouterr().out
-    for words in ("theme 1 (failed): The kernel was killed", "theme 2 (not run): Theme 2 has not been run",
+    for words in ("theme 1 (failed): A cell never finished: its kernel was killed",
+                  "theme 2 (not run): Theme 2 has not been run",
                   "theme 3 (damaged): theme3_optimization.ipynb is damaged: run its theme again",
                   "theme 4 (failed): It was not executed", "theme 5 (damaged)", "3 of 8 themes"):  # fmt: skip
         assert words in said, words

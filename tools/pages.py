@@ -77,7 +77,7 @@ def failure(notebook) -> tuple[dict | None, str]:
             if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
                 return cell, output.evalue if output.ename == "CourseError" else f"{output.ename}: {output.evalue}"
         if cell.execution_count is None:
-            return cell, "The kernel was killed, most often because memory ran out."
+            return cell, "A cell never finished: its kernel was killed, most often because memory ran out."
     return None, ""
 
 
@@ -235,7 +235,7 @@ def finished(html: str, link: Callable[[str], str | None]) -> Piece:
     for table in soup.find_all("table"):
         tidy_table(soup, table)
     for image in soup.find_all("img"):
-        place_picture(image, link)
+        place_picture(image, link, piece.remarks)
     for anchor in soup.find_all("a", href=True):
         place_link(soup, anchor, link, piece.remarks)
     title = soup.find("h1")
@@ -289,13 +289,15 @@ def tidy_table(soup, table) -> None:
     table.wrap(soup.new_tag("div", attrs={"class": "table"}))
 
 
-def place_picture(image, link: Callable[[str], str | None]) -> None:
+def place_picture(image, link: Callable[[str], str | None], remarks: list[str]) -> None:
     """Pictures of other servers become their text, as a page must not ask the network for anything."""
     address = image.get("src", "")
     if address.startswith(("figures/", "data:image/")):
         return
     target = None if re.match(r"(?i)[a-z]+:|//", address) else link(address)
     if target is None:
+        if "colab-badge" not in address:
+            remarks.append(f"the picture {address} is shown as its text, as it is not part of the kit.")
         image.replace_with(image.get("alt", ""))
     else:
         image["src"], image["loading"] = target, "lazy"

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import jinja2
 from markupsafe import Markup
@@ -293,18 +294,18 @@ def resolve(site: Site, folder: str, below: str, address: str) -> str | None:
     None where the site has no such page, and GitHub no such file that we know of.
     """
     plain, _, anchor = address.partition("#")
-    target = posixpath.normpath(posixpath.join(folder, plain))
+    target = posixpath.normpath(posixpath.join(folder, unquote(plain)))
     on_site = {text["file"]: text["url"] for text in site.texts}
     on_site |= {f"notebooks/{theme.stem}.ipynb": f"{site.stories[0].key}/{theme.stem}.html" for theme in site.themes}
     if target in on_site:
-        return posixpath.relpath(on_site[target], below or ".") + (f"#{anchor}" if anchor else "")
+        return quote(posixpath.relpath(on_site[target], below or ".")) + (f"#{anchor}" if anchor else "")
     source = KIT / target
     if source.suffix.lower() in (".png", ".jpg", ".jpeg", ".svg", ".gif") and source.is_file() and ".." not in target:
         site.add_files("", {target: source.read_bytes()})
-        return posixpath.relpath(target, below or ".")
+        return quote(posixpath.relpath(target, below or "."))
     colab = next((theme.colab for theme in site.themes if theme.colab), "")
     published = re.search(r"github/([^/]+/[^/]+/blob/.+)/notebooks/", colab)
-    return f"https://github.com/{published[1]}/{target}" if published and source.exists() else None
+    return f"https://github.com/{published[1]}/{quote(target)}" if published and source.exists() else None
 
 
 def write_theme(site: Site, story: Story, theme: Theme) -> None:
