@@ -267,6 +267,12 @@ def test_tables_say_what_heads_are_and_that_nothing_is_in_them(built):
     assert empty.tbody.get_text(strip=True) == "no rows"
 
 
+def test_heads_that_span_rows_do_not_shift_the_columns():
+    rows = '<tr><th rowspan="2">1</th><th>a</th><td>x</td><td>1.5</td></tr><tr><th>b</th><td>y</td><td>2 %</td></tr>'
+    piece = site.pages.text_piece(f"<table><tbody>{rows}</tbody></table>", lambda address: None)
+    assert re.findall(r'<td class="n">(.*?)</td>', piece.body) == ["1.5", "2 %"] and 'class="n">x' not in piece.body
+
+
 def test_links_that_lead_nowhere_become_text_and_are_told(homes, tmp_path, capsys):
     assert site.main(["--home", str(homes[0]), "--out", str(tmp_path / "site")]) == 0
     said = capsys.readouterr().out

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, count
+from itertools import chain, count, zip_longest
 from pathlib import Path
 
 from markupsafe import Markup
@@ -275,8 +275,9 @@ def tidy_table(soup, table) -> None:
     for head in table.find_all("th"):
         head["scope"] = "col" if head.find_parent("thead") else "row"
     rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
-    plain = [row for row in rows if len(row) == max(map(len, rows)) and not any(cell.get("colspan") for cell in row)]
-    for column in zip(*plain, strict=True):
+    plain = [row[::-1] for row in rows if not any(cell.get("colspan") for cell in row)]
+    for column in zip_longest(*plain):  # from the right: a head that spans rows stands in the first of them only
+        column = [cell for cell in column if cell is not None]
         texts = [cell.get_text(strip=True) for cell in column if cell.name == "td"]
         if any(texts) and all(FIGURE.fullmatch(text) for text in texts):
             for cell in column:
