@@ -16,6 +16,7 @@ import course
 import utils
 from tools import run, site
 
+pytest.importorskip("nbconvert")
 pytestmark = pytest.mark.bonus
 TOKEN = "gh" + "p_" + "a1B2" * 9  # put together, so that no scanner takes this file for a leak
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -267,6 +268,13 @@ def test_tables_say_what_heads_are_and_that_nothing_is_in_them(built):
     assert empty.tbody.get_text(strip=True) == "no rows"
 
 
+def test_what_runs_or_loads_in_an_output_is_taken_out():
+    output = ('<script src="https://example.org/a.js"></script><iframe src="https://example.org"></iframe>'
+              '<button onclick="go()">x</button><p onmouseover="go()" class="kept">text</p>')  # fmt: skip
+    piece = site.pages.text_piece(f"<div>{output}</div>", lambda address: None)
+    assert '<p class="kept">text</p>' in piece.body and "example" not in piece.body and "go()" not in piece.body
+
+
 def test_heads_that_span_rows_do_not_shift_the_columns():
     rows = '<tr><th rowspan="2">1</th><th>a</th><td>x</td><td>1.5</td></tr><tr><th>b</th><td>y</td><td>2 %</td></tr>'
     piece = site.pages.text_piece(f"<table><tbody>{rows}</tbody></table>", lambda address: None)
@@ -298,7 +306,8 @@ def test_index_tells_themes_times_figures_and_criteria(built):
         title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0]
         assert title.removeprefix("# ") in said and page.find("a", href=f"solar/{path.stem}.html"), number
     for words in ("8 of 16 criteria met", "Time needed:", "You will learn", "Baseline: test accuracy", "85.1 %",
-                  "a CPU", "Not a medical device", "2026-01-02 03:04 UTC"):  # fmt: skip
+                  "a CPU", "Not a medical device", "2026-01-02 03:04 UTC",
+                  "chest-xray-pneumonia on Kaggle"):  # fmt: skip
         assert words in said, words
     assert page.find("a", href="pneumonia/model_card.html") and page.find("a", href="docs/readme.html")
     assert "colab.research.google.com" not in text(built / "index.html")  # the kit is not published
@@ -398,14 +407,17 @@ def test_killed_kernel_missing_damaged_and_clean_notebooks_are_told_apart(home, 
     (folder / "theme2_baseline_model.ipynb").unlink()
     (folder / "theme3_optimization.ipynb").write_text('{"cells": [')
     shutil.copy(site.KIT / "notebooks" / "theme4_onnx_deployment.ipynb", folder)
-    (folder / "theme5_monitoring.ipynb").write_text('{"cells": 3, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}')
+    for name, cells in {"theme5_monitoring": 3, "theme6_drift_detection": [{"cell_type": "code"}]}.items():
+        content = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        (folder / f"{name}.ipynb").write_text(json.dumps(content))
     out = tmp_path / "site"
     assert site.main(["--home", str(home), "--out", str(out)]) == 1
     said = capsys.readouterr().out
     for words in ("theme 1 (failed): A cell never finished: its kernel was killed",
                   "theme 2 (not run): Theme 2 has not been run",
                   "theme 3 (damaged): theme3_optimization.ipynb is damaged: run its theme again",
-                  "theme 4 (failed): It was not executed", "theme 5 (damaged)", "3 of 8 themes"):  # fmt: skip
+                  "theme 4 (failed): It was not executed", "theme 5 (damaged)", "theme 6 (damaged)",
+                  "2 of 8 themes"):  # fmt: skip
         assert words in said, words
     assert broken_links(out) == []
     for page in (out / "pneumonia").glob("theme[1-5]*.html"):
@@ -502,6 +514,8 @@ def test_two_homes_of_one_dataset_stand_side_by_side(home, tmp_path, homes):
     other = Path(shutil.copytree(home, tmp_path / "my run!"))
     assert site.main(["--home", str(home), "--home", str(other), str(home), "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir() if path.is_dir()} >= {"pneumonia", "my-run-"}
+    cards = [card.h3.get_text() for card in soup_of(out / "index.html").select(".card")]
+    assert cards == ["Chest X-rays", "Chest X-rays, my run!"]
     assert broken_links(out) == []
 
 

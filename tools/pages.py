@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, count, zip_longest
 from pathlib import Path
+from urllib.parse import unquote
 
 from markupsafe import Markup
 
@@ -25,6 +26,7 @@ from tools.leaks import PLACEHOLDER, SECRETS
 KIT = Path(__file__).resolve().parent.parent
 TEMPLATES = KIT / "tools" / "templates" / "site"
 KINDS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # nothing that runs
+RUNS = "script, iframe, object, embed, link, form, button, video, audio"
 PERSONAL = re.compile(r"(?<![\w.~/-])(?:/root\b|(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})[^/\\\s:;,\"'<>()]+)")
 # A figure with its unit, or what stands in a table where there is none.
 FIGURE = re.compile(r"[-+−]?[\d.,\u202f]*\d[\d.]*(e[-+]?\d+)?( ?(%|×|s|ms|MB|MiB))?|nan|NaN|[-–—]|")
@@ -57,10 +59,11 @@ def read(path: Path):
     """
     import nbformat
 
+    broken = (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, nbformat.ValidationError)
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+    except broken as error:
         raise utils.CourseError(f"{path.name} is damaged: run its theme again.") from error
     marked = "papermill-error-cell-tag"
     notebook.cells = [cell for cell in notebook.cells if marked not in cell.metadata.get("tags", [])]
@@ -123,7 +126,8 @@ def make_private(notebook, known: dict[str, str]) -> list[str]:
             for name in ("text", "evalue"):
                 if name in output:
                     output[name] = private(output[name], known, found)
-            output.traceback = [private(line, known, found) for line in output.get("traceback", [])]
+            if "traceback" in output:
+                output.traceback = [private(line, known, found) for line in output.traceback]
             for kind, value in output.get("data", {}).items():
                 if kind.startswith("text/") and isinstance(value, str):
                     output.data[kind] = private(value, known, found)
@@ -229,8 +233,7 @@ def finished(html: str, link: Callable[[str], str | None]) -> Piece:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(html, "html.parser")
-    for style in soup.find_all("style", scoped=True) + soup.select("a.anchor-link"):
-        style.decompose()
+    quiet(soup)
     piece = Piece(Markup(), Markup(), contents=sections(soup))
     for table in soup.find_all("table"):
         tidy_table(soup, table)
@@ -244,6 +247,14 @@ def finished(html: str, link: Callable[[str], str | None]) -> Piece:
         piece.head = Markup(str(cell.extract()))
     piece.body = Markup(str(soup))
     return piece
+
+
+def quiet(soup) -> None:
+    """Take out what runs or reaches for the network (Colab puts buttons into its tables), and pandas' own style."""
+    for element in soup.select(f"{RUNS}, style[scoped], a.anchor-link"):
+        element.decompose()
+    for element in soup.find_all(lambda element: any(name.startswith("on") for name in element.attrs)):
+        element.attrs = {name: value for name, value in element.attrs.items() if not name.startswith("on")}
 
 
 def sections(soup) -> list[dict]:
@@ -313,7 +324,7 @@ def place_link(soup, anchor, link: Callable[[str], str | None], remarks: list[st
         if around.name == "p" and not around.get_text(strip=True):
             around.decompose()
     elif address.startswith("#"):
-        if soup.find(id=address[1:]) is None:
+        if soup.find(id=unquote(address[1:])) is None:
             remarks.append(f"the link to {address} leads nowhere.")
             anchor.unwrap()
     elif not re.match(r"(?i)(https?|mailto):|figures/", address):

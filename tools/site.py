@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 import sample_data
 import utils
-from tools import card, pages, report, run
+from tools import card, pages, report, report_tables, run
 from tools.publish import BADGE
 
 KIT = Path(__file__).resolve().parent.parent
@@ -75,6 +75,7 @@ class Story:
     record: dict
     dataset: str
     chapters: dict[int, Chapter] = field(default_factory=dict)
+    alone: bool = True  # no earlier home has the same images
 
     @property
     def meta(self) -> dict:
@@ -86,7 +87,14 @@ class Story:
 
     @property
     def title(self) -> str:
-        return IMAGES.get(self.dataset, self.dataset) + (" (drawn)" if self.sample else "")
+        images = IMAGES.get(self.dataset, self.dataset) + (" (drawn)" if self.sample else "")
+        return images if self.alone else f"{images}, {self.home.name}"
+
+    @property
+    def kaggle(self) -> str:
+        """The dataset's name on Kaggle, "" for drawn images."""
+        known = utils.DATASETS.get(self.dataset)
+        return known.kaggle if known and not self.sample else ""
 
     @property
     def medical(self) -> bool:
@@ -174,9 +182,11 @@ def open_stories(homes: list[Path]) -> list[Story]:
         begun = (home / "exports" / "results.json").exists()  # not so when theme 1 failed at once
         record = utils.read_record(home) if begun else {}
         dataset = (record.get("meta") or utils.read_json(home / "course.json")).get("dataset", home.name)
-        taken = {story.key for story in stories}
+        taken = {"docs", *(story.key for story in stories)}
         key = next(name for name in names(dataset, home.name) if name not in taken)
-        stories.append(Story(home, key, record, dataset))
+        story = Story(home, key, record, dataset)
+        story.alone = all(story.title != other.title for other in stories)
+        stories.append(story)
     return stories
 
 
@@ -210,9 +220,9 @@ def executed(story: Story, theme: Theme) -> tuple[object, Chapter]:
 
 def shown(value) -> str:
     """A value of the record for people."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    return report.report_tables.number(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return report_tables.number(value) if isinstance(value, (int, float)) else str(value)
 
 
 def aimed(target: str) -> str:
