@@ -1,7 +1,11 @@
 """The self-check of exercises: it knows right from wrong, and nothing that a student writes breaks it."""
 
+import json
+import re
 import sys
 import threading
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import torch
 import exercises
 from exercises import Build, Implement, Mistake, Predict, Symptom
 
+KIT = Path(__file__).resolve().parent.parent
 MEAN = Implement(
     {"three numbers": (np.array([1.0, 2.0, 6.0]),), "one number": (np.array([4.0]),)},
     np.mean,
@@ -153,3 +158,28 @@ def test_a_number_is_predicted_within_a_factor(said, right):
 def test_unknown_exercise_names_those_there_are():
     with pytest.raises(KeyError, match="theme3 has .*ece"):
         exercises.find("theme3/nothing")
+
+
+# --- the exercises of the notebooks
+
+
+def cells_of(theme: int) -> list[dict]:
+    (path,) = (KIT / "notebooks").glob(f"theme{theme}_*.ipynb")
+    cells = json.loads(path.read_text())["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in cells]
+
+
+@pytest.mark.parametrize("theme", range(1, 9))
+def test_every_exercise_of_a_theme_is_asked_for_once_and_has_a_folded_solution(theme):
+    cells = cells_of(theme)
+    text = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
+    asked = re.findall(rf'exercises\.(?:check|predict)\("theme{theme}/(\w+)"', text)
+    known = import_module(f"exercises.theme{theme}").EXERCISES
+    assert sorted(asked) == sorted(known) and 2 <= len(asked) <= 4
+    for place, cell in enumerate(cells):
+        if cell["cell_type"] == "code" and re.search(r"exercises\.(check|predict)\(", cell["source"]):
+            after = cells[place + 1]
+            assert after["cell_type"] == "markdown" and after["metadata"]["tags"] == ["solution"]
+            assert after["source"].startswith("<details><summary>Solution</summary>\n\n")
+            assert after["source"].endswith("\n\n</details>")
+            assert "# exercise: " in cell["source"]
