@@ -120,8 +120,9 @@ def drift_tab(service: Service) -> None:
         except utils.CourseError as error:
             return pages.message(str(error)), ""
 
+    steady = ALONE | {"show_progress": "hidden"}  # the old picture stays until the new one is there: no flicker
     for change in (kind.change, severity.change):
-        change(shown, [kind, severity], [chart, window], trigger_mode="always_last", **ALONE)
+        change(shown, [kind, severity], [chart, window], trigger_mode="always_last", **steady)
     chart.value, window.value = shown(replay.kinds[0], 0)
 
 
