@@ -6656,7 +6656,7 @@ def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: s
         bottom.plot(table["estimated_accuracy"], color=COLOURS[3], label=f"estimated ({policy.estimate})")
         bottom.axhline(policy.accuracy_floor, color="black", lw=1, ls="--")
         bottom.set(xlabel="window", xticks=range(0, len(table), 2))
-    axes[0, 0].set_ylabel("p-value, corrected, 1e-6 or less\n(dashed: limit)")
+    axes[0, 0].set_ylabel("p-value, corrected\n(dashed: limit;\n1e-6: or less)")
     axes[1, 0].set_ylabel("accuracy (dashed: floor)")
     lines = [pair for axis in axes[:, -1] for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
     figure.legend(*zip(*lines, strict=True), loc="outside lower center", ncols=len(lines), fontsize=10)
@@ -7758,7 +7758,7 @@ def plot_gate(report: GateReport):
     style()
     apart = report.table["name"].isin(["leakage", "latency", "shadow", "onnx agreement"])
     drawn, told = report.table[~apart][::-1].reset_index(drop=True), report.table[apart][::-1].reset_index(drop=True)
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(10, 0.5 * len(report.table) + 2.2),
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(11, 0.5 * len(report.table) + 2.2),
                                           height_ratios=[len(drawn) + 1, len(told)])  # fmt: skip
     for row in drawn.itertuples():
         colour, error = COLOURS[2 if row.passed else 1], [[row.value - row.low], [row.high - row.value]]
@@ -8443,7 +8443,7 @@ def plot_tradeoff(table: pd.DataFrame, title: str):
             ends = np.abs([[row.accuracy - row.accuracy_low], [row.accuracy_high - row.accuracy]])
             axis.errorbar(x, row.accuracy, ends, fmt="osD^vP*"[number % 7], ms=9, color=colour, capsize=4, lw=1.2,
                           mfc=colour if best else "white", label=f"{row.Index}, {row.size_mb:.2f} MiB")  # fmt: skip
-        axis.set(xscale="log", xlabel=f"{label}, logarithmic")
+        axis.set(xscale="log", xlabel=f"{label}\nlogarithmic")
         axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         for place in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
             place("{x:g}")
