@@ -118,12 +118,16 @@ def _unlike(service: Service, answer: Answer) -> str:
     if first.threshold == np.inf:
         says = f"Cannot be told: with {first.reference} pictures in the reference no p-value reaches {first.alpha:g}."
     rows = [{"view": unlike.VIEWS[view], "distance": f"{result.statistic:.3g}", "limit": f"{result.threshold:.3g}",
-             "p-value": f"{result.p_value:.3g}", "decision": "unlike" if result.drift else "like"}
+             "p-value": f"{result.p_value:.3g}", "decision": _decision(result)}
             for view, result in answer.results.items()]  # fmt: skip
     return (f'<section>{head}<p><b class="{"bad" if found else "good"}">{says}</b></p>{table(pd.DataFrame(rows))}'
             f'<p class="quiet">p: share of {first.reference} pictures that training has not seen, this one counted, '
             f"that lie as far out; unlike at p &le; {first.alpha:g} in either view. Furthest number: {furthest}. "
             f"{unlike.BLIND}</p></section>")
+
+
+def _decision(result: utils.DriftResult) -> str:
+    return "unlike" if result.drift else "cannot tell" if result.threshold == np.inf else "like"
 
 
 def _missing(service: Service, part: str) -> str:
