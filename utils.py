@@ -1144,6 +1144,8 @@ def open_image(source: str | Path | io.BytesIO):
         with Image.open(source) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise OSError(f"{image.width} x {image.height} pixels are too many for one image")
+            if image.mode.split(";")[0] in ("I", "F"):  # PIL would cut them off at 255, a white picture
+                raise OSError("more than 8 bits a channel: save it with 8 bits")
             yield image
     except OSError:
         raise
@@ -1161,7 +1163,7 @@ def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarra
     Raises
     ------
     OSError
-        The file is missing, cut, no image, or of more than MAX_PIXELS.
+        The file is missing, cut, no image, of more than MAX_PIXELS or of more than 8 bits a channel.
     """
     from PIL import Image
 
@@ -1376,6 +1378,7 @@ def quality_report(index: pd.DataFrame) -> pd.DataFrame:
     flags = index["flags"].str.split(";").explode()
     counts = flags[flags != ""].value_counts()
     done = {flag: "excluded from all pools" for flag in EXCLUDING}
+    done["unreadable"] += " (cut, no image, or of more than 8 bits a channel)"
     done |= {"near_duplicate": "kept together in one pool",
              "gray_as_rgb": "read as one channel where the dataset is gray", "saturated": "kept, look at it",
              "tiny": "kept, enlarged", "odd_size": "kept, squashed to a square like all others",

@@ -9,7 +9,6 @@ import utils
 
 MAX_BYTES = 20 << 20  # of one file: an X-ray or a photo is far smaller
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # those of the course; PIL would open scripts, too
-DEEP = ("I", "F")  # modes of more than 8 bits, as I;16: converted, they would be cut off at 255, not scaled
 
 
 class Refused(utils.CourseError):
@@ -48,9 +47,6 @@ def _inspect(content: bytes, channels: int) -> list[str]:
         raise Refused(f"{kind} files are not read: save the picture as JPEG or PNG.")
     if frames > 1 and kind != "MPO":
         raise Refused(f"The file holds {frames} pictures, and one gets one answer: save one of them as JPEG or PNG.")
-    if mode.split(";")[0] in DEEP:
-        raise Refused("The picture has more than 8 bits of grey: choose the range to look at (a window) in your viewer "
-                      "and save it as 8-bit PNG.")  # fmt: skip
     coloured = _is_coloured(content)
     notes = {
         f"Only the first of {frames} pictures in the file is looked at.": frames > 1,
@@ -79,6 +75,9 @@ def _reason(content: bytes, told: str) -> str:
         return "The file is empty: choose another."
     if "too many for one image" in told or "DecompressionBomb" in told:
         return f"The picture has more than {utils.MAX_PIXELS // 10**6} million pixels: send a smaller copy."
+    if "8 bits" in told:
+        return ("The picture has more than 8 bits a channel: choose the range to look at (a window) in your viewer and "
+                "save it as 8-bit PNG.")  # fmt: skip
     if "truncated" in told or "broken" in told:
         return "The file breaks off before the picture is complete: copy or download it again."
     return "This is no image that can be read: send a JPEG, PNG, BMP, TIFF, WebP or GIF file."

@@ -166,6 +166,16 @@ def test_no_image_can_be_read(raw, open_course):
         utils.build_index(open_course(source=raw))
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_picture_of_more_than_eight_bits_is_refused_not_cut_off_at_white(tmp_path, kind):
+    """PIL clips such values at 255 instead of scaling them."""
+    path = tmp_path / "deep.tiff"
+    Image.fromarray(np.linspace(0, 60_000, 64 * 64).reshape(64, 64).astype(kind)).save(path)
+    with pytest.raises(OSError, match="more than 8 bits a channel: save it with 8 bits"):
+        utils.decode(path, 32, 1)
+    assert utils.inspect_image(path)["flags"] == ["unreadable"]
+
+
 def test_odd_sizes_odd_modes_and_rare_classes_are_reported(raw, open_course):
     banner, palette = xray(raw, 0), xray(raw, 1).with_suffix(".png")
     Image.open(banner).resize((900, 90)).save(banner)
