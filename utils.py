@@ -4259,14 +4259,22 @@ class AppendOnlyCsv:
             )
         return self.header[len(found) :]
 
-    def read(self) -> tuple[list[list[str]], int]:
-        """Fields of all whole lines, and how many lines were torn."""
+    def check(self) -> None:
+        """Raise a CourseError where there is no such file, or one of another schema."""
         if not self.path.exists():
             writer = "theme6_drift_detection" if self.header.startswith(b"# drift") else "theme5_monitoring"
             raise CourseError(f"{self.path} is missing: run notebooks/{writer}.ipynb, which writes it.")
-        content = self.path.read_bytes()
-        self._missing_header(content[: len(self.header)])
-        *lines, rest = content[len(self.header) :].decode(errors="replace").split("\n")
+        with open(self.path, "rb") as file:
+            self._missing_header(file.read(len(self.header)))
+
+    def read(self) -> tuple[list[list[str]], int]:
+        """Fields of all whole lines, and how many lines were torn."""
+        self.check()
+        return self.split(self.path.read_bytes()[len(self.header) :])
+
+    def split(self, content: bytes) -> tuple[list[list[str]], int]:
+        """Fields of all whole lines of a stretch of the file, and how many lines were torn."""
+        *lines, rest = content.decode(errors="replace").split("\n")
         # Line by line: within one file, an open quote in a torn line would swallow the lines after it.
         fields = [self._fields(line) for line in lines if not line.endswith(TORN)]
         whole = [row for row in fields if len(row) == len(self.columns)]
@@ -4380,6 +4388,18 @@ def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
         No such file, or another schema.
     """
     rows, torn = AppendOnlyCsv(path, "inference", LOG_COLUMNS).read()
+    log = typed_log(rows)
+    if torn + len(rows) - len(log):
+        print(torn_lines(path, torn + len(rows) - len(log), torn + len(rows)))
+    return log[(log["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
+
+
+def torn_lines(path: str | Path, torn: int, lines: int) -> str:
+    return f"{Path(path).name}: {torn} of {lines} lines are torn (by a crash) and left out."
+
+
+def typed_log(rows: list[list[str]]) -> pd.DataFrame:
+    """The table of `read_log` from the fields of its lines, less those in which a value is none of its column."""
     log = pd.DataFrame(rows, columns=list(LOG_COLUMNS), dtype=object)
     names = ["pred_class", "confidence", "latency_ms", "batch", "brightness", "contrast", "sharpness"]
     numbers = log[names].apply(pd.to_numeric, errors="coerce").astype(float)
@@ -4390,9 +4410,7 @@ def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
     log["pred_class"] = numbers["pred_class"].round().astype("Int64")
     log["status"] = log["status"].astype(str)
     bad |= log["timestamp"].isna() | (log["status"].eq("ok") & log["pred_class"].isna())
-    if torn + bad.sum():
-        print(f"{Path(path).name}: {torn + bad.sum()} of {torn + len(log)} lines are torn (by a crash) and left out.")
-    return log[~bad & ((log["run_id"] == run_id) | (run_id is None))].reset_index(drop=True)
+    return log[~bad].reset_index(drop=True)
 
 
 def _is_json(text: str) -> bool:
@@ -4469,6 +4487,7 @@ class MonitoredModel:
 
 BLANK_CONTRAST = 2.0  # grey levels; a picture of nothing still has the sensor's noise, about one
 LOW_CONFIDENCE = 0.7
+NO_LINES = "The log has no lines: serve some predictions first, or read it with another run_id."
 MAX_TICKS = 20_000  # of one table; a clock that was set back to 1970 asks for millions
 COMPARED = ("positive_share", "confidence", "brightness", "sharpness")  # those that a window compares with a quiet day
 METRICS = ("requests", "throughput", "latency_p50", "latency_p95", "latency_p99", "error_rate", "confidence",
@@ -4491,16 +4510,26 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
 def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and n of a quiet period, by quantity: what "normal" means for the alerts.
 
+    Parameters
+    ----------
+    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which answers for itself
+
     Raises
     ------
     CourseError
         Fewer than 100 answered requests: the baseline itself would be noise.
     """
+    if not isinstance(log, pd.DataFrame):
+        return log.monitoring_baseline()
     table = _quantities(log)
-    if len(table) < 100:
-        raise CourseError(f"A baseline of {len(table)} answered requests is too short: log at least 100 quiet ones.")
+    check_baseline(len(table))
     return {name: {"mean": float(table[name].mean()), "std": float(table[name].std()), "n": len(table)}
             for name in table}  # fmt: skip
+
+
+def check_baseline(answered: int) -> None:
+    if answered < 100:
+        raise CourseError(f"A baseline of {answered} answered requests is too short: log at least 100 quiet ones.")
 
 
 def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, baseline: dict | None = None,
@@ -4509,7 +4538,7 @@ def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, bas
 
     Parameters
     ----------
-    log : DataFrame of `read_log`
+    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which answers for itself
     minutes, every : int
         Length of the window and distance of the ticks. Neighbouring windows overlap.
     baseline : dict of `monitoring_baseline`, optional
@@ -4525,16 +4554,12 @@ def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, bas
         throughput in requests a minute, latency in ms, shares and rates in 0..1. Failed requests count in
         `requests`, `throughput` and `error_rate` only. Means over nothing are NaN.
     """
+    if not isinstance(log, pd.DataFrame):
+        return log.window_statistics(minutes, every, baseline, until)
     if log.empty:
-        raise CourseError("The log has no lines: serve some predictions first, or read it with another run_id.")
+        raise CourseError(NO_LINES)
     log = log.sort_values("timestamp", kind="stable")
-    step, start = pd.Timedelta(minutes=every), log["timestamp"].iloc[0].floor(f"{every}min")
-    end = pd.Timestamp(until or log["timestamp"].iloc[-1])
-    end = max((end if end.tz else end.tz_localize("UTC")).ceil(f"{every}min"), start + step)
-    if (end - start) / step > MAX_TICKS:
-        raise CourseError(f"The log goes from {start:%Y-%m-%d} to {end:%Y-%m-%d}, more than {MAX_TICKS:,} steps of "
-                          f"{every} minutes: choose one run_id, or a larger `every`.")  # fmt: skip
-    ticks = pd.date_range(start + step, end, freq=step)
+    start, ticks = window_ticks(log["timestamp"].iloc[0], log["timestamp"].iloc[-1], every, until)
     table, times = _quantities(log), pd.DatetimeIndex(log["timestamp"])
     answered = times[log["status"] == "ok"]
     rows = []
@@ -4542,34 +4567,54 @@ def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, bas
         since = tick - pd.Timedelta(minutes=minutes)
         first, last = times.searchsorted([since, tick], side="right")
         part = table.iloc[slice(*answered.searchsorted([since, tick], side="right"))]
-        n = int(last - first)
-        row = {"timestamp": tick, "window": minutes, "requests": n,
-               "throughput": n / min(minutes, (tick - start) / pd.Timedelta(minutes=1)),
-               "error_rate": 1 - len(part) / n if n else math.nan}  # fmt: skip
-        row |= _summary(part, baseline)
-        rows.append(row)
-    return pd.DataFrame(rows)[[name for name in ("timestamp", "window", *METRICS) if name in rows[0]]]
+        latency, spread = part["latency_ms"].to_numpy(), part.std() if baseline else {}
+        rows.append(window_row(tick, start, minutes, int(last - first), latency, part.mean(), spread, baseline))
+    return window_table(rows)
 
 
-def _summary(part: pd.DataFrame, baseline: dict | None) -> dict[str, float]:
-    """Percentiles, means and deviations of the answered requests of one window."""
-    latency = part["latency_ms"].to_numpy()
-    percentiles = np.percentile(latency, (50, 95, 99)) if len(latency) else [math.nan] * 3
-    means = part.drop(columns="latency_ms").mean()
-    row = dict(zip(("latency_p50", "latency_p95", "latency_p99"), percentiles, strict=True)) | means.to_dict()
+def window_ticks(first: pd.Timestamp, last: pd.Timestamp, every: int, until: datetime | None):
+    """Start of the step that the first line falls into, and the ticks from its end to `until` or the last line."""
+    step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or last)
+    end = end if end.tz else end.tz_localize("UTC")
+    if end.timestamp() - first.timestamp() > MAX_TICKS * step.total_seconds():  # a Timedelta holds 292 years at most
+        raise CourseError(f"The log goes from {first:%Y-%m-%d} to {end:%Y-%m-%d}, more than {MAX_TICKS:,} steps of "
+                          f"{every} minutes: choose one run_id, or a larger `every`.")  # fmt: skip
+    start = first.floor(f"{every}min")
+    end = max(end.ceil(f"{every}min"), start + step)
+    return start, pd.date_range(start + step, end, freq=step)
+
+
+def window_row(tick, start, minutes: int, requests: int, latency: np.ndarray, means, spread, baseline) -> dict:
+    """One row of `window_statistics`, from the latencies of the n answered requests and what is known of the rest.
+
+    Parameters
+    ----------
+    requests : int
+        Answered or not.
+    latency : float (n,), ms
+    means, spread : Series or dict
+        Mean and standard deviation by quantity; the spread is used with a baseline only.
+    """
+    n = len(latency)
+    percentiles = np.percentile(latency, (50, 95, 99)) if n else [math.nan] * 3
+    row = {"timestamp": tick, "window": minutes, "requests": requests,
+           "throughput": requests / min(minutes, (tick - start) / pd.Timedelta(minutes=1)),
+           "error_rate": 1 - n / requests if requests else math.nan}  # fmt: skip
+    row |= dict(zip(("latency_p50", "latency_p95", "latency_p99"), percentiles, strict=True)) | dict(means)
     if not baseline:
         return row
     shares = [name for name in baseline if name.startswith("share_")]
     z = {name: math.nan for name in (*COMPARED, *shares)}
-    if len(part) > 1:
-        part = part.reindex(columns=[*part, *(name for name in shares if name not in part)], fill_value=0.0)
-        means, spread = part.mean(), part.std()
-        for name in z:
-            normal = baseline[name]
-            error = max(normal["std"], spread[name]) * math.sqrt(1 / len(part) + 1 / normal["n"])
-            z[name] = (means[name] - normal["mean"]) / max(error, 1e-6)
+    for name in z if n > 1 else ():  # a class of which the window has nobody has a share of 0, always
+        normal = baseline[name]
+        error = max(normal["std"], spread.get(name, 0.0)) * math.sqrt(1 / n + 1 / normal["n"])
+        z[name] = (means.get(name, 0.0) - normal["mean"]) / max(error, 1e-6)
     mix = max((abs(z[name]) for name in shares), default=math.nan)
     return row | {f"{name}_z": z[name] for name in COMPARED} | {"class_mix_z": mix}
+
+
+def window_table(rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(rows)[[name for name in ("timestamp", "window", *METRICS) if name in rows[0]]]
 
 
 def error_budget(log: pd.DataFrame, objective: float = 0.99, limit_ms: float = 50.0) -> pd.Series:
@@ -4577,17 +4622,25 @@ def error_budget(log: pd.DataFrame, objective: float = 0.99, limit_ms: float = 5
 
     A request is good when it was answered within `limit_ms`. Source: Beyer et al., Site Reliability Engineering (2016).
 
+    Parameters
+    ----------
+    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which counts for itself
+
     Returns
     -------
     Series: objective, limit_ms, requests, good_share, allowed_bad, bad, budget_left (1 untouched, below 0 overspent)
     """
-    if log.empty or not 0 < objective < 1:
-        raise CourseError(f"error_budget needs log lines ({len(log)} given) and an objective between 0 and 1 "
+    requests = len(log)
+    if not requests or not 0 < objective < 1:
+        raise CourseError(f"error_budget needs log lines ({requests} given) and an objective between 0 and 1 "
                           f"({objective} given): 0.99 allows one bad request in a hundred.")  # fmt: skip
-    bad = int((~((log["status"] == "ok") & (log["latency_ms"] <= limit_ms))).sum())
-    allowed = (1 - objective) * len(log)
-    return pd.Series({"objective": objective, "limit_ms": limit_ms, "requests": len(log),
-                      "good_share": 1 - bad / len(log), "allowed_bad": allowed, "bad": bad,
+    if isinstance(log, pd.DataFrame):
+        bad = int((~((log["status"] == "ok") & (log["latency_ms"] <= limit_ms))).sum())
+    else:
+        bad = log.bad_requests(limit_ms)
+    allowed = (1 - objective) * requests
+    return pd.Series({"objective": objective, "limit_ms": limit_ms, "requests": requests,
+                      "good_share": 1 - bad / requests, "allowed_bad": allowed, "bad": bad,
                       "budget_left": 1 - bad / allowed}, name="error budget")  # fmt: skip
 
 
