@@ -4,12 +4,13 @@ run     executes the eight notebooks in order       report  prints what is writt
 pack    makes the hand-in, as one zip               check   looks for evidence in a hand-in, and repeats its figures
 publish stamps a GitHub repository into the Colab badges and bootstrap cells
 site    builds the executed notebooks of finished runs into a browsable site
+compact takes what is new in a production log into Parquet
 """
 
 import sys
 from importlib import import_module
 
-COMMANDS = ("run", "report", "pack", "check", "publish", "site")
+COMMANDS = ("run", "report", "pack", "check", "publish", "site", "compact")
 
 
 def main(arguments: list[str]) -> int:

@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+import course
 import utils
 
 KIT = Path(utils.__file__).parent
@@ -216,6 +217,16 @@ def test_another_schema_is_refused(tmp_path):
         with pytest.raises(utils.CourseError, match="another schema .*schema 2.*move the file away"):
             attempt(path)
     assert path.read_text() == "# inference log, schema 2\na,b\n1,2\n"
+
+
+def test_logs_in_parquet_say_what_they_need(tmp_path, monkeypatch, capsys):
+    """The core kit runs without duckdb and pyarrow; here as if they were missing, wherever this runs."""
+    for name in ("duckdb", "pyarrow"):
+        monkeypatch.setitem(sys.modules, name, None)
+    utils.InferenceLogger(tmp_path / "logs" / "production.csv")
+    assert course.main(["compact", "--home", str(tmp_path)]) == 2
+    assert "need duckdb and pyarrow (pyarrow is missing): run `make scale`" in capsys.readouterr().out
+    assert not (tmp_path / "logs" / "production.parquet").exists()
 
 
 def test_missing_log_names_the_notebook(tmp_path):
