@@ -318,8 +318,14 @@ def test_a_damaged_manifest(own, content):
     assert len(list(own.rglob("*.parquet"))) > 3
 
 
-@pytest.mark.parametrize("change", [{"position": -1}, {"rows": "3"}, {"files": []}, {"files": {"../x.parquet": {}}},
-                                    {"schema": 2}, {"begins": 5}, {"torn": None}, {"lines": 1.5}])  # fmt: skip
+EMPTY = {"rows": 0, "bytes": 0}
+
+
+@pytest.mark.parametrize("change", [
+    {"position": -1}, {"rows": "3"}, {"rows": 3}, {"files": []}, {"schema": 2}, {"begins": 5}, {"torn": None},
+    {"files": {"../x.parquet": EMPTY}, "rows": 0}, {"lines": 1.5},
+    {"files": {"day=2026-13-45/part-000000000000000.parquet": EMPTY}, "rows": 0},
+])  # fmt: skip
 def test_a_manifest_that_says_something_impossible(own, change):
     path = own / "production.parquet" / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

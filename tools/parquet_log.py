@@ -65,9 +65,11 @@ def read_manifest(folder: Path) -> dict:
         numbers = [manifest[name] for name in ("position", "lines", "torn", "rows")]
         numbers += [file[name] for file in manifest["files"].values() for name in ("rows", "bytes")]
         whole = all(type(number) is int and number >= 0 for number in numbers)
-        whole &= manifest["schema"] == 1 and all(map(FILE.fullmatch, manifest["files"]))
-        whole &= all(type(manifest[name]) is str for name in ("begins", "ends"))
-    except (utils.CourseError, KeyError, TypeError, AttributeError):
+        whole &= manifest["schema"] == 1 and all(type(manifest[name]) is str for name in ("begins", "ends"))
+        whole &= manifest["rows"] == sum(file["rows"] for file in manifest["files"].values())
+        for name in manifest["files"]:
+            _day(name)  # an error where it names no day
+    except (utils.CourseError, KeyError, TypeError, AttributeError, ValueError):
         whole = False
     if not whole:
         raise utils.CourseError(f"{path} is damaged: {AGAIN.format(folder=folder)}.")
