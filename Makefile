@@ -2,7 +2,7 @@
 # make lint  code, notebooks and workflows                make test-all   the long tests as well
 # make demo  the model in a web page (runs the course     make site       the executed notebooks of both datasets as
 #            first where it has not run yet)                              web pages
-# make bonus installs what demo and site need; test-core, lint and run do without
+# make bonus installs what demo and site need, make scale what `course.py compact` needs; run, lint and test-core do without
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
@@ -15,11 +15,14 @@ RUN_ARGS ?= --source sample --home $(RUN_HOME)
 BONUS := .venv-bonus
 BONUS_STAMP := $(BONUS)/installed
 BONUS_CONSTRAINTS := $(if $(CONSTRAINTS),-c constraints-bonus.txt)
+SCALE := .venv-scale
+SCALE_STAMP := $(SCALE)/installed
+SCALE_CONSTRAINTS := $(if $(CONSTRAINTS),-c constraints-scale.txt)
 DEMO_ARGS ?=
 PYTEST := -m pytest -n 2
 QUICK := and not slow
 
-.PHONY: install bonus run demo site lint test test-all test-core test-bonus clean
+.PHONY: install bonus scale run demo site lint test test-all test-core test-bonus test-scale clean
 
 install: $(STAMP)
 
@@ -32,13 +35,22 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 
 bonus: $(BONUS_STAMP)
 
-# An overlay: its own packages first, then those of .venv, by the path in core.pth. It has pillow 12, as gradio wants
-# pillow < 13, and .venv keeps the 13 of the course; without a pip or setuptools of its own it uses those of .venv too.
+# An overlay: its own packages first, then those of .venv, by the path in core.pth; without a pip or setuptools of its
+# own it uses those of .venv too. That of the bonus has pillow 12, as gradio wants pillow < 13; .venv keeps its 13.
+define overlay
+@$(BIN)/python -m venv --clear --without-pip $(1)
+@$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' > "$$($(1)/bin/python -c 'import site; print(site.getsitepackages()[0])')/core.pth"
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2) $(3)
+@touch $@
+endef
+
 $(BONUS_STAMP): $(STAMP) requirements-bonus.txt constraints-bonus.txt
-	@$(BIN)/python -m venv --clear --without-pip $(BONUS)
-	@$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' > "$$($(BONUS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/core.pth"
-	$(BONUS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bonus.txt $(BONUS_CONSTRAINTS)
-	@touch $@
+	$(call overlay,$(BONUS),requirements-bonus.txt,$(BONUS_CONSTRAINTS))
+
+scale: $(SCALE_STAMP)
+
+$(SCALE_STAMP): $(STAMP) requirements-scale.txt constraints-scale.txt
+	$(call overlay,$(SCALE),requirements-scale.txt,$(SCALE_CONSTRAINTS))
 
 run: $(STAMP)
 	$(BIN)/python course.py run $(RUN_ARGS)
@@ -57,17 +69,20 @@ lint: $(STAMP)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 test: lint
-	$(MAKE) test-core test-bonus
+	$(MAKE) test-core test-bonus test-scale
 
 test-all: lint
-	$(MAKE) test-core test-bonus QUICK=
+	$(MAKE) test-core test-bonus test-scale QUICK=
 
-# The core is tested where nothing of the bonus is installed.
+# The core is tested where nothing else is installed.
 test-core: $(STAMP)
-	$(BIN)/python $(PYTEST) -m "not bonus $(QUICK)"
+	$(BIN)/python $(PYTEST) -m "not bonus and not scale $(QUICK)"
 
 test-bonus: $(BONUS_STAMP)
 	$(BONUS)/bin/python $(PYTEST) --dist loadfile -m "bonus $(QUICK)"
 
+test-scale: $(SCALE_STAMP)
+	$(SCALE)/bin/python $(PYTEST) --dist loadfile -m "scale $(QUICK)"
+
 clean:
-	rm -rf $(VENV) $(BONUS) $(RUN_HOME) sample-run-solar site
+	rm -rf $(VENV) $(BONUS) $(SCALE) $(RUN_HOME) sample-run-solar site

@@ -40,19 +40,22 @@ def test_only_the_weekly_run_leaves_the_pinned_versions():
 
 
 @needs_make
-def test_core_is_tested_without_the_bonus_and_the_bonus_in_its_overlay():
+def test_core_is_tested_alone_and_each_overlay_in_its_own():
     plain, everything = dry_run("test", "PYTHON=python3"), dry_run("test-all", "PYTHON=python3")
-    assert '.venv/bin/python -m pytest -n 2 -m "not bonus and not slow"' in plain
-    assert '.venv-bonus/bin/python -m pytest -n 2 --dist loadfile -m "bonus and not slow"' in plain
-    assert '-m "not bonus "' in everything and '-m "bonus "' in everything
-    assert "-c constraints-bonus.txt" in dry_run("bonus", "PYTHON=python3")
-    assert "constraints" not in dry_run("bonus", "PYTHON=python3", "CONSTRAINTS=")
+    assert '.venv/bin/python -m pytest -n 2 -m "not bonus and not scale and not slow"' in plain
+    assert '-m "not bonus and not scale "' in everything
+    for name in ("bonus", "scale"):
+        assert f'.venv-{name}/bin/python -m pytest -n 2 --dist loadfile -m "{name} and not slow"' in plain
+        assert f'-m "{name} "' in everything
+        assert f"-c constraints-{name}.txt" in dry_run(name, "PYTHON=python3")
+        assert "constraints" not in dry_run(name, "PYTHON=python3", "CONSTRAINTS=")
 
 
 @needs_make
 @pytest.mark.parametrize("target", ["install", "run", "lint", "test-core"])
-def test_core_commands_install_nothing_of_the_bonus(target):
-    assert "bonus.txt" not in dry_run(target, "PYTHON=python3")
+def test_core_commands_install_nothing_else(target):
+    told = dry_run(target, "PYTHON=python3")
+    assert "bonus.txt" not in told and "scale.txt" not in told
 
 
 @pytest.mark.parametrize("user, browser, asked", [
