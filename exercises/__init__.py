@@ -6,8 +6,8 @@ In a notebook:
     exercises.predict("theme3/threshold", MY_PREDICTION, moved)  # what you said before you ran it, and what came out
 
 An exercise is stated in its notebook; what it is checked on stands in `exercises/theme<N>.py`. There a typical mistake
-is written as a wrong solution with its hint: an answer that does what this solution does gets this hint. No right
-number is ever printed, so there is nothing to copy.
+is written as a wrong solution with its hint: an answer that does what this solution does gets this hint. No hint
+prints a right number: nothing is marked here, so whoever looks a solution up only skips the exercise.
 """
 
 import copy
@@ -179,24 +179,32 @@ class Predict:
     why: Mapping[str | tuple[str, str], str]
     factor: float = 2.0
 
+    @property
+    def a_number(self) -> bool:
+        return self.choices == (float,)
+
+    def allows(self, said) -> bool:
+        """Whether this is a prediction at all: one of the choices, or a finite number that is no True or False."""
+        if self.a_number:
+            value = None if isinstance(said, (bool, np.bool_, list)) else number(said)
+            return value is not None and bool(np.isfinite(value))
+        return any(type(said) is type(choice) and said == choice for choice in self.choices)
+
     def judge(self, said, came) -> Verdict:
         """Compare a prediction with what came out; without one, ask for it and give nothing away."""
-        number = self.choices == (float,)
-        wanted = "a number" if number else " or ".join(map(repr, self.choices))
+        wanted = "a number" if self.a_number else " or ".join(map(repr, self.choices))
         if said is None:
             return Verdict(False, f"your prediction first: {wanted}. Then run the cell again")
-        if number:
-            return self._judge_number(said, came)
-        if said not in self.choices:
-            return Verdict(False, f"{said!r} is none of the answers: {wanted}")
+        if not self.allows(said):
+            return Verdict(False, f"{said!r} is {'no number' if self.a_number else f'none of the answers: {wanted}'}")
+        if self.a_number:
+            return self._judge_number(number(said), came)
         if said == came:
             return Verdict(True, f"predicted: it is {came!r}")
         hint = self.why.get((said, came)) or self.why[said]
         return Verdict(False, f"you said {said!r}, this run says {came!r}. {hint}")
 
-    def _judge_number(self, said, came) -> Verdict:
-        if isinstance(said, bool) or not isinstance(said, (int, float, np.number)) or not np.isfinite(said):
-            return Verdict(False, f"{said!r} is no number")
+    def _judge_number(self, said: float, came: float) -> Verdict:
         low, high = sorted((came / self.factor, came * self.factor))
         if low <= said <= high:
             return Verdict(True, f"predicted within a factor {self.factor:g}: it is {came:.4g}")
@@ -251,8 +259,9 @@ def predict(name: str, said, came, evidence: str = "") -> None:
     evidence : str
         The numbers behind it, printed only below a prediction.
     """
-    _print(find(name).judge(said, came))
-    if said is not None and evidence:
+    exercise = find(name)
+    _print(exercise.judge(said, came))
+    if evidence and exercise.allows(said):
         print(evidence)
 
 
@@ -307,6 +316,12 @@ def _kind(value) -> str:
     return f"{type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
+def number(value) -> float | None:
+    """One number as a float, whatever holds it (Python, NumPy, PyTorch); None for what is none."""
+    array = _array(value)
+    return float(array) if array is not None and array.ndim == 0 else None
+
+
 def _array(value) -> np.ndarray | None:
     """Numbers as an array; None for what holds none."""
     if hasattr(value, "detach"):
@@ -320,10 +335,11 @@ def _array(value) -> np.ndarray | None:
 
 def _strange(given, expected) -> str | None:
     """What is wrong with the kind of an answer, before its value is looked at."""
-    if isinstance(expected, (str, tuple)):
-        right_kind = isinstance(given, type(expected)) and (isinstance(given, str) or len(given) == len(expected))
-        length = f" of {len(expected)}" if isinstance(expected, tuple) else ""
-        return None if right_kind else f"returns {_kind(given)}, not a {type(expected).__name__}{length}"
+    if isinstance(expected, str):
+        return None if isinstance(given, str) else f"returns {_kind(given)}, not a str"
+    if isinstance(expected, tuple):
+        right_kind = isinstance(given, (tuple, list)) and len(given) == len(expected)
+        return None if right_kind else f"returns {_kind(given)}, not a tuple of {len(expected)}"
     theirs, ours = _array(given), _array(expected)
     if theirs is None:
         return f"returns {_kind(given)}, not " + ("a number" if ours.ndim == 0 else "an array of numbers")
@@ -339,7 +355,7 @@ def _form(array: np.ndarray) -> str:
 
 
 def _equal(given, expected, tolerance: float) -> bool:
-    if isinstance(expected, tuple) and isinstance(given, tuple):
+    if isinstance(expected, tuple) and isinstance(given, (tuple, list)):
         return len(given) == len(expected) and all(map(lambda a, b: _equal(a, b, tolerance), given, expected))
     if isinstance(expected, str) or isinstance(given, str):
         return isinstance(given, str) and given == expected
