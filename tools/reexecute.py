@@ -213,11 +213,15 @@ def rerun(submission: Submission, source: str, work: Path, last: int, limit: flo
 
 
 def _complete(project: Path) -> list[Finding]:
-    """Files of the kit that notebooks need and the course's layout does not ask for: ours where there are none."""
+    """Files of the kit that notebooks need and the course's layout does not ask for: ours where there are none.
+
+    Of the exercises always ours: an edited check would call every answer right.
+    """
     needed = [Path("utils.py"), Path("sample_data.py")]
     for folder in ("models", "exercises", "tools", "report"):
         needed += [path.relative_to(KIT) for path in sorted((KIT / folder).rglob("*")) if path.suffix in SUPPLIED]
-    lacking = [path for path in needed if "sections" not in path.parts[:-1] and not (project / path).exists()]
+    lacking = [path for path in needed if path.parts[0] == "exercises"
+               or ("sections" not in path.parts[:-1] and not (project / path).exists())]  # fmt: skip
     for path in lacking:
         (project / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(KIT / path, project / path)
