@@ -500,15 +500,26 @@ def test_cells_of_markdown(text, cell):
     assert verdict._cell(text) == cell
 
 
+def test_exercises_are_judged_by_the_kits_own_check(submission):
+    (submission / "exercises" / "__init__.py").write_text("def check(*_):\n    print('right')\n\n\npredict = check\n")
+    reexecute._complete(submission)
+    assert (submission / "exercises" / "__init__.py").read_bytes() == (KIT / "exercises" / "__init__.py").read_bytes()
+
+
 def test_bonus_of_the_kit_is_not_the_groups(submission, tmp_path):
     (submission / ".github" / "workflows").mkdir(parents=True)
     shutil.copy(KIT / ".github" / "workflows" / "ci.yml", submission / ".github" / "workflows" / "ci.yml")
     rows = {row["bonus"]: row for row in verdict.bonuses(open_submission(submission, tmp_path))}
     assert not any(row["found"] for row in rows.values())
-    with open(submission / ".github" / "workflows" / "ci.yml", "a") as file:
-        file.write("# an older kit, or an edit: for a person to say\n")
-    row = next(row for row in verdict.bonuses(open_submission(submission, tmp_path)) if row["bonus"] == "CI/CD")
-    assert not row["found"] and "ci.yml differ from this kit's: look" in row["evidence"]
+    shutil.copytree(KIT / "demo", submission / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".github/workflows/ci.yml", "demo/app.py", "utils.py"):  # the last two import Gradio and wandb
+        shutil.copy(KIT / name, submission / name)
+        with open(submission / name, "a") as file:
+            file.write("# an older kit, or an edit: for a person to say\n")
+    rows = {row["bonus"]: row for row in verdict.bonuses(open_submission(submission, tmp_path))}
+    assert not any(row["found"] for row in rows.values())
+    assert "ci.yml differ from this kit's: look" in rows["CI/CD"]["evidence"]
+    assert "demo/app.py differ from this kit's: look" in rows["Demo"]["evidence"]
     (submission / ".github" / "workflows" / "ours.yml").write_text("on: push")
     (submission / "app.py").write_text("import gradio as gr")
     edit_notebook(submission, 2, lambda cells: cells.append(nbformat.v4.new_code_cell("x = 1\nimport wandb")))

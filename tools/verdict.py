@@ -112,16 +112,21 @@ def _comparisons(record: dict) -> list[tuple[int, str]]:
     return told
 
 
+WORKFLOW = r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml"
+
+
 def bonuses(submission: Submission) -> list[dict]:
     """One line of evidence for each bonus of the course; a person decides, up to two points in all."""
     files = [path.as_posix() for path in submission.files]
-    own = [name for name in files if not _of_the_kit(submission, name)]
-    used = _imports(submission, own)
+    changed = [name for name in files if not _of_the_kit(submission, name)]
+    edited = [name for name in changed if (KIT / name).is_file()]  # of another version of the kit, or changed
+    own = [name for name in changed if name not in edited]
+    used = _imports(submission, own + [name for name in edited if name.startswith(("notebooks/", "models/"))])
     demo = sorted({name for name in own if name.startswith("demo/")} | used["demo"])
-    flows = [name for name in own if re.fullmatch(r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml", name)]
-    edited = [name for name in flows if (KIT / name).is_file()]  # of another version of the kit, or changed
-    flows = [name for name in flows if name not in edited]
-    look = f"; {', '.join(edited)} differ from this kit's: look at them" if edited else ""
+    flows = [name for name in own if re.fullmatch(WORKFLOW, name)]
+    look = {what: f"; {', '.join(names)} differ from this kit's: look at them" if names else "" for what, names in
+            (("demo", [name for name in edited if name.startswith("demo/")]),
+             ("flows", [name for name in edited if re.fullmatch(WORKFLOW, name)]))}  # fmt: skip
     tracking = sorted({name for name in files if name.split("/")[0] in ("wandb", "mlruns", ".dvc")} | used["tracking"])
     engine, works = "exports/model.trt" in files, at(submission.record, "theme4", "tensorrt", "works")
     reasons = at(submission.record, "theme4", "tensorrt", "reasons")
@@ -129,8 +134,9 @@ def bonuses(submission: Submission) -> list[dict]:
     found = {
         "TensorRT (+1)": (engine and works is True, f"exports/model.trt is {'there' if engine else 'not there'}; the "
                           f"record says that it works: {'yes' if works is True else 'no'}{routes}"),
-        "Demo": (demo, _named(demo, "nothing in demo/ but what the kit brings, no Gradio or Streamlit elsewhere")),
-        "CI/CD": (flows, _named(flows, "no workflow but what the kit brings") + look),
+        "Demo": (demo, _named(demo, "nothing in demo/ but what the kit brings, no Gradio or Streamlit elsewhere")
+                 + look["demo"]),
+        "CI/CD": (flows, _named(flows, "no workflow but what the kit brings") + look["flows"]),
         "Tracking": (tracking, _named(tracking, "TensorBoard at most, which the course requires of all")),
     }  # fmt: skip
     return [{"bonus": name, "found": bool(there), "evidence": shown(says)} for name, (there, says) in found.items()]
