@@ -7,7 +7,6 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-import scipy.stats as stats
 import torch
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
@@ -36,13 +35,21 @@ def place_of(name: str) -> int:
     return places[0]
 
 
-def defined(source: str, **also) -> dict:
-    """The functions and classes that a cell or a solution defines, and nothing else of it."""
-    tree = ast.parse(source)
-    tree.body = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    names = {"np": np, "torch": torch, "nn": nn, "F": F, "stats": stats} | also
+DEFINED, IMPORTED = (ast.FunctionDef, ast.ClassDef), (ast.Import, ast.ImportFrom)
+
+
+def defined(source: str, names: dict, kinds: tuple = DEFINED + IMPORTED) -> dict:
+    """What a cell or a solution imports and defines, and nothing else of it, in a notebook that knows `names`."""
+    tree, names = ast.parse(source), dict(names)
+    tree.body = [node for node in tree.body if isinstance(node, kinds)]
     exec(compile(tree, "cell", "exec"), names)
     return names
+
+
+def notebook_names(name: str) -> dict:
+    """What the cells before an exercise import: a student's kernel knows no more."""
+    code = [cell.source for cell in cells(name[:6])[: place_of(name)] if cell.cell_type == "code"]
+    return defined("\n".join(code), {}, IMPORTED)
 
 
 def handed_in(name: str) -> str:
@@ -53,7 +60,7 @@ def handed_in(name: str) -> str:
 def solution(name: str):
     text = cells(name[:6])[place_of(name) + 1].source
     (block,) = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
-    return defined(block)[handed_in(name)]
+    return defined(block, notebook_names(name))[handed_in(name)]
 
 
 @pytest.mark.parametrize("theme", ["theme1", "theme2", "theme3", "theme4"])
@@ -81,7 +88,7 @@ def test_statement_cell_and_folded_solution(name):
 @pytest.mark.parametrize("name", WRITTEN)
 def test_solution_passes_and_the_cell_as_it_stands_gets_a_hint(name):
     assert exercises.judge(name, solution(name)).right
-    default = defined(cells(name[:6])[place_of(name)].source)[handed_in(name)]
+    default = defined(cells(name[:6])[place_of(name)].source, notebook_names(name))[handed_in(name)]
     verdict = exercises.judge(name, default)
     assert not verdict.right and "raises" not in verdict.says and verdict.says.endswith(("?", ".", "`low` becomes 0?"))
 
@@ -130,7 +137,8 @@ def test_no_verdict_prints_the_right_number(name):
 def _wrong(text: str):
     """The one function or class of a student's text."""
     tree = ast.parse(text)
-    return defined(text, softmax=utils.softmax)[tree.body[-1].name]
+    libraries = {"np": np, "torch": torch, "nn": nn, "F": F, "softmax": utils.softmax}
+    return defined(text, libraries)[tree.body[-1].name]
 
 
 SPLITS = {
@@ -468,7 +476,7 @@ def test_residual_block_of_the_solution_learns_what_a_plain_stack_of_layers_does
     """Twenty blocks deep, the gradient still reaches the first weights: the reason for the shortcut."""
     torch.manual_seed(0)
     x, first = torch.randn(4, 4, 8, 8), {}
-    plain = defined(cells("theme3")[place_of("theme3/residual_block")].source)["MyBlock"]
+    plain = defined(cells("theme3")[place_of("theme3/residual_block")].source, {"torch": torch})["MyBlock"]
     for name, kind in (("residual", solution("theme3/residual_block")), ("plain", plain)):
         network = nn.Sequential(*(kind(4, 4, 1) for _ in range(20))).eval()
         network(x).square().mean().backward()
