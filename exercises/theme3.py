@@ -177,8 +177,8 @@ EXERCISES = {
         {"rises": "A higher threshold lets more sick patients pass. Which error has just become dearer?",
          "falls": "A lower threshold raises more false alarms. What did the change make dearer: those, or misses?",
          "stays": "The threshold minimises a cost: write down the expected cost of saying 'positive'.",
-         ("falls", "stays"): "In theory you are right. Here `val` has no image that would change sides: how many "
-                             "images lie between the two theoretical thresholds?"},
+         ("falls", "stays"): "In theory you are right. Here `val` has no image whose decision would have to change. "
+                             "Which images would move the threshold: sick ones or healthy ones, and on which side?"},
     ),
     "temperature": Implement(
         {"too sure of itself": _logits(2.5), "too timid": _logits(0.4), "about right": _logits(1.1),

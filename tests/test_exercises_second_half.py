@@ -75,10 +75,19 @@ def test_statement_cell_and_folded_solution(name):
     cells = BOOK[int(name[5])]
     before = text(cells[[text(cell) for cell in cells].index(source) - 1])
     assert re.search(r"\*\*Exercise \d \((predict|change|implement|measure)\)\.\*\*", before) and "Done" in before
-    assert "# exercise: " in source and re.match(r"exercises\.(check|predict)\(", source.splitlines()[-1])
+    assert "# exercise: " in source and f'"{name}", ' in ast.unparse(ast.parse(source).body[-1]).replace("'", '"')
+    assert "if MY_PREDICTION:" not in source, "numbers are evidence: they are shown below a valid prediction only"
     assert after["cell_type"] == "markdown" and after["metadata"] == {"tags": ["solution"]}
     assert text(after).startswith("<details><summary>Solution</summary>\n\n") and text(after).endswith("\n\n</details>")
     assert text(after).count("```python") == (0 if isinstance(ALL[name], Predict) else 1)
+
+
+@pytest.mark.parametrize("theme", BOOK)
+def test_your_turn_begins_with_how_it_works(theme):
+    (opening,) = [text(cell) for cell in BOOK[theme] if "## Your turn" in text(cell)]
+    first = opening.split("## Your turn\n\n")[1].split("**Exercise 1")[0].replace("\n", " ")
+    assert first == ("Every cell runs as it stands, and its last line checks your answer. Change the line marked "
+                     "`# exercise`, and read the hint before you unfold the solution.  ")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRITTEN)
