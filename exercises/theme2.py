@@ -5,7 +5,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from exercises import Build, Implement, Mistake, Predict
+from exercises import Build, Implement, Mistake, Predict, number
 
 RATE, START = 0.5, np.array([[1.0, -1.0, 0.5], [-0.5, 0.2, 2.0]])
 RNG = np.random.default_rng(2)
@@ -67,7 +67,7 @@ def _by_hand(accumulate=False, count=2) -> tuple[list[float], list[np.ndarray]]:
 def _returns_a_number(step) -> bool:
     model, optimizer = _new_network()
     said = step(model, torch.from_numpy(IMAGES[0].copy()), torch.from_numpy(LABELS[0].copy()), optimizer)
-    return isinstance(said, (float, int, np.floating)) or (isinstance(said, torch.Tensor) and said.numel() == 1)
+    return number(said) is not None
 
 
 def _one_softmax(step) -> bool:
@@ -155,6 +155,13 @@ EXERCISES = {
          Mistake(lambda labels, classes: _counts(labels, classes).max() / _counts(labels, classes),
                  "Their ratio is right, but the mean weight over the images is not 1: the loss grows with every "
                  "class that is rare."),
+         Mistake(lambda labels, classes: _counts(labels, classes).min() / _counts(labels, classes),
+                 "Their ratio is right, but no weight exceeds 1 in yours: the loss shrinks with every class that is "
+                 "frequent. What is the mean weight over the images?"),
+         Mistake(lambda labels, classes: len(labels) / 2 / _counts(labels, classes),
+                 "With two classes yours is right, with three it is not: where does their number stand in it?"),
+         Mistake(lambda labels, classes: 1 / _counts(labels, classes) / (1 / _counts(labels, classes)).sum(),
+                 "The sum over the classes is 1 in yours. Which mean should be 1, and over what?"),
          Mistake(lambda labels, classes: classes / _counts(labels, classes) / (1 / _counts(labels, classes)).sum(),
                  "The mean over the classes is 1 in yours. It should be over the images: a class has many of them."),
          Mistake(lambda labels, classes: 1 - _counts(labels, classes) / len(labels),

@@ -73,6 +73,16 @@ def _ece_without_the_last(confidence, right, bins=10):
     return (np.abs(gaps) * np.unique(_place(confidence[inside]), return_counts=True)[1]).sum() / len(confidence)
 
 
+def _ece_with_an_eleventh(confidence, right, bins=10):
+    gaps, shares = _gaps(confidence, right, (confidence * bins).astype(int))
+    return (np.abs(gaps) * shares).sum()
+
+
+def _ece_from_the_middle(confidence, right, bins=10):
+    place = _place(confidence, bins)
+    return sum((place == b).mean() * abs((b + 0.5) / bins - right[place == b].mean()) for b in np.unique(place))
+
+
 def _ece_by_rank(confidence, right, bins=10):
     place = np.argsort(np.argsort(confidence, kind="stable")) * bins // len(confidence)
     gaps, shares = _gaps(confidence, right, place)
@@ -85,7 +95,8 @@ def _ece_cases() -> dict:
         "200 images that are as sure as they are right": (sure, RNG.random(200) < sure),
         "too sure in one bin, too timid in another": (np.repeat([0.95, 0.65], 4), np.repeat([False, True], [2, 6])),
         "seven images in one bin, one in another": (np.array([0.95] * 7 + [0.55]), np.array([True] * 6 + [False] * 2)),
-        "two images that are entirely sure": (np.array([1.0, 1.0, 0.75, 0.55]), np.array([True, False, True, False])),
+        "two images that are entirely sure, one nearly": (np.array([1.0, 1.0, 0.95, 0.75, 0.55]),
+                                                          np.array([True, False, True, True, False])),
     }
 
 
@@ -128,9 +139,29 @@ def _two_convolutions(block) -> bool:
     return sum(isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3) for part in made.modules()) == 2
 
 
+@torch.no_grad()
+def _matters(made: nn.Module, part: nn.Module) -> bool:
+    """Whether the answer changes when the answer of one part changes its sign."""
+    before, hook = made(_pictures()), part.register_forward_hook(lambda module, given, answer: -answer)
+    after = made(_pictures())
+    hook.remove()
+    return not torch.allclose(before, after)
+
+
 def _normalised(block) -> bool:
-    norms = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
-    return sum(isinstance(part, norms) for part in _made(block, 8, 8, 1).modules()) >= 2
+    made, norms = _made(block, 8, 8, 1), (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
+    return sum(isinstance(part, norms) and _matters(made, part) for part in made.modules()) >= 2
+
+
+def _relu_between(block) -> bool:
+    """What reaches the second of the two convolutions, in the order in which they are called."""
+    made, given = _made(block, 8, 8, 1), []
+    for part in made.modules():
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3):
+            part.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].min()))
+    with torch.no_grad():
+        made(_pictures())
+    return bool(given[1] >= 0)
 
 
 def _hands_its_input_on(block) -> bool:
@@ -196,10 +227,10 @@ EXERCISES = {
          Mistake(lambda logits, labels: _best(lambda t: _mean_loss(softmax(logits, axis=1) / t, labels)),
                  "Divide the logits, not the probabilities: a softmax is taken twice in yours."),
          Symptom(lambda answer, logits, labels: answer <= 0, "A temperature is positive. What do you return?"),
-         Symptom(lambda answer, logits, labels: answer < 0.3 * _temperature(logits, labels),
+         Symptom(lambda answer, logits, labels: answer < 0.7 * _temperature(logits, labels),
                  "Yours makes the network far too sure, as if it were never wrong. Do you use the labels or its own "
                  "answers, and the logarithm of their probability?"),
-         Symptom(lambda answer, logits, labels: answer > 2 * _temperature(logits, labels),
+         Symptom(lambda answer, logits, labels: answer > 1.4 * _temperature(logits, labels),
                  "Yours makes every answer a coin toss. Do you look for the lowest loss or for the highest?"),
          Symptom(lambda answer, logits, labels: abs(np.log(answer / _temperature(logits, labels))) < 0.1,
                  "Close. Are your temperatures near enough to one another, and is it the loss that is smallest?")),
@@ -217,6 +248,12 @@ EXERCISES = {
          Mistake(_ece_squared, "You square the gaps: a gap of 0.1 then counts ten times less than it is."),
          Mistake(_ece_without_the_last, "An image with confidence exactly 1 is in none of your bins: where does the "
                                         "last one end?"),
+         Mistake(_ece_with_an_eleventh, "An image with confidence exactly 1 has a bin of its own in yours, which is "
+                                        "one bin too many: where does the last one end?"),
+         Mistake(_ece_from_the_middle, "You take the middle of a bin for what its images said. What is the mean of "
+                                       "their confidence?"),
+         Mistake(lambda confidence, right, bins=10: _ece(confidence, right) * len(confidence),
+                 "Yours grows with the number of images. It shall be a mean over them."),
          Mistake(_ece_by_rank, "Your bins hold equally many images. Here they are equally wide: 0 to 0.1, and so on."),
          Mistake(lambda confidence, right, bins=10: np.abs(_gaps(confidence, right, _place(confidence))[0]).max(),
                  "That is the worst bin (the maximum calibration error). A mean over the images is asked for."),
@@ -230,11 +267,14 @@ EXERCISES = {
                            "the two paths put side by side instead of added?"),
         (_two_convolutions, "Where shapes agree, a block has two 3 x 3 convolutions, and nothing else has weights but "
                             "the normalisations."),
-        (_normalised, "Each of the two convolutions is followed by its normalisation."),
+        (_normalised, "Each of the two convolutions is followed by its normalisation: are both made, and does what "
+                      "comes out depend on both?"),
         (_leaves_its_input, "Your block changes x itself, which the shortcut still needs: avoid += on x and inplace."),
         (_hands_its_input_on, "With all weights at zero a residual block hands its input on, here not. Is x itself "
                               "added, without a layer between, where shapes agree?"),
         (_can_take_away, "Your block can only make x larger: does a ReLU stand on the branch before the sum?"),
+        (_relu_between, "What reaches the second convolution is negative in places: without a ReLU between them, two "
+                        "convolutions are no more than one."),
         (_ends_with_relu, "Some outputs are negative: what comes after the sum?"),
         (_changes_shape, "MyBlock(8, 16, 2) should turn (4, 8, 8, 8) into (4, 16, 4, 4). Which of the convolutions "
                          "takes the stride, and can two shapes be added that differ?"),

@@ -46,6 +46,10 @@ def _best_of_each(latency, size, accuracy) -> np.ndarray:
     return (latency == latency.min()) | (size == size.min()) | (accuracy == accuracy.max())
 
 
+def _best_of_all(latency, size, accuracy) -> np.ndarray:
+    return (latency == latency.min()) & (size == size.min()) & (accuracy == accuracy.max())
+
+
 def _twins_out(latency, size, accuracy) -> np.ndarray:
     columns = np.stack([latency, size, -accuracy], axis=1)
     no_worse = (columns[:, None] <= columns[None]).all(2)
@@ -84,7 +88,8 @@ EXERCISES = {
         {"values beyond both ends": (FAR, -1.0, -1.0 + STEP), "a range that is mostly positive": (NEAR, -0.25,
                                                                                                 -0.25 + STEP),
          "a range that starts at zero": (np.float32([-1, 0, 0.4, 3, 5]), 0.0, STEP),
-         "values half way between two steps": (HALVES, 0.0, STEP)},
+         "values half way between two steps": (HALVES, 0.0, STEP),
+         "a zero point between two whole numbers": (np.float32([-1, -0.3, 0, 0.0812, 0.9, 2]), -0.7, 1.3)},
         _quantize,
         (Mistake(lambda x, low, high: (_eight_bits(np.round(x / _scale(low, high))), _scale(low, high)),
                  "Everything below zero becomes 0. Which whole number should stand for the value 0, so that `low` "
@@ -106,7 +111,11 @@ EXERCISES = {
          Mistake(lambda x, low, high: (_eight_bits(np.round(x / _scale(low, high)) - np.round(
              low / _scale(low, high))), 1 / _scale(low, high)),
                  "The numbers are right. The scale is the width of one step, yours is how many steps make up 1."),
-         Mistake(lambda x, low, high: (_eight_bits(np.floor((x - low) / _scale(low, high) + 0.5)), _scale(low, high)),
+         Mistake(lambda x, low, high: (_eight_bits(np.round((x - low) / _scale(low, high))), _scale(low, high)),
+                 "Your zero point is no whole number where `low` lies between two steps: what comes back for 0.0 then, "
+                 "when a step is multiplied by the scale again?"),
+         Mistake(lambda x, low, high: (_eight_bits(np.floor(x / _scale(low, high) + 0.5) - np.round(
+             low / _scale(low, high))), _scale(low, high)),
                  "Nearly: half way between two steps you always go up, which makes the mean too large. Which function "
                  "of NumPy goes to the even one?"),
          Mistake(lambda x, low, high: (_eight_bits(np.round(x / _scale(low, high))) - np.round(
@@ -123,6 +132,8 @@ EXERCISES = {
                  "Your front likes a low accuracy: which of the three should be large?"),
          Mistake(lambda latency, size, accuracy: _front_of(latency, size, -accuracy, all_better=True),
                  "You ask for better in all three. Two files of the same size: can neither beat the other?"),
+         Mistake(_best_of_all, "Yours keeps only who is best in everything. Who is beaten in one number may be ahead "
+                               "in another."),
          Mistake(lambda latency, size, accuracy: _front_of(latency, size, -accuracy, strict=False),
                  "Everyone is at least as good as itself: in yours a backend beats itself."),
          Mistake(_twins_out, "Two backends with the same three numbers throw each other out. Who is better in one?"),

@@ -197,6 +197,9 @@ WEIGHTS = {
     "With two classes of the same size": "def w(labels, k): return len(labels) / np.bincount(labels, minlength=k)",
     "over the images": "def w(labels, k):\n    w = 1 / np.bincount(labels, minlength=k)\n    return k * w / w.sum()",
     "not twice as heavy": "def w(labels, k): return 1 - np.bincount(labels, minlength=k) / len(labels)",
+    "no weight exceeds 1": "def w(labels, k):\n    n = np.bincount(labels, minlength=k)\n    return n.min() / n",
+    "where does their number stand": "def w(labels, k): return len(labels) / (2 * np.bincount(labels, minlength=k))",
+    "sum over the classes is 1": "def w(labels, k):\n    w = 1 / np.bincount(labels)\n    return w / w.sum()",
     "not an array of shape": "def w(labels, k): return (len(labels) / k / np.bincount(labels, minlength=k))[labels]",
     "still weigh the same": "def w(labels, k): return torch.ones(k)",
 }
@@ -251,6 +254,10 @@ def t(logits, labels):
     "its own answers": f"""
 def t(logits, labels):
     {GRID}return min(grid, key=lambda t: -np.log(softmax(logits / t).max(axis=1)).mean())""",
+    "as if it were never wrong": """
+def t(logits, labels):
+    labels, rows = logits.argmax(axis=1), np.arange(len(logits))
+    return min(np.logspace(-2, 2, 200, base=np.e), key=lambda t: -np.log(softmax(logits / t)[rows, labels]).mean())""",
     "for the highest": f"""
 def t(logits, labels):
     {GRID}return max(grid, key=lambda t: softmax(logits / t)[rows, 1 - labels.clip(max=1)].mean())""",
@@ -286,6 +293,18 @@ def e(confidence, right, bins=10):
         if inside.any():
             total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
     return total""",
+    "one bin too many": """
+def e(confidence, right, bins=10):
+    place = np.digitize(confidence, np.linspace(0, 1, bins + 1))
+    parts = [place == b for b in np.unique(place)]
+    return sum(inside.mean() * abs(confidence[inside].mean() - right[inside].mean()) for inside in parts)""",
+    "middle of a bin": f"""
+def e(confidence, right, bins=10):
+    {EDGES}middles = (np.arange(bins) + 0.5) / bins
+    return sum((bin_of == b).mean() * abs(middles[b] - right[bin_of == b].mean()) for b in np.unique(bin_of))""",
+    "grows with the number": f"""
+def e(confidence, right, bins=10):
+    {PARTS}return sum(len(c) * abs(c.mean() - r.mean()) for c, r in parts)""",
     "equally wide": """
 def e(confidence, right, bins=10):
     order = np.argsort(confidence, kind="stable")
@@ -330,6 +349,9 @@ BLOCKS = {
                                                                              "after, after, 3, padding=1)\n", ""),
     "is followed by its normalisation": block("self.norm2(", "(").replace("        self.norm2 = nn.BatchNorm2d("
                                                                          "after)\n", ""),
+    "depend on both": block("torch.relu(self.norm1(self.conv1(x)))", "torch.relu(self.conv1(x))"),
+    "negative in places": block("torch.relu(self.norm1(self.conv1(x)))", "self.norm1(self.conv1(x))"),
+    "no more than one": block("torch.relu(self.norm1(self.conv1(x)))", "self.norm1(torch.relu(self.conv1(x)))"),
     "which the shortcut still needs": block(LAST, "x += self.branch(x); return torch.relu(x)"),
     "Is x itself added": block(LAST, "return torch.relu(self.branch(x))"),
     "without a layer between": block("nn.Identity() if stride == 1 and before == after else ", ""),
@@ -367,6 +389,10 @@ def q(x, low, high):
     "The scale is the width": f"""
 def q(x, low, high):
     {SCALE}return np.clip(np.round(x / scale) + zero, 0, 255).astype(np.uint8), 255 / (high - low)""",
+    "what comes back for 0.0": """
+def q(x, low, high):
+    scale = (high - low) / 255
+    return np.clip(np.round((x - low) / scale), 0, 255).astype(np.uint8), scale""",
     "half way between": f"""
 def q(x, low, high):
     {SCALE}return np.clip(x / scale + zero + 0.5, 0, 255).astype(np.uint8), scale""",
@@ -386,6 +412,7 @@ NO_WORSE = "latency[j] <= latency[i] and size[j] <= size[i] and accuracy[j] >= a
 FRONTS = {
     "better in all three": LOOP % "latency[j] < latency[i] and size[j] < size[i] and accuracy[j] > accuracy[i]",
     "beats itself": LOOP % NO_WORSE,
+    "best in everything": LOOP % "latency[j] < latency[i] or size[j] < size[i] or accuracy[j] > accuracy[i]",
     "throw each other out": LOOP % f"j != i and {NO_WORSE}",
     "likes a low accuracy": LOOP % (f"{NO_WORSE.replace('>=', '<=')} and (latency[j] < latency[i] or size[j] < "
                                     "size[i] or accuracy[j] < accuracy[i])"),
@@ -425,11 +452,16 @@ def e(confidence, right, bins=10):
     {PARTS}return sum(len(c) / len(right) * abs(c.mean() - r.mean()) for c, r in parts)""")).right
     assert exercises.judge("theme3/residual_block", _wrong(BLOCK)).right
     assert exercises.judge("theme3/residual_block", utils.OptimizedCNN().features[-1].__class__).right
+    assert exercises.judge("theme3/residual_block", _wrong(BLOCK.replace("BatchNorm2d(", "GroupNorm(2, "))).right
     assert exercises.judge("theme3/temperature", utils.fit_temperature).right
     assert exercises.judge("theme2/training_step", _wrong(f"""
 def t(model, images, labels, optimizer):
     {LOSS}loss.backward(); optimizer.step(); optimizer.zero_grad()
     return loss""")).right
+    assert exercises.judge("theme2/training_step", _wrong(f"""
+def t(model, images, labels, optimizer):
+    {LOSS}optimizer.zero_grad(); loss.backward(); optimizer.step()
+    return loss.detach().numpy()""")).right
     assert exercises.judge("theme2/class_weights", utils.class_weights).right
     assert exercises.judge("theme1/split_by_patient", _wrong("""
 def split(groups, share, seed):
