@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.stats import permutation_test
 
-from exercises import Build, Implement, Mistake, Predict
+from exercises import Build, Implement, Mistake, Predict, number
 
 # --- the squared MMD
 
@@ -91,8 +91,8 @@ def _asked(test, shift: float = 0.0, permutations: int = 30, seed: int = 0) -> l
 
 
 def _gives_a_number(test) -> bool:
-    return callable(test) and np.ndim(p := test(*_points(0.0), _far, 20, np.random.default_rng(1))) == 0 and (
-        isinstance(p, (float, np.floating)) and 0 <= p <= 1)  # fmt: skip
+    p = number(test(*_points(0.0), _far, 20, np.random.default_rng(1))) if callable(test) else None
+    return p is not None and 0 <= p <= 1
 
 
 def _looks_at_the_truth(test) -> bool:
@@ -124,7 +124,7 @@ def _shuffles_as_often_as_asked(test) -> bool:
 
 def _far_apart(test, permutations: int) -> float:
     """p where no shuffle of 50 points has any chance to reach the truth."""
-    return test(*_points(50.0, 30, 20), _far, permutations, np.random.default_rng(2))
+    return number(test(*_points(50.0, 30, 20), _far, permutations, np.random.default_rng(2)))
 
 
 def _small_when_far(test) -> bool:
@@ -208,6 +208,9 @@ EXERCISES = {
          Mistake(lambda x, y, gamma: max(_mmd(x, y, gamma), 0),
                  "Yours stops at 0. An estimate that is right on average must be allowed to fall below."),
          Mistake(lambda x, y, gamma: _mmd(x, y, 1 / gamma), "A larger gamma means a narrower kernel, not a wider one."),
+         Mistake(lambda x, y, gamma: _mmd(x, y, 1 / (2 * gamma)),
+                 "You divide by gamma, as by a variance. Here gamma multiplies the squared distance, and nothing else "
+                 "does."),
          Mistake(lambda x, y, gamma: _mmd(x, y, gamma / 2), "There is no factor beside gamma."),
          Mistake(lambda x, y, gamma: _mmd(x, y, 1 / (2 * gamma**2)),
                  "That is the kernel with a standard deviation; here gamma multiplies the squared distance."),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import torch
 
 import exercises
 import utils
@@ -200,6 +201,17 @@ def test_not_worse_is_the_t_interval_with_a_normal_quantile():
         assert ALL["theme7/not_worse"].right(old, new, 0.05) == (pytest.approx(low), low > -0.05)
 
 
+@pytest.mark.parametrize(("z", "hint"), [(1.645, None), (1.64, "One difference an image"), (1.96, "two-sided")])
+def test_a_quantile_from_a_table_will_do(z, hint):
+    def by_hand(old_right, new_right, margin):
+        change = new_right.astype(float) - old_right
+        low = change.mean() - z * change.std(ddof=1) / np.sqrt(len(change))
+        return low, low > -margin
+
+    verdict = exercises.judge("theme7/not_worse", by_hand)
+    assert verdict.right if hint is None else not verdict.right and hint in verdict.says, verdict.says
+
+
 def test_front_is_that_of_the_course():
     for _ in range(20):
         values = RNG.integers(0, 5, (15, 3)).astype(float)
@@ -289,4 +301,6 @@ def test_other_ways_to_write_a_permutation_test_are_right():
             values.append(statistic(rows[order[: len(x)]], rows[order[len(x) :]]))
         return np.mean(np.array(values) >= values[0])
 
-    assert exercises.judge("theme6/p_value", shuffled_p).right and exercises.judge("theme6/p_value", by_appending).right
+    for kind in (float, np.asarray, torch.tensor):
+        assert exercises.judge("theme6/p_value", lambda *given, kind=kind: kind(shuffled_p(*given))).right
+    assert exercises.judge("theme6/p_value", by_appending).right
