@@ -6,34 +6,64 @@ import numpy as np
 
 from exercises import Implement, Mistake, Predict
 
-# --- the Pareto front
+# --- the variant to ship
 
 
-def _beats(a, b) -> bool:
-    """`a` is at least as good as `b` everywhere and better somewhere; less is better."""
-    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+def _choice(cost, p95_ms, change, margin, slo_ms) -> int:
+    """The places in the order of their cost, one by one: the first that may serve."""
+    for place in sorted(range(len(cost)), key=lambda i: cost[i]):
+        if change[place][1] >= -margin and p95_ms[place] <= slo_ms:
+            return place
+    return -1
 
 
-def _front_by(beats):
-    return lambda values: np.array([not any(beats(other, row) for other in values) for row in values])
+def _cheapest(may_serve, best=lambda cost, p95_ms, change: cost, none=-1):
+    """The same choice with another idea of who may serve, or of who is the best of those."""
+
+    def answer(cost, p95_ms, change, margin, slo_ms):
+        able = may_serve(p95_ms, change, margin, slo_ms)
+        return int(np.argmin(np.where(able, best(cost, p95_ms, change), np.inf))) if able.any() else none
+
+    return answer
 
 
-_front = _front_by(_beats)
+def _both(p95_ms, change, margin, slo_ms):
+    return (change[:, 1] >= -margin) & (p95_ms <= slo_ms)
 
 
-def _first_of_equals(values):
-    first = [not any(np.array_equal(row, earlier) for earlier in values[:i]) for i, row in enumerate(values)]
-    return _front(values) & np.array(first)
+def _among_the_able(cost, p95_ms, change, margin, slo_ms):
+    able = _both(p95_ms, change, margin, slo_ms)
+    return int(np.argmin(cost[able])) if able.any() else -1
 
 
-FRONT_CASES = {
-    "six variants, two of them equal": (np.array([[1, 5], [2, 4], [2, 5], [3, 1], [3, 1], [1, 6]], dtype=float),),
-    "one beats all": (np.array([[1, 1, 1], [1, 2, 1], [3, 1, 2]], dtype=float),),
-    "nobody is the best in anything, and stays": (np.array([[1, 9], [4, 4], [9, 1], [6, 6]], dtype=float),),
-    "one column": (np.array([[2.0], [1.0], [1.0], [3.0]]),),
-    "one variant": (np.array([[0.3, 0.9]]),),
-    "below 0": (np.array([[-1, 2], [-3, 4], [-3, 3], [0, 0]], dtype=float),),
-    "twenty at random": (np.random.default_rng(8).integers(0, 6, (20, 3)).astype(float),),
+def _price(*given):
+    return given[0][_choice(*given)] if _choice(*given) >= 0 else -1
+
+
+def _variants(cost, p95_ms, change) -> tuple:
+    """Arrays of a case; `change` in percentage points (difference, low end, high end), as one would write them."""
+    return np.array(cost, float), np.array(p95_ms, float), np.array(change, float) / 100, 0.02, 10.0
+
+
+def _random_variants(n=12) -> tuple:
+    rng = np.random.default_rng(8)
+    point, half = rng.normal(-0.5, 1, n), rng.uniform(0.3, 2.5, n)
+    return _variants(rng.permutation(n) + 1, rng.uniform(2, 14, n), np.stack([point, point - half, point + half], 1))
+
+
+SAME = (0, -1, 1)
+CHOICE_CASES = {
+    "all may serve": _variants([3, 1, 2], [5, 6, 4], [SAME, SAME, (1.5, 0.5, 2.5)]),
+    "the cheapest may have lost too much": _variants([3, 1, 2], [5, 5, 5], [SAME, (-1, -4, 2), SAME]),
+    "the cheapest has lost too much": _variants([3, 1, 2], [5, 5, 5], [SAME, (-7, -9, -5), SAME]),
+    "the cheapest answers too late": _variants([1, 2, 3], [12, 5, 4], [SAME, SAME, SAME]),
+    "the cheapest two may not serve": _variants([1, 2, 5, 4], [12, 5, 9, 8], [SAME, (-3, -6, 0), SAME, SAME]),
+    "the cheapest keeps neither promise": _variants([2, 3, 1], [5, 5, 12], [SAME, SAME, (-3, -6, 0)]),
+    "nobody may serve": _variants([1, 2], [5, 12], [(-1, -4, 2), SAME]),
+    "the cheapest is shown to be better": _variants([2, 1], [5, 5], [SAME, (6, 3, 9)]),
+    "exactly at the margin": _variants([2, 1], [5, 5], [SAME, (-1, -2, 0)]),
+    "exactly at the promise": _variants([2, 1], [5, 10], [SAME, SAME]),
+    "twelve at random": _random_variants(),
 }
 
 # --- Holm's correction
@@ -70,8 +100,6 @@ HOLM_CASES = {
     "equal ones": (np.array([0.02, 0.02, 0.02]),),
 }
 
-_FRONT_HINT = "For one row and one other: is the other at least as good in all columns, and better in one?"
-
 EXERCISES = {
     "price": Predict(
         ("none", "some"),
@@ -79,23 +107,43 @@ EXERCISES = {
                  "with another?",
          "some": "Every hour costs ten times as much, whoever serves. Which of two variants is the cheaper one then?"},
     ),
-    "front": Implement(
-        FRONT_CASES, _front,
-        (Mistake(lambda values: np.ones(len(values), bool), "All stay, whatever they are: who is beaten by whom?"),
-         Mistake(_front_by(lambda a, b: np.all(a <= b)),
-                 "Every row is at least as good as itself, so yours beats itself. What is missing in 'better'?"),
-         Mistake(_front_by(lambda a, b: np.all(a < b)),
-                 "A row that ties in one column and loses in the others is beaten, too: must it be worse everywhere?"),
-         Mistake(_front_by(lambda a, b: np.any(a < b)),
-                 "Yours keeps only who is best in everything. A front is for the case that there is nobody like that: "
-                 "who is better somewhere may be worse elsewhere."),
-         Mistake(_front_by(lambda a, b: _beats(b, a)), "Less is better: which of the two rows beats the other?"),
-         Mistake(lambda values: values.sum(axis=1) == values.sum(axis=1).min(),
-                 "A sum adds milliseconds to errors. A front needs no such price: compare column by column."),
-         Mistake(lambda values: (values == values.min(axis=0)).any(axis=1),
-                 "The best of a column stay, but so may one that is second in all. And two that tie in one column?"),
-         Mistake(_first_of_equals, "Two equal rows: is either of them better than the other in anything?")),
-        _FRONT_HINT,
+    "choice": Implement(
+        CHOICE_CASES, _choice,
+        (Mistake(lambda cost, *given: int(np.argmin(cost)), "The cheapest of all, whatever it costs in accuracy and in "
+                                                            "patience: who may serve at all?"),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: change[:, 1] >= -margin),
+                 "Who waits for the cheapest in yours? One of the two promises is not asked."),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: p95_ms <= slo_ms),
+                 "How much may the cheapest have lost in yours? One of the two promises is not asked."),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (change[:, 0] >= -margin) & (p95_ms <= slo_ms)),
+                 "That goes by the difference itself, which may be luck. What do the images still allow?"),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (change[:, 2] >= -margin) & (p95_ms <= slo_ms)),
+                 "Yours lets serve whoever may be good enough. The proof is asked for: which end shows the worst?"),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (change[:, 1] >= margin) & (p95_ms <= slo_ms)),
+                 "Yours must be better by the margin. A loss is negative: mind the sign."),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (change[:, 1] >= 0) & (p95_ms <= slo_ms)),
+                 "Yours may lose nothing. What is the margin for?"),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (change[:, 1] <= -margin) & (p95_ms <= slo_ms)),
+                 "Yours lets serve whoever may have lost more than the margin. Read the comparison aloud."),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (abs(change[:, 1]) <= margin) & (p95_ms <= slo_ms)),
+                 "That also refuses a variant that is much better. Only one side is dangerous."),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (change[:, 1] > -margin) & (p95_ms <= slo_ms)),
+                 "At most the margin: what of a variant that may have lost exactly that much?"),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (change[:, 1] >= -margin) & (p95_ms < slo_ms)),
+                 "Within the promise: is an answer that takes exactly so long late?"),
+         Mistake(_cheapest(lambda p95_ms, change, margin, slo_ms: (change[:, 1] >= -margin) | (p95_ms <= slo_ms)),
+                 "One kept promise is enough for yours. Which word stands between the two?"),
+         Mistake(_among_the_able, "That is a place among those that may serve. Which place has it among all?"),
+         Mistake(_cheapest(_both, none=0), "Where nobody may serve, yours ships the first all the same."),
+         Mistake(_price, "That is its price. In which place does it stand?"),
+         Mistake(_cheapest(_both, lambda cost, p95_ms, change: np.arange(len(cost))),
+                 "That is the first that may serve. Which of them is the cheapest?"),
+         Mistake(_cheapest(_both, lambda cost, p95_ms, change: -change[:, 0]),
+                 "That is the most accurate of those that may serve. What is asked for?"),
+         Mistake(_cheapest(_both, lambda cost, p95_ms, change: p95_ms),
+                 "That is the fastest of those that may serve. What is asked for?")),
+        "First mark who may serve: the worst that the images allow, against the margin, and the latency, against the "
+        "promise. Then the cheapest of those, or the answer for nobody.",
     ),
     "holm": Implement(
         HOLM_CASES, _holm,
@@ -107,6 +155,9 @@ EXERCISES = {
                  "A larger p-value must not become the smaller one. What do you do with a step that falls?"),
          Mistake(lambda p: _steps(p, _down, back=False),
                  "Right numbers, in the order of their size. In which order were the tests given?"),
+         Mistake(lambda p: _steps(p, _down, back=False)[np.argsort(p)],
+                 "Nearly: you sort with the order itself. Which order brings sorted numbers back to where they came "
+                 "from?"),
          Mistake(lambda p: np.maximum.accumulate(np.sort(p) * _down(len(p)))[np.argsort(np.argsort(p))],
                  "A probability stays at 1 or below."),
          Mistake(lambda p: _steps(p, _down, _from_above),

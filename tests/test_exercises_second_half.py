@@ -212,11 +212,17 @@ def test_a_quantile_from_a_table_will_do(z, hint):
     assert verdict.right if hint is None else not verdict.right and hint in verdict.says, verdict.says
 
 
-def test_front_is_that_of_the_course():
+def test_choice_is_the_advice_of_the_course():
     for _ in range(20):
-        values = RNG.integers(0, 5, (15, 3)).astype(float)
-        right = utils.pareto(pd.DataFrame(values, columns=list("abc")), low=("a", "b", "c"))
-        assert ALL["theme8/front"].right(values).tolist() == right
+        cost, p95_ms, point = RNG.permutation(8) + 1.0, RNG.uniform(2, 14, 8), RNG.normal(-0.01, 0.02, 8)
+        change = np.stack([point, point - 0.01, point + 0.01], axis=1)
+        table = pd.DataFrame({"p50_ms": p95_ms / 2, "p95_ms": p95_ms, "cost_per_million": cost})
+        on_time = table[table["p95_ms"] <= 10]
+        advice = utils.recommend(on_time, pd.Series(-change[:, 1]), 10, 0.02)
+        right = advice["choose"]["the lowest price for a million answers"]
+        expected = -1 if right == "none" else right
+        assert ALL["theme8/choice"].right(cost, p95_ms, change, 0.02, 10) == expected
+        assert solution("theme8/choice")(cost, p95_ms, change, 0.02, 10) == expected
 
 
 def test_holm_is_that_of_the_course():
@@ -291,6 +297,30 @@ def cyclic(pooled, rng):
 def test_a_permutation_test_that_lacks_something_hears_what(wrong, hint):
     verdict = exercises.judge("theme6/p_value", wrong)
     assert not verdict.right and hint in verdict.says, verdict.says
+
+
+def test_choices_that_students_write():
+    """Their own words, not those of the list of mistakes."""
+
+    def in_a_loop(cost, p95_ms, change, margin, slo_ms):
+        best = -1
+        for place, (price, latency, (_, low, _)) in enumerate(zip(cost, p95_ms, change, strict=True)):
+            if -low <= margin and latency <= slo_ms and (best < 0 or price < cost[best]):
+                best = place
+        return best
+
+    def raises_for_nobody(cost, p95_ms, change, margin, slo_ms):
+        places = np.flatnonzero((change[:, 1] >= -margin) & (p95_ms <= slo_ms))
+        return places[cost[places].argmin()]
+
+    def counts_anew(cost, p95_ms, change, margin, slo_ms):
+        left = [price for price, latency, row in zip(cost, p95_ms, change, strict=True)
+                if row[1] >= -margin and latency <= slo_ms]  # fmt: skip
+        return left.index(min(left)) if left else -1
+
+    assert exercises.judge("theme8/choice", in_a_loop).right
+    assert "your code raises ValueError" in exercises.judge("theme8/choice", raises_for_nobody).says
+    assert exercises.judge("theme8/choice", counts_anew).says.endswith("Which place has it among all?")
 
 
 def test_other_ways_to_write_a_permutation_test_are_right():
