@@ -89,7 +89,7 @@ EXERCISES = {
                                                                                                 -0.25 + STEP),
          "a range that starts at zero": (np.float32([-1, 0, 0.4, 3, 5]), 0.0, STEP),
          "values half way between two steps": (HALVES, 0.0, STEP),
-         "a zero point between two whole numbers": (np.float32([-1, -0.3, 0, 0.0812, 0.9, 2]), -0.7, 1.3)},
+         "a zero point between two whole numbers": (np.float32([-2, -1.3, 0, 0.0831, 0.6, 2]), -1.3, 0.7)},
         _quantize,
         (Mistake(lambda x, low, high: (_eight_bits(np.round(x / _scale(low, high))), _scale(low, high)),
                  "Everything below zero becomes 0. Which whole number should stand for the value 0, so that `low` "
@@ -114,6 +114,9 @@ EXERCISES = {
          Mistake(lambda x, low, high: (_eight_bits(np.round((x - low) / _scale(low, high))), _scale(low, high)),
                  "Your zero point is no whole number where `low` lies between two steps: what comes back for 0.0 then, "
                  "when a step is multiplied by the scale again?"),
+         Mistake(lambda x, low, high: (_eight_bits(np.round(x / _scale(low, high)) + np.floor(
+             -low / _scale(low, high))), _scale(low, high)),
+                 "Your zero point is cut off where `low` lies between two steps. Which whole number is the nearest?"),
          Mistake(lambda x, low, high: (_eight_bits(np.floor(x / _scale(low, high) + 0.5) - np.round(
              low / _scale(low, high))), _scale(low, high)),
                  "Nearly: half way between two steps you always go up, which makes the mean too large. Which function "

@@ -393,6 +393,10 @@ def q(x, low, high):
 def q(x, low, high):
     scale = (high - low) / 255
     return np.clip(np.round((x - low) / scale), 0, 255).astype(np.uint8), scale""",
+    "Your zero point is cut off": """
+def q(x, low, high):
+    scale = (high - low) / 255
+    return np.clip(np.round(x / scale) + int(-low / scale), 0, 255).astype(np.uint8), scale""",
     "half way between": f"""
 def q(x, low, high):
     {SCALE}return np.clip(x / scale + zero + 0.5, 0, 255).astype(np.uint8), scale""",
