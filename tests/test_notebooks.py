@@ -205,6 +205,7 @@ def test_theme_8_runs_on_whatever_there_is(tmp_path, themes):
     executed = nbformat.read(tmp_path / "exports" / "notebooks" / "theme8_synthesis.ipynb", 4)
     said = "".join(o["text"] for cell in executed.cells for o in cell.get("outputs", []) if o.get("name") == "stdout")
     assert f"{themes} of 7 themes are in the record" in said
+    assert "Skipped: section 4 gave no advice that could change." in said
     assert "theme 7: no gate and no way back" in said and "Run notebooks/theme7_retraining.ipynb" in said
     results = json.loads((tmp_path / "exports" / "results.json").read_text())
     assert len(results["theme8"]["missing"]) == 7 - themes
