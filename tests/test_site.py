@@ -542,11 +542,45 @@ def test_command_is_reached_from_the_command_line(homes, tmp_path, capsys):
 @pytest.mark.parametrize("text_, expected", [
     ("/home/ada/x and C:\\Users\\ada\\x and /Users/ada", "~/x and ~\\x and ~"),
     ("https://host/home/ada /srv/kit2/a /srv/kit/a", "https://host/home/ada /srv/kit2/a …/kit/a"),
+    ("/var/home/ada/x //home/ada/x /mnt/c/Users/ada/x /root/x", "~/x /~/x ~/x ~/x"),
+    ("file:///home/ada/x file:///C:/Users/ada/x c:/users/ada", "file://~/x file:///~/x ~"),
+    (r"\\wsl$\Ubuntu\home\ada\x \\server\Users\ada", r"~\x ~"),
+    ("\x1b[32m/home/ada/x\x1b[39m '/home/ada\x1b[0m'", "\x1b[32m~/x\x1b[39m '~\x1b[0m'"),
+    (r"'read\n/home/ada/x'", r"'read\n~/x'"),
+    ("./home/ada /srv/kit/home/ada /roots s3://data/home/ada", "./home/ada …/kit/home/ada /roots s3://data/home/ada"),
     ("/tmp/ipykernel_12/345.py:3: UserWarning", "(a cell):3: UserWarning"),
     ("password = 'your-password-1234567'", "password = 'your-password-1234567'"),
 ])  # fmt: skip
 def test_private(text_, expected):
     assert site.pages.private(text_, {"/srv/kit": "…/kit"}, []) == expected
+
+
+def test_names_of_users_are_masked_in_a_coloured_traceback_of_ipython(home, tmp_path):
+    import linecache
+    import sys
+
+    from IPython.core.ultratb import FormattedTB
+
+    path = "/home/ada/.local/lib/python3.11/site-packages/lungs.py"
+    source = "def breathe(x):\n    kept = '/home/ada/x-rays'\n    return 1 / x\n"
+    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)  # IPython shows its lines
+    names = {}
+    exec(compile(source, path, "exec"), names)
+    try:
+        names["breathe"](0)
+    except ZeroDivisionError:
+        trace = FormattedTB("Context", theme_name="linux").structured_traceback(*sys.exc_info())
+    assert "\x1b[32m/home/ada/" in "".join(trace)
+
+    def change(notebook):
+        notebook.cells[5].outputs = [new_output("error", ename="ZeroDivisionError", evalue="", traceback=trace)]
+
+    break_theme(home, 2, change)
+    site.main(["--home", str(home), "--out", str(tmp_path / "site")])
+    page = soup_of(tmp_path / "site" / "pneumonia" / "theme2_baseline_model.html")
+    told = page.find(id="stopped").details.get_text()
+    assert "File ~/.local/lib/python3.11/site-packages/lungs.py:3" in told and "'~/x-rays'" in told
+    assert "ada" not in str(page)
 
 
 @pytest.mark.parametrize("value, expected", [(True, "yes"), (3, "3"), (0.00012, "1.2 · 10⁻⁴"), ("CPU", "CPU")])

@@ -27,7 +27,13 @@ KIT = Path(__file__).resolve().parent.parent
 TEMPLATES = KIT / "tools" / "templates" / "site"
 KINDS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # nothing that runs
 RUNS = "script, iframe, object, embed, link, form, button, video, audio"
-PERSONAL = re.compile(r"(?<![\w.~/-])(?:/root\b|(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})[^/\\\s:;,\"'<>()]+)")
+# The home folder of somebody, with all above it: of Linux, macOS, Windows and Windows' Linux, also in a file: address.
+PERSONAL = re.compile(
+    r"""(\x1b\[[\d;]*m|\\n|(?<![\w.~…-])(?<!:/))  # it begins after a colour, a line's end, or no word and no server
+    (?:/root\b
+    |(?:(?:/[\w.-]+)*?/(?:home|Users)/
+       |(?i:(?:[a-z]:|\\\\[\w.$]+)(?:[/\\]{1,2}[\w.-]+)*?[/\\]{1,2}(?:home|users)[/\\]{1,2}))
+     [^/\\\s:;,"'<>()\x1b]+)""", re.VERBOSE)  # fmt: skip
 # A figure with its unit, or what stands in a table where there is none.
 FIGURE = re.compile(r"[-+−]?[\d.,\u202f]*\d[\d.]*(e[-+]?\d+)?( ?(%|×|s|ms|MB|MiB))?|nan|NaN|[-–—]|")
 OF_A_KERNEL = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
@@ -102,7 +108,7 @@ def private(text: str, known: dict[str, str], found: list[str]) -> str:
     if known:
         longest_first = "|".join(re.escape(folder) for folder in sorted(known, key=len, reverse=True))
         text = re.sub(rf"(?:{longest_first})(?![\w-])", lambda match: known[match[0]], text)
-    text = OF_A_KERNEL.sub("(a cell)", PERSONAL.sub("~", text))
+    text = OF_A_KERNEL.sub("(a cell)", PERSONAL.sub(r"\1~", text))
 
     def mask(match: re.Match) -> str:
         secret = next((group for group in match.groups() if group), match[0])
