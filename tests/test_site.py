@@ -275,6 +275,24 @@ def test_what_runs_or_loads_in_an_output_is_taken_out():
     assert '<p class="kept">text</p>' in piece.body and "example" not in piece.body and "go()" not in piece.body
 
 
+def test_svg_of_an_output_is_not_taken_over(home, tmp_path):
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg"><script>steal()</script><desc>/srv/x {TOKEN}</desc></svg>'
+    kinds = {"image/svg+xml": svg, "text/plain": "<a drawing>", "application/pdf": picture()}
+
+    def change(notebook):
+        both = new_output("display_data", data=kinds | {"image/png": picture()})
+        notebook.cells[5].outputs = [both, new_output("display_data", data=kinds)]
+
+    change_theme(home, 1, change)
+    assert site.main(["--home", str(home), "--out", str(tmp_path / "site")]) == 0
+    folder = tmp_path / "site" / "pneumonia"
+    page = soup_of(folder / "theme1_data_analysis.html")
+    outputs = page.find("span", string="save_figure").find_parent(class_="cell").select_one(".output")
+    assert outputs.img["src"] == "figures/theme1_examples.png" and outputs.pre.get_text() == "<a drawing>"
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".png"}
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"steal" in path.read_bytes()]
+
+
 def test_heads_that_span_rows_do_not_shift_the_columns():
     rows = '<tr><th rowspan="2">1</th><th>a</th><td>x</td><td>1.5</td></tr><tr><th>b</th><td>y</td><td>2 %</td></tr>'
     piece = site.pages.text_piece(f"<table><tbody>{rows}</tbody></table>", lambda address: None)
@@ -357,6 +375,14 @@ def break_theme(home: Path, number: int, change) -> Path:
     failed = run.failed_copy(good.parent, good)
     nbformat.write(notebook, failed)
     return failed
+
+
+def change_theme(home: Path, number: int, change) -> None:
+    """Change what a run that went well has left of a theme."""
+    path = home / "exports" / "notebooks" / run.notebooks(number, number)[number].name
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook)
+    nbformat.write(notebook, path)
 
 
 def raise_in_cell(notebook) -> None:

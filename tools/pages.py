@@ -25,7 +25,8 @@ from tools.leaks import PLACEHOLDER, SECRETS
 
 KIT = Path(__file__).resolve().parent.parent
 TEMPLATES = KIT / "tools" / "templates" / "site"
-KINDS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]  # nothing that runs
+PICTURES = ("image/png", "image/jpeg")  # not SVG, a language in which scripts, addresses and names of folders can hide
+KINDS = ["text/html", "text/markdown", *PICTURES, "text/plain"]  # nothing that runs
 RUNS = "script, iframe, object, embed, link, form, button, video, audio"
 # The home folder of somebody, with all above it: of Linux, macOS, Windows and Windows' Linux, also in a file: address.
 PERSONAL = re.compile(
@@ -158,7 +159,7 @@ def describe_pictures(notebook, theme: int, record: dict) -> None:
         if cell.cell_type == "markdown":
             heading = (re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE) or [heading])[-1].replace("*", "")
             continue
-        shown = [output for output in cell.get("outputs", []) if "image/" in " ".join(output.get("data", ()))]
+        shown = [output for output in cell.get("outputs", []) if set(PICTURES) & set(output.get("data", ()))]
         names = [f"theme{theme}_{name}" for name in saved_figures(cell.source)]
         known = names if len(names) == len(shown) else [""] * len(shown)  # else nobody knows which is which
         for output, name in zip(shown, known, strict=True):
@@ -174,9 +175,9 @@ def size(output) -> tuple[int, int] | None:
     """Width and height of a picture in pixels, so that the page does not jump when it arrives."""
     from PIL import Image
 
-    encoded = output.data.get("image/png") or output.data.get("image/jpeg")
+    encoded = next((output.data[kind] for kind in PICTURES if kind in output.data), "")
     with suppress(OSError, ValueError, Image.DecompressionBombError):
-        return Image.open(io.BytesIO(base64.b64decode(encoded or ""))).size
+        return Image.open(io.BytesIO(base64.b64decode(encoded))).size
     return None
 
 
@@ -202,7 +203,8 @@ def exporter():
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
-    config = Config({"NbConvertBase": {"display_data_priority": KINDS}, "ExtractOutputPreprocessor": {"enabled": True}})
+    into_files = {"enabled": True, "extract_output_types": set(PICTURES)}
+    config = Config({"NbConvertBase": {"display_data_priority": KINDS}, "ExtractOutputPreprocessor": into_files})
     return HTMLExporter(config=config, template_name=TEMPLATES.name, extra_template_basedirs=[str(TEMPLATES.parent)],
                         template_file="cells.html", exclude_anchor_links=True)  # fmt: skip
 
