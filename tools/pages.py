@@ -20,14 +20,13 @@ from urllib.parse import unquote
 from markupsafe import Markup
 
 import utils
-from tools import report
+from tools import report, safe_html
 from tools.leaks import PLACEHOLDER, SECRETS
 
 KIT = Path(__file__).resolve().parent.parent
 TEMPLATES = KIT / "tools" / "templates" / "site"
 PICTURES = ("image/png", "image/jpeg")  # not SVG, a language in which scripts, addresses and names of folders can hide
 KINDS = ["text/html", "text/markdown", *PICTURES, "text/plain"]  # nothing that runs
-RUNS = "script, iframe, object, embed, link, form, button, video, audio"
 # The home folder of somebody, with all above it: of Linux, macOS, Windows and Windows' Linux, also in a file: address.
 PERSONAL = re.compile(
     r"""(\x1b\[[\d;]*m|\\n|(?<![\w.~…-])(?<!:/))  # it begins after a colour, a line's end, or no word and no server
@@ -37,6 +36,7 @@ PERSONAL = re.compile(
      [^/\\\s:;,"'<>()\x1b]+)""", re.VERBOSE)  # fmt: skip
 # A figure with its unit, or what stands in a table where there is none.
 FIGURE = re.compile(r"[-+−]?[\d.,\u202f]*\d[\d.]*(e[-+]?\d+)?( ?(%|×|s|ms|MB|MiB))?|nan|NaN|[-–—]|")
+OF_THE_PAGE = re.compile(r"figures/|data:image/(?:png|jpeg|gif|webp);base64,")
 OF_A_KERNEL = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
 
 
@@ -205,8 +205,10 @@ def exporter():
 
     into_files = {"enabled": True, "extract_output_types": set(PICTURES)}
     config = Config({"NbConvertBase": {"display_data_priority": KINDS}, "ExtractOutputPreprocessor": into_files})
-    return HTMLExporter(config=config, template_name=TEMPLATES.name, extra_template_basedirs=[str(TEMPLATES.parent)],
+    made = HTMLExporter(config=config, template_name=TEMPLATES.name, extra_template_basedirs=[str(TEMPLATES.parent)],
                         template_file="cells.html", exclude_anchor_links=True)  # fmt: skip
+    made.register_filter("clean", safe_html.clean)
+    return made
 
 
 def notebook_piece(notebook, theme: int, home: Path, record: dict, link: Callable[[str], str | None]) -> Piece:
@@ -233,7 +235,7 @@ def text_piece(markdown: str, link: Callable[[str], str | None]) -> Piece:
     """One Markdown text as HTML; what it links to on our disk is the caller's to copy."""
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
-    return finished(f'<div class="text">{markdown2html_mistune(markdown)}</div>', link)
+    return finished(f'<div class="text">{safe_html.clean(markdown2html_mistune(markdown))}</div>', link)
 
 
 def finished(html: str, link: Callable[[str], str | None]) -> Piece:
@@ -241,7 +243,8 @@ def finished(html: str, link: Callable[[str], str | None]) -> Piece:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(html, "html.parser")
-    quiet(soup)
+    for anchor in soup.select("a.anchor-link"):
+        anchor.decompose()
     piece = Piece(Markup(), Markup(), contents=sections(soup))
     for table in soup.find_all("table"):
         tidy_table(soup, table)
@@ -255,14 +258,6 @@ def finished(html: str, link: Callable[[str], str | None]) -> Piece:
         piece.head = Markup(str(cell.extract()))
     piece.body = Markup(str(soup))
     return piece
-
-
-def quiet(soup) -> None:
-    """Take out what runs or reaches for the network (Colab puts buttons into its tables), and pandas' own style."""
-    for element in soup.select(f"{RUNS}, style[scoped], a.anchor-link"):
-        element.decompose()
-    for element in soup.find_all(lambda element: any(name.startswith("on") for name in element.attrs)):
-        element.attrs = {name: value for name, value in element.attrs.items() if not name.startswith("on")}
 
 
 def sections(soup) -> list[dict]:
@@ -312,12 +307,12 @@ def tidy_table(soup, table) -> None:
 def place_picture(image, link: Callable[[str], str | None], remarks: list[str]) -> None:
     """Pictures of other servers become their text, as a page must not ask the network for anything."""
     address = image.get("src", "")
-    if address.startswith(("figures/", "data:image/")):
+    if OF_THE_PAGE.match(address):
         return
     target = None if re.match(r"(?i)[a-z]+:|//", address) else link(address)
     if target is None:
         if "colab-badge" not in address:
-            remarks.append(f"the picture {address} is shown as its text, as it is not part of the kit.")
+            remarks.append(f"the picture {address[:80]} is shown as its text, as it is not part of the kit.")
         image.replace_with(image.get("alt", ""))
     else:
         image["src"], image["loading"] = target, "lazy"
