@@ -416,6 +416,15 @@ def test_published_kit_links_to_colab(built, tmp_path, monkeypatch, homes):
     assert broken_links(built) == []
 
 
+def test_pictures_of_the_building_machine_are_not_taken_over(homes, tmp_path):
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(base64.b64decode(picture()))
+    site_ = site.Site(tmp_path / "site", [], site.open_stories(homes[:1]))
+    for address in (str(mine), f"../../..{mine}", f"{'../' * 20}{mine}"):
+        assert site.resolve(site_, "notebooks", "pneumonia", address) is None, address
+    assert not (tmp_path / "site").exists()
+
+
 def test_the_same_homes_give_the_same_bytes(built, homes, tmp_path):
     site.build(homes, tmp_path / "again")
     for path in built.rglob("*"):

@@ -309,8 +309,10 @@ def resolve(site: Site, folder: str, below: str, address: str) -> str | None:
     on_site |= {f"notebooks/{theme.stem}.ipynb": f"{site.stories[0].key}/{theme.stem}.html" for theme in site.themes}
     if target in on_site:
         return quote(posixpath.relpath(on_site[target], below or ".")) + (f"#{anchor}" if anchor else "")
+    if target.startswith(("/", "..")):
+        return None  # a file of the machine that builds, not of the kit
     source = KIT / target
-    if source.suffix.lower() in (".png", ".jpg", ".jpeg", ".svg", ".gif") and source.is_file() and ".." not in target:
+    if source.suffix.lower() in (".png", ".jpg", ".jpeg", ".svg", ".gif") and source.is_file():
         site.add_files("", {target: source.read_bytes()})
         return quote(posixpath.relpath(target, below or "."))
     colab = next((theme.colab for theme in site.themes if theme.colab), "")
