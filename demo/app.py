@@ -43,6 +43,9 @@ def read_upload(paths: list[str] | None) -> bytes:
             raise pictures.Refused(f"{len(files)} files were sent, and one gets one answer: send a single picture.")
         with files[0].open("rb") as file:
             return file.read(pictures.MAX_BYTES + 1)
+    except OSError as error:  # Gradio names files by their content: the same picture of another visitor is this file
+        raise pictures.Refused("The file was gone before it was read, as somebody sent the same one at the same time: "
+                               "send it again.") from error  # fmt: skip
     finally:
         for file in files:
             file.unlink(missing_ok=True)

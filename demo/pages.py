@@ -127,7 +127,7 @@ def _unlike(service: Service, answer: Answer) -> str:
 
 
 def _decision(result: utils.DriftResult) -> str:
-    return "unlike" if result.drift else "cannot tell" if result.threshold == np.inf else "like"
+    return "unlike" if result.drift else "cannot tell" if result.threshold == np.inf else "no sign"
 
 
 def _missing(service: Service, part: str) -> str:

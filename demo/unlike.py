@@ -10,7 +10,8 @@ import utils
 # Two views, as each is blind to something: what the network makes of a picture, and what camera and light made of it.
 VIEWS = {"embedding": "what the network sees", "statistics": "brightness, contrast, sharpness and the like"}
 BLIND = ("This test cannot see a change of the class mix or a slow trend, which no single picture shows; nor what "
-         "neither the network nor these numbers react to. About one in twenty normal pictures is called unlike.")
+         "neither the network nor these numbers react to. Of normal pictures, at most about one in twenty is called "
+         "unlike.")  # fmt: skip
 
 
 class PictureTest:
@@ -28,7 +29,8 @@ class PictureTest:
         Pictures that training has not seen.
     k : int
     alpha : float
-        Share of normal pictures that may be called unlike; each of the two views gets half of it (Bonferroni).
+        Largest share of normal pictures that may be called unlike; each of the two views gets half of it (Bonferroni),
+        in whole pictures of the reference, so that a small one calls fewer: of 102 not 5 % but 3.9 %.
     """
 
     def __init__(self, reference: utils.Observation, k: int = 5, alpha: float = 0.05):

@@ -189,6 +189,14 @@ def test_upload_is_removed_from_the_disk_whatever_comes_of_it(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def test_upload_that_another_visitor_s_answer_has_removed_is_said(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(encode(photo()))
+    both = [str(tmp_path / "a.png")]
+    assert app.read_upload(both) == encode(photo())
+    page = app.told(lambda: app.read_upload(both))()
+    assert 'role="alert"' in page and "send it again" in page and capsys.readouterr().out.count("\n") == 1
+
+
 # --- one picture: unlike the reference?
 
 
@@ -241,6 +249,21 @@ def test_small_reference_cannot_tell_and_says_so(service):
     pixels = service.data.pixels[service.data.where("production")[0]]
     page = pages.answer_page(service, replace(answer(service, pixels), results=results))
     assert "Cannot be told: with 20 pictures" in page and page.count("<td>cannot tell</td>") == 2
+
+
+def test_a_picture_like_the_reference_is_no_proof(service):
+    """In the page's words, a p-value above the limit is no sign of anything, and the promised rate is a ceiling."""
+    pixels = service.data.pixels[service.data.where("val")[0]]
+    page = pages.answer_page(service, answer(service, pixels))
+    assert page.count("<td>no sign</td>") == 2 and "at most about one in twenty" in page
+
+
+@pytest.mark.parametrize("n, called", [(102, 4 / 103), (39, 2 / 40), (79, 4 / 80)])
+def test_share_of_the_reference_s_own_kind_called_unlike_is_at_most_alpha(n, called):
+    test = PictureTest(clouds(n, 1), alpha=0.05)
+    results = test.look(clouds(1, 2)).values()
+    ranks = [sum(own >= result.threshold) / (n + 1) for own, result in zip(test.own.values(), results, strict=True)]
+    assert sum(ranks) == pytest.approx(called) and called <= 0.05
 
 
 def test_noise_and_black_are_unlike_the_drawn_x_rays_and_black_is_called_blank(service):
@@ -621,20 +644,37 @@ def test_bad_files_get_a_sentence_and_the_next_good_one_an_answer(open_demo, ser
     assert not serious(page)
 
 
-def test_file_that_nobody_uploaded_is_neither_read_nor_removed(server, tmp_path):
-    (tmp_path / "private.png").write_bytes(encode(photo()))
+def ask_about(server, path, session: str) -> dict:
+    """What the page asks once a file is on the server, without the page: the last line of the answer."""
     with urllib.request.urlopen(server["url"] + "config") as told:
         events = json.load(told)["dependencies"]
     upload = next(event["id"] for event in events if event["targets"][0][1] == "upload")
-    sent = {"data": [[{"path": str(tmp_path / "private.png"), "meta": {"_type": "gradio.FileData"}}]],
-            "fn_index": upload, "session_hash": "abc"}  # fmt: skip
+    sent = {"data": [[{"path": str(path), "meta": {"_type": "gradio.FileData"}}]], "fn_index": upload,
+            "session_hash": session}  # fmt: skip
     request = urllib.request.Request(server["url"] + "gradio_api/queue/join", json.dumps(sent).encode(),
                                      {"Content-Type": "application/json"})  # fmt: skip
     with urllib.request.urlopen(request):
         pass
-    with urllib.request.urlopen(server["url"] + "gradio_api/queue/data?session_hash=abc", timeout=30) as answers:
-        last = next(line for line in answers if b"process_completed" in line)
-    assert b'"success":false' in last and (tmp_path / "private.png").read_bytes() == encode(photo())
+    with urllib.request.urlopen(f"{server['url']}gradio_api/queue/data?session_hash={session}", timeout=30) as answers:
+        return json.loads(next(line for line in answers if b"process_completed" in line).removeprefix(b"data: "))
+
+
+def test_file_that_nobody_uploaded_is_neither_read_nor_removed(server, tmp_path):
+    (tmp_path / "private.png").write_bytes(encode(photo()))
+    assert not ask_about(server, tmp_path / "private.png", "abc")["success"]
+    assert (tmp_path / "private.png").read_bytes() == encode(photo())
+
+
+def test_two_visitors_with_the_same_picture_both_get_an_answer_or_a_sentence(server):
+    import httpx
+
+    sent = [httpx.post(server["url"] + "gradio_api/upload", files={"files": (name, encode(photo()))}).json()[0]
+            for name in ("x.png", "x.png")]  # fmt: skip
+    assert sent[0] == sent[1]  # Gradio names a file by its content
+    first, second = (ask_about(server, path, f"visitor{n}") for n, path in enumerate(sent))
+    assert first["success"] and "Most probable" in str(first["output"])
+    assert second["success"] and "send it again" in str(second["output"])
+    assert "refused: The file was gone" in server["output"].read_text()
 
 
 def test_example_shows_its_label(open_demo):
