@@ -144,15 +144,17 @@ def window_page(look: Look, classes, severity: int, policy: utils.DriftPolicy, s
     """The first pictures of a window, before and after, and what was decided about the whole."""
     n, decision = len(look.labels), look.decision
     cards = "".join(_card(look, i, classes) for i in range(min(shown, n)))
-    adjusted = adjusted_p(decision, policy)
-    rows = [{"detector": name, "statistic": f"{result.statistic:.3g}", "p-value": f"{result.p_value:.2g}",
-             f"p, {policy.correction.title()}": f"{adjusted[name]:.2g}",
+    adjusted, correction = adjusted_p(decision, policy), policy.correction.title()
+    rows = [{"detector": name, "statistic": f"{result.statistic:.3g}", f"p before {correction}":
+             f"{result.p_value:.2g}", f"p after {correction}": f"{adjusted[name]:.2g}",
              "decision": "drift" if adjusted[name] <= policy.window_alpha else "no drift"}
             for name, result in decision.results.items()]  # fmt: skip
     numbers = (f"Severity {severity}: mean confidence <b>{look.confidence:.3f}</b>, accuracy estimated without labels "
                f"<b>{decision.estimated_accuracy:.3f}</b>, with labels <b>{look.right / n:.3f}</b> ({look.right} of "
-               f"{n}). The policy says <b>{decision.level}</b>: {escape('; '.join(decision.reasons))}.")  # fmt: skip
-    limit = f"Drift at p &le; {policy.window_alpha:g} after {policy.correction.title()} for {len(rows)} detectors."
+               f"{n}). The policy, which reads p after {correction}, says <b>{decision.level}</b>: "
+               f"{escape('; '.join(decision.reasons))}.")  # fmt: skip
+    limit = (f"Before: each detector on its own. After {correction}, for {len(rows)} detectors at once: drift at "
+             f"p &le; {policy.window_alpha:g}, as in the figure above.")  # fmt: skip
     head = f"The first {min(shown, n)} of {n} pictures: before, and after with the answer"
     return (f'<p aria-live="polite">{numbers}</p>{table(pd.DataFrame(rows))}<p class="quiet">{limit}</p>'
             f'<h2>{head}</h2><div class="cards">{cards}</div>')  # fmt: skip

@@ -112,7 +112,7 @@ def plot_curve(curve: pd.DataFrame, severity: int, policy: utils.DriftPolicy, ti
     for name, line in zip(policy.detectors, ("-o", "--s", ":^", "-.d"), strict=False):
         tests.plot(curve["severity"], curve[name].clip(lower=LEAST_P), line, label=name)
     tests.axhline(limit, color="black", lw=1, ls="-.", label=f"limit {limit:g}")
-    tests.set(yscale="log", ylabel=f"p, {policy.correction.title()} (down to {LEAST_P:g})", ylim=(LEAST_P / 2, 2))
+    tests.set(yscale="log", ylabel=f"p after {policy.correction.title()} (down to {LEAST_P:g})", ylim=(LEAST_P / 2, 2))
     for axis in (answers, tests):
         axis.axvline(severity, color="grey", lw=6, alpha=0.3, zorder=0)
         axis.set(xlabel="severity (0: no drift)", xticks=SEVERITIES)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -412,6 +413,31 @@ def test_window_is_judged_as_theme_6_does(service):
     assert look.decision.results["MMD embedding"].p_value == by_hand.p_value
     holm = adjusted_p(look.decision, policy)
     assert look.decision.p_value == min(holm.values()) <= 3 * min(r.p_value for r in look.decision.results.values())
+
+
+def test_p_values_of_sentence_table_and_figure_are_told_apart_and_agree(service):
+    from bs4 import BeautifulSoup
+
+    replayed = Replay(service)
+    look = replayed.look("noise", 5)
+    page = pages.window_page(look, service.model.classes, 5, replayed.policy)
+    heads, *rows = [[cell.get_text() for cell in row(["th", "td"])] for row in BeautifulSoup(page, "html.parser")("tr")]
+    table, curve = pd.DataFrame(rows, columns=heads).set_index("detector"), replayed.curve("noise").iloc[5]
+    assert "The policy, which reads p after Holm, says" in page
+    quoted = re.findall(r"(\w+ \w+) p = ([\d.e-]+)", page)
+    assert quoted, "a severity at which something is found"
+    for name, p in quoted:
+        before, after = float(table["p before Holm"][name]), float(table["p after Holm"][name])
+        assert before <= after == float(p) == float(f"{curve[name]:.2g}")
+
+
+def test_legends_lie_below_the_curves(service):
+    replayed = Replay(service)
+    figure = plot_curve(replayed.curve("noise"), 3, replayed.policy, "noise")
+    figure.canvas.draw()
+    for axis in figure.axes:
+        assert axis.get_legend().get_window_extent().y1 < axis.xaxis.label.get_window_extent().y0
+    pages.drawing(figure, "closed")
 
 
 def test_severity_moves_the_numbers_and_each_window_is_computed_once(service, monkeypatch):
