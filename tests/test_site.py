@@ -717,6 +717,23 @@ def test_browser_sees_what_is_wrong(tmp_path, browse):
         assert words in found, words
 
 
+def test_outputs_that_try_everything_stay_where_they_are_and_ask_nobody(home, tmp_path, browse):
+    def change(notebook):
+        tries = [result(kind, html) for html in OUTSIDE.values() for kind in ("html", "markdown")]
+        notebook.cells[5].outputs = tries
+        notebook.cells.insert(6, new_markdown_cell("\n\n".join(OUTSIDE.values())))
+
+    change_theme(home, 1, change)
+    assert site.main(["--home", str(home), "--out", str(tmp_path / "site")]) == 0
+    address = (tmp_path / "site" / "pneumonia" / "theme1_data_analysis.html").as_uri()
+    page = browse(address)
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    page.wait_for_timeout(500)
+    asked = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert page.url == address and page.problems == [] and "evil" not in " ".join(asked)
+    assert page.evaluate("document.baseURI") == address and page.locator("h2", has_text="Checkpoint").is_visible()
+
+
 def test_toggle_changes_the_colours_and_is_remembered_on_every_page(built, browse):
     page = browse((built / "index.html").as_uri(), color_scheme="light")
     colour = "getComputedStyle(document.body).backgroundColor"

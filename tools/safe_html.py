@@ -11,8 +11,8 @@ from types import SimpleNamespace
 TAGS = frozenset("""a abbr b blockquote br caption cite code col colgroup dd del details dfn div dl dt em figcaption
 figure h1 h2 h3 h4 h5 h6 hr i img input ins kbd li mark ol p pre q s samp small span strong sub summary sup table tbody
 td tfoot th thead time tr u ul var wbr""".split())  # fmt: skip
-ATTRIBUTES = {"a": {"href"}, "img": {"src", "alt", "width", "height"}, "th": {"colspan", "rowspan", "scope"},
-              "td": {"colspan", "rowspan"}, "col": {"span"}, "ol": {"start"}, "details": {"open"},
+ATTRIBUTES = {"a": {"href"}, "img": {"src", "alt", "width", "height"}, "th": {"colspan", "rowspan", "scope", "valign"},
+              "td": {"colspan", "rowspan", "valign"}, "col": {"span"}, "ol": {"start"}, "details": {"open"},
               "input": {"type", "checked", "disabled"}, "time": {"datetime"}}  # fmt: skip
 OF_ALL = {"class", "dir", "id", "lang", "style", "title"}
 # What goes with all that is in it; of other elements that may not stay, the text does.
