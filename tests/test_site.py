@@ -652,18 +652,24 @@ def test_private(text_, expected):
 
 
 def test_names_of_users_are_masked_in_a_coloured_traceback_of_ipython(home, tmp_path):
+    import inspect
     import linecache
     import sys
+    import textwrap
+    import types
 
     from IPython.core.ultratb import FormattedTB
 
     path = "/home/ada/.local/lib/python3.11/site-packages/lungs.py"
-    source = "def breathe(x):\n    kept = '/home/ada/x-rays'\n    return 1 / x\n"
+
+    def breathe(x):
+        return 1 / x, "/home/ada/x-rays"
+
+    source = textwrap.dedent(inspect.getsource(breathe))
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)  # IPython shows its lines
-    names = {}
-    exec(compile(source, path, "exec"), names)
+    code = breathe.__code__.replace(co_filename=path, co_firstlineno=1)
     try:
-        names["breathe"](0)
+        types.FunctionType(code, {})(0)
     except ZeroDivisionError:
         trace = FormattedTB("Context", theme_name="linux").structured_traceback(*sys.exc_info())
     assert "\x1b[32m/home/ada/" in "".join(trace)
@@ -675,7 +681,7 @@ def test_names_of_users_are_masked_in_a_coloured_traceback_of_ipython(home, tmp_
     site.main(["--home", str(home), "--out", str(tmp_path / "site")])
     page = soup_of(tmp_path / "site" / "pneumonia" / "theme2_baseline_model.html")
     told = page.find(id="stopped").details.get_text()
-    assert "File ~/.local/lib/python3.11/site-packages/lungs.py:3" in told and "'~/x-rays'" in told
+    assert "File ~/.local/lib/python3.11/site-packages/lungs.py:2" in told and '"~/x-rays"' in told
     assert "ada" not in str(page)
 
 
