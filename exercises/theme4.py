@@ -50,6 +50,12 @@ def _best_of_all(latency, size, accuracy) -> np.ndarray:
     return (latency == latency.min()) & (size == size.min()) & (accuracy == accuracy.max())
 
 
+def _ahead_of_all(latency, size, accuracy) -> np.ndarray:
+    columns = np.stack([latency, size, -accuracy], axis=1)
+    better = (columns[:, None] < columns[None]).all(2)
+    return better.sum(axis=1) == len(latency) - 1
+
+
 def _twins_out(latency, size, accuracy) -> np.ndarray:
     columns = np.stack([latency, size, -accuracy], axis=1)
     no_worse = (columns[:, None] <= columns[None]).all(2)
@@ -135,6 +141,8 @@ EXERCISES = {
                  "Your front likes a low accuracy: which of the three should be large?"),
          Mistake(lambda latency, size, accuracy: _front_of(latency, size, -accuracy, all_better=True),
                  "You ask for better in all three. Two files of the same size: can neither beat the other?"),
+         Mistake(_ahead_of_all, "Yours must beat all others, in everything. A front is made of those that nobody "
+                                "beats: what if one is quick and another small?"),
          Mistake(_best_of_all, "Yours keeps only who is best in everything. Who is beaten in one number may be ahead "
                                "in another."),
          Mistake(lambda latency, size, accuracy: _front_of(latency, size, -accuracy, strict=False),

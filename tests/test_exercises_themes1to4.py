@@ -416,6 +416,8 @@ NO_WORSE = "latency[j] <= latency[i] and size[j] <= size[i] and accuracy[j] >= a
 FRONTS = {
     "better in all three": LOOP % "latency[j] < latency[i] and size[j] < size[i] and accuracy[j] > accuracy[i]",
     "beats itself": LOOP % NO_WORSE,
+    "must beat all others": LOOP % ("j != i and (latency[j] <= latency[i] or size[j] <= size[i] or "
+                                    "accuracy[j] >= accuracy[i])"),
     "best in everything": LOOP % "latency[j] < latency[i] or size[j] < size[i] or accuracy[j] > accuracy[i]",
     "throw each other out": LOOP % f"j != i and {NO_WORSE}",
     "likes a low accuracy": LOOP % (f"{NO_WORSE.replace('>=', '<=')} and (latency[j] < latency[i] or size[j] < "
