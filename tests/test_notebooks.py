@@ -31,6 +31,8 @@ def test_notebooks_are_numbered_without_gaps():
 @pytest.mark.parametrize("title", TITLES)
 def test_notebook_is_clean(title):
     nbformat.validate(BOOK[title])
+    cells = json.loads((KIT / "notebooks" / f"{title}.ipynb").read_text())["cells"]
+    assert len({cell["id"] for cell in cells}) == len(cells)
     for cell in code_cells(title):
         assert cell.outputs == [] and cell.execution_count is None
         assert len(cell.source.splitlines()) <= 25, f"a cell must fit a projector:\n{cell.source}"
