@@ -13,6 +13,7 @@ import torch
 
 import exercises
 from exercises import Build, Implement, Mistake, Predict, Symptom
+from exercises.__main__ import listing
 
 KIT = Path(__file__).resolve().parent.parent
 MEAN = Implement(
@@ -170,6 +171,13 @@ def test_one_number_is_one_number_whatever_holds_it():
 def test_unknown_exercise_names_those_there_are():
     with pytest.raises(KeyError, match="theme3 has .*ece"):
         exercises.find("theme3/nothing")
+
+
+def test_teachers_can_list_every_hint():
+    text = listing([3, 4])
+    assert text.startswith("## Theme 3") and "**residual_block** (build, " in text and "**idle** (predict, " in text
+    for mistake in exercises.find("theme3/ece").mistakes:
+        assert f"- {mistake.hint}" in text
 
 
 # --- the exercises of the notebooks
