@@ -13,6 +13,7 @@ prints a right number: nothing is marked here, so whoever looks a solution up on
 import copy
 import signal
 import sysconfig
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -241,7 +242,7 @@ def judge(name: str, answer) -> Verdict:
 
 
 def check(name: str, answer) -> None:
-    """Judge an answer and print the verdict, one line."""
+    """Judge an answer and print the verdict."""
     _print(judge(name, answer))
 
 
@@ -266,7 +267,8 @@ def predict(name: str, said, came, evidence: str = "") -> None:
 
 
 def _print(verdict: Verdict) -> None:
-    print(("✓ " if verdict.right else "✗ not yet: ") + verdict.says)
+    mark = "✓ " if verdict.right else "✗ not yet: "
+    print(textwrap.fill(mark + verdict.says, width=110, subsequent_indent="  ", break_long_words=False))
 
 
 @contextmanager
