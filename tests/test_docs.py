@@ -50,8 +50,8 @@ def sections(theme: int) -> dict[int, str]:
 @cache
 def source() -> str:
     """All text of the kit that a page may quote: code, templates, notebooks, Makefile."""
-    files = [KIT / "Makefile", KIT / "utils.py", KIT / "course.py", *KIT.glob("requirements*.txt"),
-             *(path for folder in ("exercises", "tools", "report") for path in (KIT / folder).rglob("*.*"))]  # fmt: skip
+    files = [KIT / "Makefile", KIT / "utils.py", KIT / "course.py", *KIT.glob("requirements*.txt")]
+    files += [path for folder in ("exercises", "tools", "report") for path in (KIT / folder).rglob("*.*")]
     texts = [path.read_text(encoding="utf-8", errors="ignore") for path in files if path.is_file()]
     texts += [f"{spec.kaggle.split('/')[1]}.zip" for spec in utils.DATASETS.values()]
     texts += [part for theme in range(1, 9) for _, part in notebook(theme)]
