@@ -37,6 +37,12 @@ def cells(executed: Path) -> list[Cell]:
     return found
 
 
+def of_theme(folder: Path, theme: int) -> list[Cell]:
+    """The cells of a theme's executed notebook; none where it has not run, or only failed."""
+    whole = (path for path in folder.glob(f"theme{theme}_*.ipynb") if not path.stem.endswith(".failed"))
+    return [cell for path in whole for cell in cells(path)]
+
+
 def report(folder: Path, seconds: dict[int, float], slowest: int = 5) -> list[str]:
     """Lines for the end of a run: its slowest cells, and the verdict on showing these notebooks live.
 
@@ -47,8 +53,7 @@ def report(folder: Path, seconds: dict[int, float], slowest: int = 5) -> list[st
     seconds : dict of int to float
         What each theme took in this run, start of the kernel included.
     """
-    timed = {theme: [cell for path in folder.glob(f"theme{theme}_*.ipynb") if not path.stem.endswith(".failed")
-                     for cell in cells(path)] for theme in seconds}  # fmt: skip
+    timed = {theme: of_theme(folder, theme) for theme in seconds}
     ranked = sorted((cell for own in timed.values() for cell in own), key=lambda cell: -cell.seconds)[:slowest]
     lines = ["", "slowest cells:", *(f"  {cell.seconds:6.1f} s  theme {cell.theme}, {cell.section}" for cell in ranked)]
     slow = [theme for theme, own in timed.items() if not live(seconds[theme], own)]
@@ -72,8 +77,7 @@ def table(homes: list[Path]) -> str:
     for theme in range(1, 9):
         row = f"| {theme} |"
         for home in homes:
-            timed = [cell for path in (home / "exports" / "notebooks").glob(f"theme{theme}_*.ipynb")
-                     if not path.stem.endswith(".failed") for cell in cells(path)]  # fmt: skip
+            timed = of_theme(home / "exports" / "notebooks", theme)
             top = max(timed, key=lambda cell: cell.seconds, default=None)
             row += (f" {sum(cell.seconds for cell in timed):.0f} s | {top.seconds:.1f} s: {top.section} |"
                     if top else " not run | |")  # fmt: skip
