@@ -1,6 +1,7 @@
 """Command line of the course kit.
 
 run     executes the eight notebooks in order       report  prints what is written so far as a PDF
+train   one training, alone or under torchrun
 pack    makes the hand-in, as one zip               check   looks for evidence in a hand-in, and repeats its figures
 publish stamps a GitHub repository into the Colab badges and bootstrap cells
 site    builds the executed notebooks of finished runs into a browsable site
@@ -10,7 +11,7 @@ compact takes what is new in a production log into Parquet
 import sys
 from importlib import import_module
 
-COMMANDS = ("run", "report", "pack", "check", "publish", "site", "compact")
+COMMANDS = ("run", "train", "report", "pack", "check", "publish", "site", "compact")
 
 
 def main(arguments: list[str]) -> int:

@@ -1534,7 +1534,13 @@ class BatchLoader:
     The pixels travel as uint8, four times less than float32, from pinned memory on a GPU; augmentation then runs
     on the whole batch, with one draw per sample. Every pass is one epoch: its order and its draws depend on
     (seed, epoch) alone, so a training that was interrupted can go on in the middle.
+
+    With `shared`, the processes of a training deal each batch out among themselves, no image to two of them. One that
+    has no image of a small last batch skips it; in training it takes one that does not count, of label -1, as all
+    have to make the step.
     """
+
+    shared = False
 
     def __init__(self, data: Data, rows: np.ndarray, batch_size: int, augment: dict | None, shuffle: bool):
         if len(rows) == 0:
@@ -1564,12 +1570,20 @@ class BatchLoader:
         self.epoch, self.first_batch = self.epoch + 1, 0
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         draws = draw_augmentation(count, self.augment, generator) if self.augment else {}
-        for chosen in order.split(self.batch_size)[first:]:
+        rank, world = ranks() if self.shared else (0, 1)
+        for batch in order.split(self.batch_size)[first:]:
+            chosen = batch.tensor_split(world)[rank]
+            counts = len(chosen) > 0
+            if not counts:
+                if not self.shuffle:
+                    continue
+                chosen = batch[:1]
             rows = self.rows[chosen]
             images = self._to_device(self.pixels[rows]).float() / 255
             if draws:
                 images = augment(images, {name: self._to_device(values[chosen]) for name, values in draws.items()})
-            yield (images - self.mean) / self.std, self._to_device(self.targets[rows])
+            labels = self.targets[rows] if counts else torch.full((1,), -1)
+            yield (images - self.mean) / self.std, self._to_device(labels)
 
 
 # Ranges of the augmentation: what the world may change without changing the answer.
@@ -1665,7 +1679,7 @@ class Recipe:
     """Every number of a training. Two trainings with the same recipe, code, data and seed are the same training."""
 
     epochs: int = 6
-    batch_size: int = 64
+    batch_size: int = 64  # of all processes together
     lr: float = 3e-3
     weight_decay: float = 1e-4
     schedule: str = "onecycle"  # or "cosine", "constant"
@@ -1720,8 +1734,9 @@ class WeightedCrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits (N, K), labels int64 (N,) -> scalar."""
-        losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
+        """logits (N, K), labels int64 (N,) -> scalar; an image of label -1 costs nothing."""
+        losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing,
+                                 ignore_index=-1)  # fmt: skip
         return (losses if self.weights is None else losses * self.weights[labels]).mean()
 
 
@@ -1753,30 +1768,39 @@ class TrainingStopped(CourseError):
     """The loss is no number any more; the last good checkpoint is kept."""
 
 
-def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, parts=1, amp=True):
+def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, parts=1, amp=True, total=None):
     """One step of gradient descent; when the GPU's memory is too small, the same step in smaller pieces.
+
+    Parameters
+    ----------
+    total : int, optional
+        Images of the batch over all processes, when several share it; those here when None.
 
     Returns
     -------
     loss : float
-        Mean over the batch.
+        Mean over the batch; of a shared one, what these images add to it.
     correct : int
     parts : int
         Pieces that fitted. Gradients add up to those of the whole batch; batch-norm statistics are per piece.
     """
     device, loss, correct, full = images.device, 0.0, 0, False
+    total, (rank, world) = total or len(labels), ranks()
     buffers = [buffer.clone() for buffer in model.buffers()]  # batch-norm statistics, to undo a step that fails
     try:
         optimizer.zero_grad(set_to_none=True)
         for x, y in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             with autocast(device, amp):
                 logits = model(x)
-                piece = criterion(logits, y) * (len(y) / len(labels))
-            scaler.scale(piece).backward()
+                piece = criterion(logits, y) * (len(y) / total)
+            scaler.scale(piece * world).backward()  # the mean that processes take of their gradients becomes the sum
             loss += piece.item()
             correct += (logits.argmax(dim=1) == y).sum().item()
     except torch.cuda.OutOfMemoryError:
         full = True  # retried below: inside `except`, the failed attempt would still hold its memory
+    if full and world > 1:  # the others have made this step and wait
+        raise CourseError(f"GPU memory is full at rank {rank}, with {len(labels)} of the {total} images of a batch: "
+                          "start more processes (the training goes on), or lower the batch size or IMAGE_SIZE.")
     if full:
         if parts >= len(labels):
             raise CourseError("One image alone does not fit into GPU memory: choose a smaller IMAGE_SIZE.")
@@ -1833,14 +1857,16 @@ def train_epoch(model, loader, criterion, optimizer, device, scaler=None, schedu
     (loss_sum, correct, seen), parts = totals, 1
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
-        loss, right, parts = train_step(model, images, labels, criterion, optimizer, scaler, clip, parts, amp)
+        (count,) = sum_over_ranks((labels >= 0).sum().item())
+        loss, right, parts = train_step(model, images, labels, criterion, optimizer, scaler, clip, parts, amp, count)
+        loss, right = sum_over_ranks(loss, right)
         if not math.isfinite(loss):
             lr = optimizer.param_groups[0]["lr"]
             raise TrainingStopped(f"the loss or its gradient became {loss} at a learning rate of {lr:.2g}: lower lr "
                                   f"(try {lr / 10:.1g}) or look for broken images")  # fmt: skip
         if scheduler is not None:
             scheduler.step()
-        loss_sum, correct, seen = loss_sum + loss * len(labels), correct + right, seen + len(labels)
+        loss_sum, correct, seen = loss_sum + loss * count, correct + right, seen + count
         if on_step is not None:
             on_step(loss, (loss_sum, correct, seen))
     return loss_sum / max(seen, 1), correct / max(seen, 1)
@@ -1858,6 +1884,7 @@ def validate(model, loader, criterion, device) -> tuple[float, float]:
         loss_sum += criterion(logits, labels).item() * len(labels)
         correct += (logits.argmax(dim=1) == labels).sum().item()
         seen += len(labels)
+    loss_sum, correct, seen = sum_over_ranks(loss_sum, correct, seen)
     return loss_sum / max(seen, 1), correct / max(seen, 1)
 
 
@@ -1960,12 +1987,89 @@ class WeightAverage:
                 self.state[name].copy_(value)
 
 
+# ------------------------------------------------------------------------------------------------------
+# Several processes: the only place that asks torch.distributed
+# ------------------------------------------------------------------------------------------------------
+
+
+def ranks() -> tuple[int, int]:
+    """Rank of this process, from 0, and number of processes that train together: (0, 1) for a process alone."""
+    distributed = torch.distributed
+    joined = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)
+
+
+def sum_over_ranks(*numbers: float) -> tuple:
+    """Sum of each number over all processes, which all have to call this; of one alone, the numbers themselves."""
+    if ranks()[1] == 1:
+        return numbers
+    device = best_device() if torch.distributed.get_backend() == "nccl" else "cpu"
+    sums = torch.tensor(numbers, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(sums)
+    return tuple(type(number)(total) for number, total in zip(numbers, sums.tolist(), strict=True))
+
+
+def from_rank0(work):
+    """Result of `work()` on every process, which rank 0 alone runs: files are read and written once.
+
+    Raises
+    ------
+    Exception
+        What `work` raised, on every process: none is left waiting.
+    """
+    rank, world = ranks()
+    if world == 1:
+        return work()
+    answer = [None, None]
+    if rank == 0:
+        try:
+            answer[0] = work()
+        except Exception as error:
+            answer[1] = error
+    torch.distributed.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def gather_ranks(thing) -> list:
+    """What every process has, in the order of their ranks."""
+    everybody = [thing] * ranks()[1]
+    if len(everybody) > 1:
+        torch.distributed.all_gather_object(everybody, thing)
+    return everybody
+
+
+def check_ranks(facts: dict[str, str]) -> None:
+    """Refuse processes that are not about to do the same work.
+
+    Raises
+    ------
+    CourseError
+        On every process: the first of the facts that is another one, at which rank, on which machine.
+    """
+    everybody = gather_ranks((platform.node(), facts))
+    machine, first = everybody[0]
+    for rank, (node, own) in enumerate(everybody):
+        for what in facts:
+            if own[what] != first[what]:
+                raise CourseError(f"These processes cannot train together: rank {rank} on {node} has {what} "
+                                  f"{own[what]}, rank 0 on {machine} has {first[what]}. Give all of them the same kit, "
+                                  "packages, images and options.")  # fmt: skip
+
+
 def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe, *, save_every: float = 30.0,
         tracker: str = "tensorboard", progress: bool = True, on_epoch=None) -> Run:  # fmt: skip
     """Train a network on pool train, watching pool val; keep the weights of the lowest validation loss.
 
     The same call does three things. Finished before: loads at once. Interrupted: goes on from the last step
     saved and ends with the weights of an uninterrupted run. New: trains.
+
+    Under torchrun (`course.py train`) it is the same training: the processes share each batch of the recipe and add
+    their gradients up (DistributedDataParallel: Li et al., 2020), and rank 0 alone reads and writes. Their number is no
+    part of the identity, and may change when a training goes on. What it changes: batch norm sees the images of one
+    process (those of rank 0 make the statistics that are kept), dropout draws other units, and sums are rounded
+    otherwise.
 
     Parameters
     ----------
@@ -1999,25 +2103,27 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
                    course.seed)  # fmt: skip
     folder = course.runs / f"{name}-{key}"
     running = course.local / "runs" / folder.name / "running.pt"
-    with alone(course, folder.name):
-        if (folder / "finished.pt").exists():
+    check_ranks({"torch": torch.__version__, "the index of images": data.key, "the training": key})
+    rank, _ = ranks()
+    with alone(course, folder.name) if rank == 0 else nullcontext():
+        if from_rank0((folder / "finished.pt").exists):
             try:
                 run = _load_run(name, model, folder, course)
-                _remove_running(running, folder)
+                from_rank0(lambda: _remove_running(running, folder))
                 return run
             except Exception:  # torch.load raises a dozen kinds of error on a damaged file
-                _set_aside(folder / "finished.pt")
-        train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
+                from_rank0(lambda: _set_aside(folder / "finished.pt"))
+        train, val = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True), data.loader("val", 256)
+        train.shared = val.shared = True
         session = _Session(course, model.to(course.device), train, recipe, len(course.classes), running)
         session.resume()
         _tell_of_earlier(folder, session)
-        val = data.loader("val", 256)
         from tqdm import tqdm
 
         done = session.epoch * len(train.rows) + session.totals[2]
         with _Curves(tracker, folder.name, session) as curves, tqdm(
-            total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image", disable=not progress,
-            file=sys.stdout, mininterval=0.5) as bar:  # fmt: skip
+            total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image",
+            disable=not progress or rank > 0, file=sys.stdout, mininterval=0.5) as bar:  # fmt: skip
             for row in session.history if on_epoch else ():  # the process that was killed may not have come to it
                 on_epoch(row["epoch"], row)
             while session.epoch < recipe.epochs and not session.stopped:
@@ -2026,9 +2132,8 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
                 if on_epoch:
                     on_epoch(row["epoch"], row)
         finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
-                    "hardware": hardware(), "recipe": asdict(recipe)}  # fmt: skip
-        _save(folder / "finished.pt", finished)
-        _remove_running(running, folder)
+                    "hardware": session.hardware(), "recipe": asdict(recipe)}  # fmt: skip
+        from_rank0(lambda: (_save(folder / "finished.pt", finished), _remove_running(running, folder)))
         return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
 
 
@@ -2067,53 +2172,72 @@ class _Session:
         self.device = course.device
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
+        rank, world = ranks()
+        # Its copies of the batch-norm statistics follow those of rank 0 before each step.
+        self.parallel = nn.parallel.DistributedDataParallel(model) if world > 1 else model
         self.criterion = make_criterion(loader, classes, recipe)
         self.optimizer, self.scheduler = make_optimizer(model, recipe, recipe.epochs * len(loader))
         self.scaler = make_scaler(course.device, recipe.mixed_precision)
         memory = max(recipe.average * len(loader), 1.0)
         self.average = WeightAverage(model, 1 - 1 / memory) if recipe.average else None
         self.epoch = self.step = 0
-        self.seconds, self.totals, self.history = 0.0, (0.0, 0, 0), []
+        self.seconds, self.totals, self.history, self.worlds = 0.0, (0.0, 0, 0), [], [world]
         self.best, self.best_loss = _copy_state(model), math.inf
         self.stateful = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler,
                          "scaler": self.scaler}  # fmt: skip
-        self.plain = ("epoch", "step", "seconds", "totals", "history", "best", "best_loss")
-        seed_generators(course.seed)  # dropout starts alike, whatever ran before in this notebook
+        self.plain = ("epoch", "step", "seconds", "totals", "history", "worlds", "best", "best_loss")
+        seed_generators(course.seed + rank)  # dropout starts alike, whatever ran before in this notebook
 
     def save(self) -> None:
         """Store all that the next step depends on; the sampler's position is (seed, epoch, step)."""
+        generators = gather_ranks(generator_states(self.device))
+        if ranks()[0] > 0:
+            return
         state = {name: thing.state_dict() for name, thing in self.stateful.items()}
-        state |= {name: getattr(self, name) for name in self.plain} | {"generators": generator_states(self.device)}
+        state |= {name: getattr(self, name) for name in self.plain} | {"generators": generators}
         state["average"] = (self.average.steps, self.average.state) if self.average else None
         _save(self.path, state)
 
-    def resume(self) -> None:
-        """Go on where a killed run stood; a damaged file is set aside and the training starts again."""
-        state = None
+    def _saved(self) -> dict | None:
+        """The state that was saved, None where there is none; a damaged file is set aside."""
         for _ in range(2):  # a damaged file of the local disk may have a good copy in the home
             fetch(self.course, self.path)
             if not self.path.exists():
-                return
-            try:
-                state = _load(self.path, self.device)
+                return None
+            with suppress(Exception):  # torch.load raises a dozen kinds of error on a damaged file
+                state = _load(self.path, torch.device("cpu"))  # from where every process takes it to its own device
                 if {*self.stateful, *self.plain, "generators", "average"} <= state.keys():
-                    break
-            except Exception:  # torch.load raises a dozen kinds of error on a damaged file
-                state = None
+                    return state
             _set_aside(self.path)
-        else:
+        return None
+
+    def resume(self) -> None:
+        """Go on where a killed run stood, with as many processes or others; with nothing saved, start anew."""
+        state = from_rank0(self._saved)
+        if state is None:
             return
         for name, thing in self.stateful.items():
             if state[name]:  # a scaler that was off has no state
                 thing.load_state_dict(state[name])
+        rank, world = ranks()
         for name in self.plain:
             setattr(self, name, state[name])
+        self.worlds += [world] if self.worlds[-1] != world else []
         if self.average:
-            self.average.steps, self.average.state = state["average"]
-        set_generator_states(state["generators"], self.device)
+            self.average.steps, averages = state["average"]
+            self.average.state = {name: value.to(self.device) for name, value in averages.items()}
+        if len(state["generators"]) == world:
+            set_generator_states(state["generators"][rank], self.device)
+        else:  # other processes than before: dropout goes on with new draws
+            seed_generators(self.course.seed + self.step * world + rank)
         done = self.epoch >= self.recipe.epochs  # killed before its result was stored
         print("resumed after the last epoch" if done else
               f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step}")  # fmt: skip
+
+    def hardware(self) -> str:
+        """What it was trained on, and by how many processes, one after the other."""
+        processes = " then ".join(map(str, self.worlds))
+        return hardware() + (f", {processes} processes" if self.worlds != [1] else "")
 
     @property
     def stopped(self) -> bool:
@@ -2133,13 +2257,14 @@ class _Session:
                 self.average.update(self.model)
             bar.update(seen)
             bar.set_postfix(epoch=self.epoch + 1, loss=f"{totals[0] / totals[2]:.3f}", refresh=False)
-            if time.perf_counter() - saved > save_every:
+            (due,) = sum_over_ranks(time.perf_counter() - saved > save_every)  # clocks differ: one decides for all
+            if due:
                 self.seconds = time.perf_counter() - began
                 self.save()
                 saved = time.perf_counter()
 
         try:
-            loss, accuracy = train_epoch(self.model, self._batches(), self.criterion, self.optimizer, self.device,
+            loss, accuracy = train_epoch(self.parallel, self._batches(), self.criterion, self.optimizer, self.device,
                                          self.scaler, self.scheduler, clip=self.recipe.clip, totals=self.totals,
                                          amp=self.recipe.mixed_precision, on_step=on_step)  # fmt: skip
         except TrainingStopped as error:
@@ -2150,6 +2275,7 @@ class _Session:
         weights = _copy_state(self.model)
         if self.average:
             self.model.load_state_dict(self.average.state)
+        _restore(self.model, from_rank0(lambda: [buffer.cpu() for buffer in self.model.buffers()]))
         val_loss, val_accuracy = validate(self.model, val, self.criterion, self.device)
         if val_loss < self.best_loss or not math.isfinite(self.best_loss):
             self.best, self.best_loss = _copy_state(self.model), val_loss
@@ -2161,7 +2287,7 @@ class _Session:
         self.history.append(row)
         self.epoch, self.totals = self.epoch + 1, (0.0, 0, 0)
         self.save()
-        keep(self.course, self.path)
+        from_rank0(lambda: keep(self.course, self.path))
         return row
 
     def _batches(self):
@@ -2178,7 +2304,7 @@ class _Curves:
     """
 
     def __init__(self, tracker: str, name: str, session: _Session):
-        self.session, self.name, kind = session, tracker, TRACKERS[tracker]
+        self.session, self.name, kind = session, tracker, TRACKERS[tracker if ranks()[0] == 0 else "none"]
         with _same_generators(session.device):
             self.tracker = kind(session.course, name, session) if kind else None
         for row in session.history:
@@ -2325,7 +2451,7 @@ TRACKERS = {"tensorboard": _TensorBoard, "wandb": _WandB, "none": None}
 
 def _load_run(name, model, folder, course, quiet=False) -> Run:
     """A finished training; a damaged file raises before it has touched the network."""
-    state = _load(folder / "finished.pt", course.device)
+    state = from_rank0(lambda: _load(folder / "finished.pt", torch.device("cpu")))
     history, recipe, own = pd.DataFrame(state["history"]), Recipe(**state["recipe"]), model.state_dict()
     says = f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on {state['hardware']}"
     if not {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"} <= {*history}:

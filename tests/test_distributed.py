@@ -1,0 +1,223 @@
+"""Training by several processes: against one process, with kills and strangers. Real torchrun, gloo, on the CPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+import torch
+from test_training import same_weights
+
+import utils
+
+KIT = Path(utils.__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+LAST_DIGITS = 2e-5  # relative: float32 sums in another order, over three epochs
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setattr(utils, "amp_dtype", lambda device: None)
+
+
+def ready(home: Path, source: Path) -> utils.Data:
+    """A home with index and cache, as theme 1 leaves it."""
+    course = utils.start(1, source=source, profile="smoke", home=home)
+    utils.build_index(course)
+    return utils.load_data(course)
+
+
+def together(world: int, home: Path, *tasks: str) -> dict:
+    """What the tasks of tests/ranks.py found, done by so many processes."""
+    command = [*TORCHRUN, "--nproc-per-node", str(world), KIT / "tests" / "ranks.py", home, *tasks]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return utils.read_json(home / "answers.json")
+
+
+@pytest.fixture(scope="module")
+def two(drawn, tmp_path_factory):
+    """What two processes found, and their home; a training that one process began lay in it before."""
+    home = tmp_path_factory.mktemp("two") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "amp_dtype", lambda device: None)
+        assert ranks.train(ready(home, drawn), "from one to two", stop=7) is None
+    tasks = ("whole", "broken", "left_behind", "gradients", "shares", "validated", "strangers")
+    return home, together(2, home, *tasks)
+
+
+@pytest.fixture
+def alone(drawn, tmp_path) -> utils.Run:
+    """The same training by one process, in a home of its own."""
+    return ranks.train(ready(tmp_path / "alone", drawn), "whole")
+
+
+def test_two_processes_learn_as_one(two, alone):
+    _, answers = two
+    told, mine = answers["whole"]["history"], alone.history
+    assert told["epoch"] == [1, 2, 3] and told["lr"] == mine["lr"].tolist()
+    for curve in ("train_loss", "val_loss"):
+        np.testing.assert_allclose(told[curve], mine[curve], rtol=LAST_DIGITS)
+    for curve in ("train_accuracy", "val_accuracy"):
+        np.testing.assert_allclose(told[curve], mine[curve], rtol=1e-12)
+    assert answers["whole"]["hardware"].endswith(", 2 processes") and "processes" not in alone.hardware
+
+
+def test_a_training_of_two_processes_is_loaded_by_one(two, alone, drawn, capsys):
+    home, _ = two
+    run = ranks.train(ready(home, drawn), "whole")
+    assert run.loaded and "2 processes" in capsys.readouterr().out
+    for ours, theirs in zip(run.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_an_interrupted_training_of_two_ends_with_the_weights_of_an_uninterrupted_one(two, drawn):
+    data = ready(two[0], drawn)
+    assert same_weights(*(ranks.train(data, name, drop=0.3).model for name in ("broken", "unbroken")))
+
+
+def test_another_number_of_processes_goes_on(two, alone, drawn, capsys):
+    home, answers = two
+    assert answers["left_behind"]["hardware"].endswith(", 1 then 2 processes")
+    run = ranks.train(ready(home, drawn), "from two to one")
+    assert "resumed in epoch 2 of 3, after step 7" in capsys.readouterr().out
+    assert not run.loaded and run.hardware.endswith(", 2 then 1 processes")
+    for name in ("from two to one", "from one to two"):
+        told = ranks.train(ready(home, drawn), name).history
+        np.testing.assert_allclose(told["train_loss"], alone.history["train_loss"], rtol=LAST_DIGITS)
+        np.testing.assert_allclose(told["val_loss"], alone.history["val_loss"], rtol=LAST_DIGITS)
+
+
+def test_batch_norm_is_that_of_each_process_and_gradients_add_up(two):
+    """One process that takes the batch in two pieces normalises as two processes do: the gradients are the same."""
+    told, (model, images, labels, criterion) = two[1]["gradients"], ranks.one_batch()
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.0), utils.make_scaler(torch.device("cpu"))
+    loss, correct, _ = utils.train_step(model, images, labels, criterion, optimizer, scaler, parts=2)
+    assert told["loss"] == pytest.approx(loss, rel=1e-6) and told["correct"] == correct
+    for theirs, parameter in zip(told["gradients"], model.parameters(), strict=True):
+        torch.testing.assert_close(torch.tensor(theirs), parameter.grad, rtol=1e-4, atol=1e-6)
+    model, images, labels, criterion = ranks.one_batch()
+    utils.train_step(model, images, labels, criterion, torch.optim.SGD(model.parameters(), lr=0.0), scaler)
+    first = torch.tensor(told["gradients"][0])
+    assert not torch.allclose(first, next(model.parameters()).grad, rtol=1e-4, atol=1e-6)  # whole: other statistics
+
+
+@pytest.mark.parametrize("pool", ["train", "val"])
+def test_each_image_is_seen_once(two, pool):
+    shared, (alone, _) = (two[1]["shares"][f"{pool} {how}"] for how in ("shared", "alone"))
+    counted = [image for batches in shared for images, labels in batches
+               for image, label in zip(images, labels, strict=True) if label >= 0]  # fmt: skip
+    everything = [image for images, _ in alone for image in images]
+    assert len(everything) == len(set(everything)) == 11
+    assert sorted(counted) == sorted(everything)
+    steps = [len(batches) for batches in shared]
+    assert steps == ([3, 3] if pool == "train" else [3, 2])  # all take part in a training step, if need be in vain
+    assert [labels for _, labels in shared[1]][2:] == ([[-1]] if pool == "train" else [])
+
+
+def test_validation_counts_each_image_once(two, drawn, tmp_path):
+    data = ready(tmp_path / "home", drawn)
+    loss, accuracy = utils.validate(ranks.breaking(0.0), data.loader("val", 5), torch.nn.CrossEntropyLoss(), "cpu")
+    assert two[1]["validated"]["shared"] == pytest.approx([loss, accuracy], rel=1e-6)
+
+
+def test_a_process_with_another_index_is_refused_by_all(two):
+    for said in two[1]["strangers"]["said"]:
+        assert "cannot train together: rank 1 on" in said[0] and "the index of images 0123456789ab" in said[0]
+        assert "none.pth is missing" in said[1]  # what rank 0 alone does fails for all, and nobody waits
+    assert not list((two[0] / "runs").glob("never-*"))
+
+
+def test_an_image_of_label_minus_one_costs_nothing():
+    logits, labels = torch.randn(5, 2, requires_grad=True), torch.tensor([-1, 0, 1, -1, 1])
+    criterion, counted = utils.WeightedCrossEntropy(torch.tensor([0.5, 2.0]), label_smoothing=0.1), labels >= 0
+    loss, alone = criterion(logits, labels), criterion(logits[counted], labels[counted])
+    loss.backward()
+    assert loss.item() == pytest.approx(alone.item() * 3 / 5)
+    assert (logits.grad[[0, 3]] == 0).all()
+
+
+def test_a_full_gpu_memory_ends_a_shared_training_with_advice(monkeypatch):
+    def full(images):
+        raise torch.cuda.OutOfMemoryError
+
+    model, images, labels, criterion = ranks.one_batch()
+    model.forward = full
+    monkeypatch.setattr(utils, "ranks", lambda: (1, 2))
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), utils.make_scaler(torch.device("cpu"))
+    with pytest.raises(utils.CourseError, match=r"full at rank 1, with 12 of the 24 images of a batch: start more"):
+        utils.train_step(model, images, labels, criterion, optimizer, scaler, total=24)
+
+
+# --- the command
+
+
+def command(home: Path, source: Path, *more: str, world: int = 1) -> list:
+    launcher = [*TORCHRUN, "--nproc-per-node", str(world), "-m"] if world > 1 else [sys.executable, "-m"]
+    options = ["--source", str(source), "--profile", "smoke", "--home", str(home), "--tracker", "none"]
+    return [*launcher, "course", "train", "--network", "baseline", *options, *more]
+
+
+def child_of_rank(launcher: int, rank: int) -> int | None:
+    """Number of the process that torchrun has started as this rank."""
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return int(child)
+    return None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_killed_process_ends_the_job_with_a_sentence_and_the_training_goes_on(drawn, tmp_path):
+    options = ("--epochs", "60", "--batch-size", "8", "--save-every", "0")
+    home = tmp_path / "home"
+    job = subprocess.Popen(command(home, drawn, *options, world=2), cwd=KIT, text=True, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE)  # fmt: skip
+    limit = time.monotonic() + 120
+    while not list((home / "runs").glob("baseline-*/running.pt")) and time.monotonic() < limit:
+        time.sleep(0.01)
+    os.kill(child_of_rank(job.pid, 1), signal.SIGKILL)
+    _, said = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert "goes on from there, with any number of processes" in said
+    assert "Signal 9 (SIGKILL)" in said  # torchrun names the rank that was lost
+    assert not list((home / "runs").glob("baseline-*/finished.pt"))
+    again = subprocess.run(command(home, drawn, *options), cwd=KIT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "resumed in epoch" in again.stdout and "2 then 1 processes" in again.stdout
+
+
+def test_the_notebook_loads_what_the_command_has_trained(drawn, tmp_path, capsys):
+    from tools import train
+
+    options = command(tmp_path / "home", drawn)[4:]
+    assert train.main(options) == 0
+    assert "theme2_baseline_model.ipynb with this home loads it" in capsys.readouterr().out
+    data = ready(tmp_path / "home", drawn)
+    torch.manual_seed(42)  # as the cells of theme 2 do
+    model = utils.BaselineCNN(data.course.channels, len(data.course.classes))
+    assert utils.fit(data.course, "baseline", model, data, utils.baseline_recipe(data)).loaded
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    from tools import train
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(utils.CourseError, match=r"4 processes on a machine with 2 GPU"):
+        train.join()
+
+
+@pytest.mark.parametrize("options", [["--lr", "0"], ["--epochs", "-1"], ["--lr", "nan"], ["--network", "resnet"]])
+def test_impossible_options_are_refused(options, capsys):
+    from tools import train
+
+    assert train.main(options) == 2
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""`course.py train`: a training of theme 2 or 3 from the command line, alone or by several processes.
+
+    python -m course train --network optimized --home my-run
+    python -m torch.distributed.run --nproc-per-node 2 -m course train --network optimized --home my-run
+
+The second line is PyTorch's own launcher (torchrun): it starts the processes, one for each GPU, and ends them all when
+one is lost. They share each batch; the recipe, its learning rate and the name of the training stay those of one
+process. So the notebook that has this training loads it at once, and a training that was cut short goes on with as many
+processes as there are then. Rank 0 alone writes. Options of the recipe that are left out are the notebook's.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import utils
+
+NETWORKS = {"baseline": 2, "optimized": 3}  # theme by name
+RECIPE = ("epochs", "batch_size", "lr")
+
+
+class Terminated(Exception):
+    """SIGTERM: the launcher ends all processes because one was lost, or a cluster takes its machine back."""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="course.py train", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--network", choices=NETWORKS, default="optimized", help="default: optimized")
+    parser.add_argument("--dataset", default="pneumonia", help="pneumonia, pneumonia3 or solar")
+    parser.add_argument("--source", default="auto", help="auto, kaggle, sample, or the folder above the dataset's own")
+    parser.add_argument("--profile", default="auto", help="auto, smoke, quick or full")
+    parser.add_argument("--image-size", type=int, help="side in pixels, at least 32 (default: the profile's)")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--home", type=Path, help="folder of all artefacts (default: the kit)")
+    parser.add_argument("--epochs", type=int, help="default: the recipe of the notebook")
+    parser.add_argument("--batch-size", type=int, help="images of a step, over all processes (default: the recipe's)")
+    parser.add_argument("--lr", type=float, help="peak learning rate (default: the recipe's)")
+    parser.add_argument("--save-every", type=float, default=30.0, metavar="SECONDS", help="default: 30")
+    parser.add_argument("--tracker", choices=utils.TRACKERS, default="tensorboard", help="default: tensorboard")
+    options = parser.parse_args(arguments)
+    for name in RECIPE:
+        if (value := getattr(options, name)) is not None and not 0 < value < float("inf"):
+            parser.error(f"--{name.replace('_', '-')} must be positive")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        options = parse(arguments)
+    except SystemExit as ended:  # argparse has said why
+        return ended.code or 0
+    try:
+        rank, _ = join()
+        if rank:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - rank 0 speaks for all, until the process ends
+        train(options)
+        return 0
+    except (utils.CourseError, Terminated) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if utils.ranks()[1] == 1 or not lost(error):
+            raise
+        print(f"Rank {utils.ranks()[0]}: another process of this training is gone. {GOES_ON}", file=sys.stderr)
+        return 1
+    finally:
+        with suppress(Exception):  # of a group whose other processes are gone
+            torch.distributed.destroy_process_group()
+
+
+GOES_ON = "What was saved is kept: the same command goes on from there, with any number of processes."
+
+
+def lost(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch means that another process of the training is gone."""
+    return any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "socket", "store", "peer"))
+
+
+def join() -> tuple[int, int]:
+    """Join the processes that torchrun started, if it did; returns rank and number of processes.
+
+    Raises
+    ------
+    CourseError
+        More processes on this machine than it has GPUs.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    here, world = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        return 0, 1
+    if torch.cuda.is_available():
+        if here > torch.cuda.device_count():
+            raise utils.CourseError(f"{here} processes on a machine with {torch.cuda.device_count()} GPU(s): start "
+                                    "torchrun with --nproc-per-node gpu.")  # fmt: skip
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:  # the processes share the cores
+        os.environ.setdefault("COURSE_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return utils.ranks()
+
+
+def _terminated(*_) -> None:
+    raise Terminated(f"The training was told to stop (SIGTERM). {GOES_ON}")
+
+
+def train(options: argparse.Namespace) -> utils.Run:
+    """Train, or load what is trained, and say what the network scores on pool val."""
+    _, world = utils.ranks()
+    course = utils.from_rank0(lambda: prepare(options))
+    utils.set_seed(course.seed)
+    data = utils.load_data(course)
+    model, recipe = network(course, data, options.network)
+    changes = {name: getattr(options, name) for name in RECIPE if getattr(options, name) is not None}
+    recipe = replace(recipe, **changes)
+    share = f"{world} processes × {recipe.batch_size / world:g} images" if world > 1 else "one process"
+    print(f"{options.network}: {share}, batches of {recipe.batch_size}, peak learning rate {recipe.lr:g}, "
+          f"{recipe.epochs} epochs")  # fmt: skip
+    run = utils.fit(course, options.network, model, data, recipe, save_every=options.save_every,
+                    tracker=options.tracker)  # fmt: skip
+    best = run.history.loc[run.history["val_loss"].idxmin()]
+    images = len(data.where("train")) * len(run.history)
+    print(f"best epoch {best['epoch']:.0f} of {len(run.history)}: val_loss {best['val_loss']:.4f}, val_accuracy "
+          f"{best['val_accuracy']:.3f} on {len(data.where('val'))} images; {run.seconds:.1f} s, "
+          f"{images / run.seconds:.0f} images/s on {run.hardware}")  # fmt: skip
+    if not changes:
+        (notebook,) = (utils.KIT / "notebooks").glob(f"theme{NETWORKS[options.network]}_*.ipynb")
+        print(f"notebooks/{notebook.name} with this home loads it.")
+    return run
+
+
+def prepare(options: argparse.Namespace) -> utils.Course:
+    """Open the home and make what all processes read: index and pixel cache."""
+    course = utils.start(1, options.dataset, options.source, options.profile, options.image_size, options.seed,
+                         home=options.home)  # fmt: skip
+    utils.build_index(course)
+    utils.load_data(course)
+    return course
+
+
+def network(course: utils.Course, data: utils.Data, name: str) -> tuple[torch.nn.Module, utils.Recipe]:
+    """The network and the recipe of a notebook, as its cells make them."""
+    if name == "optimized":
+        return utils.optimized_network(course), utils.optimized_recipe(data)
+    torch.manual_seed(course.seed)
+    return utils.BaselineCNN(course.channels, len(course.classes)), utils.baseline_recipe(data)
