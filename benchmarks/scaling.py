@@ -52,7 +52,7 @@ def work(home: Path, answer: Path, epochs: int) -> None:
 
 def timed(home: Path, processes: int, threads: int, epochs: int, answer: Path) -> dict:
     """One training by so many processes, from its first weights."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = os.environ | {"COURSE_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     began = time.perf_counter()
     done = subprocess.run([*launcher, __file__, "--work", home, answer, "--epochs", str(epochs)], env=environment,

@@ -1,15 +1,18 @@
 """`course.py train`: a training of theme 2 or 3 from the command line, alone or by several processes.
 
-    python -m course train --network optimized --home my-run
+    python course.py train --network optimized --home my-run
+    python course.py train --network optimized --home my-run --processes 2
     python -m torch.distributed.run --nproc-per-node 2 -m course train --network optimized --home my-run
 
-The second line is PyTorch's own launcher (torchrun): it starts the processes, one for each GPU, and ends them all when
-one is lost. They share each batch; the recipe, its learning rate and the name of the training stay those of one
-process. So the notebook that has this training loads it at once, and a training that was cut short goes on with as many
-processes as there are then. Rank 0 alone writes. Options of the recipe that are left out are the notebook's.
+The third line is PyTorch's own launcher (torchrun), for several machines and clusters; the second starts it for you, on
+this machine. It makes one process for each GPU and ends them all when one is lost. They share each batch; the recipe,
+its learning rate and the name of the training stay those of one process. So the notebook that has this training loads
+it at once, and a training that was cut short goes on with as many processes as there are then. Rank 0 alone writes.
+Options of the recipe that are left out are the notebook's.
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -32,6 +35,7 @@ class Terminated(Exception):
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="course.py train", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--processes", type=int, metavar="N", help="start so many on this machine, one a GPU")
     parser.add_argument("--network", choices=NETWORKS, default="optimized", help="default: optimized")
     parser.add_argument("--dataset", default="pneumonia", help="pneumonia, pneumonia3 or solar")
     parser.add_argument("--source", default="auto", help="auto, kaggle, sample, or the folder above the dataset's own")
@@ -45,7 +49,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--save-every", type=float, default=30.0, metavar="SECONDS", help="default: 30")
     parser.add_argument("--tracker", choices=utils.TRACKERS, default="tensorboard", help="default: tensorboard")
     options = parser.parse_args(arguments)
-    for name in RECIPE:
+    for name in (*RECIPE, "processes"):
         if (value := getattr(options, name)) is not None and not 0 < value < float("inf"):
             parser.error(f"--{name.replace('_', '-')} must be positive")
     return options
@@ -56,6 +60,8 @@ def main(arguments: list[str]) -> int:
         options = parse(arguments)
     except SystemExit as ended:  # argparse has said why
         return ended.code or 0
+    if options.processes and "RANK" not in os.environ:
+        return launch(options.processes, arguments)
     try:
         rank, _ = join()
         if rank:
@@ -73,6 +79,25 @@ def main(arguments: list[str]) -> int:
     finally:
         with suppress(Exception):  # of a group whose other processes are gone
             torch.distributed.destroy_process_group()
+
+
+def launch(processes: int, arguments: list[str]) -> int:
+    """Start torchrun on this machine; the processes that it makes find RANK in their environment and train."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser, run
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the sentence below says it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else the launcher sets it, and warns; `set_seed` has its own
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(utils.KIT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = ["--standalone", "--nproc-per-node", str(processes), "-m", "course", "train", *arguments]
+    try:
+        run(get_args_parser().parse_args(command))
+        return 0
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:  # by a signal: else it has said why
+            print(f"Rank {rank} was lost: {failure.message}. {GOES_ON}", file=sys.stderr)
+        return 1
 
 
 GOES_ON = "What was saved is kept: the same command goes on from there, with any number of processes."
