@@ -49,12 +49,12 @@ def opened(home: Path) -> utils.Data:
     return utils.load_data(course)
 
 
-def train(data: utils.Data, name: str, drop: float = 0.0, stop: int | None = None) -> utils.Run | None:
+def train(data: utils.Data, name: str, drop: float = 0.0, stop: int | None = None, **recipe) -> utils.Run | None:
     """A short training; None when it broke at training step `stop`, the step before which is saved."""
     Breaking.left = stop
     try:
-        return utils.fit(data.course, name, breaking(drop), data, RECIPE, save_every=0.0, tracker="none",
-                         progress=False)  # fmt: skip
+        return utils.fit(data.course, name, breaking(drop), data, replace(RECIPE, **recipe), save_every=0.0,
+                         tracker="none", progress=False)  # fmt: skip
     except Interrupted:
         return None
     finally:
@@ -64,6 +64,10 @@ def train(data: utils.Data, name: str, drop: float = 0.0, stop: int | None = Non
 def whole(data) -> dict:
     run = train(data, "whole")
     return {"history": run.history.to_dict("list"), "hardware": run.hardware}
+
+
+def uneven(data) -> dict:
+    return {"history": train(data, "uneven", batch_size=13).history.to_dict("list")}
 
 
 def broken(data) -> dict:
@@ -126,6 +130,15 @@ def strangers(data) -> dict:
         except utils.CourseError as error:
             said.append(str(error))
     return {"said": utils.gather_ranks(said)}
+
+
+def exploding(data) -> dict:
+    """What each process says of a learning rate that makes the loss infinite."""
+    try:
+        train(data, "exploding", lr=1e30, clip=None)
+    except utils.TrainingStopped as error:
+        return {"said": utils.gather_ranks(str(error))}
+    return {"said": utils.gather_ranks("nothing")}
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def two(drawn, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "amp_dtype", lambda device: None)
         assert ranks.train(ready(home, drawn), "from one to two", stop=7) is None
-    tasks = ("whole", "broken", "left_behind", "gradients", "shares", "validated", "strangers")
+    tasks = ("whole", "broken", "left_behind", "gradients", "shares", "validated", "strangers", "exploding")
     return home, together(2, home, *tasks)
 
 
@@ -132,6 +132,26 @@ def test_a_process_with_another_index_is_refused_by_all(two):
         assert "cannot train together: rank 1 on" in said[0] and "the index of images 0123456789ab" in said[0]
         assert "none.pth is missing" in said[1]  # what rank 0 alone does fails for all, and nobody waits
     assert not list((two[0] / "runs").glob("never-*"))
+
+
+def test_a_loss_that_is_no_number_stops_all_processes_at_the_same_step(two):
+    said = two[1]["exploding"]["said"]
+    assert len(said) == 2 and len(set(said)) == 1 and "became nan" in said[0] and "lower lr" in said[0]
+    (kept,) = (two[0] / "runs").glob("exploding-*/running.pt")
+    assert all(weights.isfinite().all() for weights in torch.load(kept)["model"].values())
+
+
+@pytest.mark.slow
+def test_three_processes_of_uneven_shares_learn_as_one(alone, drawn, tmp_path):
+    """Batches of 15 and a last one of 6; then batches of 13, whose last one has a single image for three processes."""
+    for recipe in ({}, {"batch_size": 13}):
+        home = tmp_path / f"three{len(recipe)}"
+        ready(home, drawn)
+        told = together(3, home, "uneven" if recipe else "whole")
+        mine = ranks.train(ready(tmp_path / "mine", drawn), "uneven", **recipe).history
+        for curve in ("train_loss", "val_loss"):
+            told_curve = next(iter(told.values()))["history"][curve]
+            np.testing.assert_allclose(told_curve, mine[curve], rtol=LAST_DIGITS)
 
 
 def test_an_image_of_label_minus_one_costs_nothing():
