@@ -1,6 +1,6 @@
 """Capacity: what one request, one log line, one look at drift and one training image cost. Run by hand.
 
-    COURSE_THREADS=1 python -m benchmarks.capacity --home HOME [HOME ...] [--rounds 5]
+    python -m benchmarks.capacity --home HOME [HOME ...] [--rounds 5]
 
 HOME is a home that has finished theme 7 (a copy of it: opening it writes exports/environment.txt), best one of each
 dataset. All is measured on one thread, so that it is "a core". Writes docs/scaling.json, then the page that
@@ -372,6 +372,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--to", type=Path, default=capacity.MEASURED, help="the JSON file (default: docs/scaling.json)")
     options = parser.parse_args()
+    os.environ.update(COURSE_THREADS="1", OMP_NUM_THREADS="1")  # of the processes that are started, too
     try:
         load, began = round(os.getloadavg()[0], 1), time.perf_counter()
         if load > capacity.BUSY:

@@ -109,8 +109,7 @@ def amdahl(share: float, speedup: float) -> float:
 # ------------------------------------------------------------------------------------------------------
 
 AGAIN = "measure it with `python -m benchmarks.capacity --home HOME`"
-WANTED = {"": ("date", "hardware", "cores", "memory_bytes", "load", "versions", "assumed", "log",
-                "homes"),
+WANTED = {"": ("date", "hardware", "cores", "memory_bytes", "load", "versions", "assumed", "log", "homes"),
           "log.writing": ("line_us", "batch32_us", "locked_us", "forced_us", "processes1_s", "processes2_s"),
           "log.reading": ("rows", "csv_s", "csv_bytes", "parquet")}  # fmt: skip
 WANTED_OF_A_HOME = ("image_size", "pixels", "file_bytes", "files", "line_bytes", "embedding", "served", "request",

@@ -34,17 +34,15 @@ def number(value: float, digits: int = 2) -> str:
 
 def duration(seconds: float) -> str:
     """In the unit that suits: from two days on in days, from two hours on in hours, and so on."""
-    seconds = float(f"{seconds:.1e}")
     steps = ((2 * DAY, DAY, "d"), (7200, 3600, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms"), (0, 1e-6, "µs"))
-    size, name = next((size, name) for least, size, name in steps if seconds >= least)
+    size, name = next((size, name) for least, size, name in steps if seconds >= 0.995 * least)
     return f"{number(seconds / size)} {name}"
 
 
 def volume(size: float) -> str:
     """Bytes, in powers of 1000."""
     steps = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
-    size = float(f"{size:.1e}")
-    least, name = next(((least, name) for least, name in steps if size >= least), steps[-1])
+    least, name = next(((least, name) for least, name in steps if size >= 0.995 * least), steps[-1])
     return f"{number(size / least)} {name}"
 
 
@@ -230,9 +228,7 @@ def broken(plan: Plan) -> str:
     for rate in RATES:
         gone = sum(row.rate < rate for row in rows)
         new = [row.part for row in rows[before:gone]]
-        told = f"{gone} of {len(rows)} are broken"
-        told += f"; with this rate: {listed(new)}" if new else ", none with this rate"
-        lines.append(f"- **{RATE_NAMES[rate]}**: {told}.")
+        lines.append(f"- **{RATE_NAMES[rate]}**: {gone} of {len(rows)} are broken, newly {listed(new)}.")
         before = gone
     return "\n".join(lines)
 
