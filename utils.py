@@ -1767,6 +1767,8 @@ def make_scaler(device: torch.device, enabled: bool = True) -> torch.amp.GradSca
 class TrainingStopped(CourseError):
     """The loss is no number any more; the last good checkpoint is kept."""
 
+    everywhere = True
+
 
 def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, parts=1, amp=True, total=None):
     """One step of gradient descent; when the GPU's memory is too small, the same step in smaller pieces.
@@ -1779,7 +1781,7 @@ def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, p
     Returns
     -------
     loss : float
-        Mean over the batch; of a shared one, what these images add to it.
+        Mean over the batch, wherever its images are.
     correct : int
     parts : int
         Pieces that fitted. Gradients add up to those of the whole batch; batch-norm statistics are per piece.
@@ -1808,6 +1810,7 @@ def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, p
         torch.cuda.empty_cache()
         print(f"GPU memory is full: batches of {len(labels)} now run in {2 * parts} pieces, gradients accumulated.")
         return train_step(model, images, labels, criterion, optimizer, scaler, clip, 2 * parts, amp)
+    loss, correct = sum_over_ranks(loss, correct)
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).item()
     # fp16 meets an infinite gradient now and then, and its scaler skips that step.
@@ -1854,12 +1857,11 @@ def train_epoch(model, loader, criterion, optimizer, device, scaler=None, schedu
     device = torch.device(device)
     scaler = scaler or make_scaler(device, amp)
     model.train()
-    (loss_sum, correct, seen), parts = totals, 1
+    (loss_sum, correct, seen), parts, (_, world) = totals, 1, ranks()
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
-        (count,) = sum_over_ranks((labels >= 0).sum().item())
+        count = len(labels) if world == 1 else sum_over_ranks((labels >= 0).sum().item())[0]
         loss, right, parts = train_step(model, images, labels, criterion, optimizer, scaler, clip, parts, amp, count)
-        loss, right = sum_over_ranks(loss, right)
         if not math.isfinite(loss):
             lr = optimizer.param_groups[0]["lr"]
             raise TrainingStopped(f"the loss or its gradient became {loss} at a learning rate of {lr:.2g}: lower lr "
@@ -2028,7 +2030,7 @@ def from_rank0(work):
             answer[1] = error
     torch.distributed.broadcast_object_list(answer)
     if answer[1] is not None:
-        raise answer[1]
+        raise _everywhere(answer[1])
     return answer[0]
 
 
@@ -2040,7 +2042,7 @@ def gather_ranks(thing) -> list:
     return everybody
 
 
-def check_ranks(facts: dict[str, str]) -> None:
+def check_ranks(facts: dict) -> None:
     """Refuse processes that are not about to do the same work.
 
     Raises
@@ -2053,9 +2055,15 @@ def check_ranks(facts: dict[str, str]) -> None:
     for rank, (node, own) in enumerate(everybody):
         for what in facts:
             if own[what] != first[what]:
-                raise CourseError(f"These processes cannot train together: rank {rank} on {node} has {what} "
-                                  f"{own[what]}, rank 0 on {machine} has {first[what]}. Give all of them the same kit, "
-                                  "packages, images and options.")  # fmt: skip
+                raise _everywhere(CourseError(
+                    f"These processes cannot train together: rank {rank} on {node} has {what} {own[what]}, rank 0 on "
+                    f"{machine} has {first[what]}. Give all of them the same kit, packages, images and options."))
+
+
+def _everywhere(error: Exception) -> Exception:
+    """Mark an error that every process raises: one of them is enough to say it."""
+    error.everywhere = True
+    return error
 
 
 def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe, *, save_every: float = 30.0,
@@ -2069,7 +2077,7 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     their gradients up (DistributedDataParallel: Li et al., 2020), and rank 0 alone reads and writes. Their number is no
     part of the identity, and may change when a training goes on. What it changes: batch norm sees the images of one
     process (those of rank 0 make the statistics that are kept), dropout draws other units, and sums are rounded
-    otherwise.
+    otherwise. All need the same precision (see `amp_dtype`), so the same kind of GPU.
 
     Parameters
     ----------
@@ -2103,7 +2111,9 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
                    course.seed)  # fmt: skip
     folder = course.runs / f"{name}-{key}"
     running = course.local / "runs" / folder.name / "running.pt"
-    check_ranks({"torch": torch.__version__, "the index of images": data.key, "the training": key})
+    check_ranks({"torch": torch.__version__, "precision": amp_dtype(course.device), "the index of images": data.key,
+                 "seed": course.seed} | {f"{field} of the recipe": value for field, value in asdict(recipe).items()}
+                | {"code": identity(code), "the training": key})  # fmt: skip
     rank, _ = ranks()
     with alone(course, folder.name) if rank == 0 else nullcontext():
         if from_rank0((folder / "finished.pt").exists):

@@ -77,7 +77,7 @@ def main() -> None:
     if options.work:
         work(*options.work, options.epochs)
         return
-    sides = [(processes, 1) for processes in options.processes]
+    sides = [(processes, 1) for processes in sorted({1, *options.processes})]
     if not torch.cuda.is_available():
         sides.append((1, max(options.processes)))
     with tempfile.TemporaryDirectory() as folder:

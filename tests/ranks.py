@@ -21,24 +21,35 @@ class Interrupted(Exception):
     pass
 
 
-class Breaking(utils.BaselineCNN):
-    """The baseline with dropout, which draws from each process's own generator, and a break in the middle."""
+class Break:
+    """A network that breaks in the middle of a training."""
 
-    left: int | None = None  # training steps until the break
+    left: int | None = None  # training steps until then
 
     def forward(self, images):
-        if self.training and Breaking.left is not None:
-            Breaking.left -= 1
-            if Breaking.left < 0:
+        if self.training and Break.left is not None:
+            Break.left -= 1
+            if Break.left < 0:
                 raise Interrupted
-        return self.classifier(nn.functional.dropout(self.embed(images), self.config["drop"], self.training))
+        return super().forward(images)
 
 
-def breaking(drop: float) -> nn.Module:
+class Baseline(Break, utils.BaselineCNN):
+    """Neither batch norm nor dropout: as many processes as there are learn the same."""
+
+
+class Normed(Break, utils.OptimizedCNN):
+    """Batch norm, and dropout from each process's own generator."""
+
+
+def baseline() -> nn.Module:
     torch.manual_seed(0)
-    model = Breaking(1, 2, 8)
-    model.config["drop"] = drop
-    return model
+    return Baseline(1, 2, 8)
+
+
+def normed() -> nn.Module:
+    torch.manual_seed(0)
+    return Normed(1, 2, (8, 8), dropout=0.3)
 
 
 def opened(home: Path) -> utils.Data:
@@ -49,16 +60,16 @@ def opened(home: Path) -> utils.Data:
     return utils.load_data(course)
 
 
-def train(data: utils.Data, name: str, drop: float = 0.0, stop: int | None = None, **recipe) -> utils.Run | None:
+def train(data: utils.Data, name: str, make=baseline, stop: int | None = None, **recipe) -> utils.Run | None:
     """A short training; None when it broke at training step `stop`, the step before which is saved."""
-    Breaking.left = stop
+    Break.left = stop
     try:
-        return utils.fit(data.course, name, breaking(drop), data, replace(RECIPE, **recipe), save_every=0.0,
-                         tracker="none", progress=False)  # fmt: skip
+        return utils.fit(data.course, name, make(), data, replace(RECIPE, **recipe), save_every=0.0, tracker="none",
+                         progress=False)  # fmt: skip
     except Interrupted:
         return None
     finally:
-        Breaking.left = None
+        Break.left = None
 
 
 def whole(data) -> dict:
@@ -71,11 +82,11 @@ def uneven(data) -> dict:
 
 
 def broken(data) -> dict:
-    """With dropout: a training that breaks and goes on, and one that does not break."""
-    for name, stop in (("broken", 8), ("broken", None), ("unbroken", None)):
-        run = train(data, name, drop=0.3, stop=stop)
-        assert (run is None) == (stop is not None)
-    return {}
+    """With batch norm and dropout: a training that breaks and goes on, and one that does not break."""
+    assert train(data, "broken", normed, stop=8) is None
+    train(data, "broken", normed)
+    run = train(data, "unbroken", normed)
+    return {"history": run.history.to_dict("list"), "seeds": utils.gather_ranks(torch.initial_seed())}
 
 
 def left_behind(data) -> dict:
@@ -92,7 +103,6 @@ def gradients(data) -> dict:
     scaler = utils.make_scaler(torch.device("cpu"))
     loss, correct, _ = utils.train_step(parallel, images.tensor_split(world)[rank], labels.tensor_split(world)[rank],
                                         criterion, optimizer, scaler, total=len(labels))  # fmt: skip
-    loss, correct = utils.sum_over_ranks(loss, correct)
     return {"loss": loss, "correct": correct, "gradients": [p.grad.tolist() for p in model.parameters()]}
 
 
@@ -117,18 +127,22 @@ def shares(data) -> dict:
 def validated(data) -> dict:
     loader = data.loader("val", 5)
     loader.shared = True
-    return {"shared": utils.validate(breaking(0.0), loader, nn.CrossEntropyLoss(), "cpu")}
+    return {"shared": utils.validate(baseline(), loader, nn.CrossEntropyLoss(), "cpu")}
 
 
 def strangers(data) -> dict:
-    """Rank 1 has another index; then rank 0 fails in what it does for all."""
-    other = replace(data, key="0123456789ab") if utils.ranks()[0] == 1 else data
-    said = []
-    for work in (lambda: train(other, "never"), lambda: utils.from_rank0(lambda: utils.load_checkpoint("none.pth"))):
+    """Rank 1 is another one in one respect after the other; then rank 0 fails in what it does for all."""
+    second, said, own = utils.ranks()[0] == 1, [], (torch.__version__, utils.amp_dtype)
+    for what in ("index", "recipe", "torch", "precision", "rank 0"):
+        torch.__version__ = "2.6.0" if second and what == "torch" else own[0]
+        utils.amp_dtype = (lambda device: torch.float16) if second and what == "precision" else own[1]
         try:
-            work()
+            if what == "rank 0":
+                utils.from_rank0(lambda: utils.load_checkpoint("none.pth"))
+            train(replace(data, key="0123456789ab") if second and what == "index" else data, "never",
+                  lr=0.5 if second and what == "recipe" else 0.25)  # fmt: skip
         except utils.CourseError as error:
-            said.append(str(error))
+            said.append(f"{str(error)} {error.everywhere}")
     return {"said": utils.gather_ranks(said)}
 
 
@@ -139,6 +153,20 @@ def exploding(data) -> dict:
     except utils.TrainingStopped as error:
         return {"said": utils.gather_ranks(str(error))}
     return {"said": utils.gather_ranks("nothing")}
+
+
+def exploding_in_half_precision(data) -> dict:
+    """One image of rank 1 is no number, with loss scaling: what each process keeps of the step."""
+    rank, _ = utils.ranks()
+    model, images, labels, criterion = one_batch()
+    images[-1] = float("nan")
+    before = [buffer.clone() for buffer in model.buffers()]
+    parallel = nn.parallel.DistributedDataParallel(model)
+    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD(model.parameters(), lr=0.1)
+    loss, *_ = utils.train_step(parallel, images.tensor_split(2)[rank], labels.tensor_split(2)[rank], criterion,
+                                optimizer, scaler, total=len(labels))  # fmt: skip
+    same = all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
+    return {"told": utils.gather_ranks([loss != loss, same, scaler.get_scale()])}
 
 
 if __name__ == "__main__":

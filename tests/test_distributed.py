@@ -1,5 +1,6 @@
 """Training by several processes: against one process, with kills and strangers. Real torchrun, gloo, on the CPU."""
 
+import json
 import os
 import signal
 import subprocess
@@ -48,7 +49,8 @@ def two(drawn, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "amp_dtype", lambda device: None)
         assert ranks.train(ready(home, drawn), "from one to two", stop=7) is None
-    tasks = ("whole", "broken", "left_behind", "gradients", "shares", "validated", "strangers", "exploding")
+    tasks = ("whole", "broken", "left_behind", "gradients", "shares", "validated", "strangers", "exploding",
+             "exploding_in_half_precision")  # fmt: skip
     return home, together(2, home, *tasks)
 
 
@@ -79,7 +81,20 @@ def test_a_training_of_two_processes_is_loaded_by_one(two, alone, drawn, capsys)
 
 def test_an_interrupted_training_of_two_ends_with_the_weights_of_an_uninterrupted_one(two, drawn):
     data = ready(two[0], drawn)
-    assert same_weights(*(ranks.train(data, name, drop=0.3).model for name in ("broken", "unbroken")))
+    assert same_weights(*(ranks.train(data, name, ranks.normed).model for name in ("broken", "unbroken")))
+
+
+def test_each_process_draws_its_own_dropout(two):
+    assert two[1]["broken"]["seeds"] == [42, 43]
+
+
+def test_the_stored_network_scores_what_its_history_says(two, drawn):
+    """Validation in two processes used the very weights and batch-norm statistics that rank 0 stored."""
+    data = ready(two[0], drawn)
+    run, loader = ranks.train(data, "unbroken", ranks.normed), data.loader("val", 256)
+    criterion = utils.make_criterion(data.loader("train", 15), 2, ranks.RECIPE)
+    loss, _ = utils.validate(run.model, loader, criterion, "cpu")
+    assert loss == pytest.approx(min(two[1]["broken"]["history"]["val_loss"]), rel=1e-5)
 
 
 def test_another_number_of_processes_goes_on(two, alone, drawn, capsys):
@@ -123,14 +138,17 @@ def test_each_image_is_seen_once(two, pool):
 
 def test_validation_counts_each_image_once(two, drawn, tmp_path):
     data = ready(tmp_path / "home", drawn)
-    loss, accuracy = utils.validate(ranks.breaking(0.0), data.loader("val", 5), torch.nn.CrossEntropyLoss(), "cpu")
+    loss, accuracy = utils.validate(ranks.baseline(), data.loader("val", 5), torch.nn.CrossEntropyLoss(), "cpu")
     assert two[1]["validated"]["shared"] == pytest.approx([loss, accuracy], rel=1e-6)
 
 
-def test_a_process_with_another_index_is_refused_by_all(two):
+def test_a_process_with_another_index_recipe_torch_or_precision_is_refused_by_all(two):
     for said in two[1]["strangers"]["said"]:
-        assert "cannot train together: rank 1 on" in said[0] and "the index of images 0123456789ab" in said[0]
-        assert "none.pth is missing" in said[1]  # what rank 0 alone does fails for all, and nobody waits
+        for sentence, what in zip(said, ("the index of images 0123456789ab", "lr of the recipe 0.5", "torch 2.6.0",
+                                         "precision torch.float16"), strict=False):  # fmt: skip
+            assert "cannot train together: rank 1 on" in sentence and f"has {what}, rank 0" in sentence
+        assert "none.pth is missing" in said[4]  # what rank 0 alone does fails for all, and nobody waits
+        assert all(sentence.endswith(" True") for sentence in said)  # one process says it for all
     assert not list((two[0] / "runs").glob("never-*"))
 
 
@@ -139,6 +157,11 @@ def test_a_loss_that_is_no_number_stops_all_processes_at_the_same_step(two):
     assert len(said) == 2 and len(set(said)) == 1 and "became nan" in said[0] and "lower lr" in said[0]
     (kept,) = (two[0] / "runs").glob("exploding-*/running.pt")
     assert all(weights.isfinite().all() for weights in torch.load(kept)["model"].values())
+
+
+def test_a_bad_step_in_half_precision_is_undone_by_all(two):
+    (first, second) = two[1]["exploding_in_half_precision"]["told"]
+    assert first == second and first[:2] == [True, True]
 
 
 @pytest.mark.slow
@@ -215,12 +238,48 @@ def test_a_killed_process_ends_the_job_with_a_sentence_and_the_training_goes_on(
 def test_the_notebook_loads_what_the_command_has_trained(drawn, tmp_path, capsys):
     from tools import train
 
-    assert train.main(options(tmp_path / "home", drawn)) == 0
-    assert "theme2_baseline_model.ipynb with this home loads it" in capsys.readouterr().out
+    cells = {"baseline": ("recipe = utils.baseline_recipe(data)", "torch.manual_seed(SEED)\n",
+                          "    return utils.BaselineCNN(course.channels, len(course.classes)).to(device)",
+                          'utils.fit(course, "baseline", new_baseline(), data, recipe)'),
+             "optimized": ("recipe = utils.optimized_recipe(data)", "= utils.optimized_network(course), recipe",
+                           'utils.fit(course, "optimized", model, data, final_recipe)')}  # fmt: skip
+    for name, lines in cells.items():
+        (notebook,) = (KIT / "notebooks").glob(f"theme{train.NETWORKS[name]}_*.ipynb")
+        code = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"])
+        assert all(line in code for line in lines), name
+        assert train.main([*options(tmp_path / "home", drawn), "--network", name]) == 0
+        assert f"{notebook.name} with this home loads it" in capsys.readouterr().out
     data = ready(tmp_path / "home", drawn)
-    torch.manual_seed(42)  # as the cells of theme 2 do
+    torch.manual_seed(42)
     model = utils.BaselineCNN(data.course.channels, len(data.course.classes))
     assert utils.fit(data.course, "baseline", model, data, utils.baseline_recipe(data)).loaded
+    model = utils.optimized_network(data.course)
+    assert utils.fit(data.course, "optimized", model, data, utils.optimized_recipe(data)).loaded
+
+
+def test_a_signal_is_not_taken_for_a_damaged_file(drawn, tmp_path, monkeypatch):
+    from tools import train
+
+    def terminated(path, device):
+        raise train.Terminated
+
+    data = ready(tmp_path / "home", drawn)
+    assert ranks.train(data, "kept", stop=7) is None
+    monkeypatch.setattr(utils, "_load", terminated)
+    with pytest.raises(train.Terminated):
+        ranks.train(data, "kept")
+    monkeypatch.undo()
+    assert list((tmp_path / "home" / "runs").glob("kept-*/running.pt"))
+
+
+@pytest.mark.parametrize("error, gone", [
+    (torch.distributed.DistBackendError("NCCL error: remote process exited"), True),
+    (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:38741"), True),
+    (RuntimeError("Error(s) in loading state_dict: it was restored from another network"), False)])  # fmt: skip
+def test_only_an_error_of_the_connection_means_that_a_process_is_gone(error, gone):
+    from tools import train
+
+    assert train.lost(error) is gone
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
@@ -234,7 +293,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         train.join()
 
 
-@pytest.mark.parametrize("wrong", [["--lr", "0"], ["--epochs", "-1"], ["--lr", "nan"], ["--network", "resnet"]])
+@pytest.mark.parametrize("wrong", [["--lr", "0"], ["--epochs", "-1"], ["--lr", "nan"], ["--network", "resnet"],
+                                   ["--save-every", "nan"], ["--processes", "0"]])  # fmt: skip
 def test_impossible_options_are_refused(wrong, capsys):
     from tools import train
 

@@ -14,10 +14,12 @@ Options of the recipe that are left out are the notebook's.
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -28,8 +30,11 @@ NETWORKS = {"baseline": 2, "optimized": 3}  # theme by name
 RECIPE = ("epochs", "batch_size", "lr")
 
 
-class Terminated(Exception):
-    """SIGTERM: the launcher ends all processes because one was lost, or a cluster takes its machine back."""
+class Terminated(BaseException):
+    """SIGTERM: the launcher ends all processes because one was lost, or a cluster takes its machine back.
+
+    No Exception, as the many things that may go wrong in reading a file are: it shall not pass for one of them.
+    """
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -52,6 +57,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in (*RECIPE, "processes"):
         if (value := getattr(options, name)) is not None and not 0 < value < float("inf"):
             parser.error(f"--{name.replace('_', '-')} must be positive")
+    if not 0 <= options.save_every < float("inf"):
+        parser.error("--save-every must be a number of seconds, 0 for each step")
     return options
 
 
@@ -69,20 +76,24 @@ def main(arguments: list[str]) -> int:
         train(options)
         return 0
     except (utils.CourseError, Terminated) as error:
-        print(error, file=sys.stderr)
+        if utils.ranks()[0] == 0 or not getattr(error, "everywhere", False):
+            sys.stderr.write(f"{error}\n")  # in one piece: other processes write there, too
         return 1
     except RuntimeError as error:
         if utils.ranks()[1] == 1 or not lost(error):
             raise
-        print(f"Rank {utils.ranks()[0]}: another process of this training is gone. {GOES_ON}", file=sys.stderr)
+        why = str(error).splitlines()[0][:200]
+        sys.stderr.write(f"Rank {utils.ranks()[0]} does not reach the others ({why}): one is gone. {GOES_ON}\n")
         return 1
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with suppress(Exception):  # of a group whose other processes are gone
             torch.distributed.destroy_process_group()
 
 
 def launch(processes: int, arguments: list[str]) -> int:
     """Start torchrun on this machine; the processes that it makes find RANK in their environment and train."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
@@ -94,18 +105,20 @@ def launch(processes: int, arguments: list[str]) -> int:
         run(get_args_parser().parse_args(command))
         return 0
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:  # by a signal: else it has said why
-            print(f"Rank {rank} was lost: {failure.message}. {GOES_ON}", file=sys.stderr)
-        return 1
+        for rank, failure in error.failures.items():
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # not one that the launcher ended
+                sys.stderr.write(f"Rank {rank} was lost: {failure.message}. {GOES_ON}\n")
+    except SignalException as error:
+        sys.stderr.write(f"The training was told to stop ({error.sigval.name}). {GOES_ON}\n")
+    return 1
 
 
 GOES_ON = "What was saved is kept: the same command goes on from there, with any number of processes."
 
 
 def lost(error: RuntimeError) -> bool:
-    """Whether an error of PyTorch means that another process of the training is gone."""
-    return any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "socket", "store", "peer"))
+    """Whether an error of PyTorch comes from talking to the other processes."""
+    return isinstance(error, torch.distributed.DistError) or bool(re.search("gloo|onnection", str(error)))
 
 
 def join() -> tuple[int, int]:
@@ -116,18 +129,20 @@ def join() -> tuple[int, int]:
     CourseError
         More processes on this machine than it has GPUs.
     """
-    signal.signal(signal.SIGTERM, _terminated)
     here, world = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
+        signal.signal(signal.SIGTERM, _terminated)
         return 0, 1
     if torch.cuda.is_available():
         if here > torch.cuda.device_count():
-            raise utils.CourseError(f"{here} processes on a machine with {torch.cuda.device_count()} GPU(s): start "
-                                    "torchrun with --nproc-per-node gpu.")  # fmt: skip
+            raise utils.CourseError(f"{here} processes on a machine with {torch.cuda.device_count()} GPU(s): start as "
+                                    "many as there are GPUs.")  # fmt: skip
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:  # the processes share the cores
         os.environ.setdefault("COURSE_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, timeout=timedelta(minutes=30))  # while rank 0 downloads and decodes
+    signal.signal(signal.SIGTERM, _terminated)
     return utils.ranks()
 
 
@@ -156,7 +171,8 @@ def train(options: argparse.Namespace) -> utils.Run:
           f"{images / run.seconds:.0f} images/s on {run.hardware}")  # fmt: skip
     if not changes:
         (notebook,) = (utils.KIT / "notebooks").glob(f"theme{NETWORKS[options.network]}_*.ipynb")
-        print(f"notebooks/{notebook.name} with this home loads it.")
+        unless = ", unless its search adopts another network" if options.network == "optimized" else ""
+        print(f"notebooks/{notebook.name} with this home loads it{unless}.")
     return run
 
 
