@@ -2183,8 +2183,8 @@ class _Session:
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
         rank, world = ranks()
-        # Its copies of the batch-norm statistics follow those of rank 0 before each step.
-        self.parallel = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+        # Running statistics of batch norm matter in validation only: there all take those of rank 0.
+        self.parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
         self.criterion = make_criterion(loader, classes, recipe)
         self.optimizer, self.scheduler = make_optimizer(model, recipe, recipe.epochs * len(loader))
         self.scaler = make_scaler(course.device, recipe.mixed_precision)
