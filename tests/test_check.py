@@ -16,7 +16,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tools import check, compare, reexecute, sandbox, verdict
+import utils
+from tools import attempt, check, compare, reexecute, sandbox, verdict
 from tools.submission import Finding, open_submission
 
 KIT = Path(__file__).resolve().parent.parent
@@ -361,7 +362,7 @@ def test_all_of_a_class_with_one_broken_zip(submission, tmp_path, capsys):
     (submission.parent / "third.zip").write_bytes(whole[: len(whole) // 2])
     (submission.parent / "late.rar").write_bytes(b"Rar!")
     (submission.parent / "link").symlink_to(tmp_path)
-    assert check.main(["--all", str(submission.parent), "--jobs", "2", "--output", str(tmp_path / "out")]) == 1
+    assert check.main(["--all", str(submission.parent), "--output", str(tmp_path / "out")]) == 1
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     rows = {row["submission"]: row for row in summary["rows"]}
     assert {name: row["status"] for name, row in rows.items()} == {"other.zip": 1, "team": 1, "third.zip": 2,
@@ -378,6 +379,78 @@ def test_a_class_of_nothing_and_wrong_arguments(tmp_path, capsys):
     assert check.main([str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]) == 2
     assert "nowhere is missing" in capsys.readouterr().out and not (tmp_path / "out").exists()
     assert check.main([str(tmp_path), "--source", str(tmp_path / "nowhere")]) == 2
+    assert check.main([str(tmp_path), "--jobs", "2"]) == 2 and "give --all DIR" in capsys.readouterr().err
+    assert check.main(["--all", str(tmp_path), "--jobs", "2", "--cluster", "tcp://127.0.0.1:8786"]) == 2
+
+
+@pytest.mark.parametrize("asked", [("--jobs", "2"), ("--cluster", "tcp://127.0.0.1:8786")])
+def test_a_class_on_dask_where_it_is_not_installed(tmp_path, monkeypatch, capsys, asked):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    (tmp_path / "class" / "team").mkdir(parents=True)
+    kept = tmp_path / "out" / "team" / "check.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of an earlier check")
+    assert check.main(["--all", str(tmp_path / "class"), *asked, "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().out
+    assert "--jobs and --cluster need Dask" in said and "make scale" in said and "Traceback" not in said
+    assert kept.read_text() == "of an earlier check"
+
+
+def test_only_what_is_missing_or_has_changed_is_checked_again(tmp_path, monkeypatch):
+    checked = []
+
+    def attempt_it(job):
+        checked.append(job.name)
+        folder = Path(job.root) / job.name
+        folder.mkdir()
+        rows = {"level": "static", "status": 0, "verdict": "well", "seconds": 1.5, "tables": {}, "findings": []}
+        for name in ("check.json", "check.md", "check.html"):
+            (folder / name).write_text(json.dumps(rows))
+        return attempt.Outcome(0 if job.name != "ill" else 3, "fell ill", 2.0, job.name)
+
+    monkeypatch.setattr(attempt, "attempt", attempt_it)
+    for name in ("ill", "same", "team"):
+        (tmp_path / "class" / name).mkdir(parents=True)
+        (tmp_path / "class" / name / "utils.py").touch()
+    command = ["--all", str(tmp_path / "class"), "--output", str(tmp_path / "out")]
+    assert check.main(command) == 0 and checked == ["ill", "same", "team"]
+    assert check.main([*command, "--missing"]) == 0 and checked[3:] == ["ill"]
+    time.sleep(0.05)  # more than a tick of the clock of files
+    old = tmp_path / "class" / "team" / "old.py"
+    old.touch()
+    os.utime(old, (0, 0))  # as unzipped: its own time is long ago, that it came is not
+    assert check.main([*command, "--missing"]) == 0 and checked[4:] == ["ill", "team"]
+    rows = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
+    assert {row["submission"]: row["seconds"] for row in rows} == {"ill": 2.0, "same": 1.5, "team": 2.0}
+    assert check.main([*command, "--missing", "--level", "full"]) == 0 and checked[6:] == ["ill", "same", "team"]
+    assert not (tmp_path / "out" / "ill" / "check.json").exists()
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_check_ends_with_the_process_that_began_it(submission, tmp_path):
+    """Killed as it may be; what it left behind goes with the next class."""
+    command = [sys.executable, "-m", "tools.check", "--all", str(submission.parent), "--output", str(tmp_path / "out")]
+    parent = subprocess.Popen(command, cwd=KIT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while not (pids := children.read_text().split()):
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pids[0]}/cmdline").exists() and Path(f"/proc/{pids[0]}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "the check goes on"
+        time.sleep(0.05)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f".attempts.{utils.HOST}-{parent.pid}.tmp"]
+    verdict.write_summary({"rows": [], "seconds": 0}, tmp_path / "out")
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".md", ".html"}
+
+
+def test_a_check_ends_when_its_class_is_over_or_takes_too_long(tmp_path):
+    (tmp_path / "root").mkdir()
+    sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+    assert attempt._run(sleeping, os.environ, tmp_path / "root", 0) == (3, "the check took more than 0 s")
+    assert attempt._run(sleeping, os.environ, tmp_path / "gone", 600)[0] < 0
 
 
 def test_a_check_that_crashes_or_hangs_is_a_row(tmp_path):
@@ -461,8 +534,6 @@ def test_figures_that_must_move():
 
 
 def test_every_headline_figure_has_its_tolerance():
-    import utils
-
     assert set(compare.TOLERANCES) == set(utils.HEADLINE_TAGS)
     assert all(figure.why for figure in compare.TOLERANCES.values())
 

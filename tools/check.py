@@ -17,7 +17,15 @@ Exit status
 1  At least one finding contradicts it, or a figure differs.
 2  It could not be opened, or the command line is wrong.
 3  The check itself failed: a fault of this program, or of this machine.
-With --all: 1 if any is 1, else 0; 2 only if none could be opened.
+With --all: 1 if any is 1, else 0; 2 only if none could be opened; 3 if a cluster was lost before all were checked.
+
+A class
+-------
+--all checks one submission after the other, as figures that are times mean most on a machine that does nothing else.
+--jobs N takes N at a time, on a local Dask cluster; --cluster ADDRESS takes a scheduler that runs already. Its workers
+see the same folders and have the same kit and versions, or nothing is run. The reports are the same in all three. What
+a worker was at when it died is checked again elsewhere. Each report comes to its place once it is whole, so that
+--missing, after whatever stopped a class, goes on with the others.
 
 check.json
 ----------
@@ -35,23 +43,24 @@ import argparse
 import json
 import os
 import re
-import subprocess
+import shutil
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import utils
-from tools import compare, reexecute, sandbox, verdict
+from tools import attempt, cluster, compare, reexecute, sandbox, verdict
 from tools.submission import Finding, open_submission, shown, static_checks
 
 LEVELS = ("static", "evaluate", "full")
 STRANGE = (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError)  # what odd records end in
+ENDED = {2: "Could not be opened", attempt.DIED: "Could not be checked", attempt.LOST: "Not checked"}
 SCORING = 4  # scoring all weights may take as long as so many notebooks
 
 
@@ -67,12 +76,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--another-seed", action=argparse.BooleanOptionalAction, default=True,
                         help="at level full, run again on another seed (default: yes)")
     parser.add_argument("--all", type=Path, metavar="DIR", help="check every folder and zip in DIR")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="with --all: so many at a time")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="with --all: so many at a time, on Dask")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="with --all: on this Dask scheduler (tcp://…)")
+    parser.add_argument("--wait", type=float, default=60, metavar="SECONDS", help="for a worker to come (default: 60)")
+    parser.add_argument("--missing", action="store_true", help="with --all: only what has no report of this level yet, "
+                        "or has changed since")  # fmt: skip
+    parser.add_argument("--bound", action="store_true", help=argparse.SUPPRESS)  # ends when its input closes
     options = parser.parse_args(arguments)
     if (options.path is None) == (options.all is None):
         parser.error("give one submission, or --all DIR")
-    if options.notebook_limit <= 0 or options.jobs < 1:
-        parser.error("--notebook-limit and --jobs must be positive")
+    if options.path and (options.jobs != 1 or options.cluster or options.missing):
+        parser.error("--jobs, --cluster and --missing are for a class: give --all DIR")
+    if options.cluster and options.jobs != 1:
+        parser.error("give --jobs or --cluster: a cluster has as many workers as were started")
+    if min(options.notebook_limit, options.jobs, options.wait) <= 0:
+        parser.error("--notebook-limit, --jobs and --wait must be positive")
     if options.source and not options.source.is_dir():
         parser.error(f"--source {options.source} is no folder: give the one above chest_xray/ or solar_panels/")
     options.source = options.source.resolve() if options.source else None
@@ -84,6 +102,8 @@ def main(arguments: list[str]) -> int:
         options = parse(arguments)
     except SystemExit as ended:  # argparse has said why
         return ended.code or 0
+    if options.bound:
+        threading.Thread(target=attempt.end_with_parent, daemon=True).start()
     try:
         return check_all(options) if options.all else check_one(options)
     except utils.CourseError as error:
@@ -331,8 +351,6 @@ def console(report: dict, most: int = 12) -> str:
 
 def check_all(options: argparse.Namespace) -> int:
     """Check every folder and zip in a folder, each in a process of its own, and put a table over them."""
-    from tqdm import tqdm
-
     began, output = time.monotonic(), options.output or Path(f"check-{file_name(options.all.resolve().name)}")
     if not options.all.is_dir():
         print(f"{options.all} is no folder: give the one that holds the submissions.")
@@ -343,22 +361,101 @@ def check_all(options: argparse.Namespace) -> int:
     if not found:
         print(f"{options.all} holds no folder and no zip: give the folder that holds the submissions.")
         return 2
-    names = _names(found)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(_separately, path, output / names[path], options) for path in found]
-        for _ in tqdm(as_completed(jobs), total=len(jobs), unit="submission", file=sys.stdout):
-            pass
-    rows = [job.result() for job in jobs]
+    rows, lost = _check_each(_names(found), output, options)
     rows += [_row(path, output, 2, "neither a folder nor a zip, ask for one", 0.0) for path in there
              if path not in found]  # fmt: skip
     rows.sort(key=lambda row: (-row["status"], row["submission"]))
     summary = {"schema": 1, "level": options.level, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-               "seconds": round(time.monotonic() - began, 1), "jobs": options.jobs, "rows": rows}  # fmt: skip
+               "seconds": round(time.monotonic() - began, 1), "rows": rows}  # fmt: skip
     for row in rows:
         print(f"{row['submission']:<28.28} {row['verdict']}")
     print(*verdict.write_summary(summary, output), sep="\n")
+    if lost:
+        print(f"{lost} Then the same command with --missing checks the others.")
+        return 3
     statuses = [row["status"] for row in rows]
     return 2 if set(statuses) == {2} else max(status % 2 for status in statuses)
+
+
+def _check_each(names: dict[Path, str], output: Path, options: argparse.Namespace) -> tuple[list[dict], str]:
+    """Rows of the summary, and why not all could be checked, if so. Each report is in its place once it is whole."""
+    from tqdm import tqdm
+
+    output, lost = output.resolve(), ""
+    rows = {path: _row(path, output / name, 0, "", None) for path, name in names.items()
+            if options.missing and _is_checked(path, output / name, options.level)}  # fmt: skip
+    with _attempts(output) as root:
+        jobs = {_job(path, name, root, options): path for path, name in names.items() if path not in rows}
+        with _engine(names, root, options) if jobs else nullcontext(list) as outcomes:
+            try:
+                for job, outcome in tqdm(outcomes(jobs), total=len(jobs), unit="submission", file=sys.stdout):
+                    path, folder = jobs[job], output / job.name
+                    _put(root / outcome.folder if outcome.rc in (0, 1) else None, folder)
+                    rows[path] = _row(path, folder, outcome.rc, outcome.said, outcome.seconds)
+            except cluster.LostError as error:
+                lost = str(error)
+    left = [path for path in names if path not in rows]
+    return [*rows.values(), *(_row(path, output, attempt.LOST, "the cluster was lost", 0.0) for path in left)], lost
+
+
+@contextmanager
+def _engine(names: dict[Path, str], root: Path, options: argparse.Namespace):
+    """A function that checks jobs: one after the other here, or on the workers of a cluster."""
+    if options.jobs == 1 and not options.cluster:
+        yield lambda jobs: ((job, attempt.attempt(job)) for job in jobs)
+        return
+    shared = attempt.Shared(cluster.packages(), str(options.all.resolve()), tuple(sorted(path.name for path in names)),
+                            str(options.source or ""), str(root))  # fmt: skip
+    with cluster.workers(shared, options) as outcomes:
+        yield outcomes
+
+
+@contextmanager
+def _attempts(output: Path):
+    """A folder for the reports of attempts; when it goes, whoever is still at work for it stops.
+
+    One that is left by a killed process goes with the next report, as all that `utils.atomic` knows to be left over.
+    """
+    root = output / f".attempts.{utils.HOST}-{os.getpid()}.tmp"
+    with utils.clear_disk_errors(root):
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _job(path: Path, name: str, root: Path, options: argparse.Namespace) -> attempt.Job:
+    arguments = [str(path.resolve()), "--level", options.level, "--until", str(options.until),
+                 "--notebook-limit", str(options.notebook_limit),
+                 "--another-seed" if options.another_seed else "--no-another-seed"]  # fmt: skip
+    arguments += ["--source", str(options.source)] if options.source else []
+    notebooks = {"static": 0, "evaluate": SCORING, "full": SCORING + 3 * 8}[options.level]
+    environment = tuple((variable, os.environ.get(variable)) for variable in attempt.CHOSEN_HERE)
+    return attempt.Job(name, tuple(arguments), str(root), 600 + notebooks * options.notebook_limit, environment)
+
+
+def _put(made: Path | None, folder: Path) -> None:
+    """Put a report in its place, check.json last; without a new one, an old one must not pass for it."""
+    for name in ("check.json", "check.md", "check.html"):
+        (folder / name).unlink(missing_ok=True)
+    if made and (made / "check.json").exists():  # the first one written is json: the others, of a check that ended
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("check.html", "check.md", "check.json"):
+            os.replace(made / name, folder / name)
+
+
+def _is_checked(path: Path, folder: Path, level: str) -> bool:
+    """Whether there is a report of this level, written after the last change of the submission."""
+    try:
+        written = (folder / "check.json").stat().st_mtime
+        report = json.loads((folder / "check.json").read_text())
+        below = [path, *path.rglob("*")] if path.is_dir() else [path]
+        # What a zip brings keeps the times of its owner's machine: that of the last change of an entry is of this one.
+        return report["level"] == level and max(entry.lstat().st_ctime for entry in below) <= written
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _names(paths: list[Path]) -> dict[Path, str]:
@@ -370,33 +467,16 @@ def _names(paths: list[Path]) -> dict[Path, str]:
     return names
 
 
-def _separately(path: Path, folder: Path, options: argparse.Namespace) -> dict:
-    """One submission in its own process: a crash, or a hang of this program itself, ends with it."""
-    command = [sys.executable, "-m", "tools.check", str(path.resolve()), "--output", str(folder.resolve()),
-               "--level", options.level, "--until", str(options.until), "--notebook-limit", str(options.notebook_limit),
-               "--another-seed" if options.another_seed else "--no-another-seed"]  # fmt: skip
-    command += ["--source", str(options.source)] if options.source else []
-    began, notebooks = time.monotonic(), {"static": 0, "evaluate": SCORING, "full": SCORING + 3 * 8}[options.level]
-    limit = 600 + notebooks * options.notebook_limit
-    (folder / "check.json").unlink(missing_ok=True)
-    try:
-        done = subprocess.run(command, cwd=reexecute.KIT, capture_output=True, text=True, errors="replace",
-                              timeout=limit)  # fmt: skip
-        rc, said = done.returncode, (done.stdout + done.stderr).strip().splitlines()
-    except subprocess.TimeoutExpired:
-        rc, said = 3, [f"the check took more than {limit:.0f} s"]
-    return _row(path, folder, rc, said[-1] if said else "", time.monotonic() - began)
-
-
-def _row(path: Path, folder: Path, rc: int, said: str, seconds: float) -> dict:
-    """One line of the summary."""
+def _row(path: Path, folder: Path, rc: int, said: str, seconds: float | None) -> dict:
+    """One line of the summary; the seconds are those of the report where none are given."""
     try:
         report = json.loads((folder / "check.json").read_text()) if rc in (0, 1) else None
     except (OSError, ValueError):
         report = None
-    row = {"submission": shown(path.name), "seconds": round(seconds, 1), "report": ""}
+    seconds = report["seconds"] if seconds is None else round(seconds, 1)
+    row = {"submission": shown(path.name), "seconds": seconds, "report": ""}
     if report is None:
-        what = "Could not be opened" if rc == 2 else "The check itself failed"
+        what = ENDED.get(rc, "The check itself failed")
         return row | {"status": 2, "verdict": f"{what}: {shown(said)}", "level": "none"} | dict.fromkeys(
             ("identical", "within", "differ", "unknown", "fail", "human"), 0)  # fmt: skip
     figures = [row["verdict"] for rows in report["tables"].values() for row in rows]
