@@ -20,7 +20,7 @@ import psutil
 import pytest
 from submissions import make_submission
 
-from tools import attempt, check, cluster
+from tools import attempt, check, cluster, sandbox
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("ignore:Mismatched versions")]
@@ -289,6 +289,13 @@ def test_nothing_of_a_local_cluster_is_reachable_from_outside(running):
     listening = [connection.laddr for process in (own, *own.children(recursive=True))
                  for connection in process.net_connections("inet") if connection.status == psutil.CONN_LISTEN]
     assert len(listening) >= 3 and {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_sandbox_of_an_overlay_shows_the_packages_of_its_core(tmp_path):
+    """Above level static a worker runs notebooks there: Dask lies in the overlay, all else in the core."""
+    program = "import distributed, nbclient; print(distributed.__file__, nbclient.__file__)"
+    outcome = sandbox.run([sys.executable, "-c", program], tmp_path, 60)
+    assert outcome.rc == 0, outcome.tail
 
 
 def test_what_must_be_shared_is_told_by_name_and_size(tmp_path):

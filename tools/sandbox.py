@@ -153,6 +153,7 @@ def _environment(folder: Path, extra: dict | None) -> dict[str, str]:
 def _visible(readable) -> dict:
     """Real paths to show, and the links by which they are known."""
     asked = [*SYSTEM, sys.prefix, sys.base_prefix, *map(str, readable)]
+    asked += [path for path in sys.path if os.path.basename(path) == "site-packages"]  # of the core of an overlay
     if site.ENABLE_USER_SITE:
         asked.append(site.getusersitepackages())
     hop = sys.executable  # a virtual environment reaches its Python through links
@@ -165,7 +166,8 @@ def _visible(readable) -> dict:
     for path in sorted({os.path.realpath(path) for path in asked} - {"/"}):
         if not any(_below(path, parent) for parent in paths):
             paths.append(path)
-    links = {link: path for link, path in links.items() if not any(_below(link, parent) for parent in paths)}
+    links = {link: path for link, path in links.items()
+             if not any(_below(link, parent) for parent in [*paths, *(other for other in links if other != link)])}
     return {"read": paths, "links": links}
 
 
