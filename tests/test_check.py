@@ -110,6 +110,11 @@ def found(report: dict, name: str, kind: str = "fail") -> list[str]:
     return [row["says"] for row in report["findings"] if row["check"] == name and row["verdict"] == kind]
 
 
+def rows_of(output: Path) -> dict[str, dict]:
+    """The summary of a class."""
+    return {row["submission"]: row for row in json.loads((output / "summary.json").read_text())["rows"]}
+
+
 def figures(report: dict, by: str) -> dict[str, str]:
     return {row["figure"]: row["verdict"] for row in report["tables"][by]}
 
@@ -363,13 +368,12 @@ def test_all_of_a_class_with_one_broken_zip(submission, tmp_path, capsys):
     (submission.parent / "late.rar").write_bytes(b"Rar!")
     (submission.parent / "link").symlink_to(tmp_path)
     assert check.main(["--all", str(submission.parent), "--output", str(tmp_path / "out")]) == 1
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    rows = {row["submission"]: row for row in summary["rows"]}
+    rows = rows_of(tmp_path / "out")
     assert {name: row["status"] for name, row in rows.items()} == {"other.zip": 1, "team": 1, "third.zip": 2,
                                                                    "late.rar": 2, "link": 2}  # fmt: skip
     assert "neither a folder nor a zip" in rows["late.rar"]["verdict"]
     assert "Could not be opened" in rows["third.zip"]["verdict"] and (tmp_path / "out" / "other" / "check.md").exists()
-    assert summary["rows"][2]["submission"] == "third.zip" and "third.zip" in capsys.readouterr().out
+    assert list(rows)[2] == "third.zip" and "third.zip" in capsys.readouterr().out
     assert "team/check.html" in (tmp_path / "out" / "summary.html").read_text()
 
 
@@ -396,11 +400,13 @@ def test_a_class_on_dask_where_it_is_not_installed(tmp_path, monkeypatch, capsys
     assert kept.read_text() == "of an earlier check"
 
 
-def test_only_what_is_missing_or_has_changed_is_checked_again(tmp_path, monkeypatch):
+def test_only_what_is_missing_or_has_changed_is_checked_again(tmp_path, monkeypatch, capsys):
     checked = []
 
     def attempt_it(job):
         checked.append(job.name)
+        if job.name == interrupted:
+            raise KeyboardInterrupt
         folder = Path(job.root) / job.name
         folder.mkdir()
         rows = {"level": "static", "status": 0, "verdict": "well", "seconds": 1.5, "tables": {}, "findings": []}
@@ -413,16 +419,21 @@ def test_only_what_is_missing_or_has_changed_is_checked_again(tmp_path, monkeypa
         (tmp_path / "class" / name).mkdir(parents=True)
         (tmp_path / "class" / name / "utils.py").touch()
     command = ["--all", str(tmp_path / "class"), "--output", str(tmp_path / "out")]
-    assert check.main(command) == 0 and checked == ["ill", "same", "team"]
-    assert check.main([*command, "--missing"]) == 0 and checked[3:] == ["ill"]
+    interrupted = "team"
+    assert check.main(command) == 3 and "Stopped by hand. The same command with --missing" in capsys.readouterr().out
+    rows = rows_of(tmp_path / "out")
+    assert rows["same"]["verdict"] == "well" and rows["team"]["verdict"] == "Not checked: the class was stopped"
+    interrupted = ""
+    assert check.main([*command, "--missing"]) == 0 and checked[3:] == ["ill", "team"]
+    checked.clear()
     time.sleep(0.05)  # more than a tick of the clock of files
     old = tmp_path / "class" / "team" / "old.py"
     old.touch()
     os.utime(old, (0, 0))  # as unzipped: its own time is long ago, that it came is not
-    assert check.main([*command, "--missing"]) == 0 and checked[4:] == ["ill", "team"]
-    rows = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
-    assert {row["submission"]: row["seconds"] for row in rows} == {"ill": 2.0, "same": 1.5, "team": 2.0}
-    assert check.main([*command, "--missing", "--level", "full"]) == 0 and checked[6:] == ["ill", "same", "team"]
+    assert check.main([*command, "--missing"]) == 0 and checked == ["ill", "team"]
+    rows = rows_of(tmp_path / "out")
+    assert [rows[name]["seconds"] for name in ("ill", "same", "team")] == [2.0, 1.5, 2.0]
+    assert check.main([*command, "--missing", "--level", "full"]) == 0 and checked[2:] == ["ill", "same", "team"]
     assert not (tmp_path / "out" / "ill" / "check.json").exists()
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 

@@ -17,7 +17,7 @@ Exit status
 1  At least one finding contradicts it, or a figure differs.
 2  It could not be opened, or the command line is wrong.
 3  The check itself failed: a fault of this program, or of this machine.
-With --all: 1 if any is 1, else 0; 2 only if none could be opened; 3 if a cluster was lost before all were checked.
+With --all: 1 if any is 1, else 0; 2 only if none could be opened; 3 if it was stopped, or its cluster lost, on the way.
 
 A class
 -------
@@ -371,7 +371,7 @@ def check_all(options: argparse.Namespace) -> int:
         print(f"{row['submission']:<28.28} {row['verdict']}")
     print(*verdict.write_summary(summary, output), sep="\n")
     if lost:
-        print(f"{lost} Then the same command with --missing checks the others.")
+        print(f"{lost} The same command with --missing checks the others.")
         return 3
     statuses = [row["status"] for row in rows]
     return 2 if set(statuses) == {2} else max(status % 2 for status in statuses)
@@ -388,14 +388,17 @@ def _check_each(names: dict[Path, str], output: Path, options: argparse.Namespac
         jobs = {_job(path, name, root, options): path for path, name in names.items() if path not in rows}
         with _engine(names, root, options) if jobs else nullcontext(list) as outcomes:
             try:
-                for job, outcome in tqdm(outcomes(jobs), total=len(jobs), unit="submission", file=sys.stdout):
+                for job, outcome in tqdm(outcomes(jobs), total=len(jobs), unit="submission", disable=not jobs,
+                                         file=sys.stdout):  # fmt: skip
                     path, folder = jobs[job], output / job.name
                     _put(root / outcome.folder if outcome.rc in (0, 1) else None, folder)
                     rows[path] = _row(path, folder, outcome.rc, outcome.said, outcome.seconds)
             except cluster.LostError as error:
                 lost = str(error)
+            except KeyboardInterrupt:
+                lost = "Stopped by hand."
     left = [path for path in names if path not in rows]
-    return [*rows.values(), *(_row(path, output, attempt.LOST, "the cluster was lost", 0.0) for path in left)], lost
+    return [*rows.values(), *(_row(path, output, attempt.LOST, "the class was stopped", 0.0) for path in left)], lost
 
 
 @contextmanager
@@ -440,7 +443,7 @@ def _put(made: Path | None, folder: Path) -> None:
     """Put a report in its place, check.json last; without a new one, an old one must not pass for it."""
     for name in ("check.json", "check.md", "check.html"):
         (folder / name).unlink(missing_ok=True)
-    if made and (made / "check.json").exists():  # the first one written is json: the others, of a check that ended
+    if made and (made / "check.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("check.html", "check.md", "check.json"):
             os.replace(made / name, folder / name)
