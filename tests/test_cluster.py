@@ -25,6 +25,8 @@ from tools import attempt, check, cluster, sandbox
 distributed = pytest.importorskip("distributed")
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("ignore:Mismatched versions")]
 KIT = Path(__file__).resolve().parent.parent
+DASK = (sys.executable, "-m", "dask")
+PLAIN = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory")
 TIMES = ((r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "DATE"), (r'"seconds": [\d.]+', "SECONDS"), (r"\b\d+\.\d s\b", "SECONDS"),
          (r"\| \d+\.\d \|$", "SECONDS"), (r'<td class="n">\d+\.\d</td></tr>', "SECONDS"))  # fmt: skip
 
@@ -100,13 +102,43 @@ class Killer(threading.Thread):
                     pass
 
 
-def start(*command: str, cwd: Path = KIT, **environment) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", *command], cwd=cwd, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL, env=os.environ | environment)  # fmt: skip
+def start(*command: str, **options) -> subprocess.Popen:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(list(command), **{"cwd": KIT} | quiet | options)
+
+
+def until(done, seconds: float = 120) -> None:
+    """Wait for what must come, and fail where it does not, instead of hanging."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
 
 
 @pytest.fixture
-def other_worker(tmp_path, running):
+def join(tmp_path, running):
+    """join(...) starts one more worker of the running cluster, by a command of its own, and waits for it."""
+    with ExitStack() as stack:
+
+        def start_it(*before: str, cwd: Path = KIT, **environment) -> subprocess.Popen:
+            command = [*before, *DASK, "worker", running.scheduler_address, *PLAIN, str(tmp_path)]
+            worker = start(*command, cwd=cwd, env=os.environ | environment)
+            stack.callback(worker.wait)
+            stack.callback(worker.kill)
+            wait_for_workers(running, 3)
+            return worker
+
+        yield start_it
+    wait_for_workers(running, 2)
+
+
+def wait_for_workers(running, count: int) -> None:
+    with distributed.Client(running) as client:
+        until(lambda: len(client.nthreads()) == count)
+
+
+@pytest.fixture
+def other_worker(tmp_path, join):
     """A worker of an edited kit, that also sees another numpy."""
     kit = tmp_path / "kit"
     for name in ("models", "tools", "exercises", "notebooks", "report"):
@@ -118,16 +150,7 @@ def other_worker(tmp_path, running):
     about = tmp_path / "packages" / "numpy-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
-    worker = start("dask", "worker", running.scheduler_address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
-                   "--local-directory", str(tmp_path), cwd=kit, PYTHONPATH=str(about.parent))  # fmt: skip
-    with distributed.Client(running) as client:
-        client.wait_for_workers(3, timeout=60)
-    yield worker
-    worker.kill()
-    worker.wait()
-    with distributed.Client(running) as client:
-        while len(client.nthreads()) > 2:
-            time.sleep(0.1)
+    return join(cwd=kit, PYTHONPATH=str(about.parent))
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -135,21 +158,39 @@ def other_worker(tmp_path, running):
 # ------------------------------------------------------------------------------------------------------
 
 
-def test_local_cluster_writes_the_reports_of_the_plain_loop(submissions, serial, tmp_path, capsys):
-    assert check.main(["--all", str(submissions), "--jobs", "2", "--output", str(tmp_path / "out")]) == 1
-    assert files(tmp_path / "out") == serial and len(serial) == 2 * 3 + 3
-    assert "3/3" in capsys.readouterr().out
-    assert not checks()
-
-
-def test_worker_killed_in_the_middle_loses_nothing(submissions, serial, running, tmp_path):
+def test_worker_killed_in_the_middle_loses_nothing(submissions, serial, tmp_path, capsys):
+    """A local cluster writes the reports of the plain loop, though one of its two workers dies at work."""
     killer = Killer(1)
     killer.start()
+    assert check.main(["--all", str(submissions), "--jobs", "2", "--output", str(tmp_path / "out")]) == 1
+    assert len(killer.orphans) == 1 and files(tmp_path / "out") == serial and len(serial) == 2 * 3 + 3
+    psutil.wait_procs(killer.orphans, timeout=30)
+    assert not killer.orphans[0].is_running() and not checks()  # the check went with its worker
+    said = capsys.readouterr()
+    assert "3/3" in said.out and "Traceback" not in said.out + said.err
+
+
+@pytest.mark.slow
+def test_cluster_that_runs_already_writes_the_reports_of_the_plain_loop(submissions, serial, running, tmp_path):
     address = running.scheduler_address
     assert check.main(["--all", str(submissions), "--cluster", address, "--output", str(tmp_path / "out")]) == 1
-    assert len(killer.orphans) == 1 and files(tmp_path / "out") == serial
-    psutil.wait_procs(killer.orphans, timeout=30)
-    assert not killer.orphans[0].is_running()  # it went with its worker
+    assert files(tmp_path / "out") == serial
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_in_a_sentence(submissions, tmp_path):
+    """As a terminal sends it: to the class, its workers and their checks at once."""
+    command = ["course.py", "check", "--all", str(submissions), "--jobs", "2", "--output", str(tmp_path / "out")]
+    with open(tmp_path / "said", "w") as said:
+        parent = start(sys.executable, *command, stdout=said, stderr=said, start_new_session=True)
+    until(checks)
+    begun = checks()
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.wait(60) == 3
+    said = (tmp_path / "said").read_text()
+    assert "Stopped by hand. The same command with --missing" in said and "Traceback" not in said
+    psutil.wait_procs(begun, timeout=30)
+    assert not checks() and not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.slow
@@ -187,6 +228,21 @@ def test_worker_with_other_packages_and_another_kit_is_refused(submissions, runn
     assert f"numpy 1.0, here {attempt.version('numpy')}" in lines[0][1]
     assert re.search(r"the kit's utils\.py [0-9a-f]{8}, here [0-9a-f]{8}", lines[0][1]) and "Traceback" not in said
     assert list((tmp_path / "out").rglob("*")) == [kept.parent, kept] and kept.read_text() == "of an earlier check"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="hides folders from one process")
+def test_worker_that_does_not_see_the_folders_is_refused(submissions, running, join, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    hide = 'mount -t tmpfs none "$1" && mount -t tmpfs none "$2" && shift 2 && exec "$@"'
+    if subprocess.run(["unshare", "-m", "sh", "-c", hide, "", submissions, output, "true"]).returncode:
+        pytest.skip("this machine does not let the tests mount a disk")
+    join("unshare", "-m", "sh", "-c", hide, "", str(submissions), str(output))
+    command = ["--all", str(submissions), "--cluster", running.scheduler_address, "--output", str(output)]
+    assert check.main(command) == 2
+    told = re.search(r"worker tcp://127\.0\.0\.1:\d+: (.*)", capsys.readouterr().out)[1]
+    assert f"output folder {output} not shared, or read-only, here shared" in told
+    assert f"submissions in {submissions} missing, here" in told and not list(output.iterdir())
 
 
 @pytest.mark.slow
@@ -249,10 +305,9 @@ def test_scheduler_without_workers(submissions, tmp_path, capsys):
 def test_cluster_lost_in_the_middle_keeps_what_is_done(submissions, serial, tmp_path, capsys, lost):
     """Its scheduler, or its only worker. A second run, without a cluster, checks only the others."""
     output, file = tmp_path / "out", tmp_path / "scheduler.json"
-    scheduler = start("dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+    scheduler = start(*DASK, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
                       "--scheduler-file", str(file))  # fmt: skip
-    worker = start("dask", "worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--no-nanny",
-                   "--local-directory", str(tmp_path))  # fmt: skip
+    worker = start(*DASK, "worker", "--scheduler-file", str(file), *PLAIN, str(tmp_path))
     over = threading.Event()
 
     def kill():
@@ -263,8 +318,7 @@ def test_cluster_lost_in_the_middle_keeps_what_is_done(submissions, serial, tmp_
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        while not (file.exists() and file.read_text().endswith("}")):
-            time.sleep(0.05)
+        until(lambda: file.exists() and file.read_text().endswith("}"))
         address = json.loads(file.read_text())["address"]
         command = ["--all", str(submissions), "--output", str(output)]
         assert check.main([*command, "--cluster", address, "--wait", "8"]) == 3

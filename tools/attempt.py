@@ -6,6 +6,7 @@ Light on purpose: a worker imports this module and no more of the kit; torch is 
 import hashlib
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,11 @@ def on_worker(job: Job, shared: Shared, here: dict[str, str]) -> Outcome | list[
     if differ := differences(about(shared), here):
         return differ
     return attempt(job, get_worker().local_directory)  # Dask empties it after a worker that was killed
+
+
+def dask_setup(worker) -> None:
+    """What Dask calls on a worker that preloads this module: Ctrl-C is for the class, which then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(command: list[str], environment: dict, root: Path, limit: float) -> tuple[int, str]:
