@@ -2,7 +2,8 @@
 # make lint  code, notebooks and workflows                make test-all   the long tests as well
 # make demo  the model in a web page (runs the course     make site       the executed notebooks of both datasets as
 #            first where it has not run yet)                              web pages
-# make bonus installs what demo and site need, make scale what `course.py compact` needs; run, lint and test-core do without
+# make bonus installs what demo and site need, make scale what `course.py compact` and `check --jobs` need; run, lint and
+# test-core do without
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
