@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 KIT = Path(__file__).resolve().parent.parent
+TOP = ("course.py", "utils.py", "sample_data.py")
 PARTS = ("models", "tools", "exercises", "notebooks", "report")
 SUFFIXES = {".py", ".ipynb", ".html", ".md", ".css", ".typ"}
 MISSING, FAILED, DIED, LOST = "missing", 3, 4, 5
@@ -148,7 +149,7 @@ def end_with_parent() -> None:
 def about(shared: Shared) -> dict[str, str]:
     """Python, packages, the kit's files and the folders, as this machine has them."""
     seen = {"Python": platform.python_version()} | {name: _version(name) for name in shared.packages}
-    for path in sorted(KIT.glob("*.py")) + sorted(path for part in PARTS for path in (KIT / part).rglob("*")):
+    for path in [KIT / name for name in TOP] + sorted(path for part in PARTS for path in (KIT / part).rglob("*")):
         if path.suffix in SUFFIXES and "__pycache__" not in path.parts:
             seen[f"the kit's {path.relative_to(KIT)}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     folder = Path(shared.submissions)
