@@ -457,7 +457,7 @@ def _is_checked(path: Path, folder: Path, level: str) -> bool:
         below = [path, *path.rglob("*")] if path.is_dir() else [path]
         # What a zip brings keeps the times of its owner's machine: that of the last change of an entry is of this one.
         return report["level"] == level and max(entry.lstat().st_ctime for entry in below) <= written
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # none, or no report
         return False
 
 
