@@ -339,9 +339,9 @@ def test_cluster_lost_in_the_middle_keeps_what_is_done(submissions, serial, tmp_
 
 
 def test_nothing_of_a_local_cluster_is_reachable_from_outside(running):
-    own = psutil.Process()
-    listening = [connection.laddr for process in (own, *own.children(recursive=True))
-                 for connection in process.net_connections("inet") if connection.status == psutil.CONN_LISTEN]
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    listening = [connection.laddr for process in processes for connection in process.net_connections("inet")
+                 if connection.status == psutil.CONN_LISTEN]  # fmt: skip
     assert len(listening) >= 3 and {address.ip for address in listening} == {"127.0.0.1"}
 
 
