@@ -2634,18 +2634,71 @@ def build_trial(course: Course, params: dict, recipe: Recipe) -> tuple[nn.Module
     return model, replace(recipe, lr=params["lr"], weight_decay=params["weight_decay"])
 
 
-def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, tracker: str = "none"):
+# One search may have many workers. Seconds: between two signs of life of a worker, of silence before it is taken for
+# dead, for putting its name on what it took, and between two looks of one that waits.
+HEARTBEAT, GRACE, CLAIM, POLL = 10.0, 60.0, 5.0, 1.0
+SERVER_WAIT = 10.0  # seconds for the server of a search to answer
+RETRIES = 3  # of a trial whose workers die: then it counts as one whose loss exploded
+
+_at_work: set[tuple[str, int]] = set()  # (study, number) of the trials that this process trains
+
+
+def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, tracker: str = "none",
+           storage: str | Path | None = None):  # fmt: skip
     """Optuna study over width, depth, dropout, learning rate and weight decay; bad trials are pruned early.
 
-    Trial 0 is the course's own choice. Every trial is a training with an identity, and the study is stored on disk:
+    Trial 0 is the course's own choice. Every trial is a training with an identity, and the study is a journal on disk:
     an interrupted search goes on. Sampler: TPE (Bergstra et al., 2011). Pruning after each epoch by the median of
     the other trials. With a `tracker` each trial is a run of it, as in `fit`.
+
+    Every process that makes this call on the same storage works on the same study, and each returns when it is
+    complete. The trial of a worker that dies is tried again by another, with the same parameters: where they share the
+    folder runs/, from the last step saved.
+
+    Parameters
+    ----------
+    trials : int
+        Of the study, not of each worker.
+    storage : path or "grpc://HOST:PORT", optional
+        A journal on a disk that all workers see, or the server that `course.py search --serve` runs; a file in runs/
+        when None.
 
     Returns
     -------
     optuna.Study
         Minimises the validation loss; `user_attrs["own"]` holds the parameters of the course's own choice.
+
+    Raises
+    ------
+    CourseError
+        No trial finished; a storage that is no journal, that cannot be written or locked, or that does not answer.
     """
+    optuna = _optuna()
+    code = code_of(search, _train_trial, _sampler, build_trial, optimized_network, OptimizedCNN(), fit, _Session,
+                   train_epoch, train_step, validate, draw_augmentation, augment)  # fmt: skip
+    parts = {"code": identity(code), "networks": ARCHITECTURES, "recipe": asdict(recipe), "data": data.key,
+             "seed": course.seed}  # fmt: skip
+    title = f"{name}-{identity(parts)}"
+    stored = course.local / "runs" / f"{title}.journal"  # with Drive it is copied over after every trial
+    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
+    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    with _clear_study_errors(storage or stored):
+        if storage is None:
+            fetch(course, stored)
+        study = _open_study(_open_storage(course, storage or _opened(stored)), title, own, parts, storage or stored)
+        places = _Places(study, trials, own, private=storage is None and course.home != course.local)
+        while (trial := places.take()) or places.wait():
+            if trial:
+                study.sampler = _sampler(course.seed + trial.user_attrs["place"])
+                _run_trial(study, trial, partial(_train_trial, course, data, name, recipe, tracker))
+                if storage is None:
+                    keep(course, stored)
+    if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+        raise CourseError("No trial of the search finished, every loss exploded: lower lr in the recipe to a tenth.")
+    return study
+
+
+def _optuna():
     import warnings
 
     with warnings.catch_warnings():
@@ -2653,68 +2706,389 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, t
         import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warning of a trial that fails holds a whole traceback
-    code = code_of(search, build_trial, optimized_network, fit, OptimizedCNN())
-    key = identity(code, ARCHITECTURES, asdict(recipe), data.key, course.seed)
-    # SQLite needs the locks of a local disk; with Drive the study is copied over after every trial.
-    stored = course.local / "runs" / f"{name}-{key}.db"
-    fetch(course, stored)
-    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
-    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    kept = "The trials that are finished are all there."
-    with clear_disk_errors(stored, kept):
-        study = _open_study(name, stored, own)
-
-    def objective(trial):
-        trial.suggest_categorical("width", [16, 24, 32])
-        trial.suggest_int("depth", 1, 2)
-        trial.suggest_float("dropout", 0.0, 0.4)
-        trial.suggest_float("lr", 1e-3, 1e-2, log=True)
-        trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True)
-        model, chosen = build_trial(course, trial.params, recipe)
-
-        def report(epoch, row):
-            trial.report(row["val_loss"], epoch)
-            if epoch < chosen.epochs and trial.should_prune():
-                raise optuna.TrialPruned
-
-        try:
-            run = fit(course, f"{name}-trial", model, data, chosen, tracker=tracker, progress=False, on_epoch=report)
-        except TrainingStopped:
-            raise optuna.TrialPruned from None  # this rate makes the loss explode: a result, not a failure
-        if run.loaded:
-            for row in run.history.itertuples():
-                trial.report(row.val_loss, int(row.epoch))
-        return float(run.history["val_loss"].min())
-
-    state = optuna.trial.TrialState
-    done = len(study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED)))
-    for number in range(done, trials):
-        # A sampler for each trial, so that an interrupted search proposes what an uninterrupted one would.
-        study.sampler = optuna.samplers.TPESampler(seed=course.seed + number, n_startup_trials=4)
-        with clear_disk_errors(stored, kept):
-            study.optimize(objective, n_trials=1)
-        keep(course, stored)
-    if not study.get_trials(deepcopy=False, states=(state.COMPLETE,)):
-        raise CourseError("No trial of the search finished, every loss exploded: lower lr in the recipe to a tenth.")
-    return study
+    return optuna
 
 
-def _open_study(name: str, stored: Path, own: dict):
-    """The study in a file, made or gone on with: trials that a kill cut short are failed, to be proposed again."""
+def _sampler(seed: int):
+    """A sampler for each trial, so that an interrupted search proposes what an uninterrupted one would.
+
+    A trial that another worker has not finished counts as a bad one (the constant liar of Ginsbourger et al., 2010):
+    two workers look in different places.
+    """
+    import warnings
+
+    optuna = _optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # constant_liar, before Optuna 5
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4, constant_liar=True)
+
+
+def _train_trial(course, data, name, recipe, tracker, trial) -> float:
+    """Propose parameters, train, and return the lowest validation loss; raises optuna.TrialPruned."""
     import optuna
 
-    study = optuna.create_study(
-        study_name=name, storage=f"sqlite:///{_opened(stored)}", load_if_exists=True, direction="minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
-    )  # fmt: skip
-    state = optuna.trial.TrialState
-    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-        study.tell(trial.number, state=state.FAIL)
-    study.set_user_attr("own", own)
-    tried = [trial for trial in study.get_trials(deepcopy=False) if trial.state != state.FAIL]
-    if own not in [trial.params or trial.system_attrs.get("fixed_params") for trial in tried]:
-        study.enqueue_trial(own)
+    trial.suggest_categorical("width", [16, 24, 32])
+    trial.suggest_int("depth", 1, 2)
+    trial.suggest_float("dropout", 0.0, 0.4)
+    trial.suggest_float("lr", 1e-3, 1e-2, log=True)
+    trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True)
+    if "given up" in trial.user_attrs:
+        raise optuna.TrialPruned
+    model, chosen = build_trial(course, trial.params, recipe)
+
+    def report(epoch, row):
+        trial.report(row["val_loss"], epoch)
+        if epoch < chosen.epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        run = fit(course, f"{name}-trial", model, data, chosen, tracker=tracker, progress=False, on_epoch=report)
+    except TrainingStopped:
+        raise optuna.TrialPruned from None  # this rate makes the loss explode: a result, not a failure
+    if run.loaded:
+        for row in run.history.itertuples():
+            trial.report(row.val_loss, int(row.epoch))
+    return float(run.history["val_loss"].min())
+
+
+def _run_trial(study, trial, train) -> None:
+    """Run one trial and tell its result; a trial that was interrupted is failed, to be tried again."""
+    from optuna import TrialPruned
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    try:
+        with _heartbeat(study, trial):
+            try:
+                result = {"values": train(trial)}
+            except TrialPruned:
+                result = {"state": TrialState.PRUNED}
+            study.tell(trial, **result, skip_if_finished=True)
+    except UpdateFinishedTrialError:
+        pass  # others took it for dead
+    except BaseException as error:
+        with suppress(Exception):  # what broke the training may break the storage as well
+            trial.set_user_attr("ended", type(error).__name__)
+            study.tell(trial, state=TrialState.FAIL)
+        raise
+    if study.get_trials(deepcopy=False)[trial.number].state == TrialState.FAIL:
+        print(f"trial {trial.number}: this worker was silent for so long that another one has it now; its own result "
+              "does not count")  # fmt: skip
+
+
+@contextmanager
+def _heartbeat(study, trial):
+    """Within this block the study hears every few seconds that somebody is at work on the trial."""
+    ended = threading.Event()
+
+    def beat():
+        while not ended.wait(HEARTBEAT):
+            with suppress(Exception):  # whatever it is, the training itself meets it at its next report
+                trial.set_user_attr("heartbeat", datetime.now(UTC).isoformat(timespec="milliseconds"))
+
+    _at_work.add((study.study_name, trial.number))
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(HEARTBEAT)  # no longer: a server that hangs must not hold us
+        _at_work.discard((study.study_name, trial.number))
+
+
+class _Places:
+    """Shares the trials of a study out among any number of processes, by nothing but what the study holds.
+
+    A study of n trials has n places, and a trial that has not failed holds one. Whoever is free puts a trial for the
+    first free place into the study's queue and takes one from there, which Optuna lets only one worker do. Where two
+    workers put in a trial for the same place, the lower number holds it and the other trial is given back. No lock and
+    no clock is shared: whoever dies in between leaves nothing that the next one does not put right.
+    """
+
+    def __init__(self, study, trials: int, own: dict, private: bool):
+        self.study, self.trials, self.own, self.private = study, trials, own, private
+        self.heard: dict[int, tuple[str, float]] = {}  # last sign of life of a trial, and when we first saw it
+        self.told = False
+
+    def take(self):
+        """A trial to run; None where every place is held."""
+        while True:
+            self._fail_lost()
+            trials = self.study.get_trials(deepcopy=False)
+            if not any(trial.state.name == "WAITING" for trial in trials):
+                held = {trial.user_attrs.get("place") for trial in trials if trial.state.name != "FAIL"}
+                free = next((place for place in range(self.trials) if place not in held), None)
+                if free is None:
+                    return None
+                self._enqueue(free, trials)
+            trial = self.study.ask()
+            trial.set_user_attr("worker", _worker())
+            if self._holds(trial):
+                return trial
+            trial.set_user_attr("ended", "given back")
+            self.study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+
+    def wait(self) -> bool:
+        """False when the study is complete; else wait a little for those that are at work on the rest."""
+        trials = self.study.get_trials(deepcopy=False)
+        done = {trial.user_attrs.get("place") for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")}
+        if done >= set(range(self.trials)):
+            return False
+        busy = {trial.user_attrs.get("worker", "a worker unknown") for trial in trials if trial.state.name == "RUNNING"}
+        if busy and not self.told:
+            self.told = True
+            print(f"no trial is left to begin; waiting for those of {', '.join(sorted(busy))}")
+        time.sleep(POLL)
+        return True
+
+    def _enqueue(self, place: int, trials: list) -> None:
+        """Put a trial into the queue: what was tried and lost again, else the course's own choice, else a proposal."""
+        attributes, params = {"place": place}, self.own if place == 0 else {}
+        earlier = [trial for trial in trials if trial.user_attrs.get("place") == place]
+        lost = [trial for trial in earlier if trial.params.keys() == self.own.keys()]  # else it was not proposed yet
+        if lost:
+            params, attributes["retry of trial"] = lost[-1].params, lost[-1].number
+            if sum("ended" not in trial.user_attrs for trial in lost) > RETRIES:
+                attributes["given up"] = f"{RETRIES + 1} workers died of it"
+        self.study.enqueue_trial(params, user_attrs=attributes)
+
+    def _holds(self, trial) -> bool:
+        """Is this the trial of its place?"""
+        place = trial.user_attrs.get("place")  # None: another worker took what we had put into the queue
+        rivals = self.study.get_trials(deepcopy=False)[: trial.number]
+        return place is not None and all(t.state.name == "FAIL" or t.user_attrs.get("place") != place for t in rivals)
+
+    def _fail_lost(self) -> None:
+        """Fail the trials of workers that are dead, so that their places are free again."""
+        state = _optuna().trial.TrialState
+        for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+            if self._is_lost(trial):
+                with suppress(RuntimeError, ValueError):  # another worker was faster
+                    self.study.tell(trial.number, state=state.FAIL)
+                    whose = trial.user_attrs.get("worker", "a worker unknown")
+                    print(f"trial {trial.number} of {whose} ended without a result: it is tried again")
+
+    def _is_lost(self, trial) -> bool:
+        worker = trial.user_attrs.get("worker", "")
+        if worker == _worker():
+            return (self.study.study_name, trial.number) not in _at_work
+        if _is_gone(worker) or (self.private and worker and _host(worker) != _machine()):
+            return True
+        sign = str(trial.user_attrs.get("heartbeat", worker))
+        if self.heard.get(trial.number, ("none", 0.0))[0] != sign:
+            self.heard[trial.number] = sign, time.monotonic()
+        return time.monotonic() - self.heard[trial.number][1] > (GRACE if worker else CLAIM)
+
+
+def _worker() -> str:
+    return f"{_machine()}-{os.getpid()}"
+
+
+@cache
+def _machine() -> str:
+    """This host, as far as process numbers mean something: two may bear one name, and a container counts anew."""
+    marks = []
+    with suppress(OSError):
+        marks = [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return f"{HOST}~{identity(marks)[:4]}"
+
+
+def _is_gone(worker: str) -> bool:
+    """Was this a process of this machine, which has ended? One of another machine cannot be asked."""
+    pid = worker.rpartition("-")[2]
+    return _host(worker) == _machine() and pid.isdigit() and not _alive(int(pid))
+
+
+def _host(worker: str) -> str:
+    return worker.rpartition("-")[0]
+
+
+def _open_study(storage, title: str, own: dict, parts: dict, where: str | Path):
+    """The study of that name in a storage, made if it is not there; the name is the hash of all that it depends on."""
+    optuna = _optuna()
+    others = [study for study in storage.get_all_studies() if study.study_name != title]
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0)
+    try:
+        study = optuna.load_study(study_name=title, storage=storage, pruner=pruner)
+    except KeyError:
+        for other in others:
+            theirs = other.user_attrs.get("identity", {})
+            differs = " and ".join(name for name, part in parts.items() if theirs.get(name) != part)
+            print(f"{where} holds {other.study_name}, a search with other {differs}: this one begins beside it")
+        study = optuna.create_study(study_name=title, storage=storage, pruner=pruner, load_if_exists=True)
+    for name, value in {"own": own, "identity": parts}.items():
+        if name not in study.user_attrs:
+            study.set_user_attr(name, value)
     return study
+
+
+def _open_storage(course: Course, storage: str | Path):
+    """Optuna's storage for a path or the address of a server.
+
+    Raises
+    ------
+    CourseError
+        No journal, a folder that is not there, a place on Google Drive, an unknown kind of address, no answer.
+    """
+    if "://" in str(storage):
+        return _open_server(str(storage))
+    path = Path(storage).expanduser().absolute()
+    if path.is_relative_to(COLAB / "drive"):
+        raise CourseError(f"{path} lies on Google Drive, where two runtimes that write to one file lose lines: leave "
+                          "storage out, or give the grpc:// address of a search server.")  # fmt: skip
+    if not path.parent.is_dir():
+        raise CourseError(f"{path.parent} is missing: mount the shared disk or make the folder, then run again.")
+    return open_journal(path)
+
+
+def _open_server(address: str):
+    import warnings
+
+    optuna = _optuna()
+    found = re.fullmatch(r"grpc://([^/:\s]+):(\d{1,5})/?", address)
+    if not found:
+        raise CourseError(f"storage={address!r} is unknown: give the path of a file, or grpc://HOST:PORT of a server "
+                          "that `course.py search --serve` runs.")  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        server = optuna.storages.GrpcStorageProxy(host=found[1], port=int(found[2]))
+    try:
+        server.wait_server_ready(timeout=SERVER_WAIT)
+    except ConnectionError as error:
+        raise CourseError(f"{address} did not answer within {SERVER_WAIT:.0f} s: see that `course.py search --serve` "
+                          "runs there and that its port can be reached from here, then run again.") from error
+    return server
+
+
+def open_journal(path: Path):
+    """Optuna's storage in a file; one that is no journal, or damaged before its last line, is refused and left alone.
+
+    Half a last line is what a killed writer or a cut copy leaves. It was never acknowledged: readers ignore it, and the
+    next writer removes it.
+    """
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if path.is_dir():
+        raise CourseError(f"{path} is a folder: give the name of a file.")
+    line, begins = 0, b'{"op_code":'
+    try:
+        for line, text in enumerate(open(path, "rb") if path.exists() else (), 1):  # noqa: B007, SIM115
+            whole = text.endswith(b"\n")
+            if not begins.startswith(text[: len(begins)]) or (whole and "worker_id" not in json.loads(text)):
+                raise ValueError("a line of something else")
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+    except OSError:
+        raise
+    except Exception as error:  # Optuna asserts, or does not find what a record speaks of
+        raise CourseError(f"{path} is no journal of a search, or damaged (line {line}): move it away or name another "
+                          "file, then run again; trainings that are finished load. It was left as it is.") from error
+
+
+class _JournalLock:
+    """Optuna's lock on a journal: a file that only one process can make, on NFS from version 3 as well.
+
+    It is Optuna's JournalFileOpenLock with the name of its holder in it. That one waits 30 s for a lock that a killed
+    process left; here the lock of a process of this machine that has ended is free at once, and that of another
+    machine after GRACE seconds. Whoever gets the lock first removes half a line that a killed writer left behind.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.lock, self.size, self.mark = path, path.with_name(f"{path.name}.lock"), 0, ""
+
+    def acquire(self) -> bool:
+        seen, since, told, pause = None, time.monotonic(), False, 0.001
+        while not self._make():
+            holder = self._holder()
+            if holder != seen:
+                seen, since = holder, time.monotonic()
+            waited, worker = time.monotonic() - since, (holder or "").partition(" ")[0]
+            away = _host(worker) != _machine() and waited > (GRACE if worker else CLAIM)
+            if holder is not None and (_is_gone(worker) or away):
+                self._break(holder)
+            elif waited > GRACE:
+                raise CourseError(f"{self.lock} has been held by process {worker} for {waited:.0f} s, which is stopped "
+                                  "or hangs: end it, then run again. The trials that are finished are all there.")
+            elif waited > CLAIM and not told:
+                told = True
+                print(f"waiting for the lock {self.lock}, held by process {worker or 'unknown'}")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        try:
+            self._mend()
+        except BaseException:
+            self.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        with suppress(OSError):  # it was removed: the next call says so
+            self.size = self.path.stat().st_size
+        with suppress(OSError):
+            if self._holder() == self.mark:  # else it was taken from us, as we were silent for so long
+                self.lock.unlink()
+
+    def _make(self) -> bool:
+        self.mark = f"{_worker()} {os.urandom(4).hex()}"
+        try:
+            file = os.open(self.lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            os.write(file, self.mark.encode())
+        except BaseException:
+            self.lock.unlink()
+            raise
+        finally:
+            os.close(file)
+        return True
+
+    def _holder(self) -> str | None:
+        """What stands in the lock: "" before its holder has written, None when it is free."""
+        try:
+            return self.lock.read_text(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def _break(self, holder: str) -> None:
+        """Take the lock of a dead process away, but not one that somebody else has made in the meantime."""
+        aside = self.lock.with_name(f".{self.lock.name}.{_worker()}.tmp")
+        with suppress(OSError):  # another worker was faster
+            os.rename(self.lock, aside)
+            if aside.read_text(errors="replace") != holder:
+                os.link(aside, self.lock)
+            aside.unlink()
+
+    def _mend(self) -> None:
+        size = self.path.stat().st_size if self.path.exists() else -1
+        if size < self.size:
+            raise CourseError(f"{self.path} was cut or replaced while this search used it: run again, finished "
+                              "trainings load.")  # fmt: skip
+        with open(self.path, "r+b") as file:
+            file.seek(max(size - 1, 0))
+            if file.read(1) not in (b"\n", b""):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@contextmanager
+def _clear_study_errors(where: str | Path):
+    """Say in one sentence what became of the storage of a study; errors of a training pass."""
+    kept = "The trials that are finished are all there."
+    with clear_disk_errors(where, kept):
+        try:
+            yield
+        except (FileNotFoundError, json.JSONDecodeError) as error:
+            if getattr(error, "filename", str(where)) != str(where):
+                raise
+            raise CourseError(f"{where} was removed or damaged while the search used it: move what is left of it away, "
+                              "then run again; finished trainings load.") from error  # fmt: skip
+        except Exception as error:
+            if "RpcError" not in (kind.__name__ for kind in type(error).__mro__):
+                raise
+            raise CourseError(f"{where} does not answer any more ({_first_line(error)}): start its server again, then "
+                              f"run again. {kept}") from error  # fmt: skip
 
 
 # ======================================================================================================

@@ -72,7 +72,7 @@ def test_fresh_colab_with_a_t4():
     colab = {"scikit-learn": "1.6.1", "tensorboard": "2.20.0", "setuptools": "75.2.0", "tqdm": "4.67.1",
              "filelock": "3.20.0"}  # fmt: skip
     assert packages.plan(colab, "12.8") == (
-        [], ["optuna", "onnx>=1.18", "onnxscript>=0.6.2", "typst>=0.15", "pypdf>=5", CUDA12])  # fmt: skip
+        [], ["optuna>=4.5", "onnx>=1.18", "onnxscript>=0.6.2", "typst>=0.15", "pypdf>=5", CUDA12])  # fmt: skip
 
 
 @pytest.mark.parametrize("cuda", [None, "12.8", "13.0"])
@@ -144,7 +144,7 @@ def test_failing_pip_ends_in_one_sentence(machine):
     with pytest.raises(packages.InstallError) as caught:
         packages.install()
     sentence = str(caught.value)
-    assert sentence.startswith("pip could not install scikit-learn, optuna, ")
+    assert sentence.startswith("pip could not install scikit-learn, optuna>=4.5, ")
     assert "(No matching distribution found for onnx)" in sentence and "\n" not in sentence
     assert "connect this machine to the internet" in sentence and "requirements.txt" in sentence
     assert caught.value._render_traceback_() == [sentence]  # what IPython shows instead of the traceback

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 KIT = Path(__file__).resolve().parent.parent
-NEEDED = ("scikit-learn", "optuna", "tensorboard!=2.20.*", "tqdm", "onnx>=1.18", "onnxscript>=0.6.2",
+NEEDED = ("scikit-learn", "optuna>=4.5", "tensorboard!=2.20.*", "tqdm", "onnx>=1.18", "onnxscript>=0.6.2",
           "filelock", "typst>=0.15", "pypdf>=5")  # fmt: skip
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 # Never installed, upgraded or downgraded: Colab's own fit its drivers, and replacing them costs minutes.
