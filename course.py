@@ -5,13 +5,14 @@ train   one training, alone or under torchrun
 pack    makes the hand-in, as one zip               check   looks for evidence in a hand-in, and repeats its figures
 publish stamps a GitHub repository into the Colab badges and bootstrap cells
 site    builds the executed notebooks of finished runs into a browsable site
+search  joins the search of theme 3 with one more process
 compact takes what is new in a production log into Parquet
 """
 
 import sys
 from importlib import import_module
 
-COMMANDS = ("run", "train", "report", "pack", "check", "publish", "site", "compact")
+COMMANDS = ("run", "train", "search", "report", "pack", "check", "publish", "site", "compact")
 
 
 def main(arguments: list[str]) -> int:

@@ -21,7 +21,7 @@ import utils  # noqa: E402
 
 def pytest_collection_modifyitems(items):
     """Tests whose forked children train come first: exporting a model starts threads that no fork survives."""
-    items.sort(key=lambda item: item.path.name != "test_kills.py")
+    items.sort(key=lambda item: item.path.name not in ("test_kills.py", "test_search.py"))
 
 
 @pytest.fixture(autouse=True)

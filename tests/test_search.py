@@ -1,0 +1,646 @@
+"""One search, many workers: processes that share a study, die, freeze or find its storage broken."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pandas as pd
+import pytest
+from killing import error_of, leftovers
+from optuna.storages.journal import JournalFileBackend
+
+import utils
+from tools import search as command
+
+KIT = utils.KIT
+RECIPE = utils.Recipe(epochs=2, batch_size=16, lr=3e-3, augment=False)
+TRIALS = 6
+
+
+class Worker:
+    """A forked process that works, with what it printed; it is waited for at once, so that no dead one seems alive."""
+
+    def __init__(self, work, output: Path):
+        self.output, self.code = output, None
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115 - until the process ends
+                work()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        self.thread = threading.Thread(target=self._wait)
+        self.thread.start()
+
+    def _wait(self):
+        self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def ended(self) -> int:
+        self.thread.join(60)
+        assert self.code is not None, f"it hangs: {self.output.read_text()}"
+        return self.code
+
+
+def loss_of(params: dict) -> float:
+    """A made-up loss with one valley, in the place of a training."""
+    return (params["dropout"] - 0.2) ** 2 + 10 * params["lr"] + params["weight_decay"] + params["width"] / 100
+
+
+@pytest.fixture
+def quick(data, monkeypatch, tmp_path):
+    """quick(storage, trials, during) -> study: trainings take no time, and leave their process and rate in `trained()`.
+
+    `during(epoch, count)` is called in the count-th training of the process, after it reported that epoch.
+    """
+    note, count = tmp_path / "trained", [0]
+    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
+    monkeypatch.setattr(utils, "POLL", 0.05)
+    monkeypatch.setattr(utils, "CLAIM", 1.0)
+
+    def search(storage=None, trials=TRIALS, during=lambda epoch, count: None, recipe=RECIPE):
+        def training(course, name, model, data, recipe, on_epoch=None, **options):
+            count[0] += 1
+            with open(note, "a") as file:
+                file.write(f"{os.getpid()} {recipe.lr!r}\n")
+            params = model.config | {"width": model.config["widths"][0]} | vars(recipe)
+            losses = [loss_of(params) * factor for factor in (1.5, 1)]
+            for epoch, loss in enumerate(losses, 1):
+                on_epoch(epoch, {"val_loss": loss})
+                during(epoch, count[0])
+            return SimpleNamespace(history=pd.DataFrame({"val_loss": losses}), loaded=False)
+
+        monkeypatch.setattr(utils, "fit", training)
+        return utils.search(data.course, data, "search", recipe, trials, storage=storage)
+
+    search.trained = lambda: [line.split() for line in note.read_text().splitlines()] if note.exists() else []
+    return search
+
+
+def die(epoch, count):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_in_second(epoch, count):
+    if count == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_time(epoch, count):
+    time.sleep(0.05)
+
+
+def journal(data) -> Path:
+    return next(data.course.runs.glob("search-*.journal"))
+
+
+def study_in(path: Path):
+    """What plain Optuna reads from a journal."""
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    return optuna.load_study(study_name=None, storage=storage)
+
+
+def finished(study) -> list:
+    return [(t.params, t.value) for t in study.trials if t.state.name in ("COMPLETE", "PRUNED")]
+
+
+def name_of(worker: Worker) -> str:
+    return f"{utils._machine()}-{worker.pid}"
+
+
+def retries(study) -> dict[int, int]:
+    """Number of each trial that was tried again, and of its second try."""
+    return {t.user_attrs["retry of trial"]: t.number for t in study.trials if "retry of trial" in t.user_attrs
+            and t.user_attrs.get("ended") != "given back"}  # fmt: skip
+
+
+def check_complete(study, trials=TRIALS) -> None:
+    """Every place is held once, nothing was proposed twice, and the course's own choice was tried."""
+    done = [t for t in study.trials if t.state.name in ("COMPLETE", "PRUNED")]
+    assert sorted(t.user_attrs["place"] for t in done) == list(range(trials))
+    assert {t.state.name for t in study.trials} <= {"COMPLETE", "PRUNED", "FAIL"}
+    assert len({json.dumps(t.params, sort_keys=True) for t in done}) == trials
+    assert sum(t.params == study.user_attrs["own"] for t in done) == 1
+
+
+# --- one worker
+
+
+def test_lone_worker_proposes_what_optuna_alone_would(quick):
+    """The reference: Optuna's own loop in memory, without storage, places or workers."""
+    study = quick(trials=9)
+    alone = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0))
+    alone.enqueue_trial(study.user_attrs["own"])
+
+    def objective(trial):
+        params = {"width": trial.suggest_categorical("width", [16, 24, 32]), "depth": trial.suggest_int("depth", 1, 2),
+                  "dropout": trial.suggest_float("dropout", 0.0, 0.4),
+                  "lr": trial.suggest_float("lr", 1e-3, 1e-2, log=True),
+                  "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True)}  # fmt: skip
+        trial.report(1.5 * loss_of(params), 1)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        trial.report(loss_of(params), 2)
+        return loss_of(params)
+
+    for number in range(9):
+        alone.sampler = optuna.samplers.TPESampler(seed=42 + number, n_startup_trials=4)
+        alone.optimize(objective, n_trials=1)
+    assert [t.state for t in study.trials] == [t.state for t in alone.trials]
+    assert [t.params for t in study.trials] == [t.params for t in alone.trials]
+    assert [t.value for t in study.trials] == pytest.approx([t.value for t in alone.trials])
+
+
+def test_a_trial_stopped_by_hand_is_tried_again_however_often(quick, data):
+    def stop(epoch, count):
+        raise KeyboardInterrupt
+
+    for _ in range(utils.RETRIES + 2):
+        with pytest.raises(KeyboardInterrupt):
+            quick(trials=2, during=stop)
+    study = quick(trials=2)
+    check_complete(study, 2)
+    assert {t.user_attrs["ended"] for t in study.trials if t.state.name == "FAIL"} == {"KeyboardInterrupt"}
+    assert retries(study) == {n: n + 1 for n in range(utils.RETRIES + 2)}
+    assert all(t.params == study.user_attrs["own"] for t in study.trials[:-1])
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(quick, data, tmp_path):
+    for _ in range(utils.RETRIES + 1):
+        assert Worker(lambda: quick(trials=2, during=die), tmp_path / "out").ended() == -signal.SIGKILL
+    study = quick(trials=2)
+    check_complete(study, 2)
+    assert [t.state.name for t in study.trials] == ["FAIL"] * (utils.RETRIES + 1) + ["PRUNED", "COMPLETE"]
+    assert study.trials[-2].user_attrs["given up"] == f"{utils.RETRIES + 1} workers died of it"
+    assert len(quick.trained()) == utils.RETRIES + 2  # not trained once more
+
+
+def test_own_trial_left_running_by_a_broken_storage_is_tried_again_at_once(quick, data):
+    """As after a server that was gone when the trial was to be failed; the notebook lives on."""
+
+    def forget(epoch, count):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", lambda *arguments, **options: 1 / 0)
+        with pytest.raises(KeyboardInterrupt):
+            quick(trials=2, during=forget)
+    assert study_in(journal(data)).trials[0].state.name == "RUNNING"
+    check_complete(quick(trials=2), 2)
+
+
+# --- several workers
+
+
+@contextmanager
+def server(path: Path):
+    """`course.py search --serve` in a process of its own; yields its address and the process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asked = [sys.executable, KIT / "course.py", "search", "--serve", f"127.0.0.1:{port}", "--storage", path]
+    process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout.readline().startswith(f"serving {path}: workers join with --storage grpc://")
+        yield f"grpc://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("kind", ["file", "server"])
+def test_three_workers_one_killed_in_the_middle_of_a_trial(quick, tmp_path, kind):
+    path = tmp_path / "study.journal"
+
+    def check(storage):
+        works = [lambda: quick(storage, 12, take_time), lambda: quick(storage, 12, take_time),
+                 lambda: quick(storage, 12, die_in_second)]  # fmt: skip
+        workers = [Worker(work, tmp_path / f"out-{n}") for n, work in enumerate(works)]
+        assert [worker.ended() for worker in workers] == [0, 0, -signal.SIGKILL]
+        study = study_in(path)
+        check_complete(study, 12)
+        (lost,) = retries(study)
+        again = study.trials[retries(study)[lost]]
+        assert study.trials[lost].state.name == "FAIL" and again.state.name in ("COMPLETE", "PRUNED")
+        assert study.trials[lost].params == again.params
+        assert study.trials[lost].user_attrs["worker"] == name_of(workers[2]) != again.user_attrs["worker"]
+        rates = [rate for _, rate in quick.trained()]
+        assert len(rates) == 13 and {rate for rate in rates if rates.count(rate) == 2} == {repr(again.params["lr"])}
+        assert len({pid for pid, _ in quick.trained()}) == 3  # all of them worked
+        said = (tmp_path / "out-0").read_text() + (tmp_path / "out-1").read_text()
+        assert said.count(f"trial {lost} of {name_of(workers[2])} ended without a result") == 1
+
+    if kind == "file":
+        check(path)
+        assert not leftovers(tmp_path) and not list(tmp_path.glob("*.lock"))
+    else:
+        with server(path) as (address, _):
+            check(address)
+
+
+def test_many_workers_that_start_at_once_neither_overshoot_nor_repeat(quick, tmp_path):
+    for round_ in range(3):
+        path, gun = tmp_path / f"{round_}.journal", time.time() + 0.3
+
+        def work(path=path, gun=gun):
+            time.sleep(max(gun - time.time(), 0))
+            quick(path, 3)
+
+        workers = [Worker(work, tmp_path / f"out-{n}") for n in range(5)]
+        assert [worker.ended() for worker in workers] == [0] * 5
+        study = study_in(path)
+        check_complete(study, 3)
+        assert all(t.user_attrs["ended"] == "given back" for t in study.trials if t.state.name == "FAIL")
+    assert len(quick.trained()) == 9
+
+
+def test_a_killed_training_goes_on_from_its_last_saved_step(data, tmp_path, monkeypatch):
+    """Real trainings; the second worker ends the killed trial with the very losses of a training never killed."""
+    recipe, fit = replace(RECIPE, epochs=3), utils.fit
+
+    def deadly(*arguments, on_epoch, **options):
+        def report(epoch, row):
+            on_epoch(epoch, row)
+            if epoch == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return fit(*arguments, on_epoch=report, **options)
+
+    def killed():
+        utils.fit = deadly
+        utils.search(data.course, data, "search", recipe, 2)
+
+    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
+    assert Worker(killed, tmp_path / "killed").ended() == -signal.SIGKILL
+    second = Worker(lambda: utils.search(data.course, data, "search", recipe, 2), tmp_path / "second")
+    assert second.ended() == 0 and "resumed in epoch 3 of 3" in second.output.read_text()
+    study = study_in(journal(data))
+    check_complete(study, 2)
+    assert retries(study) == {0: 1}
+    model, chosen = utils.build_trial(data.course, study.user_attrs["own"], recipe)
+    run = fit(data.course, "undisturbed", model, data, chosen, tracker="none", progress=False)
+    assert list(study.trials[1].intermediate_values.values()) == run.history["val_loss"].tolist()
+
+
+def test_who_finds_no_trial_left_waits_for_the_others(quick, tmp_path):
+    path, go = tmp_path / "study.journal", tmp_path / "go"
+
+    def slow(epoch, count):
+        while not go.exists():
+            time.sleep(0.01)
+
+    first = Worker(lambda: quick(path, 1, slow), tmp_path / "first")
+    wait_until(lambda: quick.trained())
+    second = Worker(lambda: finished(quick(path, 1))[0], tmp_path / "second")  # half a study would have no [0]
+    wait_until(lambda: second.output.exists() and "waiting" in second.output.read_text())
+    assert second.output.read_text() == f"no trial is left to begin; waiting for those of {name_of(first)}\n"
+    go.touch()
+    assert first.ended() == second.ended() == 0 and len(quick.trained()) == 1
+
+
+def wait_until(ready, seconds=30):
+    until = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.01)
+
+
+def running_elsewhere(quick, path):
+    """A study in which a worker of another machine is at work on trial 0; returns it, and that trial."""
+    with pytest.raises(KeyboardInterrupt):
+        quick(path, 1, during=interrupt)
+    study = study_in(path)
+    study.enqueue_trial(study.user_attrs["own"], user_attrs={"place": 0})
+    trial = study.ask(study.trials[0].distributions)
+    trial.set_user_attr("worker", "elsewhere-1")
+    return study, trial
+
+
+def interrupt(epoch, count):
+    raise KeyboardInterrupt
+
+
+def test_a_worker_elsewhere_is_dead_when_it_is_silent(quick, tmp_path, monkeypatch):
+    """No clock is compared: what counts is how long the one who waits has seen no new sign of life."""
+    path = tmp_path / "study.journal"
+    study, trial = running_elsewhere(quick, path)
+    monkeypatch.setattr(utils, "GRACE", 0.6)
+    waiting = Worker(lambda: quick(path, 1), tmp_path / "out")
+    for beat in range(10):
+        trial.set_user_attr("heartbeat", str(beat))
+        time.sleep(0.15)
+    assert waiting.code is None and len(quick.trained()) == 1  # it lives, for longer than the grace
+    assert waiting.ended() == 0 and len(quick.trained()) == 2
+    assert retries(study) == {1: 2} and study.trials[2].params == study.user_attrs["own"]
+    assert "trial 1 of elsewhere-1 ended without a result" in waiting.output.read_text()
+
+
+def test_a_worker_at_work_gives_signs_of_life(quick, tmp_path, monkeypatch):
+    path = tmp_path / "study.journal"
+    monkeypatch.setattr(utils, "HEARTBEAT", 0.05)
+    quick(path, 1, during=lambda epoch, count: time.sleep(0.3))
+    signs = [line for line in path.read_text().splitlines() if "heartbeat" in line]
+    assert len(set(signs)) > 3 and threading.active_count() < 10
+
+
+def test_result_of_a_worker_that_was_taken_for_dead_does_not_count(quick, tmp_path, capsys):
+    path = tmp_path / "study.journal"
+
+    def taken(epoch, count):
+        if count == 1 and epoch == 1:
+            study_in(path).tell(0, state=optuna.trial.TrialState.FAIL)
+
+    study = quick(path, 2, during=taken)
+    check_complete(study, 2)
+    assert retries(study) == {0: 1} and len(study.trials[0].intermediate_values) == 1
+    assert "trial 0: this worker was silent for so long that another one has it now" in capsys.readouterr().out
+
+
+# --- other studies
+
+
+def test_other_data_code_recipe_or_seed_is_another_study(quick, data, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "study.journal"
+    first = quick(path, 1)
+    other = quick(path, 1, recipe=replace(RECIPE, epochs=3))
+    assert other.study_name != first.study_name and len(first.trials) == len(other.trials) == 1
+    said = capsys.readouterr().out
+    assert f"{path} holds {first.study_name}, a search with other recipe: this one begins beside it" in said
+    monkeypatch.setattr(utils, "code_of", lambda *objects: "other code")
+    monkeypatch.setattr(data, "key", "other data")
+    quick(path, 1)
+    assert f"{first.study_name}, a search with other code and data: this one" in capsys.readouterr().out
+    assert len(study_names(path)) == 3
+
+
+def study_names(path: Path) -> list[str]:
+    return optuna.get_all_study_names(optuna.storages.JournalStorage(JournalFileBackend(str(path))))
+
+
+# --- the lock
+
+
+def dead_process() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("holder", ["of a dead process", "without a name", "of another machine"])
+def test_lock_of_a_dead_worker_holds_nobody_up(quick, data, monkeypatch, holder):
+    before = finished(quick(trials=2))
+    lock = journal(data).with_suffix(".journal.lock")
+    name = {"of a dead process": f"{utils._machine()}-{dead_process()} ab", "without a name": "",
+            "of another machine": "elsewhere-1 ab"}[holder]  # fmt: skip
+    lock.write_text(name)
+    if holder != "of a dead process":  # that one is not waited for, however long the grace
+        monkeypatch.setattr(utils, "GRACE", 0.3)
+        monkeypatch.setattr(utils, "CLAIM", 0.3)
+    study = quick(trials=4)
+    check_complete(study, 4)
+    assert finished(study)[:2] == before and not lock.exists() and not leftovers(data.course.home)
+
+
+def test_lock_held_by_a_live_process(quick, data, monkeypatch):
+    before = finished(quick(trials=2))
+    lock = journal(data).with_suffix(".journal.lock")
+    content = journal(data).read_bytes()
+    holder = subprocess.Popen(["sleep", "60"])
+    lock.write_text(f"{utils._machine()}-{holder.pid} ab")
+    monkeypatch.setattr(utils, "GRACE", 0.5)
+    with pytest.raises(utils.CourseError, match=rf"\.lock has been held by process \S+-{holder.pid} for .* end it"):
+        quick(trials=4)
+    assert lock.exists() and journal(data).read_bytes() == content
+    holder.kill()
+    holder.wait()
+    assert finished(quick(trials=4))[:2] == before
+
+
+def test_lock_that_is_waited_for_is_told(quick, data, monkeypatch, capsys):
+    quick(trials=2)
+    lock = journal(data).with_suffix(".journal.lock")
+    lock.write_text(f"{utils._machine()}-{os.getppid()} ab")
+    monkeypatch.setattr(utils, "CLAIM", 0.2)
+    timer = threading.Timer(0.6, lock.unlink)
+    timer.start()
+    check_complete(quick(trials=4), 4)
+    assert f"waiting for the lock {lock}, held by process {utils._machine()}-{os.getppid()}" in capsys.readouterr().out
+
+
+def test_killed_while_it_holds_the_lock(quick, data, tmp_path):
+    """And in the middle of a line."""
+    before = finished(quick(trials=2))
+
+    def killed():
+        os.fsync = lambda file: (os.truncate(file, os.path.getsize(journal(data)) - 9), die(0, 0))
+        quick(trials=4)
+
+    assert Worker(killed, tmp_path / "out").ended() == -signal.SIGKILL
+    assert journal(data).with_suffix(".journal.lock").exists() and not journal(data).read_bytes().endswith(b"\n")
+    study = quick(trials=4)
+    check_complete(study, 4)
+    assert finished(study)[:2] == before
+
+
+def test_lock_is_not_taken_from_who_has_just_made_it(tmp_path):
+    path = tmp_path / "study.journal"
+    path.touch()
+    lock, other = utils._JournalLock(path), utils._JournalLock(path)
+    assert lock.acquire()
+    other._break("what another worker had found in it")
+    assert lock.lock.read_text() == lock.mark and not leftovers(tmp_path)
+    lock.release()
+    assert other.acquire() and other.lock.read_text() == other.mark
+    lock.release()  # not its own any more
+    assert other.lock.exists()
+
+
+# --- the file
+
+
+def test_cut_journal_goes_on_at_any_byte(quick, data):
+    whole, path = finished(quick()), journal(data)
+    content, rng = path.read_bytes(), random.Random(0)
+    lines = [m.end() for m in re.finditer(rb"\n", content)]
+    for cut in [0, 1, 5, lines[3], lines[3] - 1, lines[-1] - 1, *(rng.randrange(len(content)) for _ in range(14))]:
+        path.write_bytes(content[:cut])
+        kept = finished(study_in(path)) if cut > lines[0] else []
+        study = quick()
+        assert finished(study)[: len(kept)] == kept and finished(study) == whole
+        assert all("worker_id" in json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("content", [b"a note\n", b"a note", b'{"a": 1}\n', b"[1]\n", b"\0" * 100, b"\xff\xfe{\n",
+                                     b'{"op_code":77,"worker_id":1}\n', b'{"op_code":1,"worker_id":"a","study_id":3\n',
+                                     "sqlite", "zeros", "two in one line"])  # fmt: skip
+def test_what_is_no_journal_is_refused_and_left_alone(quick, tmp_path, content):
+    path = tmp_path / "study.journal"
+    if content == "sqlite":
+        with sqlite3.connect(path) as base:
+            base.execute("create table trials (number int)")
+    elif isinstance(content, str):
+        quick(path, 1)
+        lines = path.read_bytes().splitlines(keepends=True)
+        lines[2] = bytes(len(lines[2])) if content == "zeros" else lines[2][:30] + lines[3]
+        path.write_bytes(b"".join(lines))
+    else:
+        path.write_bytes(content)
+    before, trained = path.read_bytes(), len(quick.trained())
+    with pytest.raises(utils.CourseError, match=r"study\.journal is no journal of a search, or damaged \(line \d\)"):
+        quick(path, 2)
+    assert path.read_bytes() == before and len(quick.trained()) == trained
+
+
+def test_journal_cut_or_removed_under_a_worker(quick, tmp_path):
+    path = tmp_path / "study.journal"
+
+    def cut(epoch, count):
+        path.write_bytes(path.read_bytes()[:300])
+
+    with pytest.raises(utils.CourseError, match=r"study\.journal was cut or replaced while this search used it: run"):
+        quick(path, during=cut)
+    check_complete(quick(path))
+    path = tmp_path / "other.journal"
+    with pytest.raises(utils.CourseError, match=r"other\.journal was (cut|removed).*finished trainings load"):
+        quick(path, during=lambda epoch, count: path.unlink())
+    check_complete(quick(path))
+
+
+def test_finished_search_loads_from_a_disk_that_may_only_be_read(quick, small_disk):
+    disk = small_disk(1 << 20)
+    before = quick(disk / "study.journal").trials
+    content = (disk / "study.journal").read_bytes()
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    assert quick(disk / "study.journal").trials == before and len(quick.trained()) == TRIALS
+    with pytest.raises(utils.CourseError, match=r"study\.journal could not be written \(Read-only.*are all there"):
+        quick(disk / "study.journal", trials=TRIALS + 1)
+    assert (disk / "study.journal").read_bytes() == content
+
+
+@pytest.mark.parametrize("storage, says", [
+    (".", "is a folder: give the name of a file"),
+    ("nowhere/study.journal", "nowhere is missing: mount the shared disk"),
+    ("redis://localhost:6379", "is unknown: give the path of a file, or grpc://HOST:PORT"),
+    ("sqlite:///study.db", "is unknown"), ("grpc://localhost", "is unknown"),
+    ("grpc://localhost:port", "is unknown")])  # fmt: skip
+def test_storage_that_cannot_be(quick, tmp_path, monkeypatch, storage, says):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(utils.CourseError, match=says):
+        quick(storage)
+    assert sorted(tmp_path.rglob("*")) == before and not quick.trained()
+
+
+def test_google_drive_is_no_shared_disk(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "COLAB", tmp_path)
+    (tmp_path / "drive").mkdir()
+    with pytest.raises(utils.CourseError, match="lies on Google Drive, where two runtimes that write to one file lose"):
+        quick(tmp_path / "drive" / "study.journal")
+    assert not list((tmp_path / "drive").iterdir())
+
+
+def test_on_drive_the_trial_of_a_lost_runtime_is_tried_again_at_once(quick, data, monkeypatch, tmp_path):
+    """The journal of a runtime is its own: nobody else can be at work on what its copy says is running."""
+    home = tmp_path / "drive" / "MyDrive"
+    monkeypatch.setattr(data, "course", replace(data.course, home=home))
+    monkeypatch.setattr(utils, "_machine", lambda: "the-runtime-before")
+    with pytest.raises(KeyboardInterrupt):
+        quick(trials=1, during=interrupt)
+    path = next((data.course.local / "runs").glob("search-*.journal"))
+    study = study_in(path)
+    study.enqueue_trial(study.user_attrs["own"], user_attrs={"place": 0})
+    study.ask().set_user_attr("worker", "the-runtime-before-1")
+    monkeypatch.setattr(utils, "_machine", lambda: "this-runtime")
+    check_complete(quick(trials=2), 2)
+    assert study_in(home / "runs" / path.name).trials == study_in(path).trials
+
+
+# --- the server
+
+
+def test_server_that_does_not_answer(quick):
+    """Nobody listens, or somebody who never says a word. In processes of their own: gRPC's threads survive no fork."""
+
+    def ask(port):
+        utils.SERVER_WAIT = 1.0
+        quick(f"grpc://127.0.0.1:{port}")
+
+    with socket.socket() as silent, socket.socket() as closed:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        closed.bind(("127.0.0.1", 0))
+        for port in (silent.getsockname()[1], closed.getsockname()[1]):
+            said = error_of(lambda port=port: ask(port))
+            assert said.startswith(f"grpc://127.0.0.1:{port} did not answer within 1 s: see that `course.py search")
+    assert not quick.trained()
+
+
+def test_server_that_dies_in_the_middle(quick, tmp_path):
+    path = tmp_path / "study.journal"
+    with server(path) as (address, process):
+
+        def stop(epoch, count):
+            if count == 2:
+                os.kill(process.pid, signal.SIGKILL)
+
+        said = error_of(lambda: quick(address, during=stop))
+        assert said.startswith(f"{address} does not answer any more (") and "start its server again" in said
+        before = finished(study_in(path))
+    assert len(before) == 1
+    with server(path) as (address, _):
+        assert Worker(lambda: quick(address), tmp_path / "out").ended() == 0
+    check_complete(study_in(path))
+    assert finished(study_in(path))[:1] == before
+
+
+# --- the command
+
+
+def test_command_and_notebook_work_on_one_study(data, capsys):
+    """The recipe of the command is what the notebook's own line makes."""
+    home = data.course.home
+    assert command.main(["--home", str(home), "--trials", "2"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"search-\w{12}: 2 trials complete, 0 pruned, 0 tried again; the best is trial \d, ", said)
+    cells = json.loads(next((KIT / "notebooks").glob("theme3_*.ipynb")).read_text())["cells"]
+    (line,) = (line for cell in cells for line in cell["source"] if line.startswith("trial_recipe = "))
+    names = {"course": data.course, "recipe": utils.optimized_recipe(data), "replace": replace}
+    exec(line, names)  # noqa: S102 - a line of ours
+    study = utils.search(data.course, data, "search", names["trial_recipe"], 2)
+    assert said.endswith(f"validation loss {study.best_value:.4f}\n") and study.study_name in said
+    assert len(study.trials) == 2 == len(list(data.course.runs.glob("search-trial-*")))
+
+
+def test_command_explains_what_is_wrong(tmp_path, capsys):
+    assert command.main(["--home", str(tmp_path)]) == 2
+    assert "holds no course yet: run `python course.py run --until 1 --home" in capsys.readouterr().out
+    assert command.main(["--serve", "here", "--storage", str(tmp_path / "study.journal")]) == 2
+    assert "--serve here is no address: give HOST:PORT" in capsys.readouterr().out
+    assert command.main(["--serve", "127.0.0.1:1"]) == 2
+    assert "--serve needs --storage FILE" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_server_at_a_port_in_use(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = error_of(lambda: command.serve(address, tmp_path / "study.journal"))
+    assert said.startswith(f"{address} cannot be listened at (") and said.endswith("choose another port.")
