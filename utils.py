@@ -2748,7 +2748,10 @@ def _train_trial(course, data, name, recipe, tracker, trial) -> float:
     if run.loaded:
         for row in run.history.itertuples():
             trial.report(row.val_loss, int(row.epoch))
-    return float(run.history["val_loss"].min())
+    loss = float(run.history["val_loss"].min())
+    if math.isnan(loss):  # of every epoch: an explosion that the training itself did not meet
+        raise optuna.TrialPruned
+    return loss
 
 
 def _run_trial(study, trial, train) -> None:

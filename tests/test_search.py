@@ -205,6 +205,13 @@ def test_own_trial_left_running_by_a_broken_storage_is_tried_again_at_once(quick
     check_complete(quick(trials=2), 2)
 
 
+def test_a_loss_that_is_no_number_is_a_result(quick, monkeypatch):
+    monkeypatch.setitem(globals(), "loss_of", lambda params: float("nan") if params["lr"] == RECIPE.lr else 1.0)
+    study = quick(trials=2)
+    check_complete(study, 2)
+    assert [t.state.name for t in study.trials] == ["PRUNED", "COMPLETE"]
+
+
 # --- several workers
 
 
@@ -370,6 +377,32 @@ def test_result_of_a_worker_that_was_taken_for_dead_does_not_count(quick, tmp_pa
     check_complete(study, 2)
     assert retries(study) == {0: 1} and len(study.trials[0].intermediate_values) == 1
     assert "trial 0: this worker was silent for so long that another one has it now" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_three_nodes_one_killed(data, tmp_path):
+    """The command itself, as three nodes would run it, on a shared home; the third dies in its first trial."""
+    path = tmp_path / "study.journal"
+    asked = [sys.executable, KIT / "course.py", "search", "--home", data.course.home, "--storage", path]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    nodes = [subprocess.Popen([*asked, "--trials", "8"], **pipes) for _ in range(3)]
+
+    def in_training():
+        trials = study_in(path).trials if path.exists() and "place" in path.read_text() else []
+        return [t for t in trials if t.state.name == "RUNNING" and len(t.params) == 5
+                and t.user_attrs.get("worker") == name_of(nodes[2])]  # fmt: skip
+
+    wait_until(in_training, seconds=60)
+    nodes[2].kill()
+    assert nodes[2].wait() == -signal.SIGKILL
+    said = [node.communicate(timeout=120)[0] for node in nodes[:2]]
+    assert all("search-" in text and "1 tried again; the best is trial" in text for text in said)
+    study = study_in(path)
+    check_complete(study, 8)
+    ((lost, again),) = retries(study).items()
+    assert study.trials[lost].params == study.trials[again].params
+    assert study.trials[lost].user_attrs["worker"].endswith(f"-{nodes[2].pid}")
+    assert len(list(data.course.runs.glob("search-trial-*/finished.pt"))) <= 8  # a pruned one leaves its steps only
 
 
 # --- other studies
