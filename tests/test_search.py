@@ -247,6 +247,7 @@ def test_three_workers_one_killed_in_the_middle_of_a_trial(quick, tmp_path, kind
         assert study.trials[lost].state.name == "FAIL" and again.state.name in ("COMPLETE", "PRUNED")
         assert study.trials[lost].params == again.params
         assert study.trials[lost].user_attrs["worker"] == name_of(workers[2]) != again.user_attrs["worker"]
+        assert Worker(lambda: check_complete(quick(storage, 2), 12), tmp_path / "out-3").ended() == 0  # loads them all
         rates = [rate for _, rate in quick.trained()]
         assert len(rates) == 13 and {rate for rate in rates if rates.count(rate) == 2} == {repr(again.params["lr"])}
         assert len({pid for pid, _ in quick.trained()}) == 3  # all of them worked
