@@ -3409,7 +3409,8 @@ def plot_search(study):
 
     style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
-    for trial in study.trials:
+    trials = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]  # others were tried again
+    for trial in trials:
         values, pruned = trial.intermediate_values, trial.state.name == "PRUNED"
         if values:
             best = trial.number == study.best_trial.number
@@ -3417,13 +3418,13 @@ def plot_search(study):
             colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
             left.plot(trial.number, min(values.values()), look["marker"], color=colour, ms=8)
             right.plot(values.keys(), values.values(), color=colour, **look)
-    lost = any(trial.state.name == "PRUNED" for trial in study.trials)
+    lost = any(trial.state.name == "PRUNED" for trial in trials)
     for label, colour, mark in (("finished", 0, "o"), ("best", 2, "D"), *([("pruned", 1, "x")] if lost else [])):
         left.plot([], [], mark, color=COLOURS[colour], label=label)
     left.legend()
     loss = "val loss (weighted)"
-    count = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials)
-    left.set(xlabel="trial (the first that finished: our own recipe)", ylabel=f"lowest {loss}", title=f"{count} trials")
+    own = next(trial.number for trial in trials if trial.params == study.user_attrs["own"])
+    left.set(xlabel=f"trial (number {own}: our own recipe)", ylabel=f"lowest {loss}", title=f"{len(trials)} trials")
     right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -406,6 +406,20 @@ def test_three_nodes_one_killed(data, tmp_path):
     assert len(list(data.course.runs.glob("search-trial-*/finished.pt"))) <= 8  # a pruned one leaves its steps only
 
 
+def test_figure_of_a_search_in_which_our_own_recipe_was_tried_again_late(quick, tmp_path):
+    path = tmp_path / "study.journal"
+    with pytest.raises(KeyboardInterrupt):
+        quick(path, 3, during=interrupt)
+    study = study_in(path)
+    study.enqueue_trial({}, user_attrs={"place": 1})  # another worker was on the next trial in the meantime
+    study = quick(path, 3)
+    assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    left, right = utils.plot_search(study).axes
+    assert left.get_xlabel() == "trial (number 2: our own recipe)" and left.get_title() == "3 trials"
+    points = [line.get_xdata()[0] for line in left.lines if len(line.get_xdata())]
+    assert points == [1, 2, 3] and len(right.lines) == 3
+
+
 # --- other studies
 
 
