@@ -2826,11 +2826,12 @@ class _Places:
                     return None
                 self._enqueue(free, trials)
             trial = self.study.ask()
-            trial.set_user_attr("worker", _worker())
-            if self._holds(trial):
-                return trial
-            trial.set_user_attr("ended", "given back")
-            self.study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+            with suppress(_optuna().exceptions.UpdateFinishedTrialError):  # we were asleep: it was taken for lost
+                trial.set_user_attr("worker", _worker())
+                if self._holds(trial):
+                    return trial
+                trial.set_user_attr("ended", "given back")
+                self.study.tell(trial, state=_optuna().trial.TrialState.FAIL)
 
     def wait(self) -> bool:
         """False when the study is complete; else wait a little for those that are at work on the rest."""
@@ -3090,8 +3091,9 @@ def _clear_study_errors(where: str | Path):
         except Exception as error:
             if "RpcError" not in (kind.__name__ for kind in type(error).__mro__):
                 raise
-            raise CourseError(f"{where} does not answer any more ({_first_line(error)}): start its server again, then "
-                              f"run again. {kept}") from error  # fmt: skip
+            reason = (error.details() or "no reason given").splitlines()[0]
+            raise CourseError(f"{where} does not answer any more ({reason}): see to its server, then run again. "
+                              f"{kept}") from error  # fmt: skip
 
 
 # ======================================================================================================

@@ -5,6 +5,7 @@ the home) or, without a common disk, at a server: --serve runs it. A worker that
 """
 
 import argparse
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,15 +58,17 @@ def serve(address: str, path: Path) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise utils.CourseError(f"--serve {address} is no address: give HOST:PORT, such as 0.0.0.0:13000.")
+    try:
+        with socket.create_server((host, int(port))):  # gRPC itself would share the port of another server
+            pass
+    except (OSError, OverflowError) as error:
+        raise utils.CourseError(f"{address} cannot be listened at ({error}): choose another port.") from error
     with utils.clear_disk_errors(path, "The trials that are finished are all there."):
         storage = utils.open_journal(path)
     print(f"serving {path}: workers join with --storage grpc://HOST:{port}; end with Ctrl+C", flush=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental"
-        try:
-            run_grpc_proxy_server(storage, host=host, port=int(port))
-        except RuntimeError as error:  # of the port
-            raise utils.CourseError(f"{address} cannot be listened at ({error}): choose another port.") from error
+        run_grpc_proxy_server(storage, host=host, port=int(port))
 
 
 def main(arguments: list[str]) -> int:
