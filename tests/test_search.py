@@ -72,7 +72,6 @@ def quick(data, monkeypatch, tmp_path):
     note, count = tmp_path / "trained", [0]
     monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     monkeypatch.setattr(utils, "POLL", 0.05)
-    monkeypatch.setattr(utils, "CLAIM", 1.0)
 
     def search(storage=None, trials=TRIALS, during=lambda epoch, count: None, recipe=RECIPE):
         def training(course, name, model, data, recipe, on_epoch=None, **options):
@@ -100,10 +99,6 @@ def die(epoch, count):
 def die_in_second(epoch, count):
     if count == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def take_time(epoch, count):
-    time.sleep(0.05)
 
 
 def journal(data) -> Path:
@@ -225,10 +220,16 @@ def server(path: Path):
     process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout.readline().startswith(f"serving {path}: workers join with --storage grpc://")
+        wait_until(lambda: answers(port))
         yield f"grpc://127.0.0.1:{port}", process
     finally:
         process.kill()
         process.communicate()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("kind", ["file", "server"])
@@ -236,23 +237,27 @@ def test_three_workers_one_killed_in_the_middle_of_a_trial(quick, tmp_path, kind
     path = tmp_path / "study.journal"
 
     def check(storage):
-        works = [lambda: quick(storage, 12, take_time), lambda: quick(storage, 12, take_time),
-                 lambda: quick(storage, 12, die_in_second)]  # fmt: skip
+        doomed = Worker(lambda: quick(storage, 12, die_in_second), tmp_path / "doomed")
+
+        def until_it_dies(epoch, count):
+            wait_until(lambda: sum(pid == str(doomed.pid) for pid, _ in quick.trained()) == 2)
+
+        works = [lambda: quick(storage, 12, until_it_dies)] * 2
         workers = [Worker(work, tmp_path / f"out-{n}") for n, work in enumerate(works)]
-        assert [worker.ended() for worker in workers] == [0, 0, -signal.SIGKILL]
+        assert doomed.ended() == -signal.SIGKILL and [worker.ended() for worker in workers] == [0, 0]
         study = study_in(path)
         check_complete(study, 12)
         (lost,) = retries(study)
         again = study.trials[retries(study)[lost]]
         assert study.trials[lost].state.name == "FAIL" and again.state.name in ("COMPLETE", "PRUNED")
         assert study.trials[lost].params == again.params
-        assert study.trials[lost].user_attrs["worker"] == name_of(workers[2]) != again.user_attrs["worker"]
+        assert study.trials[lost].user_attrs["worker"] == name_of(doomed) != again.user_attrs["worker"]
         assert Worker(lambda: check_complete(quick(storage, 2), 12), tmp_path / "out-3").ended() == 0  # loads them all
         rates = [rate for _, rate in quick.trained()]
         assert len(rates) == 13 and {rate for rate in rates if rates.count(rate) == 2} == {repr(again.params["lr"])}
         assert len({pid for pid, _ in quick.trained()}) == 3  # all of them worked
         said = (tmp_path / "out-0").read_text() + (tmp_path / "out-1").read_text()
-        assert said.count(f"trial {lost} of {name_of(workers[2])} ended without a result") == 1
+        assert said.count(f"trial {lost} of {name_of(doomed)} ended without a result") == 1
 
     if kind == "file":
         check(path)
@@ -348,11 +353,11 @@ def test_a_worker_elsewhere_is_dead_when_it_is_silent(quick, tmp_path, monkeypat
     """No clock is compared: what counts is how long the one who waits has seen no new sign of life."""
     path = tmp_path / "study.journal"
     study, trial = running_elsewhere(quick, path)
-    monkeypatch.setattr(utils, "GRACE", 0.6)
+    monkeypatch.setattr(utils, "GRACE", 1.5)
     waiting = Worker(lambda: quick(path, 1), tmp_path / "out")
-    for beat in range(10):
+    for beat in range(25):
         trial.set_user_attr("heartbeat", str(beat))
-        time.sleep(0.15)
+        time.sleep(0.1)
     assert waiting.code is None and len(quick.trained()) == 1  # it lives, for longer than the grace
     assert waiting.ended() == 0 and len(quick.trained()) == 2
     assert retries(study) == {1: 2} and study.trials[2].params == study.user_attrs["own"]
