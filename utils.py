@@ -2686,10 +2686,10 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, t
         if storage is None:
             fetch(course, stored)
         study = _open_study(_open_storage(course, storage or _opened(stored)), title, own, parts, storage or stored)
-        places = _Places(study, trials, own, private=storage is None and course.home != course.local)
+        private = storage is None and course.home != course.local
+        places = _Places(study, trials, own, course.seed, private)
         while (trial := places.take()) or places.wait():
             if trial:
-                study.sampler = _sampler(course.seed + trial.user_attrs["place"])
                 _run_trial(study, trial, partial(_train_trial, course, data, name, recipe, tracker))
                 if storage is None:
                     keep(course, stored)
@@ -2809,26 +2809,33 @@ class _Places:
     no clock is shared: whoever dies in between leaves nothing that the next one does not put right.
     """
 
-    def __init__(self, study, trials: int, own: dict, private: bool):
-        self.study, self.trials, self.own, self.private = study, trials, own, private
+    def __init__(self, study, trials: int, own: dict, seed: int, private: bool):
+        self.study, self.trials, self.own, self.seed, self.private = study, trials, own, seed, private
         self.heard: dict[int, tuple[str, float]] = {}  # last sign of life of a trial, and when we first saw it
         self.told = False
 
     def take(self):
-        """A trial to run; None where every place is held."""
+        """A trial to run, and the study's sampler for it; None where every place is held."""
         while True:
             self._fail_lost()
             trials = self.study.get_trials(deepcopy=False)
-            if not any(trial.state.name == "WAITING" for trial in trials):
+            if any(trial.state.name == "RUNNING" and "worker" not in trial.user_attrs for trial in trials):
+                time.sleep(0.01)  # somebody is about to put a name on it, or was killed: its place then comes first
+                continue
+            place = next((trial.user_attrs["place"] for trial in trials if trial.state.name == "WAITING"), None)
+            if place is None:
                 held = {trial.user_attrs.get("place") for trial in trials if trial.state.name != "FAIL"}
-                free = next((place for place in range(self.trials) if place not in held), None)
-                if free is None:
+                place = next((place for place in range(self.trials) if place not in held), None)
+                if place is None:
                     return None
-                self._enqueue(free, trials)
+                self._enqueue(place, trials)
+            self.study.sampler = _sampler(self.seed + place)
             trial = self.study.ask()
             with suppress(_optuna().exceptions.UpdateFinishedTrialError):  # we were asleep: it was taken for lost
                 trial.set_user_attr("worker", _worker())
                 if self._holds(trial):
+                    if trial.user_attrs["place"] != place:  # another worker took the one that we had expected
+                        self.study.sampler = _sampler(self.seed + trial.user_attrs["place"])
                     return trial
                 trial.set_user_attr("ended", "given back")
                 self.study.tell(trial, state=_optuna().trial.TrialState.FAIL)

@@ -92,7 +92,7 @@ def quick(data, monkeypatch, tmp_path):
     return search
 
 
-def die(epoch, count):
+def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -205,6 +205,21 @@ def test_a_loss_that_is_no_number_is_a_result(quick, monkeypatch):
     study = quick(trials=2)
     check_complete(study, 2)
     assert [t.state.name for t in study.trials] == ["PRUNED", "COMPLETE"]
+
+
+def test_killed_between_taking_a_trial_and_naming_it(quick, data, monkeypatch, tmp_path):
+    """Its place comes first: what is proposed later is what an uninterrupted search would propose."""
+    whole = finished(quick(tmp_path / "whole.journal", 8))
+
+    def killed():
+        optuna.trial.Trial.set_user_attr = die
+        quick(trials=8)
+
+    with pytest.raises(KeyboardInterrupt):
+        quick(trials=8, during=lambda epoch, count: interrupt(epoch, count) if count == 11 else None)
+    assert Worker(killed, tmp_path / "out").ended() == -signal.SIGKILL
+    monkeypatch.setattr(utils, "CLAIM", 0.3)
+    assert finished(quick(trials=8)) == whole
 
 
 # --- several workers
