@@ -96,11 +96,6 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_in_second(epoch, count):
-    if count == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def journal(data) -> Path:
     return next(data.course.runs.glob("search-*.journal"))
 
@@ -252,10 +247,15 @@ def test_three_workers_one_killed_in_the_middle_of_a_trial(quick, tmp_path, kind
     path = tmp_path / "study.journal"
 
     def check(storage):
+        def die_in_second(epoch, count):
+            if count == 2:
+                wait_until(lambda: len({pid for pid, _ in quick.trained()}) == 3)
+                die()
+
         doomed = Worker(lambda: quick(storage, 12, die_in_second), tmp_path / "doomed")
 
         def until_it_dies(epoch, count):
-            wait_until(lambda: sum(pid == str(doomed.pid) for pid, _ in quick.trained()) == 2)
+            wait_until(lambda: utils._is_gone(name_of(doomed)))
 
         works = [lambda: quick(storage, 12, until_it_dies)] * 2
         workers = [Worker(work, tmp_path / f"out-{n}") for n, work in enumerate(works)]
