@@ -20,7 +20,7 @@ SCALE := .venv-scale
 SCALE_STAMP := $(SCALE)/installed
 SCALE_CONSTRAINTS := $(if $(CONSTRAINTS),-c constraints-scale.txt)
 DEMO_ARGS ?=
-PYTEST := -m pytest -n 2
+PYTEST := -m pytest -n 2 --dist loadgroup
 QUICK := and not slow
 
 .PHONY: install bonus scale run demo site lint test test-all test-core test-bonus test-scale clean

@@ -22,6 +22,7 @@ from tools.submission import Finding, open_submission
 
 KIT = Path(__file__).resolve().parent.parent
 CODE = ("utils.py", "sample_data.py", "course.py", "requirements.txt", "constraints.txt", "README.md")
+pytestmark = pytest.mark.xdist_group("submission")  # one process makes it, for all of them
 contained = pytest.mark.skipif(sandbox.best_layer() == "plain", reason="neither bubblewrap nor namespaces work here")
 
 

@@ -19,6 +19,8 @@ import utils
 KIT = Path(utils.__file__).parent
 LAST_DIGITS = 2e-5  # relative: float32 sums in another order, over three epochs
 
+pytestmark = pytest.mark.xdist_group("ranks")  # two processes are started once
+
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
@@ -156,7 +158,7 @@ def test_a_loss_that_is_no_number_stops_all_processes_at_the_same_step(two):
     said = two[1]["exploding"]["said"]
     assert len(said) == 2 and len(set(said)) == 1 and "became nan" in said[0] and "lower lr" in said[0]
     (kept,) = (two[0] / "runs").glob("exploding-*/running.pt")
-    assert all(weights.isfinite().all() for weights in torch.load(kept)["model"].values())
+    assert all(weights.isfinite().all() for weights in torch.load(kept, weights_only=True)["model"].values())
 
 
 def test_a_bad_step_in_half_precision_is_undone_by_all(two):
