@@ -196,6 +196,27 @@ def test_a_look_between_the_measured_sizes_lies_between_their_times(measured):
     assert plan.measured(sizes[-1]) and not plan.measured(sizes[-1] + 1)
 
 
+def test_a_strict_limit_allows_less_than_the_planned_load(measured):
+    plan = Plan(measured | {"assumed": measured["assumed"] | {"limit_ms": 2.0}}, "solar")
+    load = plan.load
+    wait = load * (1 + plan.cv2) / (2 * (1 - load))  # ms, as the service takes 1 ms
+    assert 0.01 < load < 0.7 and 1.6 + wait / load * math.log(100 * load) == pytest.approx(2)
+    cores = plan.serving(1e4)["cores"]
+    assert cores == math.ceil(10 / load) > Plan(measured, "solar").serving(1e4)["cores"]
+    assert plan.serving(1e4)["slowest"] <= 0.002
+
+
+def test_a_window_that_fills_slowly_delays_the_look(measured):
+    plan = Plan(measured, "pneumonia")
+    assert plan.response(1e-4)["detecting"] == pytest.approx(2 * 40 / 1e-4)  # two windows of 40, 4.6 days each
+    assert plan.response(1)["detecting"] == 2 * 86_400
+
+
+def test_a_drift_that_the_model_does_not_mind_costs_no_answers(measured):
+    measured["homes"]["solar"]["accuracy"] = {"clean": 0.83, "drifted": 0.93}
+    assert Plan(measured, "solar").response(10)["wrong"] == 0
+
+
 def test_a_limit_that_no_load_meets_is_told(measured):
     with pytest.raises(utils.CourseError, match="Even alone, the slowest of 100 requests takes .* raise the limit"):
         Plan(measured | {"assumed": measured["assumed"] | {"limit_ms": 0.001}}, "solar").serving(1)
@@ -449,6 +470,25 @@ def test_a_request_is_the_sum_of_its_parts_and_leaves_a_line(drawn, tmp_path):
     assert found["mean_ms"]["median"] == pytest.approx(sum(found["parts"].values()), rel=0.01)
     log = utils.read_log(tmp_path / "log.csv")
     assert len(log) == 30 and set(log["image"]) == {file.name for file in files}
+
+
+def test_the_variation_of_a_request_is_that_of_the_clock(drawn, tmp_path, monkeypatch):
+    """Answers that take 1 ms and 3 ms in turn, on a clock that only they move: mean 2, variance 1, c² = 1/4."""
+    now = [0.0]
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    class InTurn(Model):
+        calls = 0
+
+        def predict(self, pixels):
+            self.calls += 1
+            now[0] += 0.001 if self.calls % 2 else 0.003
+            return super().predict(pixels)
+
+    files = sorted((drawn / "chest_xray").rglob("*.jpeg"))[10:20]
+    found = bench.requests(files, InTurn(), tmp_path / "log.csv", rounds=2)
+    assert (found["cv2"], found["mean_ms"]["median"], found["p99_ms"]) == (0.25, 2.0, 3.0)
+    assert found["parts"] == {"decoding": 0, "network": 2, "statistics and log line": 0}
 
 
 def test_no_line_is_lost_where_writing_is_measured(tmp_path):
