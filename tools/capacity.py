@@ -62,13 +62,24 @@ def slowest(rate: float, service: float, cv2: float, service_p99: float) -> floa
     """Time within which about 99 of 100 answers come, waiting included; the unit is that of `service`.
 
     Who waits (a share of rho) is taken to wait exponentially long, with the mean of Pollaczek and Khinchine:
-    P(W > t) = rho exp(-rho t / mean wait), exact for M/M/1. To its 99th percentile that of the service is added, which
-    is cautious: rarely does the same request meet both. With heavy tails (lognormal, c² = 4) it is up to a quarter low.
+    P(wait > t) = rho exp(-rho t / mean wait), exact for M/M/1. To its 99th percentile that of the service is added,
+    which is cautious: rarely does the same request meet both. With heavy tails (lognormal, c² = 4) it is up to a
+    quarter low. With pauses rarer than 1 in 100 it can be three times too low and more, also at c² = 0.4: `service_p99`
+    does not know them, but all that come meanwhile wait (see `rare_pauses`).
     """
     load, wait = rate * service, mean_wait(rate, service, cv2)
     if not math.isfinite(wait):
         return math.inf
     return service_p99 + (wait / load * math.log(100 * load) if load > 0.01 else 0.0)
+
+
+def rare_pauses(service: float, cv2: float, service_p99: float) -> bool:
+    """Whether service times vary more than they could if none took longer than `service_p99`.
+
+    Then some that are rarer than 1 in 100 take much longer. Values up to M with the mean m, none below 0, have a
+    variance of at most m (M - m). Source: Bhatia and Davis, A better bound on the variance (2000).
+    """
+    return cv2 > max(service_p99 / service - 1, 0.0)
 
 
 def most_load(service: float, cv2: float, service_p99: float, limit: float) -> float:
@@ -77,7 +88,11 @@ def most_load(service: float, cv2: float, service_p99: float, limit: float) -> f
         return 0.0
     from scipy.optimize import brentq
 
-    return float(brentq(lambda load: slowest(load / service, service, cv2, service_p99) - limit, 0.01, 1 - 1e-9))
+    def late(load: float) -> float:
+        return slowest(load / service, service, cv2, service_p99) - limit
+
+    full = 1 - 1e-9
+    return float(brentq(late, 0.01, full)) if late(full) > 0 else full
 
 
 def growth(sizes, seconds) -> tuple[float, float]:
@@ -165,7 +180,8 @@ def assume(changes: dict) -> dict:
     Raises
     ------
     CourseError
-        An unknown name, or a value that is no number above 0; a planned load of a core of 1 or more.
+        An unknown name, or a value that is no number above 0; a planned load of a core of 1 or more; a day of more
+        than 24 hours.
     """
     for name, value in changes.items():
         if name not in ASSUMED:
@@ -174,6 +190,8 @@ def assume(changes: dict) -> dict:
             raise utils.CourseError(f"{name}={value} cannot be: give a number above 0.")
     if changes.get("most_load", 0) >= 1:
         raise utils.CourseError("most_load is the share of its time that a core works at most: give less than 1.")
+    if changes.get("hours_per_day", 0) > 24:
+        raise utils.CourseError("hours_per_day is more than a day has: give 24 or less.")
     return ASSUMED | changes
 
 
@@ -289,14 +307,22 @@ class Plan:
         return not part.startswith("a watch") or rate * DAY <= self.most_rows
 
     def response(self, rate: float) -> dict[str, float]:
-        """Seconds from the start of a drift to a new model, by what takes them, and the wrong answers until then."""
+        """Seconds from the start of a drift to a new model, by what takes them, and the wrong answers until then.
+
+        Each drifted window is taken as flagged, as by a test of power 1.
+        """
         policy, accuracy = self.home["policy"], self.home["accuracy"]
         look = max(DAY / self.assumed["looks_per_day"], policy["window"] / rate)
         parts = {"detecting": policy["consecutive"] * look,
-                 "labelling": 3600 * self.home["labels"] / self.assumed["labels_per_hour"],
+                 "labelling": self.labelling(),
                  "training": self.epochs * MIX / self.training}  # fmt: skip
         total = sum(parts.values())
         return parts | {"total": total, "wrong": rate * total * max(accuracy["clean"] - accuracy["drifted"], 0.0)}
+
+    def labelling(self, people: int = 1) -> float:
+        """Seconds until the labels of theme 7 are there: what exceeds one day's hours takes days of so many hours."""
+        hours = self.home["labels"] / self.assumed["labels_per_hour"] / people
+        return 3600 * hours if hours <= self.assumed["hours_per_day"] else DAY * hours / self.assumed["hours_per_day"]
 
     def labelled(self, rate: float) -> float:
         """People who label `label_share` of all answers."""

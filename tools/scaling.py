@@ -103,10 +103,11 @@ class Page:
         line, image = (lambda p, r: DAY * r * p.line), (lambda p, r: DAY * r * p.file)
         rows = [
             ("cores busy", lambda p, r: number(p.serving(r)["busy"]), "r s"),
-            ("cores", lambda p, r: number(p.serving(r)["cores"]), "⌈r s / ρ⌉"),
+            ("cores", lambda p, r: number(p.serving(r)["cores"]), "⌈r s / ρ₀⌉"),
             (f"machines of {self.first.cores} cores", lambda p, r: number(p.serving(r)["machines"]), "⌈cores / C⌉"),
-            ("load of a core", lambda p, r: number(p.serving(r)["load"]), "r s / cores"),
-            ("99 of 100 answers within", lambda p, r: duration(p.serving(r)["slowest"]), "s₉₉ + (W/ρ) ln(100 ρ)"),
+            ("load of a core", lambda p, r: number(p.serving(r)["load"]), "ρ = r s / cores"),
+            ("99 of 100 answers within", lambda p, r: duration(p.serving(r)["slowest"]),
+             "s₉₉ + (W/ρ) max(0, ln 100ρ)"),
             ("cost of an hour", lambda p, r: number(p.serving(r)["cost"]), "machines × price"),
             ("cost of a million", lambda p, r: number(p.serving(r)["per_million"]), "10⁶ × cost / (3600 r)"),
             ("log of a day, CSV", lambda p, r: volume(line(p, r)), "86,400 r b"),
@@ -153,7 +154,8 @@ class Page:
             ("images between two looks", lambda p, r: number(p.between_looks(r)), "86,400 r / L"),
             ("drift is confirmed after", lambda p, r: duration(p.response(r)["detecting"]),
              "j × max(86,400 / L, w / r)"),
-            ("labels are there after so much work", lambda p, r: duration(p.response(r)["labelling"]), "labels / q"),
+            ("labels are there after", lambda p, r: duration(p.response(r)["labelling"]),
+             "labels / q; above h hours: labels / (q h) days"),
             ("the network has learned after", lambda p, r: duration(p.response(r)["training"]), f"{MIX:,} E / v"),
             ("wrong answers until then, beyond the usual", lambda p, r: number(p.response(r)["wrong"]),
              "r × sum × (a − a′)"),
@@ -172,7 +174,7 @@ class Page:
         rows = [
             ("s, s₉₉, c²", lambda p: f"{number(1000 * p.service)} ms, {number(1000 * p.p99)} ms, {number(p.cv2)}",
              "time of a request: mean, slowest of 100, variation"),
-            ("ρ, C", lambda p: f"{p.load:.2g}, {p.cores}", "planned load of a core, cores of a machine"),
+            ("ρ₀, C", lambda p: f"{p.load:.2g}, {p.cores}", "planned load of a core, cores of a machine"),
             ("b, l", lambda p: f"{number(p.line)} B, {duration(p.write_s)}", "a line of the log: bytes, time to write"),
             ("t, z", lambda p: f"{duration(p.row_s)}, {volume(p.row_bytes)}", "a line read by a watch: time, memory"),
             ("k", lambda p: duration(p.compact_s) if p.compact_s else "–", "a line taken into Parquet: time"),
@@ -202,7 +204,8 @@ class Page:
             "made_of": say.made_of(self.measured, plans), "first": say.bullets(plans, say.first_to_break),
             "heads": " | ".join(plans), "bars": "---|" * len(plans), "pieces": self.pieces(), "log": self.log(),
             "request": say.bullets(plans, say.of_a_request), "log_says": say.of_the_log(self.measured, plans),
-            "loads": self.loads(), "queue": say.bullets(plans, say.of_the_queue), "rates": self.four_rates(),
+            "loads": self.loads(), "queue": say.bullets(plans, say.of_the_queue), "half": say.at_half(plans),
+            "rates": self.four_rates(),
             "cost": say.of_the_cost(plans), "busy": self.busy(), "busy_says": say.bullets(plans, say.of_a_day),
             "machine": f"{self.first.cores} cores, {volume(self.first.memory)}", "limits": self.limits(),
             "powers": say.of_powers(plans), "components": say.bullets(plans, say.of_components),
@@ -246,13 +249,20 @@ def make(measured: Path, changes: dict | None = None) -> tuple[Page, str]:
     Raises
     ------
     CourseError
-        Of `capacity.read`; a part of the file lacks something, or holds text in the place of a number.
+        Of `capacity.read`; a part of the file lacks something, or holds text in the place of a number; a change with
+        which nothing can be computed.
     """
     found = capacity.read(measured)
+    if changes:
+        make(measured)  # so that what is wrong below is one of the changes, and not the file
     try:
         page = Page(found | {"assumed": found["assumed"] | (changes or {})})
         return page, page.text()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if changes:
+            values = " ".join(f"{name}={value:g}" for name, value in changes.items())
+            raise utils.CourseError(f"With {values} the page cannot be computed: give values nearer to those of the "
+                                    "page.") from error  # fmt: skip
         raise utils.CourseError(f"{measured} lacks something ({type(error).__name__}: {error}): {capacity.AGAIN} "
                                 "again.") from error  # fmt: skip
 

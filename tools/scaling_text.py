@@ -184,8 +184,28 @@ def of_the_queue(plan: Plan) -> str:
     allowed = capacity.most_load(plan.service, plan.cv2, plan.p99, limit / 1000)
     planned = (f"would allow a load of {allowed:.2f}; the plan stops at {most:g}, for bursts and for machines that die"
                if allowed > most else f"allows {allowed:.2f}, less than the {most:g} of a cautious plan")  # fmt: skip
-    heavy = " With such a c² the tail may be longer than computed." if plan.cv2 > 2 else ""
-    return f"Service times {kind} (c² = {number(plan.cv2)}).{heavy} The limit of {limit:g} ms {planned}."
+    n = plan.home["request"]["n"]
+    longest = number(1 + math.sqrt(n * plan.cv2))  # its square alone is at most the sum of all n
+    tail = (f"None of the {n:,} measured requests took more than about {longest} times the mean; rarer pauses were not "
+            "seen.")  # fmt: skip
+    if capacity.rare_pauses(plan.service, plan.cv2, plan.p99):
+        tail = "Requests rarer than 1 in 100 took much longer: the tail may be several times as long as computed."
+    elif plan.cv2 > 2:
+        tail = "With such a c² the tail may be longer than computed."
+    return f"Service times {kind} (c² = {number(plan.cv2)}). {tail} The limit of {limit:g} ms {planned}."
+
+
+def at_half(plans: dict[str, Plan]) -> str:
+    """What a load of 0.5 does to the mean and to the tail."""
+
+    def mean(plan):
+        return times(1 + capacity.mean_wait(0.5 / plan.service, plan.service, plan.cv2) / plan.service)
+
+    def tail(plan):
+        return times(capacity.slowest(0.5 / plan.service, plan.service, plan.cv2, plan.p99) / plan.p99)
+
+    return (f"At $\\rho = 0.5$ an answer takes on average {both(plans, mean)} as long as without a queue, but this "
+            f"tail is {both(plans, tail)} as long; near 1 the queue has no end.")  # fmt: skip
 
 
 def of_the_cost(plans: dict[str, Plan]) -> str:
@@ -264,7 +284,7 @@ def of_the_promise(plan: Plan) -> str:
 def of_the_response(plan: Plan) -> str:
     parts, rate = plan.response(10**4), 10**4
     steps = {name: parts[name] for name in ("detecting", "labelling", "training")}
-    longest, saved = max(steps, key=steps.get), parts["labelling"] / 2
+    longest, saved = max(steps, key=steps.get), parts["labelling"] - plan.labelling(people=2)
     advice = {
         "detecting": "looking more often helps most, at the price told above",
         "labelling": "a second person helps most",
