@@ -366,6 +366,41 @@ def test_conclusions_follow_the_numbers(says):
     assert "The service itself is the bottleneck" in says(slower_than_all)
 
 
+def test_what_a_faster_network_moves_follows_from_the_parts(says):
+    def quick_parts(_, home):
+        home["observe_ms"], home["training"]["images_s"] = around(0.1), around(5000.0)
+
+    assert "of it a faster network moves only training on every image and observing every image a second" in says()
+    assert "was made for a class, and no faster network mends it." in says(quick_parts)
+
+
+def test_other_work_is_advised_where_cores_are_idle(says):
+    """A request of 10 s needs 15 cores at a load of 0.7, on 8 machines of 2: 10 of 16 are at work."""
+
+    def slow_and_patient(other, home):
+        home["request"] |= {"mean_ms": around(10_000.0), "p99_ms": 11_000.0}
+        other["assumed"]["limit_ms"] = 1e6
+
+    plain, patient = says(), says(slow_and_patient)
+    assert "the cores that are paid for all day work 0.050 % of the time. Until they are full" in plain
+    assert "work 62 % of the time." in patient and "Until they are full" not in patient
+
+
+def test_what_a_queue_and_a_shared_file_cost_is_computed(says):
+    def shared(other, _):
+        other["log"]["writing"]["processes2_s"] = around(1.55 * 40_000)
+
+    assert "so each loses 22 % to the other, although no lock is held" in says(shared)
+    assert r"At $\rho = 0.5$ an answer takes on average 1.52 times as long" in says()  # 1 + (1 + 0.04) / 2
+    assert "The largest part goes at 1/s into" in says()
+
+
+def test_rounds_are_told_of_each_home(measured):
+    measured["homes"]["solar"]["request"]["n"] = 156
+    said = " ".join(scaling.Page(measured).text().split())
+    assert "of 3 rounds, each of 200 (X-rays) and 52 (roofs) requests" in said
+
+
 @pytest.mark.parametrize("value, told", [
     (0.00932, "0.0093"), (4.861, "4.9"), (1234.5, "1,200"), (1234, "1,234"), (8.64e10, "8.6×10¹⁰"), (0, "0"),
     (9.96, "10"), (4.6e-5, "4.6×10⁻⁵"), (math.nan, "–")])  # fmt: skip

@@ -202,7 +202,10 @@ def assume(changes: dict) -> dict:
 
 @dataclass(frozen=True)
 class Limit:
-    """A part of the kit, the predictions a second at which it breaks, and whether that rests on an assumption."""
+    """A part of the kit and the predictions a second at which it breaks.
+
+    `assumes` says whether that rests on an assumption, `network` whether a faster network would move it.
+    """
 
     component: str
     part: str
@@ -211,6 +214,7 @@ class Limit:
     rate: float
     instead: str
     assumes: bool = False
+    network: bool = False
 
 
 class Plan:
@@ -344,11 +348,11 @@ class Plan:
             Limit("detector", "MMD on every image", "a look takes as long as the time to the next",
                   "((T / u)^(1/e) − m) / T", fits / pause, "drawn windows", True),
             Limit("detector", "observing every image a second time", "one core cannot", "1 / o", 1 / self.observe_s,
-                  "a feature store"),
+                  "a feature store", network=True),
             Limit("retraining budget", "labels for a share of all answers", "one person cannot label them",
                   "q h / (86,400 x)", self.labels_a_day / (DAY * a["label_share"]), "a fixed budget of labels", True),
             Limit("retraining budget", "training on every image", "one core learns more slowly than images come",
-                  "v / E", self.training / self.epochs, "a fixed budget of labels"),
+                  "v / E", self.training / self.epochs, "a fixed budget of labels", network=True),
             Limit("retraining budget", "keeping every image", "the disk is full", "B / (86,400 d f)",
                   a["disk_bytes"] / (keep * self.file), "an object store", True),
             Limit("logger", "CSV in the memory of a watch", "a day's lines do not fit", "M / (86,400 z)",
@@ -358,8 +362,8 @@ class Plan:
             Limit("logger", "log on the disk", "the disk is full", "B / (86,400 d b)",
                   a["disk_bytes"] / (keep * self.line), "an object store", True),
             Limit("logger", "one log file", "two processes cannot append more", "measured", self.file_rate, "a queue"),
-            Limit("service", "answers of one machine", f"{self.cores} cores are at their planned load", "C ρ / s",
-                  self.cores * self.load / self.service, "a model server", True),
+            Limit("service", "answers of one machine", f"{self.cores} cores are at their planned load", "C ρ₀ / s",
+                  self.cores * self.load / self.service, "a model server", True, network=True),
         ]  # fmt: skip
         if self.compact_s:
             rows.append(Limit("logger", "compaction by one process", "it falls behind", "1 / k", 1 / self.compact_s,

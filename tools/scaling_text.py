@@ -9,6 +9,7 @@ from tools import capacity
 from tools.capacity import DAY, RATES, Plan
 
 SERVED = "answers of one machine"
+IDLE = 0.3  # share of its time that a machine works, below which it has room for other work
 PUTS = 3500  # objects a second that one prefix of Amazon S3 takes, at least; the page names the source
 RATE_NAMES = {1: "1/s", 10: "10/s", 10**4: "10⁴/s", 10**6: "10⁶/s"}
 UPPER = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -125,14 +126,15 @@ def made_of(measured: dict, plans: dict[str, Plan]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in measured["versions"].items())
     image = "{}, {files:,} images at {image_size} px, the network served in {served}"
     images = "; ".join(image.format(name, **plan.home) for name, plan in plans.items())
-    home = next(iter(plans.values())).home
-    n, requests = home["request"]["mean_ms"]["n"], home["request"]["n"]
+    rounds = both(plans, lambda plan: str(plan.home["request"]["mean_ms"]["n"]))
+    requests = both(plans, lambda plan: f"{plan.home['request']['n'] // plan.home['request']['mean_ms']['n']:,}")
+    epochs = both(plans, lambda plan: str(plan.home["training"]["images_s"]["n"]))
     also = f" The machine had other work, too (load {measured['load']:g} when it began)." if busy(measured) else ""
     cells = f" Two numbers in a cell are those of {listed(list(plans))}." if len(plans) > 1 else ""
     return (f"Measured on {measured['date']}: one thread of a machine with {measured['cores']} cores "
             f"({measured['hardware'].split(',')[0]}) and {volume(measured['memory_bytes'])} of memory; {versions}. "
-            f"Images: {images}. Median [smallest, largest] of {n} rounds ({requests // n} requests each), of "
-            f"{home['training']['images_s']['n']} epochs of training.{also}{cells}")  # fmt: skip
+            f"Images: {images}. Median [smallest, largest] of {rounds} rounds, each of {requests} requests, and of "
+            f"{epochs} epochs of training.{also}{cells}")  # fmt: skip
 
 
 def first_to_break(plan: Plan) -> str:
@@ -142,8 +144,10 @@ def first_to_break(plan: Plan) -> str:
     start = f"The first to break is the **{rows[0].part}, at {per_second(rows[0].rate)}**, then {early}. "
     if place == 0:
         return start + "The service itself is the bottleneck: make it faster before anything else."
+    moved = [row.part for row in rows[:place] if row.network]
+    faster = f"of it a faster network moves only {listed(moved)}" if moved else "no faster network mends it"
     return (start + f"The service itself is number {place + 1} of {len(rows)}, at {per_second(rows[place].rate)}: what "
-            "breaks before it was made for a class, and no faster network mends it.")  # fmt: skip
+            f"breaks before it was made for a class, and {faster}.")  # fmt: skip
 
 
 def of_a_request(plan: Plan) -> str:
@@ -162,9 +166,10 @@ def of_the_log(measured: dict, plans: dict[str, Plan]) -> str:
     cost = {name: value["median"] for name, value in measured["log"]["writing"].items()}
     gain, forced = cost["processes2_s"] / cost["processes1_s"], cost["forced_us"]
     locked, batched = (cost[name] / cost["line_us"] for name in ("locked_us", "batch32_us"))
-    two = ("so they hardly wait for each other: a line is one append, without a lock" if gain >= 1.5 else
+    two = ("so they hardly wait for each other: a line is one append, without a lock" if gain >= 1.8 else
            "on a machine that had other work to do: whether they wait for each other cannot be told" if busy(measured)
-           else "so they wait for each other, although no lock is held: the file is what they share")  # fmt: skip
+           else f"so each loses {percent(1 - gain / 2)} to the other, although no lock is held: the file is what they "
+           "share")  # fmt: skip
 
     def share(plan):
         parts = plan.home["request"]["parts"]
@@ -211,10 +216,16 @@ def at_half(plans: dict[str, Plan]) -> str:
 def of_the_cost(plans: dict[str, Plan]) -> str:
     low, high = RATES[0], RATES[-1]
     ratio = both(plans, lambda p: times(p.serving(low)["per_million"] / p.serving(high)["per_million"]))
-    works = both(plans, lambda p: percent(p.serving(low)["busy"] / p.cores))
+
+    def share(plan):
+        served = plan.serving(low)
+        return served["busy"] / (served["machines"] * plan.cores)
+
+    idle = (" Until they are full, other work beside it saves more than any optimisation."
+            if max(map(share, plans.values())) < IDLE else "")  # fmt: skip
     return (f"A million answers cost {ratio} as much at {RATE_NAMES[low]} as at {RATE_NAMES[high]}, with the same "
-            f"code: at {RATE_NAMES[low]} the machine works {works} of the time, and is paid for all day. Until it is "
-            "full, other work beside it saves more than any optimisation.")  # fmt: skip
+            f"code: at {RATE_NAMES[low]} the cores that are paid for all day work "
+            f"{both(plans, lambda p: percent(share(p)))} of the time.{idle}")  # fmt: skip
 
 
 def of_a_day(plan: Plan) -> str:
@@ -224,7 +235,7 @@ def of_a_day(plan: Plan) -> str:
         largest, answers = max(parts, key=parts.get), parts[capacity.ANSWERS]
         ratio = f" ({times(parts[largest] / answers)} the answers)" if largest != capacity.ANSWERS else ""
         said.append(f"at {RATE_NAMES[rate]} into {largest}{ratio}")
-    return f"Most of them go {'; '.join(said)}."
+    return f"The largest part goes {'; '.join(said)}."
 
 
 def of_powers(plans: dict[str, Plan]) -> str:
