@@ -347,9 +347,13 @@ def test_conclusions_follow_the_numbers(says):
     def slow_labels(other, _):
         other["assumed"]["labels_per_hour"] = 8  # 15 hours of work are 2.1 days, longer than the two of detecting
 
+    def two_days(other, _):
+        other["assumed"]["labels_per_hour"] = 10
+
     plain = says()
     assert "hardly wait for each other" in plain
     assert "looking more often helps most" in plain and "a second person helps most" in says(slow_labels)
+    assert "saves 35 h;" in says(two_days)  # 12 hours of work take 1.7 days, 6 are done on the first
     assert "although no lock is held: the file is what they share" in says(one_file)
     assert "cannot be told" in says(busy) and "had other work, too (load 3 when it began)" in says(busy)
     assert "other work, too" not in plain
