@@ -385,7 +385,8 @@ def test_a_class_of_nothing_and_wrong_arguments(tmp_path, capsys):
     assert "nowhere is missing" in capsys.readouterr().out and not (tmp_path / "out").exists()
     assert check.main([str(tmp_path), "--source", str(tmp_path / "nowhere")]) == 2
     assert check.main([str(tmp_path), "--jobs", "2"]) == 2 and "give --all DIR" in capsys.readouterr().err
-    assert check.main(["--all", str(tmp_path), "--jobs", "2", "--cluster", "tcp://127.0.0.1:8786"]) == 2
+    for address in ("tcp://127.0.0.1:8786", ""):
+        assert check.main(["--all", str(tmp_path), "--jobs", "2", "--cluster", address]) == 2
 
 
 @pytest.mark.parametrize("asked", [("--jobs", "2"), ("--cluster", "tcp://127.0.0.1:8786")])
@@ -401,42 +402,148 @@ def test_a_class_on_dask_where_it_is_not_installed(tmp_path, monkeypatch, capsys
     assert kept.read_text() == "of an earlier check"
 
 
-def test_only_what_is_missing_or_has_changed_is_checked_again(tmp_path, monkeypatch, capsys):
-    checked = []
+class Attempts:
+    """In the place of a check: every submission is well, but for those that are ill, or at which somebody stops."""
 
-    def attempt_it(job):
-        checked.append(job.name)
-        if job.name == interrupted:
+    def __init__(self):
+        self.checked, self.ill, self.interrupted = [], {"ill"}, ""
+
+    def __call__(self, job: attempt.Job) -> attempt.Outcome:
+        self.checked.append(job.name)
+        if job.name == self.interrupted:
             raise KeyboardInterrupt
         folder = Path(job.root) / job.name
         folder.mkdir()
-        rows = {"level": "static", "status": 0, "verdict": "well", "seconds": 1.5, "tables": {}, "findings": []}
-        for name in ("check.json", "check.md", "check.html"):
-            (folder / name).write_text(json.dumps(rows))
-        return attempt.Outcome(0 if job.name != "ill" else 3, "fell ill", 2.0, job.name)
+        report = {"schema": 1, "level": "static", "status": 0, "verdict": "well", "seconds": 1.5, "tables": {},
+                  "findings": [], "of": Path(job.arguments[0]).name}  # fmt: skip
+        for name in check.REPORT:
+            (folder / name).write_text(json.dumps(report))
+        return attempt.Outcome(3 if job.name in self.ill else 0, "fell ill", 2.0, job.name)
 
-    monkeypatch.setattr(attempt, "attempt", attempt_it)
-    for name in ("ill", "same", "team"):
-        (tmp_path / "class" / name).mkdir(parents=True)
-        (tmp_path / "class" / name / "utils.py").touch()
-    command = ["--all", str(tmp_path / "class"), "--output", str(tmp_path / "out")]
-    interrupted = "team"
+
+@pytest.fixture
+def attempts(monkeypatch) -> Attempts:
+    monkeypatch.setattr(attempt, "attempt", Attempts())
+    return attempt.attempt
+
+
+@pytest.fixture
+def hand_in(tmp_path):
+    """hand_in(*names) puts a folder, or what is called a zip, into a class for each; the command that checks it."""
+
+    def put(*names: str) -> list[str]:
+        for name in names:
+            path = tmp_path / "class" / name
+            (path.parent if path.suffix == ".zip" else path).mkdir(parents=True, exist_ok=True)
+            (path if path.suffix == ".zip" else path / "utils.py").touch()
+        return ["--all", str(tmp_path / "class"), "--output", str(tmp_path / "out")]
+
+    return put
+
+
+def test_only_what_is_missing_or_has_changed_is_checked_again(tmp_path, attempts, hand_in, capsys):
+    command, checked = hand_in("ill", "same", "team"), attempts.checked
+    attempts.interrupted = "team"
     assert check.main(command) == 3 and "Stopped by hand. The same command with --missing" in capsys.readouterr().out
     rows = rows_of(tmp_path / "out")
     assert rows["same"]["verdict"] == "well" and rows["team"]["verdict"] == "Not checked: the class was stopped"
-    interrupted = ""
-    assert check.main([*command, "--missing"]) == 0 and checked[3:] == ["ill", "team"]
+    attempts.interrupted = ""
+    assert check.main([*command, "--missing"]) == 3 and checked[3:] == ["ill", "team"]
     checked.clear()
     time.sleep(0.05)  # more than a tick of the clock of files
     old = tmp_path / "class" / "team" / "old.py"
     old.touch()
     os.utime(old, (0, 0))  # as unzipped: its own time is long ago, that it came is not
-    assert check.main([*command, "--missing"]) == 0 and checked == ["ill", "team"]
+    assert check.main([*command, "--missing"]) == 3 and checked == ["ill", "team"]
     rows = rows_of(tmp_path / "out")
     assert [rows[name]["seconds"] for name in ("ill", "same", "team")] == [2.0, 1.5, 2.0]
-    assert check.main([*command, "--missing", "--level", "full"]) == 0 and checked[2:] == ["ill", "same", "team"]
+    assert check.main([*command, "--missing", "--level", "full"]) == 3 and checked[2:] == ["ill", "same", "team"]
     assert not (tmp_path / "out" / "ill" / "check.json").exists()
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_check_anew_that_is_stopped_or_fails_leaves_no_old_report(tmp_path, attempts, hand_in):
+    command = hand_in("first", "second", "third")
+    assert check.main(command) == 0
+    attempts.ill, attempts.interrupted = {"first"}, "second"
+    assert check.main(command) == 3
+    assert [path.name for path in (tmp_path / "out").rglob("check.*")] == []
+    verdicts = {name: row["verdict"].split(":")[0] for name, row in rows_of(tmp_path / "out").items()}
+    assert verdicts == {"first": "The check itself failed", "second": "Not checked", "third": "Not checked"}
+    attempts.checked.clear()
+    attempts.ill, attempts.interrupted = set(), ""
+    assert check.main([*command, "--missing"]) == 0 and attempts.checked == ["first", "second", "third"]
+
+
+def test_every_submission_has_a_report_of_its_own(tmp_path, attempts, hand_in):
+    """Whatever they are called: not even the summary loses its place."""
+    command = hand_in("a", "a.zip", "a-2", "a b", "a_b.zip", "check-us.zip", "check-it", "summary.json.zip", "summary.md")
+    assert check.main(command) == 0
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 9
+    for name, row in rows.items():
+        assert json.loads((tmp_path / "out" / row["report"]).with_suffix(".json").read_text())["of"] == name
+    places = {name: row["report"].split("/")[0] for name, row in rows.items()}
+    assert (places["a"], places["a-2"], places["a.zip"], places["check-us.zip"]) == ("a", "a-2", "a.zip", "check-us")
+    attempts.checked.clear()
+    hand_in("a-3", "b", "b.zip", "summary.html.zip")  # who was there before is not checked again
+    assert check.main([*command, "--missing"]) == 0
+    assert sorted(attempts.checked) == ["a-3", "b", "b.zip", "summary.html.zip"]
+
+
+def test_reports_among_the_submissions_are_left_out_aloud(tmp_path, attempts, hand_in, capsys):
+    hand_in("team")
+    (tmp_path / "class" / "check-team").mkdir()
+    (tmp_path / "class" / "check-team" / "check.json").write_text("{}")
+    assert check.main(hand_in("check-in")) == 0 and attempts.checked == ["check-in", "team"]
+    assert "Left out, as they hold reports: check-team." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("odd", ["", "[]", '{"level": "static"}', '{"schema": 1, "level": "static", "status": "x"}',
+                                 '{"schema": 1, "level": "static", "status": 0, "tables": []}'])  # fmt: skip
+def test_odd_reports_are_none(tmp_path, attempts, hand_in, odd):
+    command = [*hand_in("other", "team"), "--missing"]
+    assert check.main(command) == 0
+    (tmp_path / "out" / "team" / "check.json").write_text(odd)
+    attempts.checked.clear()
+    assert check.main(command) == 0 and attempts.checked == ["team"]
+    assert rows_of(tmp_path / "out")["team"]["verdict"] == "well"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_file_in_the_place_of_a_report_is_a_row(tmp_path, attempts, hand_in, monkeypatch, capsys, when):
+    """It stands there before the class is checked, and the check is spared; or it comes meanwhile."""
+    command, kept = hand_in("other", "team"), tmp_path / "out" / "team"
+
+    def place(*_):
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text("somebody's")
+
+    if when == "before":
+        place()
+    else:
+        monkeypatch.setattr(attempt, "attempt", lambda job: (place(), attempts(job))[1])
+    assert check.main(command) == 3
+    rows, said = rows_of(tmp_path / "out"), capsys.readouterr()
+    assert rows["other"]["verdict"] == "well" and kept.read_text() == "somebody's"
+    assert f"The check itself failed: its report cannot be put into {kept}" in rows["team"]["verdict"]
+    assert attempts.checked == (["other"] if when == "before" else ["other", "team"])
+    assert "Traceback" not in said.out + said.err
+
+
+def test_ctrl_c_before_the_first_result_is_a_sentence(tmp_path, hand_in, attempts, monkeypatch, capsys):
+    command = hand_in("team")
+    assert check.main(command) == 0
+    before = (tmp_path / "out" / "team" / "check.json").read_text()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check.cluster, "packages", stop)
+    assert check.main([*command, "--jobs", "2"]) == 3
+    assert capsys.readouterr().out.endswith("Stopped by hand. Reports of earlier checks are as they were.\n")
+    assert (tmp_path / "out" / "team" / "check.json").read_text() == before
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -474,7 +581,7 @@ def test_a_check_ends_when_its_class_is_over_or_takes_too_long(tmp_path):
 
 def test_a_check_that_crashes_or_hangs_is_a_row(tmp_path):
     row = check._row(tmp_path / "team", tmp_path / "none", -11, "Segmentation fault", 3.0)
-    assert row["status"] == 2 and "The check itself failed: Segmentation fault" in row["verdict"]
+    assert row["status"] == 3 and "The check itself failed: Segmentation fault" in row["verdict"]
 
 
 @pytest.mark.slow

@@ -16,16 +16,19 @@ Exit status
 0  Nothing contradicts the submission (notes and questions for a person there may be).
 1  At least one finding contradicts it, or a figure differs.
 2  It could not be opened, or the command line is wrong.
-3  The check itself failed: a fault of this program, or of this machine.
-With --all: 1 if any is 1, else 0; 2 only if none could be opened; 3 if it was stopped, or its cluster lost, on the way.
+3  The check itself failed or was stopped: a fault of this program or of this machine, or Ctrl-C.
+With --all: 3 if any was not checked, as its check failed, the class was stopped or its cluster lost; else 1 if any is
+1; else 2 if none could be opened; else 0. Also 2 where nothing was run: Dask is missing, no scheduler answers, no
+worker came, or the cluster is not like this machine.
 
 A class
 -------
 --all checks one submission after the other, as figures that are times mean most on a machine that does nothing else.
 --jobs N takes N at a time, on a local Dask cluster; --cluster ADDRESS takes a scheduler that runs already. Its workers
-see the same folders and have the same kit and versions, or nothing is run. The reports are the same in all three. What
-a worker was at when it died is checked again elsewhere. Each report comes to its place once it is whole, so that
---missing, after whatever stopped a class, goes on with the others.
+see the same folders and have the same account, kit and versions, or nothing is run. The reports are the same in all
+three. What a worker was at when it died is checked again elsewhere. Before a class begins, older reports of what is
+checked go; each new one comes to its place once it is whole, so that --missing, after whatever stopped a class, goes on
+with the others.
 
 check.json
 ----------
@@ -52,6 +55,7 @@ import traceback
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 
 import utils
@@ -59,6 +63,8 @@ from tools import attempt, cluster, compare, reexecute, sandbox, verdict
 from tools.submission import Finding, open_submission, shown, static_checks
 
 LEVELS = ("static", "evaluate", "full")
+SUMMARY = ("summary.json", "summary.md", "summary.html")  # beside the folders of the reports of a class
+REPORT = ("check.html", "check.md", "check.json")  # the last is there once the others are
 STRANGE = (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError)  # what odd records end in
 ENDED = {2: "Could not be opened", attempt.DIED: "Could not be checked", attempt.LOST: "Not checked"}
 SCORING = 4  # scoring all weights may take as long as so many notebooks
@@ -85,9 +91,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.path is None) == (options.all is None):
         parser.error("give one submission, or --all DIR")
-    if options.path and (options.jobs != 1 or options.cluster or options.missing):
+    on_cluster = options.cluster is not None  # also an empty address, of a variable that is not set
+    if options.path and (options.jobs != 1 or on_cluster or options.missing):
         parser.error("--jobs, --cluster and --missing are for a class: give --all DIR")
-    if options.cluster and options.jobs != 1:
+    if on_cluster and options.jobs != 1:
         parser.error("give --jobs or --cluster: a cluster has as many workers as were started")
     if min(options.notebook_limit, options.jobs, options.wait) <= 0:
         parser.error("--notebook-limit, --jobs and --wait must be positive")
@@ -109,6 +116,9 @@ def main(arguments: list[str]) -> int:
     except utils.CourseError as error:
         print(error)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped by hand. Reports of earlier checks are as they were.")
+        return 3
     except Exception:
         traceback.print_exc()
         print("The check itself failed, which says nothing of the submission: please report the lines above.")
@@ -356,7 +366,10 @@ def check_all(options: argparse.Namespace) -> int:
         print(f"{options.all} is no folder: give the one that holds the submissions.")
         return 2
     there = sorted(path for path in options.all.iterdir()
-                   if not path.name.startswith((".", "check-")) and path.resolve() != output.resolve())  # fmt: skip
+                   if not path.name.startswith(".") and path.resolve() != output.resolve())  # fmt: skip
+    if reports := [path for path in there if _holds_reports(path)]:
+        print(f"Left out, as they hold reports: {', '.join(shown(path.name) for path in reports)}.")
+        there = [path for path in there if path not in reports]
     found = [path for path in there if not path.is_symlink() and (path.is_dir() or path.suffix.lower() == ".zip")]
     if not found:
         print(f"{options.all} holds no folder and no zip: give the folder that holds the submissions.")
@@ -373,8 +386,10 @@ def check_all(options: argparse.Namespace) -> int:
     if lost:
         print(f"{lost} The same command with --missing checks the others.")
         return 3
-    statuses = [row["status"] for row in rows]
-    return 2 if set(statuses) == {2} else max(status % 2 for status in statuses)
+    statuses = {row["status"] for row in rows}
+    if wrong := statuses & {1, 3}:
+        return max(wrong)
+    return 2 if statuses == {2} else 0
 
 
 def _check_each(names: dict[Path, str], output: Path, options: argparse.Namespace) -> tuple[list[dict], str]:
@@ -382,17 +397,17 @@ def _check_each(names: dict[Path, str], output: Path, options: argparse.Namespac
     from tqdm import tqdm
 
     output, lost = output.resolve(), ""
-    rows = {path: _row(path, output / name, 0, "", None) for path, name in names.items()
-            if options.missing and _is_checked(path, output / name, options.level)}  # fmt: skip
+    kept = {path: options.missing and _kept(path, output / name, options.level) for path, name in names.items()}
+    rows = {path: row for path, row in kept.items() if row}
     with _attempts(output) as root:
         jobs = {_job(path, name, root, options): path for path, name in names.items() if path not in rows}
         with _engine(names, root, options) if jobs else nullcontext(list) as outcomes:
             try:
+                rows |= _drop_reports(jobs, output)
+                jobs = {job: path for job, path in jobs.items() if path not in rows}
                 for job, outcome in tqdm(outcomes(jobs), total=len(jobs), unit="submission", disable=not jobs,
                                          file=sys.stdout):  # fmt: skip
-                    path, folder = jobs[job], output / job.name
-                    _put(root / outcome.folder if outcome.rc in (0, 1) else None, folder)
-                    rows[path] = _row(path, folder, outcome.rc, outcome.said, outcome.seconds)
+                    rows[jobs[job]] = _put(jobs[job], root, output / job.name, outcome)
             except cluster.LostError as error:
                 lost = str(error)
             except KeyboardInterrupt:
@@ -404,7 +419,7 @@ def _check_each(names: dict[Path, str], output: Path, options: argparse.Namespac
 @contextmanager
 def _engine(names: dict[Path, str], root: Path, options: argparse.Namespace):
     """A function that checks jobs: one after the other here, or on the workers of a cluster."""
-    if options.jobs == 1 and not options.cluster:
+    if options.jobs == 1 and options.cluster is None:
         yield lambda jobs: ((job, attempt.attempt(job)) for job in jobs)
         return
     shared = attempt.Shared(cluster.packages(), str(options.all.resolve()), tuple(sorted(path.name for path in names)),
@@ -439,56 +454,98 @@ def _job(path: Path, name: str, root: Path, options: argparse.Namespace) -> atte
     return attempt.Job(name, tuple(arguments), str(root), 600 + notebooks * options.notebook_limit, environment)
 
 
-def _put(made: Path | None, folder: Path) -> None:
-    """Put a report in its place, check.json last; without a new one, an old one must not pass for it."""
-    for name in ("check.json", "check.md", "check.html"):
-        (folder / name).unlink(missing_ok=True)
-    if made and (made / "check.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("check.html", "check.md", "check.json"):
-            os.replace(made / name, folder / name)
+def _drop_reports(jobs: dict[attempt.Job, Path], output: Path) -> dict[Path, dict]:
+    """Remove the reports of what is checked anew: none may pass for a new one, also where the class is stopped.
+
+    Returns
+    -------
+    dict
+        Rows of those that cannot get a report, such as where a file stands in the place of its folder.
+    """
+    rows = {}
+    for job, path in jobs.items():
+        folder = output / job.name
+        try:
+            for name in REPORT:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            rows[path] = _row(path, folder, attempt.FAILED, _no_place(folder, error), 0.0)
+    return rows
 
 
-def _is_checked(path: Path, folder: Path, level: str) -> bool:
-    """Whether there is a report of this level, written after the last change of the submission."""
+def _put(path: Path, root: Path, folder: Path, outcome: attempt.Outcome) -> dict:
+    """Put the report of an attempt, if it made one, in its place, check.json last; its row."""
+    made, rc, said = root / outcome.folder, outcome.rc, outcome.said
+    try:
+        if rc in (0, 1) and (made / "check.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in REPORT:
+                os.replace(made / name, folder / name)
+    except OSError as error:
+        rc, said = attempt.FAILED, _no_place(folder, error)
+    return _row(path, folder, rc, said, outcome.seconds)
+
+
+def _no_place(folder: Path, error: OSError) -> str:
+    return f"its report cannot be put into {folder} ({error.strerror}): move away what is there, or give --output"
+
+
+def _names(paths: list[Path]) -> dict[Path, str]:
+    """A folder name for each report, the same as the class grows wherever that is possible.
+
+    Folders keep their names; a zip whose name is taken keeps its ending; others are numbered until one is free.
+    """
+    names, taken = {}, set(SUMMARY)
+    order = {path: (file_name(path.name) != path.name, path.suffix.lower() == ".zip") for path in paths}
+    for path in sorted(paths, key=order.get):
+        wanted = (file_name(path.name.removesuffix(".zip")), file_name(path.name))
+        more = (f"{wanted[1]}-{number}" for number in count(2))
+        names[path] = next(name for name in chain(wanted, more) if name not in taken)
+        taken.add(names[path])
+    return {path: names[path] for path in paths}
+
+
+def _holds_reports(folder: Path) -> bool:
+    """Whether this is the output of a check, as it is called by default."""
+    return folder.name.startswith("check-") and any((folder / name).is_file() for name in ("check.json", SUMMARY[0]))
+
+
+def _kept(path: Path, folder: Path, level: str) -> dict | None:
+    """The row of a report of this level, written after the last change of the submission; None without one."""
     try:
         written = (folder / "check.json").stat().st_mtime
         report = json.loads((folder / "check.json").read_text())
         below = [path, *path.rglob("*")] if path.is_dir() else [path]
         # What a zip brings keeps the times of its owner's machine: that of the last change of an entry is of this one.
-        return report["level"] == level and max(entry.lstat().st_ctime for entry in below) <= written
-    except (OSError, ValueError, KeyError, TypeError):  # none, or no report
-        return False
+        last = max(entry.lstat().st_ctime for entry in below)
+        whole = report["schema"] == 1 and report["level"] == level and report["status"] in (0, 1)
+        return _row_of(report, path, folder, report["seconds"]) if whole and last <= written else None
+    except (OSError, *STRANGE):  # none, or no report
+        return None
 
 
-def _names(paths: list[Path]) -> dict[Path, str]:
-    """A folder name for each report, also when a folder and a zip are called the same."""
-    names = {}
-    for path in paths:
-        name = file_name(path.name.removesuffix(".zip"))
-        names[path] = name if name not in names.values() else f"{name}-{len(names)}"
-    return names
+def _row(path: Path, folder: Path, rc: int, said: str, seconds: float) -> dict:
+    """One line of the summary; its status is 3 where the submission was not checked."""
+    if rc in (0, 1):
+        with suppress(OSError, ValueError):  # an attempt without a report is a fault
+            return _row_of(json.loads((folder / "check.json").read_text()), path, folder, seconds)
+    what = ENDED.get(rc, "The check itself failed")
+    return {
+        "submission": shown(path.name), "seconds": round(seconds, 1), "report": "", "status": 2 if rc == 2 else 3,
+        "verdict": f"{what}: {shown(said)}", "level": "none", "identical": 0, "within": 0, "differ": 0, "unknown": 0,
+        "fail": 0, "human": 0,
+    }  # fmt: skip
 
 
-def _row(path: Path, folder: Path, rc: int, said: str, seconds: float | None) -> dict:
-    """One line of the summary; the seconds are those of the report where none are given."""
-    try:
-        report = json.loads((folder / "check.json").read_text()) if rc in (0, 1) else None
-    except (OSError, ValueError):
-        report = None
-    seconds = report["seconds"] if seconds is None else round(seconds, 1)
-    row = {"submission": shown(path.name), "seconds": seconds, "report": ""}
-    if report is None:
-        what = ENDED.get(rc, "The check itself failed")
-        return row | {"status": 2, "verdict": f"{what}: {shown(said)}", "level": "none"} | dict.fromkeys(
-            ("identical", "within", "differ", "unknown", "fail", "human"), 0)  # fmt: skip
+def _row_of(report: dict, path: Path, folder: Path, seconds: float) -> dict:
     figures = [row["verdict"] for rows in report["tables"].values() for row in rows]
     kinds = [finding["verdict"] for finding in report["findings"]]
-    return row | {
+    return {
+        "submission": shown(path.name), "seconds": round(seconds, 1), "report": f"{folder.name}/check.html",
         "status": report["status"], "verdict": report["verdict"], "level": report["level"],
-        "report": f"{folder.name}/check.html", "identical": figures.count("identical"),
-        "within": figures.count("within tolerance"), "differ": figures.count("differs"),
-        "unknown": figures.count("not reproduced"), "fail": kinds.count("fail"), "human": kinds.count("human"),
+        "identical": figures.count("identical"), "within": figures.count("within tolerance"),
+        "differ": figures.count("differs"), "unknown": figures.count("not reproduced"),
+        "fail": kinds.count("fail"), "human": kinds.count("human"),
     }  # fmt: skip
 
 
