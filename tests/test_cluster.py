@@ -22,7 +22,7 @@ from submissions import make_submission
 
 from tools import attempt, check, cluster, sandbox
 
-distributed = pytest.importorskip("distributed")
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("ignore:Mismatched versions")]
 KIT = Path(__file__).resolve().parent.parent
 DASK = (sys.executable, "-m", "dask")
@@ -194,6 +194,70 @@ def test_ctrl_c_ends_in_a_sentence(submissions, tmp_path):
 
 
 @pytest.mark.slow
+def test_ctrl_c_while_the_workers_of_a_class_start(submissions, tmp_path):
+    """The terminal sends it to them as well: none of them says a word."""
+    command = ["course.py", "check", "--all", str(submissions), "--jobs", "2", "--output", str(tmp_path / "out")]
+    with open(tmp_path / "said", "w") as said:
+        parent = start(sys.executable, *command, stdout=said, stderr=said, start_new_session=True)
+    until(lambda: len(psutil.Process(parent.pid).children(recursive=True)) >= 3)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.wait(60) == 3
+    assert (tmp_path / "said").read_text() == "Stopped by hand. Reports of earlier checks are as they were.\n"
+    assert not list((tmp_path / "out").iterdir())
+
+
+class Interrupt(threading.Thread):
+    """Presses Ctrl-C once something has come."""
+
+    def __init__(self, come):
+        super().__init__(daemon=True)
+        self.come = come
+
+    def run(self):
+        until(self.come)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_ends_the_checks_on_workers_that_go_on(submissions, running, tmp_path, capsys):
+    """A check that is held still ends only if its worker sees that the class is over."""
+    begun = []
+
+    def held() -> bool:
+        for process in checks():
+            process.suspend()
+            begun.append(process)
+        return bool(begun)
+
+    Interrupt(held).start()
+    command = ["--all", str(submissions), "--cluster", running.scheduler_address, "--output", str(tmp_path / "out")]
+    try:
+        assert check.main(command) == 3
+        _, alive = psutil.wait_procs(begun, timeout=30)
+    finally:
+        for process in begun:
+            if process.is_running():
+                process.kill()
+    assert begun and not alive and "Stopped by hand. The same command with --missing" in capsys.readouterr().out
+    wait_for_workers(running, 2)
+
+
+def test_ctrl_c_while_no_worker_comes_leaves_all_as_it_was(submissions, tmp_path, monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr(cluster, "print", lambda *words, **_: told.append(words), raising=False)
+    kept = tmp_path / "out" / "leaky" / "check.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of an earlier check")
+    with cluster._local(0) as empty:
+        Interrupt(lambda: told).start()
+        command = ["--all", str(submissions), "--cluster", empty.scheduler_address, "--output", str(tmp_path / "out")]
+        assert check.main(command) == 3
+    said = capsys.readouterr()
+    assert said.out == "Stopped by hand. Reports of earlier checks are as they were.\n" and "Traceback" not in said.err
+    assert told[0][0].startswith("Waiting for a worker")
+    assert list((tmp_path / "out").rglob("*")) == [kept.parent, kept] and kept.read_text() == "of an earlier check"
+
+
+@pytest.mark.slow
 def test_submission_on_which_all_workers_die_is_a_row(submissions, serial, running, tmp_path):
     killer, output = Killer(99, str(submissions / "leaky")), tmp_path / "out"
     killer.start()
@@ -205,7 +269,7 @@ def test_submission_on_which_all_workers_die_is_a_row(submissions, serial, runni
         killer.join()
     row = rows(output)["leaky"]
     died = int(re.match(r"Could not be checked: workers died on it (\d+) times; check it alone", row["verdict"])[1])
-    assert status == 0 and row["status"] == 2 and row["report"] == "" and 3 <= died <= len(killer.orphans)
+    assert status == 3 and row["status"] == 3 and row["report"] == "" and 3 <= died <= len(killer.orphans)
     written = files(output)
     assert not any(name.startswith(("leaky", ".")) for name in written)
     assert all(written[name] == serial[name] for name in serial if name.startswith("faithful"))
@@ -266,7 +330,7 @@ def test_worker_outside_the_kit_is_told_where_to_start():
 # ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["10.0.0.5:8786", "tcp:/10.0.0.5", "http://10.0.0.5:8786", "tcp://host", "none"])
+@pytest.mark.parametrize("address", ["", "10.0.0.5:8786", "tcp:/10.0.0.5", "http://10.0.0.5:8786", "tcp://host"])
 def test_malformed_address(submissions, tmp_path, capsys, address):
     assert check.main(["--all", str(submissions), "--cluster", address, "--output", str(tmp_path / "out")]) == 2
     assert "it looks like tcp://" in capsys.readouterr().out and not list((tmp_path / "out").iterdir())
@@ -291,6 +355,16 @@ def test_address_that_does_not_answer(submissions, running, tmp_path, capsys, mo
         assert check.main(["--all", str(submissions), "--cluster", address, "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
     assert f"No Dask scheduler answers at {address}" in said.out and "Traceback" not in said.out + said.err
+    cause = {"nobody": "ConnectionRefusedError", "silence": "TimeoutError", "page": "Error", "worker": "is a Worker"}
+    assert re.search(rf"\(.*{cause[there]}.*\)\.$", said.out) and "certificates" not in said.out
+
+
+def test_certificates_that_are_missing_are_the_cause(submissions, tmp_path, capsys):
+    command = ["--all", str(submissions), "--cluster", "tls://127.0.0.1:8786", "--output", str(tmp_path / "out")]
+    files = dict.fromkeys(("ca-file", "client.cert", "client.key"), str(tmp_path / "none.pem"))
+    with dask.config.set({f"distributed.comm.tls.{name}": file for name, file in files.items()}):
+        assert check.main(command) == 2
+    assert re.search(r"or see the certificates \(.*No such file.*\)\.$", capsys.readouterr().out)
 
 
 def test_scheduler_without_workers(submissions, tmp_path, capsys):
@@ -363,6 +437,9 @@ def test_what_must_be_shared_is_told_by_name_and_size(tmp_path):
     (tmp_path / "team" / "utils.py").write_text("1")
     here = seen()
     assert attempt.differences(seen(), here) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: 4711)
+        assert attempt.differences(seen(), here) == [f"account number 4711, here {here['account']}"]
     (tmp_path / "team" / "utils.py").write_text("12")
     (tmp_path / "images").rmdir()
     told = attempt.differences(seen(root="elsewhere"), here)

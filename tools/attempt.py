@@ -105,6 +105,8 @@ def on_worker(job: Job, shared: Shared, here: dict[str, str]) -> Outcome | list[
 def dask_setup(worker) -> None:
     """What Dask calls on a worker that preloads this module: Ctrl-C is for the class, which then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # held back while it started
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _run(command: list[str], environment: dict, root: Path, limit: float) -> tuple[int, str]:
@@ -147,8 +149,9 @@ def end_with_parent() -> None:
 
 @lru_cache(maxsize=1)  # once for a class
 def about(shared: Shared) -> dict[str, str]:
-    """Python, packages, the kit's files and the folders, as this machine has them."""
-    seen = {"Python": platform.python_version()} | {name: _version(name) for name in shared.packages}
+    """Account, Python, packages, the kit's files and the folders, as this machine has them."""
+    account = {"account": f"number {os.getuid()}"} if hasattr(os, "getuid") else {}  # reports are its own to read
+    seen = account | {"Python": platform.python_version()} | {name: _version(name) for name in shared.packages}
     for path in [KIT / name for name in TOP] + sorted(path for part in PARTS for path in (KIT / part).rglob("*")):
         if path.suffix in SUFFIXES and "__pycache__" not in path.parts:
             seen[f"the kit's {path.relative_to(KIT)}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:8]

@@ -7,6 +7,7 @@ of the class and run the same kit on the same versions, or nothing is run. Repor
 import asyncio
 import logging
 import re
+import signal
 import time
 import warnings
 from collections import Counter
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from tqdm import tqdm
@@ -141,20 +143,30 @@ def _deaths(job: Job) -> int:
 def _connected(options):
     """A client of the cluster; of a local one nothing is reachable from another machine."""
     distributed = library()
-    if options.cluster and not ADDRESS.fullmatch(options.cluster):
-        raise utils.CourseError(f"{options.cluster} is no address of a scheduler: it looks like tcp://10.0.0.5:8786, "
+    if options.cluster is not None and not ADDRESS.fullmatch(options.cluster):
+        raise utils.CourseError(f"“{options.cluster}” is no address of a scheduler: it looks like tcp://10.0.0.5:8786, "
                                 "and `dask scheduler` prints it when it starts.")  # fmt: skip
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said by us
     warnings.filterwarnings("ignore", "Mismatched versions")
     with ExitStack() as stack:
-        address = options.cluster or stack.enter_context(_local(options.jobs)).scheduler_address
+        if not (address := options.cluster):
+            with _interrupt_held():
+                address = stack.enter_context(_local(options.jobs)).scheduler_address
         try:
             asyncio.run(asyncio.wait_for(_greet(address), ANSWER))
             client = distributed.Client(address, timeout=ANSWER, name="check")
         except Exception as error:  # whatever it is that answers there
-            raise utils.CourseError(f"No Dask scheduler answers at {address} within {ANSWER} s: start it, or take the "
-                                    "address that it printed.") from error  # fmt: skip
+            certificates = ", or see the certificates" if address.startswith("tls") else ""
+            raise utils.CourseError(f"No Dask scheduler answers at {address} within {ANSWER} s: start it, take the "
+                                    f"address that it printed{certificates} ({_cause(error)}).") from error  # fmt: skip
         yield stack.enter_context(client)
+
+
+def _cause(error: BaseException) -> str:
+    """What an error began with, such as a file of certificates that is missing."""
+    while error.__cause__ and not isinstance(error, TimeoutError):  # which comes of a task that was cancelled
+        error = error.__cause__
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
 
 
 async def _greet(address: str) -> None:
@@ -162,7 +174,7 @@ async def _greet(address: str) -> None:
     from distributed.comm import connect
     from distributed.core import send_recv
 
-    comm = await connect(address, timeout=ANSWER, **library().Security().get_connection_args("client"))
+    comm = await connect(address, timeout=0.8 * ANSWER, **library().Security().get_connection_args("client"))
     try:
         told = await send_recv(comm, op="identity")
     finally:
@@ -179,6 +191,20 @@ def _local(workers: int):
         scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"})  # fmt: skip
 
 
+@contextmanager
+def _interrupt_held():
+    """Hold Ctrl-C back until the workers have started: a process that hears it while it starts says so at length."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # Python's own, which would let the signal through again when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes and threads inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _wait_for_workers(client, patience: float) -> None:
     address = client.scheduler.address
     if not _asked(client.nthreads):
@@ -187,8 +213,8 @@ def _wait_for_workers(client, patience: float) -> None:
         client.wait_for_workers(1, timeout=patience)
     except TimeoutError as error:
         raise utils.CourseError(f"No worker came to {address} within {patience:.0f} s: start some in the kit's folder "
-                                f"with `python -m dask worker {address} --nthreads 1`, or wait longer with "
-                                "--wait SECONDS.") from error  # fmt: skip
+                                f"with `python -m dask worker {address} --nthreads 1 --host ITS_IP --dashboard-address "
+                                "127.0.0.1:0`, or wait longer with --wait SECONDS.") from error  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -219,7 +245,7 @@ def _refusal(refused: dict[str, list[str]], what: str, most: int = 4) -> str:
     for who, differ in sorted(refused.items()):
         more = f"; and {len(differ) - most} more" if len(differ) > most else ""
         lines.append(f"  {who}: {'; '.join(differ[:most])}{more}")
-    return "\n".join([*lines, "Give them the kit, versions and folders of this machine, and start them again."])
+    return "\n".join([*lines, "Start them again, with the account, kit, versions and folders of this machine."])
 
 
 def _dismiss(client, shared: Shared) -> None:
