@@ -157,7 +157,7 @@ def _connected(options):
             client = distributed.Client(address, timeout=ANSWER, name="check")
         except Exception as error:  # whatever it is that answers there
             certificates = ", or see the certificates" if address.startswith("tls") else ""
-            raise utils.CourseError(f"No Dask scheduler answers at {address} within {ANSWER} s: start it, take the "
+            raise utils.CourseError(f"No Dask scheduler answers at {address} within {ANSWER} s: start it, or take the "
                                     f"address that it printed{certificates} ({_cause(error)}).") from error  # fmt: skip
         yield stack.enter_context(client)
 
