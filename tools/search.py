@@ -5,11 +5,14 @@ the home) or, without a common disk, at a server: --serve runs it. A worker that
 """
 
 import argparse
+import errno
+import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
 
 import utils
+from tools.train import Terminated
 
 KIT = Path(__file__).resolve().parent.parent
 
@@ -35,12 +38,13 @@ def search(home: Path, storage: str | None, trials: int | None):
     story = utils.read_json(home / "course.json", precious=True)
     if not story:
         raise utils.CourseError(f"{home} holds no course yet: run `python course.py run --until 1 --home {home}` with "
-                                "the dataset, source and profile of the other workers.")  # fmt: skip
+                                "the dataset, source and profile of the search.")  # fmt: skip
     known = {name: story[name] for name in ("dataset", "source", "profile", "image_size", "seed") if name in story}
     course = utils.start(theme=2, home=home, **known)
     data = utils.load_data(course)
     recipe = replace(utils.optimized_recipe(data), epochs=course.profile.trial_epochs, average=0.5)
-    return utils.search(course, data, "search", recipe, trials or course.profile.trials, storage=storage)
+    trials = course.profile.trials if trials is None else trials
+    return utils.search(course, data, "search", recipe, trials, storage=storage)
 
 
 def serve(address: str, path: Path) -> None:
@@ -49,7 +53,7 @@ def serve(address: str, path: Path) -> None:
     Raises
     ------
     CourseError
-        No journal, or an address that cannot be listened at.
+        No journal, a folder that is missing, or an address that cannot be listened at.
     """
     import warnings
 
@@ -62,13 +66,19 @@ def serve(address: str, path: Path) -> None:
         with socket.create_server((host, int(port))):  # gRPC itself would share the port of another server
             pass
     except (OSError, OverflowError) as error:
-        raise utils.CourseError(f"{address} cannot be listened at ({error}): choose another port.") from error
+        away = isinstance(error, OSError) and error.errno not in (errno.EADDRINUSE, errno.EACCES)
+        advice = "give an address of this machine, 0.0.0.0 for all of them" if away else "choose another port"
+        raise utils.CourseError(f"{address} cannot be listened at ({error}): {advice}.") from error
     with utils.clear_disk_errors(path, "The trials that are finished are all there."):
         storage = utils.open_journal(path)
     print(f"serving {path}: workers join with --storage grpc://HOST:{port}; end with Ctrl+C", flush=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental"
         run_grpc_proxy_server(storage, host=host, port=int(port))
+
+
+def _terminated(*_) -> None:
+    raise Terminated("The search was told to stop (SIGTERM): its trial is free for others; the same command goes on.")
 
 
 def main(arguments: list[str]) -> int:
@@ -79,15 +89,23 @@ def main(arguments: list[str]) -> int:
                 raise utils.CourseError("--serve needs --storage FILE, the journal that it serves.")
             serve(options.serve, Path(options.storage).expanduser().absolute())
         else:
+            signal.signal(signal.SIGTERM, _terminated)  # a cluster takes its machine back: no death of unknown cause
             study = search(options.home.expanduser().absolute(), options.storage, options.trials)
             states = [trial.state.name for trial in study.trials]
+            again = sum("retry of trial" in trial.user_attrs and trial.user_attrs.get("ended") != "given back"
+                        for trial in study.trials)  # fmt: skip
             print(f"{study.study_name}: {states.count('COMPLETE')} trials complete, {states.count('PRUNED')} pruned, "
-                  f"{sum('retry of trial' in trial.user_attrs for trial in study.trials)} tried again; the best is "
-                  f"trial {study.best_trial.number}, validation loss {study.best_value:.4f}")  # fmt: skip
+                  f"{again} tried again; the best is trial {study.best_trial.number}, validation loss "
+                  f"{study.best_value:.4f}")  # fmt: skip
     except utils.CourseError as error:
         print(error)
         return 2
     except KeyboardInterrupt:
         print("\nStopped; the same command goes on.")
         return 130
+    except Terminated as told:
+        print(told)
+        return 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return 0
