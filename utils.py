@@ -2103,9 +2103,7 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
     """
     if tracker not in TRACKERS:
         raise CourseError(f"tracker={tracker!r} is unknown: choose one of {', '.join(TRACKERS)}.")
-    code = code_of(model, fit, _Session, train_epoch, train_step, validate, autocast, make_optimizer, make_criterion,
-                   class_weights, WeightedCrossEntropy, WeightAverage, BatchLoader, draw_augmentation, augment,
-                   _texture)  # fmt: skip
+    code = code_of(model, *_training_code())
     ranges = AUGMENT[course.dataset] if recipe.augment else None
     key = identity(code, getattr(model, "config", {}), hash_weights(model), asdict(recipe), ranges, data.key,
                    course.seed)  # fmt: skip
@@ -2145,6 +2143,12 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
                     "hardware": session.hardware(), "recipe": asdict(recipe)}  # fmt: skip
         from_rank0(lambda: (_save(folder / "finished.pt", finished), _remove_running(running, folder)))
         return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+
+
+def _training_code() -> tuple:
+    """What the weights of every training depend on, whatever its network."""
+    return (fit, _Session, train_epoch, train_step, validate, autocast, make_optimizer, make_criterion, class_weights,
+            WeightedCrossEntropy, WeightAverage, BatchLoader, draw_augmentation, augment, _texture)  # fmt: skip
 
 
 def _tell_of_earlier(folder: Path, session: _Session) -> None:
@@ -2658,7 +2662,8 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, t
     Parameters
     ----------
     trials : int
-        Of the study, not of each worker.
+        Of the study, not of each worker, at least 1. Where others have asked for more and are at work on them, this
+        call returns when they are done.
     storage : path or "grpc://HOST:PORT", optional
         A journal on a disk that all workers see, or the server that `course.py search --serve` runs; a file in runs/
         when None.
@@ -2671,13 +2676,13 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, t
     Raises
     ------
     CourseError
-        No trial finished; a storage that is no journal, that cannot be written or locked, or that does not answer.
+        Less than one trial; no trial finished; a storage that is no journal, that cannot be written or locked, or that
+        does not answer.
     """
     optuna = _optuna()
-    code = code_of(search, _train_trial, _sampler, build_trial, optimized_network, OptimizedCNN(), fit, _Session,
-                   train_epoch, train_step, validate, draw_augmentation, augment)  # fmt: skip
-    parts = {"code": identity(code), "networks": ARCHITECTURES, "recipe": asdict(recipe), "data": data.key,
-             "seed": course.seed}  # fmt: skip
+    if trials < 1:
+        raise CourseError(f"A search of {trials} trials finds nothing: ask for at least 1.")
+    parts = _search_parts(course, data, name, recipe)
     title = f"{name}-{identity(parts)}"
     stored = course.local / "runs" / f"{title}.journal"  # with Drive it is copied over after every trial
     own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
@@ -2685,7 +2690,8 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, t
     with _clear_study_errors(storage or stored):
         if storage is None:
             fetch(course, stored)
-        study = _open_study(_open_storage(course, storage or _opened(stored)), title, own, parts, storage or stored)
+        opened = open_journal(_opened(stored)) if storage is None else _open_storage(storage)
+        study = _open_study(opened, title, own, parts, storage or stored)
         private = storage is None and course.home != course.local
         places = _Places(study, trials, own, course.seed, private)
         while (trial := places.take()) or places.wait():
@@ -2696,6 +2702,14 @@ def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, t
     if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
         raise CourseError("No trial of the search finished, every loss exploded: lower lr in the recipe to a tenth.")
     return study
+
+
+def _search_parts(course, data, name, recipe) -> dict:
+    """What a study depends on: only who has the same of all of them may join it."""
+    code = code_of(search, _train_trial, _sampler, build_trial, optimized_network, OptimizedCNN(), *_training_code())
+    return {"name": name, "code": identity(code), "networks": ARCHITECTURES, "recipe": asdict(recipe),
+            "augmentation": AUGMENT[course.dataset] if recipe.augment else None, "data": data.key,
+            "seed": course.seed}  # fmt: skip
 
 
 def _optuna():
@@ -2812,7 +2826,8 @@ class _Places:
     def __init__(self, study, trials: int, own: dict, seed: int, private: bool):
         self.study, self.trials, self.own, self.seed, self.private = study, trials, own, seed, private
         self.heard: dict[int, tuple[str, float]] = {}  # last sign of life of a trial, and when we first saw it
-        self.told = False
+        self.found: dict[int, str] | None = None  # the signs that were there when we came, of workers we cannot ask
+        self.came, self.before, self.told = time.monotonic(), -1, set()
 
     def take(self):
         """A trial to run, and the study's sampler for it; None where every place is held."""
@@ -2822,12 +2837,17 @@ class _Places:
             if any(trial.state.name == "RUNNING" and "worker" not in trial.user_attrs for trial in trials):
                 time.sleep(0.01)  # somebody is about to put a name on it, or was killed: its place then comes first
                 continue
-            place = next((trial.user_attrs["place"] for trial in trials if trial.state.name == "WAITING"), None)
-            if place is None:
+            waiting = [trial.user_attrs["place"] for trial in trials if trial.state.name == "WAITING"]
+            place = next(iter(waiting), None)
+            if not waiting:
                 held = {trial.user_attrs.get("place") for trial in trials if trial.state.name != "FAIL"}
                 place = next((place for place in range(self.trials) if place not in held), None)
                 if place is None:
                     return None
+            if self._is_unsure(trials):
+                time.sleep(POLL)
+                continue
+            if not waiting:
                 self._enqueue(place, trials)
             self.study.sampler = _sampler(self.seed + place)
             trial = self.study.ask()
@@ -2841,21 +2861,51 @@ class _Places:
                 self.study.tell(trial, state=_optuna().trial.TrialState.FAIL)
 
     def wait(self) -> bool:
-        """False when the study is complete; else wait a little for those that are at work on the rest."""
+        """False when the study is complete; else wait a little for those that are at work on the rest.
+
+        Others may have asked for more trials. They are waited for as long as somebody is at work on them: what the
+        caller reads from the study shall not change while it reads.
+        """
         trials = self.study.get_trials(deepcopy=False)
         done = {trial.user_attrs.get("place") for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")}
-        if done >= set(range(self.trials)):
+        asked = max([self.trials, *(trial.user_attrs.get("of", 0) for trial in trials)])
+        if done >= set(range(asked)):
             return False
         busy = {trial.user_attrs.get("worker", "a worker unknown") for trial in trials if trial.state.name == "RUNNING"}
-        if busy and not self.told:
-            self.told = True
-            print(f"no trial is left to begin; waiting for those of {', '.join(sorted(busy))}")
+        if done >= set(range(self.trials)) and not busy and len(trials) == self.before:
+            print(f"the study has {len(done)} of the {asked} trials that were asked for before, and nobody is at work "
+                  f"on the rest: trials={asked} completes it")  # fmt: skip
+            return False
+        self.before = len(trials)  # who has ended one trial is soon at the next
+        if busy:
+            self._tell(f"no trial is left to begin; waiting for those of {', '.join(sorted(busy))}", "busy")
         time.sleep(POLL)
         return True
 
+    def _tell(self, sentence: str, topic: str) -> None:
+        """Print a sentence, the first time only."""
+        if topic not in self.told:
+            self.told.add(topic)
+            print(sentence)
+
+    def _is_unsure(self, trials: list) -> bool:
+        """May a trial that we found running be that of a dead worker? Then it would be tried again before the next one.
+
+        A proposal that took it for running would not be that of the same search without the interruption.
+        """
+        signs = {trial.number: _sign(trial) for trial in trials if trial.state.name == "RUNNING"
+                 and _host(trial.user_attrs.get("worker", "")) != _machine()}  # fmt: skip
+        if self.found is None:
+            self.found = signs
+        self.found = {number: sign for number, sign in self.found.items() if signs.get(number) == sign}
+        if self.found and time.monotonic() - self.came > HEARTBEAT:
+            whose = ", ".join(sorted({trials[number].user_attrs.get("worker", "") for number in self.found}))
+            self._tell(f"waiting up to {GRACE:.0f} s for a sign of life of {whose}", "unsure")
+        return bool(self.found)
+
     def _enqueue(self, place: int, trials: list) -> None:
         """Put a trial into the queue: what was tried and lost again, else the course's own choice, else a proposal."""
-        attributes, params = {"place": place}, self.own if place == 0 else {}
+        attributes, params = {"place": place, "of": self.trials}, self.own if place == 0 else {}
         earlier = [trial for trial in trials if trial.user_attrs.get("place") == place]
         lost = [trial for trial in earlier if trial.params.keys() == self.own.keys()]  # else it was not proposed yet
         if lost:
@@ -2877,19 +2927,33 @@ class _Places:
             if self._is_lost(trial):
                 with suppress(RuntimeError, ValueError):  # another worker was faster
                     self.study.tell(trial.number, state=state.FAIL)
-                    whose = trial.user_attrs.get("worker", "a worker unknown")
-                    print(f"trial {trial.number} of {whose} ended without a result: it is tried again")
+                    whose = trial.user_attrs.get("worker", "")
+                    print(f"trial {trial.number} of {whose or 'a worker unknown'} ended without a result: it is tried "
+                          "again")  # fmt: skip
+                    if whose and not self._is_dead(whose):
+                        print(f"{whose} has been silent for {GRACE:.0f} s. If it hangs and shares this home, it holds "
+                              "that training: end it, the trial goes on then.")  # fmt: skip
 
     def _is_lost(self, trial) -> bool:
         worker = trial.user_attrs.get("worker", "")
         if worker == _worker():
             return (self.study.study_name, trial.number) not in _at_work
-        if _is_gone(worker) or (self.private and worker and _host(worker) != _machine()):
+        if self._is_dead(worker):
             return True
-        sign = str(trial.user_attrs.get("heartbeat", worker))
+        sign = _sign(trial)
         if self.heard.get(trial.number, ("none", 0.0))[0] != sign:
             self.heard[trial.number] = sign, time.monotonic()
         return time.monotonic() - self.heard[trial.number][1] > (GRACE if worker else CLAIM)
+
+    def _is_dead(self, worker: str) -> bool:
+        """Is this known of it, so that no silence has to be waited for?"""
+        lost = self.private and bool(worker) and _host(worker) != _machine()
+        return lost or worker == _worker() or _is_gone(worker)
+
+
+def _sign(trial) -> str:
+    """The last sign of life of the worker of a trial."""
+    return str(trial.user_attrs.get("heartbeat", trial.user_attrs.get("worker", "")))
 
 
 def _worker() -> str:
@@ -2898,17 +2962,31 @@ def _worker() -> str:
 
 @cache
 def _machine() -> str:
-    """This host, as far as process numbers mean something: two may bear one name, and a container counts anew."""
+    """This host, as far as process numbers mean something: HOST~MACHINE.BOOT.SPACE.
+
+    Two machines may bear one name, a machine that starts again numbers its processes anew, and so does a container.
+    """
     marks = []
-    with suppress(OSError):
-        marks = [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
-    return f"{HOST}~{identity(marks)[:4]}"
+    for read in (Path("/etc/machine-id").read_text, Path("/proc/sys/kernel/random/boot_id").read_text,
+                 partial(os.readlink, "/proc/self/ns/pid")):  # fmt: skip
+        text = ""  # where a system has none, and in some containers
+        with suppress(OSError):
+            text = read().strip()
+        marks.append(identity(text)[:4] if text else "")
+    return f"{HOST}~{'.'.join(marks)}"
 
 
 def _is_gone(worker: str) -> bool:
-    """Was this a process of this machine, which has ended? One of another machine cannot be asked."""
-    pid = worker.rpartition("-")[2]
-    return _host(worker) == _machine() and pid.isdigit() and not _alive(int(pid))
+    """Was this a process of this machine, which has ended, by itself or with the machine?
+
+    One of another machine cannot be asked.
+    """
+    if _host(worker) == _machine():
+        pid = worker.rpartition("-")[2]
+        return pid.isdigit() and not _alive(int(pid))
+    theirs, ours = (host.rsplit(".", 2) for host in (_host(worker), _machine()))
+    same = len(theirs) == len(ours) == 3 and theirs[0] == ours[0] and not ours[0].endswith("~")
+    return same and theirs[1] != ours[1]
 
 
 def _host(worker: str) -> str:
@@ -2934,7 +3012,7 @@ def _open_study(storage, title: str, own: dict, parts: dict, where: str | Path):
     return study
 
 
-def _open_storage(course: Course, storage: str | Path):
+def _open_storage(storage: str | Path):
     """Optuna's storage for a path or the address of a server.
 
     Raises
@@ -2948,8 +3026,6 @@ def _open_storage(course: Course, storage: str | Path):
     if path.is_relative_to(COLAB / "drive"):
         raise CourseError(f"{path} lies on Google Drive, where two runtimes that write to one file lose lines: leave "
                           "storage out, or give the grpc:// address of a search server.")  # fmt: skip
-    if not path.parent.is_dir():
-        raise CourseError(f"{path.parent} is missing: mount the shared disk or make the folder, then run again.")
     return open_journal(path)
 
 
@@ -2983,6 +3059,8 @@ def open_journal(path: Path):
 
     if path.is_dir():
         raise CourseError(f"{path} is a folder: give the name of a file.")
+    if not path.parent.is_dir():
+        raise CourseError(f"{path.parent} is missing: mount the shared disk or make the folder, then run again.")
     line, begins = 0, b'{"op_code":'
     try:
         for line, text in enumerate(open(path, "rb") if path.exists() else (), 1):  # noqa: B007, SIM115
@@ -3003,6 +3081,7 @@ class _JournalLock:
     It is Optuna's JournalFileOpenLock with the name of its holder in it. That one waits 30 s for a lock that a killed
     process left; here the lock of a process of this machine that has ended is free at once, and that of another
     machine after GRACE seconds. Whoever gets the lock first removes half a line that a killed writer left behind.
+    (filelock's SoftFileLock removes neither a lock without a name nor, on NFS, any, and compares clocks for others.)
     """
 
     def __init__(self, path: Path):
@@ -3016,11 +3095,12 @@ class _JournalLock:
                 seen, since = holder, time.monotonic()
             waited, worker = time.monotonic() - since, (holder or "").partition(" ")[0]
             away = _host(worker) != _machine() and waited > (GRACE if worker else CLAIM)
-            if holder is not None and (_is_gone(worker) or away):
+            if holder is not None and (_is_gone(worker) or away or self._is_forgotten(holder)):
                 self._break(holder)
             elif waited > GRACE:
+                end = "restart the kernel" if worker == _worker() else "end it"
                 raise CourseError(f"{self.lock} has been held by process {worker} for {waited:.0f} s, which is stopped "
-                                  "or hangs: end it, then run again. The trials that are finished are all there.")
+                                  f"or hangs: {end}, then run again. The trials that are finished are all there.")
             elif waited > CLAIM and not told:
                 told = True
                 print(f"waiting for the lock {self.lock}, held by process {worker or 'unknown'}")
@@ -3041,9 +3121,9 @@ class _JournalLock:
                 self.lock.unlink()
 
     def _make(self) -> bool:
-        self.mark = f"{_worker()} {os.urandom(4).hex()}"
+        self.mark = f"{_worker()} {threading.get_ident()} {os.urandom(4).hex()}"
         try:
-            file = os.open(self.lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            file = os.open(self.lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
         try:
@@ -3062,14 +3142,22 @@ class _JournalLock:
         except FileNotFoundError:
             return None
 
+    def _is_forgotten(self, holder: str) -> bool:
+        """Is it a lock of ours, left by Ctrl+C? None that this very thread still holds, as it asks for another."""
+        worker, *rest = holder.split(" ")
+        others = {str(thread.ident) for thread in threading.enumerate()} - {str(threading.get_ident())}
+        return worker == _worker() and len(rest) == 2 and rest[0] not in others
+
     def _break(self, holder: str) -> None:
-        """Take the lock of a dead process away, but not one that somebody else has made in the meantime."""
-        aside = self.lock.with_name(f".{self.lock.name}.{_worker()}.tmp")
-        with suppress(OSError):  # another worker was faster
-            os.rename(self.lock, aside)
-            if aside.read_text(errors="replace") != holder:
-                os.link(aside, self.lock)
-            aside.unlink()
+        """Take the lock of a dead process away, but not one that somebody else has made in the meantime.
+
+        Of all that find the same file, the system lets one at a time look and remove.
+        """
+        with suppress(OSError), open(self.lock, "rb+") as file:  # an error: another worker was faster, or is at it
+            _lock_open_file(file)
+            same = os.path.samestat(os.fstat(file.fileno()), os.stat(self.lock))
+            if same and file.read().decode(errors="replace") == holder:
+                self.lock.unlink()
 
     def _mend(self) -> None:
         size = self.path.stat().st_size if self.path.exists() else -1
@@ -3081,6 +3169,19 @@ class _JournalLock:
             if file.read(1) not in (b"\n", b""):
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _lock_open_file(file) -> None:
+    """Lock an open file for this process until it is closed; raises BlockingIOError where another one has it."""
+    with suppress(ImportError):  # Windows
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a disk without such locks: what remains is the moment between a look and a removal
 
 
 @contextmanager
@@ -3418,22 +3519,22 @@ def plot_search(study):
 
     style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
-    trials = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]  # others were tried again
+    trials = [trial for trial in study.trials  # others were tried again, or exploded in their first epoch
+              if trial.state.name in ("COMPLETE", "PRUNED") and trial.intermediate_values]  # fmt: skip
     for trial in trials:
         values, pruned = trial.intermediate_values, trial.state.name == "PRUNED"
-        if values:
-            best = trial.number == study.best_trial.number
-            look = {"ls": "--", "marker": "x"} if pruned else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
-            colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
-            left.plot(trial.number, min(values.values()), look["marker"], color=colour, ms=8)
-            right.plot(values.keys(), values.values(), color=colour, **look)
+        best = trial.number == study.best_trial.number
+        look = {"ls": "--", "marker": "x"} if pruned else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
+        colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
+        left.plot(trial.number, min(values.values()), look["marker"], color=colour, ms=8)
+        right.plot(values.keys(), values.values(), color=colour, **look)
     lost = any(trial.state.name == "PRUNED" for trial in trials)
     for label, colour, mark in (("finished", 0, "o"), ("best", 2, "D"), *([("pruned", 1, "x")] if lost else [])):
         left.plot([], [], mark, color=COLOURS[colour], label=label)
     left.legend()
     loss = "val loss (weighted)"
-    own = next(trial.number for trial in trials if trial.params == study.user_attrs["own"])
-    left.set(xlabel=f"trial (number {own}: our own recipe)", ylabel=f"lowest {loss}", title=f"{len(trials)} trials")
+    own = [f" (number {trial.number}: our own recipe)" for trial in trials if trial.params == study.user_attrs["own"]]
+    left.set(xlabel="".join(["trial", *own[:1]]), ylabel=f"lowest {loss}", title=f"{len(trials)} trials")
     right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)

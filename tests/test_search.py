@@ -202,6 +202,48 @@ def test_a_loss_that_is_no_number_is_a_result(quick, monkeypatch):
     assert [t.state.name for t in study.trials] == ["PRUNED", "COMPLETE"]
 
 
+def test_number_of_trials_below_one_is_refused(quick, data):
+    for trials in (0, -3):
+        with pytest.raises(utils.CourseError, match=f"A search of {trials} trials finds nothing: ask for at least 1"):
+            quick(trials=trials)
+    assert not list(data.course.runs.glob("search-*")) and not quick.trained()
+
+
+def test_alone_after_its_machine_started_again(quick, data, monkeypatch, tmp_path, capsys):
+    """Or in a new container on the same home: what is proposed is what an uninterrupted search would propose."""
+    whole = finished(quick(tmp_path / "whole.journal", 12))
+    computer, _, space = utils._machine().rsplit(".", 2)
+    monkeypatch.setattr(utils, "GRACE", 0.4)
+    monkeypatch.setattr(utils, "HEARTBEAT", 0.2)
+    for number, earlier in enumerate((f"{computer}.ffff.{space}", "another-container~.8b80.e366")):
+        path, sixth = tmp_path / f"{number}.journal", len(quick.trained()) + 6
+
+        def killed(path=path, sixth=sixth, earlier=earlier):
+            utils._machine = lambda: earlier
+            quick(path, 12, lambda *_: len(quick.trained()) >= sixth and die())
+
+        worker = Worker(killed, tmp_path / "out")
+        assert worker.ended() == -signal.SIGKILL
+        study = quick(path, 12)
+        ((lost, again),) = retries(study).items()
+        assert finished(study) == whole and 5 <= lost == again - 1 < 11
+        said = capsys.readouterr().out
+        assert (f"for a sign of life of {earlier}-{worker.pid}" in said) == (number == 1)
+        assert ("has been silent" in said) == (number == 1)
+
+
+def test_machine_and_its_start_are_told_apart(monkeypatch):
+    monkeypatch.setattr(utils, "_machine", lambda: "node~1111.2222.3333")
+    gone, living = dead_process(), os.getppid()
+    assert utils._is_gone(f"node~1111.2222.3333-{gone}") and not utils._is_gone(f"node~1111.2222.3333-{living}")
+    assert utils._is_gone(f"node~1111.9999.3333-{living}")  # started again since then
+    assert not utils._is_gone(f"node~1111.2222.9999-{gone}")  # another container on it, whose numbers mean others
+    assert not utils._is_gone(f"node~4444.9999.3333-{gone}")  # another machine of that name
+    assert not utils._is_gone("elsewhere-1") and not utils._is_gone("")
+    monkeypatch.setattr(utils, "_machine", lambda: "node~.2222.3333")
+    assert not utils._is_gone(f"node~.9999.3333-{gone}")  # its name alone says little
+
+
 def test_killed_between_taking_a_trial_and_naming_it(quick, data, monkeypatch, tmp_path):
     """Its place comes first: what is proposed later is what an uninterrupted search would propose."""
     whole = finished(quick(tmp_path / "whole.journal", 8))
@@ -342,6 +384,105 @@ def test_who_finds_no_trial_left_waits_for_the_others(quick, tmp_path):
     assert first.ended() == second.ended() == 0 and len(quick.trained()) == 1
 
 
+def test_notebook_with_fewer_trials_waits_while_the_study_grows(quick, tmp_path):
+    """What it reads from the study does not change while it reads."""
+    path, go = tmp_path / "study.journal", tmp_path / "go"
+
+    def slow(epoch, count):
+        if count == 4:
+            wait_until(go.exists)
+
+    more = Worker(lambda: quick(path, 6, slow), tmp_path / "more")
+    wait_until(lambda: len(quick.trained()) == 4)
+    few = Worker(lambda: check_complete(quick(path, 2), 6), tmp_path / "few")
+    wait_until(lambda: few.output.exists() and f"waiting for those of {name_of(more)}" in few.output.read_text())
+    go.touch()
+    assert more.ended() == few.ended() == 0
+    assert {pid for pid, _ in quick.trained()} == {str(more.pid)}
+
+
+def test_more_trials_that_nobody_is_at_work_on_are_not_waited_for(quick, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        quick(trials=5, during=lambda epoch, count: interrupt(epoch, count) if count == 4 else None)
+    assert len(finished(quick(trials=2))) == 3
+    assert "has 3 of the 5 trials that were asked for before, and nobody is at work" in capsys.readouterr().out
+    check_complete(quick(trials=5), 5)
+
+
+def test_trial_of_another_worker_counts_as_a_bad_one(quick, tmp_path):
+    """The reference: Optuna's constant liar, which sees the running trial; without it another proposal comes."""
+    path = tmp_path / "study.journal"
+    quick(path, 6)
+    study = study_in(path)
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    study.enqueue_trial({}, user_attrs={"place": 6})
+    other = study.ask(study.trials[0].distributions)
+    other.set_user_attr("worker", f"{utils._machine()}-{os.getppid()}")
+    before = study.get_trials()
+
+    def end():
+        wait_until(lambda: len(study.get_trials()) == 8 and study.get_trials()[7].state.is_finished())
+        study.tell(other.number, 1.0)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    ours = quick(path, 8)
+    thread.join()
+
+    def proposal(**options):
+        alone = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=42 + 7, n_startup_trials=4, **options))
+        alone.add_trials(before)
+        return alone.ask(before[0].distributions).params
+
+    assert ours.trials[7].params == proposal(constant_liar=True) != proposal(constant_liar=False)
+
+
+def test_who_gets_another_place_than_expected_proposes_for_that_one(quick, tmp_path, monkeypatch):
+    def by_place(study):
+        return {t.user_attrs["place"]: t.params for t in study.trials}
+
+    whole, enqueue = quick(tmp_path / "whole.journal", 4), optuna.Study.enqueue_trial
+
+    def second(study, params, user_attrs):
+        if user_attrs["place"] == 1 and len(study.trials) == 1:
+            enqueue(study, {}, user_attrs={"place": 2})  # by another worker, a moment before
+        enqueue(study, params, user_attrs=user_attrs)
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", second)
+    study = quick(tmp_path / "study.journal", 4)
+    assert [t.user_attrs["place"] for t in study.trials] == [0, 2, 1, 3] and by_place(study) == by_place(whole)
+
+
+def test_a_training_that_hangs_is_named_and_goes_on_when_it_is_ended(data, tmp_path, monkeypatch):
+    """Real trainings in one home; the first worker is frozen in the middle of one, so it holds its training."""
+    fit = utils.fit
+
+    def freezing(*arguments, on_epoch, **options):
+        def report(epoch, row):
+            on_epoch(epoch, row)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+        return fit(*arguments, on_epoch=report, **options)
+
+    def frozen():
+        utils.fit = freezing
+        utils.search(data.course, data, "search", RECIPE, 1)
+
+    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
+    monkeypatch.setattr(utils, "GRACE", 0.5)
+    first = Worker(frozen, tmp_path / "first")
+    wait_until(lambda: Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    second = Worker(lambda: utils.search(data.course, data, "search", RECIPE, 1), tmp_path / "second")
+    try:
+        wait_until(lambda: second.output.exists() and "another notebook is at work" in second.output.read_text())
+        assert f"{name_of(first)} has been silent for" in second.output.read_text() and second.code is None
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+    assert first.ended() == -signal.SIGKILL and second.ended() == 0
+    assert "resumed in epoch 2 of 2" in second.output.read_text()
+    check_complete(study_in(journal(data)), 1)
+
+
 def wait_until(ready, seconds=30):
     until = time.monotonic() + seconds
     while not ready():
@@ -469,7 +610,28 @@ def test_other_data_code_recipe_or_seed_is_another_study(quick, data, tmp_path, 
     monkeypatch.setattr(data, "key", "other data")
     quick(path, 1)
     assert f"{first.study_name}, a search with other code and data: this one" in capsys.readouterr().out
-    assert len(study_names(path)) == 3
+    monkeypatch.setattr(data, "course", replace(data.course, seed=data.course.seed + 1))
+    seeded = quick(path, 1)
+    assert f"{first.study_name}, a search with other code and data and seed: this" in capsys.readouterr().out
+    named = utils.search(data.course, data, "other", RECIPE, 1, storage=path)
+    assert f"{seeded.study_name}, a search with other name: this one" in capsys.readouterr().out
+    assert len(study_names(path)) == 5 and named.study_name.startswith("other-")
+
+
+@pytest.mark.parametrize("part", [
+    "fit", "_Session", "train_epoch", "train_step", "validate", "autocast", "make_optimizer", "make_criterion",
+    "class_weights", "WeightedCrossEntropy", "WeightAverage", "BatchLoader", "draw_augmentation", "augment", "_texture",
+    "AUGMENT", "ARCHITECTURES", "_sampler", "build_trial"])  # fmt: skip
+def test_code_that_changes_every_training_makes_another_study(data, monkeypatch, part):
+    recipe = replace(RECIPE, augment=True)
+    before = utils._search_parts(data.course, data, "search", recipe)
+    assert before == utils._search_parts(data.course, data, "search", recipe)
+    if part.isupper():
+        changed = {name: value | {"new": 1} for name, value in getattr(utils, part).items()}
+    else:
+        changed = lambda *arguments: "something else"  # noqa: E731 - as a line of code that was changed
+    monkeypatch.setattr(utils, part, changed)
+    assert utils.identity(before) != utils.identity(utils._search_parts(data.course, data, "search", recipe))
 
 
 def study_names(path: Path) -> list[str]:
@@ -552,6 +714,73 @@ def test_lock_is_not_taken_from_who_has_just_made_it(tmp_path):
     assert other.acquire() and other.lock.read_text() == other.mark
     lock.release()  # not its own any more
     assert other.lock.exists()
+
+
+def test_lock_that_this_very_thread_left_is_free_at_once(quick, data):
+    """Ctrl+C between two lines of ours: nobody has to wait, nor to end the own kernel."""
+    before = finished(quick(trials=2))
+    left = utils._JournalLock(journal(data))
+    assert left.acquire()
+    assert finished(quick(trials=4))[:2] == before and not left.lock.exists()
+
+
+def test_lock_of_another_thread_of_this_process_is_waited_for(quick, data, monkeypatch):
+    quick(trials=2)
+    lock, done = utils._JournalLock(journal(data)), threading.Event()
+    holder = threading.Thread(target=lambda: (lock.acquire(), done.wait(10)))
+    holder.start()
+    wait_until(lambda: lock.lock.exists() and lock.lock.read_text())
+    monkeypatch.setattr(utils, "GRACE", 0.3)
+    with pytest.raises(utils.CourseError, match=r"held by process \S+ for .*hangs: restart the kernel, then run again"):
+        quick(trials=4)
+    done.set()
+    holder.join()
+    check_complete(quick(trials=4), 4)  # that thread has ended with the lock
+
+
+def test_of_two_that_break_a_lock_the_slower_leaves_the_next_one_alone(tmp_path, monkeypatch):
+    """Each of three workers finds the lock of a dead one; each moment between a look and a removal is tried."""
+    path, samestat, mark = tmp_path / "study.journal", os.path.samestat, f"{utils._machine()}-{dead_process()} ab"
+    path.touch()
+    first, second, third = (utils._JournalLock(path) for _ in range(3))
+    first.lock.write_text(mark)
+
+    def meanwhile(*stats):
+        monkeypatch.setattr(os.path, "samestat", samestat)
+        second._break(mark)
+        assert first.lock.read_text() == mark  # one at a time: `first` is at it
+        return samestat(*stats)
+
+    monkeypatch.setattr(os.path, "samestat", meanwhile)
+    first._break(mark)
+    assert not first.lock.exists() and third._make()
+    for late in (first, second):
+        late._break(mark)
+        assert not late._make() and third._holder() == third.mark
+    assert leftovers(tmp_path) == []
+
+
+def test_workers_that_die_with_the_lock_lose_no_line(tmp_path):
+    """Each adds one to a number under the lock; every third dies with it. Two at once would lose some."""
+    path, number = tmp_path / "study.journal", tmp_path / "number"
+    path.touch()
+    number.write_text("0")
+
+    def work(dies):
+        for count in range(10):
+            lock = utils._JournalLock(path)
+            lock.acquire()
+            value = int(number.read_text())
+            time.sleep(0.001)
+            number.write_text(str(value + 1))
+            if dies and count == 9:
+                die()
+            lock.release()
+
+    workers = [Worker(lambda dies=n % 3 == 0: work(dies), tmp_path / f"out-{n}") for n in range(6)]
+    assert [worker.ended() for worker in workers] == [-signal.SIGKILL, 0, 0] * 2
+    lock = utils._JournalLock(path)
+    assert lock.acquire() and number.read_text() == "60"
 
 
 # --- the file
@@ -638,6 +867,15 @@ def test_google_drive_is_no_shared_disk(quick, tmp_path, monkeypatch):
     assert not list((tmp_path / "drive").iterdir())
 
 
+def test_home_on_google_drive_without_a_local_copy_is_allowed(quick, data, tmp_path, monkeypatch):
+    """DRIVE = False, or `course.py run --home` there: nobody gave a storage, so nobody can leave it out."""
+    monkeypatch.setattr(utils, "COLAB", tmp_path)
+    home = tmp_path / "drive" / "MyDrive"
+    monkeypatch.setattr(data, "course", replace(data.course, home=home, local=home))
+    check_complete(quick(trials=2), 2)
+    assert len(list((home / "runs").glob("search-*.journal"))) == 1
+
+
 def test_on_drive_the_trial_of_a_lost_runtime_is_tried_again_at_once(quick, data, monkeypatch, tmp_path):
     """The journal of a runtime is its own: nobody else can be at work on what its copy says is running."""
     home = tmp_path / "drive" / "MyDrive"
@@ -717,7 +955,42 @@ def test_command_explains_what_is_wrong(tmp_path, capsys):
     assert "--serve here is no address: give HOST:PORT" in capsys.readouterr().out
     assert command.main(["--serve", "127.0.0.1:1"]) == 2
     assert "--serve needs --storage FILE" in capsys.readouterr().out
+    for host in ("no-such-host.invalid", "192.0.2.1"):
+        assert command.main(["--serve", f"{host}:13000", "--storage", str(tmp_path / "study.journal")]) == 2
+        assert "give an address of this machine, 0.0.0.0 for all of them.\n" in capsys.readouterr().out
+    assert command.main(["--serve", "127.0.0.1:0", "--storage", str(tmp_path / "nowhere" / "study.journal")]) == 2
+    assert "nowhere is missing: mount the shared disk or make the folder" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_command_with_no_trials(data, capsys):
+    for trials in (0, -3):
+        assert command.main(["--home", str(data.course.home), "--trials", str(trials)]) == 2
+        assert f"A search of {trials} trials finds nothing: ask for at least 1." in capsys.readouterr().out
+    assert not list(data.course.runs.glob("search-*"))
+
+
+def test_command_that_is_told_to_stop_frees_its_trial_at_once(data, monkeypatch, capsys):
+    """SIGTERM, as a cluster sends it: however often it comes, the trial is none that kills its workers."""
+    stops = [True] * (utils.RETRIES + 2) + [False]
+
+    def training(*arguments, on_epoch, **options):
+        on_epoch(1, {"val_loss": 1.0})
+        if stops.pop(0) if stops else False:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return SimpleNamespace(history=pd.DataFrame({"val_loss": [1.0]}), loaded=False)
+
+    monkeypatch.setattr(utils, "fit", training)
+    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
+    for code in [143] * (utils.RETRIES + 2) + [0]:
+        assert command.main(["--home", str(data.course.home), "--trials", "2"]) == code
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    said = capsys.readouterr().out
+    assert said.count("The search was told to stop (SIGTERM): its trial is free for others") == utils.RETRIES + 2
+    assert f"{utils.RETRIES + 2} tried again; the best is trial" in said
+    study = study_in(journal(data))
+    check_complete(study, 2)
+    assert {t.user_attrs["ended"] for t in study.trials if t.state.name == "FAIL"} == {"Terminated"}
 
 
 def test_server_at_a_port_in_use(tmp_path):
