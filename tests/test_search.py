@@ -739,25 +739,33 @@ def test_lock_of_another_thread_of_this_process_is_waited_for(quick, data, monke
 
 
 def test_of_two_that_break_a_lock_the_slower_leaves_the_next_one_alone(tmp_path, monkeypatch):
-    """Each of three workers finds the lock of a dead one; each moment between a look and a removal is tried."""
-    path, samestat, mark = tmp_path / "study.journal", os.path.samestat, f"{utils._machine()}-{dead_process()} ab"
+    """`first` is slow, once between its look and its removal, once between opening the file and its look."""
+    path, mark = tmp_path / "study.journal", f"{utils._machine()}-{dead_process()} ab"
     path.touch()
     first, second, third = (utils._JournalLock(path) for _ in range(3))
-    first.lock.write_text(mark)
+    samestat, lock_open_file, seen = os.path.samestat, utils._lock_open_file, []
 
-    def meanwhile(*stats):
+    def while_it_removes(*stats):
         monkeypatch.setattr(os.path, "samestat", samestat)
         second._break(mark)
-        assert first.lock.read_text() == mark  # one at a time: `first` is at it
+        seen.append(first._holder())
         return samestat(*stats)
 
-    monkeypatch.setattr(os.path, "samestat", meanwhile)
+    first.lock.write_text(mark)
+    monkeypatch.setattr(os.path, "samestat", while_it_removes)
     first._break(mark)
-    assert not first.lock.exists() and third._make()
-    for late in (first, second):
-        late._break(mark)
-        assert not late._make() and third._holder() == third.mark
-    assert leftovers(tmp_path) == []
+    assert seen == [mark] and first._holder() is None  # one at a time
+
+    def before_it_looks(file):
+        monkeypatch.setattr(utils, "_lock_open_file", lock_open_file)
+        second._break(mark)
+        seen.append(third._make())
+        lock_open_file(file)
+
+    first.lock.write_text(mark)
+    monkeypatch.setattr(utils, "_lock_open_file", before_it_looks)
+    first._break(mark)
+    assert seen == [mark, True] and first._holder() == third.mark and not leftovers(tmp_path)
 
 
 def test_workers_that_die_with_the_lock_lose_no_line(tmp_path):
