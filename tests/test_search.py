@@ -179,6 +179,8 @@ def test_a_trial_that_kills_its_workers_is_given_up(quick, data, tmp_path):
     assert [t.state.name for t in study.trials] == ["FAIL"] * (utils.RETRIES + 1) + ["PRUNED", "COMPLETE"]
     assert study.trials[-2].user_attrs["given up"] == f"{utils.RETRIES + 1} workers died of it"
     assert len(quick.trained()) == utils.RETRIES + 2  # not trained once more
+    left = utils.plot_search(study).axes[0]  # nothing can be drawn of the trial that was given up
+    assert left.get_title() == "1 trials" and left.get_xlabel() == "trial" and len(left.get_legend().get_texts()) == 2
 
 
 def test_own_trial_left_running_by_a_broken_storage_is_tried_again_at_once(quick, data):
@@ -596,6 +598,20 @@ def test_a_worker_that_fell_asleep_before_it_put_its_name_on_a_trial(quick, tmp_
     assert asked == [0, 1, 2]
 
 
+def test_table_of_the_notebook_holds_the_trials_of_the_figure(quick, data):
+    with pytest.raises(KeyboardInterrupt):
+        quick(trials=3, during=interrupt)
+    study = quick(trials=3)
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))  # given back before it proposed
+    cells = json.loads(next((KIT / "notebooks").glob("theme3_*.ipynb")).read_text())["cells"]
+    (source,) = ("".join(cell["source"]) for cell in cells if "study.trials_dataframe(" in "".join(cell["source"]))
+    names = {"course": data.course, "utils": utils, "study": study}
+    exec(source[source.index("table = study") :], names)  # noqa: S102 - lines of ours
+    table = names["table"]
+    assert table["number"].tolist() == [1, 2, 3] and utils.plot_search(study).axes[0].get_title() == "3 trials"
+    assert table["width"].dtype.kind == table["depth"].dtype.kind == "i"
+
+
 # --- other studies
 
 
@@ -999,6 +1015,10 @@ def test_command_that_is_told_to_stop_frees_its_trial_at_once(data, monkeypatch,
     study = study_in(journal(data))
     check_complete(study, 2)
     assert {t.user_attrs["ended"] for t in study.trials if t.state.name == "FAIL"} == {"Terminated"}
+    attributes = {"place": 0, "retry of trial": 0, "ended": "given back"}  # two workers tried again at once
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes))
+    assert command.main(["--home", str(data.course.home), "--trials", "2"]) == 0
+    assert f"{utils.RETRIES + 2} tried again; the best is trial" in capsys.readouterr().out
 
 
 def test_server_at_a_port_in_use(tmp_path):
