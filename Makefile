@@ -20,7 +20,7 @@ SCALE := .venv-scale
 SCALE_STAMP := $(SCALE)/installed
 SCALE_CONSTRAINTS := $(if $(CONSTRAINTS),-c constraints-scale.txt)
 DEMO_ARGS ?=
-PYTEST := -m pytest -n 2 --dist loadgroup
+PYTEST := -m pytest -n 2
 QUICK := and not slow
 
 .PHONY: install bonus scale run demo site lint test test-all test-core test-bonus test-scale clean
@@ -77,7 +77,7 @@ test-all: lint
 
 # The core is tested where nothing else is installed.
 test-core: $(STAMP)
-	$(BIN)/python $(PYTEST) -m "not bonus and not scale $(QUICK)"
+	$(BIN)/python $(PYTEST) --dist loadgroup -m "not bonus and not scale $(QUICK)"
 
 test-bonus: $(BONUS_STAMP)
 	$(BONUS)/bin/python $(PYTEST) --dist loadfile -m "bonus $(QUICK)"

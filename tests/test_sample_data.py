@@ -89,7 +89,7 @@ def test_planted_faults_are_found_and_nothing_else(tmp_path, dataset):
     assert json.loads((course.root / ".drawn.json").read_text())["images"] == 2400
 
 
-@pytest.mark.parametrize("dataset", ["pneumonia", "solar"])
+@pytest.mark.parametrize("dataset", ["pneumonia", pytest.param("solar", marks=pytest.mark.slow)])
 def test_difficulty(tmp_path, dataset):
     """Linear under 0.70 balanced, baseline 0.70 to 0.85, optimised network significantly better than the baseline."""
     course = utils.start(1, dataset, source="sample", profile="quick", home=tmp_path)

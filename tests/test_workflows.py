@@ -42,7 +42,7 @@ def test_only_the_weekly_run_leaves_the_pinned_versions():
 @needs_make
 def test_core_is_tested_alone_and_each_overlay_in_its_own():
     plain, everything = dry_run("test", "PYTHON=python3"), dry_run("test-all", "PYTHON=python3")
-    assert '.venv/bin/python -m pytest -n 2 -m "not bonus and not scale and not slow"' in plain
+    assert '.venv/bin/python -m pytest -n 2 --dist loadgroup -m "not bonus and not scale and not slow"' in plain
     assert '-m "not bonus and not scale "' in everything
     for name in ("bonus", "scale"):
         assert f'.venv-{name}/bin/python -m pytest -n 2 --dist loadfile -m "{name} and not slow"' in plain
