@@ -342,20 +342,27 @@ def test_many_workers_that_start_at_once_neither_overshoot_nor_repeat(quick, tmp
     assert len(quick.trained()) == 9
 
 
-def test_a_killed_training_goes_on_from_its_last_saved_step(data, tmp_path, monkeypatch):
-    """Real trainings; the second worker ends the killed trial with the very losses of a training never killed."""
-    recipe, fit = replace(RECIPE, epochs=3), utils.fit
+def fit_until(last: int, number: signal.Signals):
+    """The real `utils.fit`, whose process gets a signal after an epoch."""
+    fit = utils.fit
 
-    def deadly(*arguments, on_epoch, **options):
+    def stopped(*arguments, on_epoch, **options):
         def report(epoch, row):
             on_epoch(epoch, row)
-            if epoch == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if epoch == last:
+                os.kill(os.getpid(), number)
 
         return fit(*arguments, on_epoch=report, **options)
 
+    return stopped
+
+
+def test_a_killed_training_goes_on_from_its_last_saved_step(data, tmp_path, monkeypatch):
+    """Real trainings; the second worker ends the killed trial with the very losses of a training never killed."""
+    recipe = replace(RECIPE, epochs=3)
+
     def killed():
-        utils.fit = deadly
+        utils.fit = fit_until(2, signal.SIGKILL)
         utils.search(data.course, data, "search", recipe, 2)
 
     monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
@@ -366,7 +373,7 @@ def test_a_killed_training_goes_on_from_its_last_saved_step(data, tmp_path, monk
     check_complete(study, 2)
     assert retries(study) == {0: 1}
     model, chosen = utils.build_trial(data.course, study.user_attrs["own"], recipe)
-    run = fit(data.course, "undisturbed", model, data, chosen, tracker="none", progress=False)
+    run = utils.fit(data.course, "undisturbed", model, data, chosen, tracker="none", progress=False)
     assert list(study.trials[1].intermediate_values.values()) == run.history["val_loss"].tolist()
 
 
@@ -457,17 +464,9 @@ def test_who_gets_another_place_than_expected_proposes_for_that_one(quick, tmp_p
 
 def test_a_training_that_hangs_is_named_and_goes_on_when_it_is_ended(data, tmp_path, monkeypatch):
     """Real trainings in one home; the first worker is frozen in the middle of one, so it holds its training."""
-    fit = utils.fit
-
-    def freezing(*arguments, on_epoch, **options):
-        def report(epoch, row):
-            on_epoch(epoch, row)
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-        return fit(*arguments, on_epoch=report, **options)
 
     def frozen():
-        utils.fit = freezing
+        utils.fit = fit_until(1, signal.SIGSTOP)
         utils.search(data.course, data, "search", RECIPE, 1)
 
     monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
