@@ -412,6 +412,14 @@ def test_cluster_lost_in_the_middle_keeps_what_is_done(submissions, serial, tmp_
     assert all((output / name / "check.json").stat().st_mtime_ns == then for name, then in done.items())
 
 
+def test_a_local_cluster_leaves_the_threads_of_later_processes_alone(monkeypatch):
+    threads = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    for name in threads:
+        monkeypatch.delenv(name, raising=False)
+    with cluster._local(1):
+        assert not threads & set(os.environ)
+
+
 def test_nothing_of_a_local_cluster_is_reachable_from_outside(running):
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     listening = [connection.laddr for process in processes for connection in process.net_connections("inet")

@@ -185,10 +185,13 @@ async def _greet(address: str) -> None:
 
 def _local(workers: int):
     """A cluster of processes, one submission at a time each, on the loopback alone and without a dashboard."""
-    return library().LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", memory_limit=0,
-        dashboard_address=None, worker_dashboard_address=None, silence_logs=logging.CRITICAL, preload="tools.attempt",
-        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"})  # fmt: skip
+    # else Dask sets OMP_NUM_THREADS=1 in this process, for good, and all that it starts later inherits that
+    with library("dask.config").set({"distributed.nanny.pre-spawn-environ": {}}):
+        return library().LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", memory_limit=0,
+            dashboard_address=None, worker_dashboard_address=None, silence_logs=logging.CRITICAL,
+            preload="tools.attempt",
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"})  # fmt: skip
 
 
 @contextmanager
