@@ -25,6 +25,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sample_data  # noqa: E402
 import utils  # noqa: E402
+from tools import shared_study  # noqa: E402
 
 
 def open_course(options: argparse.Namespace) -> tuple:
@@ -36,7 +37,7 @@ def open_course(options: argparse.Namespace) -> tuple:
 
 def work(options: argparse.Namespace) -> None:
     """One worker: gets ready, says so, and begins when all are."""
-    utils._optuna()
+    shared_study.import_optuna()
     course, data, recipe = open_course(options)
     short = replace(recipe, epochs=1, lr=1e-3)  # the first training of a process loads half of torch
     utils.fit(course, f"warm-up-{os.getpid()}", utils.optimized_network(course), data, short, tracker="none")
@@ -76,8 +77,8 @@ def hear(processes: list[subprocess.Popen], word: str) -> None:
 
 
 def outcome(options: argparse.Namespace) -> dict:
-    optuna = utils._optuna()
-    study = optuna.load_study(study_name=None, storage=utils.open_journal(options.journal))
+    optuna = shared_study.import_optuna()
+    study = optuna.load_study(study_name=None, storage=shared_study.open_journal(options.journal))
     states = [trial.state.name for trial in study.trials]
     done = [trial for trial in study.trials if trial.state.name != "FAIL"]
     if len({str(trial.params) for trial in done}) != options.trials or len(done) != options.trials:
@@ -113,7 +114,7 @@ def main() -> None:
     print(times.assign(speedup=times["mean"].iloc[0] / times["mean"]).round(2).to_string())
     print(f"{options.trials} trials of {options.epochs} epochs, {options.images} drawn images at {options.size} px; "
           f"one thread a worker, {os.cpu_count()} cores; {utils.hardware()}, torch {utils.torch.__version__}, "
-          f"Optuna {utils._optuna().__version__}")  # fmt: skip
+          f"Optuna {shared_study.import_optuna().__version__}")  # fmt: skip
 
 
 if __name__ == "__main__":

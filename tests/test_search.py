@@ -25,6 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 
 import utils
 from tools import search as command
+from tools import shared_study
 
 KIT = utils.KIT
 RECIPE = utils.Recipe(epochs=2, batch_size=16, lr=3e-3, augment=False)
@@ -71,7 +72,7 @@ def quick(data, monkeypatch, tmp_path):
     """
     note, count = tmp_path / "trained", [0]
     monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
-    monkeypatch.setattr(utils, "POLL", 0.05)
+    monkeypatch.setattr(shared_study, "POLL", 0.05)
 
     def search(storage=None, trials=TRIALS, during=lambda epoch, count: None, recipe=RECIPE):
         def training(course, name, model, data, recipe, on_epoch=None, **options):
@@ -111,7 +112,7 @@ def finished(study) -> list:
 
 
 def name_of(worker: Worker) -> str:
-    return f"{utils._machine()}-{worker.pid}"
+    return f"{shared_study.machine()}-{worker.pid}"
 
 
 def retries(study) -> dict[int, int]:
@@ -161,24 +162,24 @@ def test_a_trial_stopped_by_hand_is_tried_again_however_often(quick, data):
     def stop(epoch, count):
         raise KeyboardInterrupt
 
-    for _ in range(utils.RETRIES + 2):
+    for _ in range(shared_study.RETRIES + 2):
         with pytest.raises(KeyboardInterrupt):
             quick(trials=2, during=stop)
     study = quick(trials=2)
     check_complete(study, 2)
     assert {t.user_attrs["ended"] for t in study.trials if t.state.name == "FAIL"} == {"KeyboardInterrupt"}
-    assert retries(study) == {n: n + 1 for n in range(utils.RETRIES + 2)}
+    assert retries(study) == {n: n + 1 for n in range(shared_study.RETRIES + 2)}
     assert all(t.params == study.user_attrs["own"] for t in study.trials[:-1])
 
 
 def test_a_trial_that_kills_its_workers_is_given_up(quick, data, tmp_path):
-    for _ in range(utils.RETRIES + 1):
+    for _ in range(shared_study.RETRIES + 1):
         assert Worker(lambda: quick(trials=2, during=die), tmp_path / "out").ended() == -signal.SIGKILL
     study = quick(trials=2)
     check_complete(study, 2)
-    assert [t.state.name for t in study.trials] == ["FAIL"] * (utils.RETRIES + 1) + ["PRUNED", "COMPLETE"]
-    assert study.trials[-2].user_attrs["given up"] == f"{utils.RETRIES + 1} workers died of it"
-    assert len(quick.trained()) == utils.RETRIES + 2  # not trained once more
+    assert [t.state.name for t in study.trials] == ["FAIL"] * (shared_study.RETRIES + 1) + ["PRUNED", "COMPLETE"]
+    assert study.trials[-2].user_attrs["given up"] == f"{shared_study.RETRIES + 1} workers died of it"
+    assert len(quick.trained()) == shared_study.RETRIES + 2  # not trained once more
     left = utils.plot_search(study).axes[0]  # nothing can be drawn of the trial that was given up
     assert left.get_title() == "1 trials" and left.get_xlabel() == "trial" and len(left.get_legend().get_texts()) == 2
 
@@ -214,14 +215,14 @@ def test_number_of_trials_below_one_is_refused(quick, data):
 def test_alone_after_its_machine_started_again(quick, data, monkeypatch, tmp_path, capsys):
     """Or in a new container on the same home: what is proposed is what an uninterrupted search would propose."""
     whole = finished(quick(tmp_path / "whole.journal", 12))
-    computer, _, space = utils._machine().rsplit(".", 2)
-    monkeypatch.setattr(utils, "GRACE", 0.4)
-    monkeypatch.setattr(utils, "HEARTBEAT", 0.2)
+    computer, _, space = shared_study.machine().rsplit(".", 2)
+    monkeypatch.setattr(shared_study, "GRACE", 0.4)
+    monkeypatch.setattr(shared_study, "HEARTBEAT", 0.2)
     for number, earlier in enumerate((f"{computer}.ffff.{space}", "another-container~.8b80.e366")):
         path, sixth = tmp_path / f"{number}.journal", len(quick.trained()) + 6
 
         def killed(path=path, sixth=sixth, earlier=earlier):
-            utils._machine = lambda: earlier
+            shared_study.machine = lambda: earlier
             quick(path, 12, lambda *_: len(quick.trained()) >= sixth and die())
 
         worker = Worker(killed, tmp_path / "out")
@@ -235,15 +236,16 @@ def test_alone_after_its_machine_started_again(quick, data, monkeypatch, tmp_pat
 
 
 def test_machine_and_its_start_are_told_apart(monkeypatch):
-    monkeypatch.setattr(utils, "_machine", lambda: "node~1111.2222.3333")
+    monkeypatch.setattr(shared_study, "machine", lambda: "node~1111.2222.3333")
     gone, living = dead_process(), os.getppid()
-    assert utils._is_gone(f"node~1111.2222.3333-{gone}") and not utils._is_gone(f"node~1111.2222.3333-{living}")
-    assert utils._is_gone(f"node~1111.9999.3333-{living}")  # started again since then
-    assert not utils._is_gone(f"node~1111.2222.9999-{gone}")  # another container on it, whose numbers mean others
-    assert not utils._is_gone(f"node~4444.9999.3333-{gone}")  # another machine of that name
-    assert not utils._is_gone("elsewhere-1") and not utils._is_gone("")
-    monkeypatch.setattr(utils, "_machine", lambda: "node~.2222.3333")
-    assert not utils._is_gone(f"node~.9999.3333-{gone}")  # its name alone says little
+    assert shared_study.is_gone(f"node~1111.2222.3333-{gone}")
+    assert not shared_study.is_gone(f"node~1111.2222.3333-{living}")
+    assert shared_study.is_gone(f"node~1111.9999.3333-{living}")  # started again since then
+    assert not shared_study.is_gone(f"node~1111.2222.9999-{gone}")  # another container on it, whose numbers mean others
+    assert not shared_study.is_gone(f"node~4444.9999.3333-{gone}")  # another machine of that name
+    assert not shared_study.is_gone("elsewhere-1") and not shared_study.is_gone("")
+    monkeypatch.setattr(shared_study, "machine", lambda: "node~.2222.3333")
+    assert not shared_study.is_gone(f"node~.9999.3333-{gone}")  # its name alone says little
 
 
 def test_killed_between_taking_a_trial_and_naming_it(quick, data, monkeypatch, tmp_path):
@@ -257,7 +259,7 @@ def test_killed_between_taking_a_trial_and_naming_it(quick, data, monkeypatch, t
     with pytest.raises(KeyboardInterrupt):
         quick(trials=8, during=lambda epoch, count: interrupt(epoch, count) if count == 11 else None)
     assert Worker(killed, tmp_path / "out").ended() == -signal.SIGKILL
-    monkeypatch.setattr(utils, "CLAIM", 0.3)
+    monkeypatch.setattr(shared_study, "CLAIM", 0.3)
     assert finished(quick(trials=8)) == whole
 
 
@@ -299,7 +301,7 @@ def test_three_workers_one_killed_in_the_middle_of_a_trial(quick, tmp_path, kind
         doomed = Worker(lambda: quick(storage, 12, die_in_second), tmp_path / "doomed")
 
         def until_it_dies(epoch, count):
-            wait_until(lambda: utils._is_gone(name_of(doomed)))
+            wait_until(lambda: shared_study.is_gone(name_of(doomed)))
 
         works = [lambda: quick(storage, 12, until_it_dies)] * 2
         workers = [Worker(work, tmp_path / f"out-{n}") for n, work in enumerate(works)]
@@ -426,7 +428,7 @@ def test_trial_of_another_worker_counts_as_a_bad_one(quick, tmp_path):
     study.sampler = optuna.samplers.RandomSampler(seed=0)
     study.enqueue_trial({}, user_attrs={"place": 6})
     other = study.ask(study.trials[0].distributions)
-    other.set_user_attr("worker", f"{utils._machine()}-{os.getppid()}")
+    other.set_user_attr("worker", f"{shared_study.machine()}-{os.getppid()}")
     before = study.get_trials()
 
     def end():
@@ -470,7 +472,7 @@ def test_a_training_that_hangs_is_named_and_goes_on_when_it_is_ended(data, tmp_p
         utils.search(data.course, data, "search", RECIPE, 1)
 
     monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
-    monkeypatch.setattr(utils, "GRACE", 0.5)
+    monkeypatch.setattr(shared_study, "GRACE", 0.5)
     first = Worker(frozen, tmp_path / "first")
     wait_until(lambda: Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     second = Worker(lambda: utils.search(data.course, data, "search", RECIPE, 1), tmp_path / "second")
@@ -510,7 +512,7 @@ def test_a_worker_elsewhere_is_dead_when_it_is_silent(quick, tmp_path, monkeypat
     """No clock is compared: what counts is how long the one who waits has seen no new sign of life."""
     path = tmp_path / "study.journal"
     study, trial = running_elsewhere(quick, path)
-    monkeypatch.setattr(utils, "GRACE", 1.5)
+    monkeypatch.setattr(shared_study, "GRACE", 1.5)
     waiting = Worker(lambda: quick(path, 1), tmp_path / "out")
     for beat in range(25):
         trial.set_user_attr("heartbeat", str(beat))
@@ -523,7 +525,7 @@ def test_a_worker_elsewhere_is_dead_when_it_is_silent(quick, tmp_path, monkeypat
 
 def test_a_worker_at_work_gives_signs_of_life(quick, tmp_path, monkeypatch):
     path = tmp_path / "study.journal"
-    monkeypatch.setattr(utils, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(shared_study, "HEARTBEAT", 0.05)
     quick(path, 1, during=lambda epoch, count: time.sleep(0.3))
     signs = [line for line in path.read_text().splitlines() if "heartbeat" in line]
     assert len(set(signs)) > 3 and threading.active_count() < 10
@@ -666,12 +668,12 @@ def dead_process() -> int:
 def test_lock_of_a_dead_worker_holds_nobody_up(quick, data, monkeypatch, holder):
     before = finished(quick(trials=2))
     lock = journal(data).with_suffix(".journal.lock")
-    name = {"of a dead process": f"{utils._machine()}-{dead_process()} ab", "without a name": "",
+    name = {"of a dead process": f"{shared_study.machine()}-{dead_process()} ab", "without a name": "",
             "of another machine": "elsewhere-1 ab"}[holder]  # fmt: skip
     lock.write_text(name)
     if holder != "of a dead process":  # that one is not waited for, however long the grace
-        monkeypatch.setattr(utils, "GRACE", 0.3)
-        monkeypatch.setattr(utils, "CLAIM", 0.3)
+        monkeypatch.setattr(shared_study, "GRACE", 0.3)
+        monkeypatch.setattr(shared_study, "CLAIM", 0.3)
     study = quick(trials=4)
     check_complete(study, 4)
     assert finished(study)[:2] == before and not lock.exists() and not leftovers(data.course.home)
@@ -682,8 +684,8 @@ def test_lock_held_by_a_live_process(quick, data, monkeypatch):
     lock = journal(data).with_suffix(".journal.lock")
     content = journal(data).read_bytes()
     holder = subprocess.Popen(["sleep", "60"])
-    lock.write_text(f"{utils._machine()}-{holder.pid} ab")
-    monkeypatch.setattr(utils, "GRACE", 0.5)
+    lock.write_text(f"{shared_study.machine()}-{holder.pid} ab")
+    monkeypatch.setattr(shared_study, "GRACE", 0.5)
     with pytest.raises(utils.CourseError, match=rf"\.lock has been held by process \S+-{holder.pid} for .* end it"):
         quick(trials=4)
     assert lock.exists() and journal(data).read_bytes() == content
@@ -695,12 +697,13 @@ def test_lock_held_by_a_live_process(quick, data, monkeypatch):
 def test_lock_that_is_waited_for_is_told(quick, data, monkeypatch, capsys):
     quick(trials=2)
     lock = journal(data).with_suffix(".journal.lock")
-    lock.write_text(f"{utils._machine()}-{os.getppid()} ab")
-    monkeypatch.setattr(utils, "CLAIM", 0.2)
+    lock.write_text(f"{shared_study.machine()}-{os.getppid()} ab")
+    monkeypatch.setattr(shared_study, "CLAIM", 0.2)
     timer = threading.Timer(0.6, lock.unlink)
     timer.start()
     check_complete(quick(trials=4), 4)
-    assert f"waiting for the lock {lock}, held by process {utils._machine()}-{os.getppid()}" in capsys.readouterr().out
+    holder = f"{shared_study.machine()}-{os.getppid()}"
+    assert f"waiting for the lock {lock}, held by process {holder}" in capsys.readouterr().out
 
 
 def test_killed_while_it_holds_the_lock(quick, data, tmp_path):
@@ -721,7 +724,7 @@ def test_killed_while_it_holds_the_lock(quick, data, tmp_path):
 def test_lock_is_not_taken_from_who_has_just_made_it(tmp_path):
     path = tmp_path / "study.journal"
     path.touch()
-    lock, other = utils._JournalLock(path), utils._JournalLock(path)
+    lock, other = shared_study.JournalLock(path), shared_study.JournalLock(path)
     assert lock.acquire()
     other._break("what another worker had found in it")
     assert lock.lock.read_text() == lock.mark and not leftovers(tmp_path)
@@ -734,18 +737,18 @@ def test_lock_is_not_taken_from_who_has_just_made_it(tmp_path):
 def test_lock_that_this_very_thread_left_is_free_at_once(quick, data):
     """Ctrl+C between two lines of ours: nobody has to wait, nor to end the own kernel."""
     before = finished(quick(trials=2))
-    left = utils._JournalLock(journal(data))
+    left = shared_study.JournalLock(journal(data))
     assert left.acquire()
     assert finished(quick(trials=4))[:2] == before and not left.lock.exists()
 
 
 def test_lock_of_another_thread_of_this_process_is_waited_for(quick, data, monkeypatch):
     quick(trials=2)
-    lock, done = utils._JournalLock(journal(data)), threading.Event()
+    lock, done = shared_study.JournalLock(journal(data)), threading.Event()
     holder = threading.Thread(target=lambda: (lock.acquire(), done.wait(10)))
     holder.start()
     wait_until(lambda: lock.lock.exists() and lock.lock.read_text())
-    monkeypatch.setattr(utils, "GRACE", 0.3)
+    monkeypatch.setattr(shared_study, "GRACE", 0.3)
     with pytest.raises(utils.CourseError, match=r"held by process \S+ for .*hangs: restart the kernel, then run again"):
         quick(trials=4)
     done.set()
@@ -755,10 +758,10 @@ def test_lock_of_another_thread_of_this_process_is_waited_for(quick, data, monke
 
 def test_of_two_that_break_a_lock_the_slower_leaves_the_next_one_alone(tmp_path, monkeypatch):
     """`first` is slow, once between its look and its removal, once between opening the file and its look."""
-    path, mark = tmp_path / "study.journal", f"{utils._machine()}-{dead_process()} ab"
+    path, mark = tmp_path / "study.journal", f"{shared_study.machine()}-{dead_process()} ab"
     path.touch()
-    first, second, third = (utils._JournalLock(path) for _ in range(3))
-    samestat, lock_open_file, seen = os.path.samestat, utils._lock_open_file, []
+    first, second, third = (shared_study.JournalLock(path) for _ in range(3))
+    samestat, lock_open_file, seen = os.path.samestat, shared_study._lock_open_file, []
 
     def while_it_removes(*stats):
         monkeypatch.setattr(os.path, "samestat", samestat)
@@ -772,13 +775,13 @@ def test_of_two_that_break_a_lock_the_slower_leaves_the_next_one_alone(tmp_path,
     assert seen == [mark] and first._holder() is None  # one at a time
 
     def before_it_looks(file):
-        monkeypatch.setattr(utils, "_lock_open_file", lock_open_file)
+        monkeypatch.setattr(shared_study, "_lock_open_file", lock_open_file)
         second._break(mark)
         seen.append(third._make())
         lock_open_file(file)
 
     first.lock.write_text(mark)
-    monkeypatch.setattr(utils, "_lock_open_file", before_it_looks)
+    monkeypatch.setattr(shared_study, "_lock_open_file", before_it_looks)
     first._break(mark)
     assert seen == [mark, True] and first._holder() == third.mark and not leftovers(tmp_path)
 
@@ -791,7 +794,7 @@ def test_workers_that_die_with_the_lock_lose_no_line(tmp_path):
 
     def work(dies):
         for count in range(10):
-            lock = utils._JournalLock(path)
+            lock = shared_study.JournalLock(path)
             lock.acquire()
             value = int(number.read_text())
             time.sleep(0.001)
@@ -802,7 +805,7 @@ def test_workers_that_die_with_the_lock_lose_no_line(tmp_path):
 
     workers = [Worker(lambda dies=n % 3 == 0: work(dies), tmp_path / f"out-{n}") for n in range(6)]
     assert [worker.ended() for worker in workers] == [-signal.SIGKILL, 0, 0] * 2
-    lock = utils._JournalLock(path)
+    lock = shared_study.JournalLock(path)
     assert lock.acquire() and number.read_text() == "60"
 
 
@@ -903,14 +906,14 @@ def test_on_drive_the_trial_of_a_lost_runtime_is_tried_again_at_once(quick, data
     """The journal of a runtime is its own: nobody else can be at work on what its copy says is running."""
     home = tmp_path / "drive" / "MyDrive"
     monkeypatch.setattr(data, "course", replace(data.course, home=home))
-    monkeypatch.setattr(utils, "_machine", lambda: "the-runtime-before")
+    monkeypatch.setattr(shared_study, "machine", lambda: "the-runtime-before")
     with pytest.raises(KeyboardInterrupt):
         quick(trials=1, during=interrupt)
     path = next((data.course.local / "runs").glob("search-*.journal"))
     study = study_in(path)
     study.enqueue_trial(study.user_attrs["own"], user_attrs={"place": 0})
     study.ask().set_user_attr("worker", "the-runtime-before-1")
-    monkeypatch.setattr(utils, "_machine", lambda: "this-runtime")
+    monkeypatch.setattr(shared_study, "machine", lambda: "this-runtime")
     check_complete(quick(trials=2), 2)
     assert study_in(home / "runs" / path.name).trials == study_in(path).trials
 
@@ -922,7 +925,7 @@ def test_server_that_does_not_answer(quick):
     """Nobody listens, or somebody who never says a word. In processes of their own: gRPC's threads survive no fork."""
 
     def ask(port):
-        utils.SERVER_WAIT = 1.0
+        shared_study.SERVER_WAIT = 1.0
         quick(f"grpc://127.0.0.1:{port}")
 
     with socket.socket() as silent, socket.socket() as closed:
@@ -995,7 +998,7 @@ def test_command_with_no_trials(data, capsys):
 
 def test_command_that_is_told_to_stop_frees_its_trial_at_once(data, monkeypatch, capsys):
     """SIGTERM, as a cluster sends it: however often it comes, the trial is none that kills its workers."""
-    stops = [True] * (utils.RETRIES + 2) + [False]
+    stops = [True] * (shared_study.RETRIES + 2) + [False]
 
     def training(*arguments, on_epoch, **options):
         on_epoch(1, {"val_loss": 1.0})
@@ -1005,19 +1008,19 @@ def test_command_that_is_told_to_stop_frees_its_trial_at_once(data, monkeypatch,
 
     monkeypatch.setattr(utils, "fit", training)
     monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
-    for code in [143] * (utils.RETRIES + 2) + [0]:
+    for code in [143] * (shared_study.RETRIES + 2) + [0]:
         assert command.main(["--home", str(data.course.home), "--trials", "2"]) == code
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     said = capsys.readouterr().out
-    assert said.count("The search was told to stop (SIGTERM): its trial is free for others") == utils.RETRIES + 2
-    assert f"{utils.RETRIES + 2} tried again; the best is trial" in said
+    assert said.count("The search was told to stop (SIGTERM): its trial is free for others") == shared_study.RETRIES + 2
+    assert f"{shared_study.RETRIES + 2} tried again; the best is trial" in said
     study = study_in(journal(data))
     check_complete(study, 2)
     assert {t.user_attrs["ended"] for t in study.trials if t.state.name == "FAIL"} == {"Terminated"}
     attributes = {"place": 0, "retry of trial": 0, "ended": "given back"}  # two workers tried again at once
     study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=attributes))
     assert command.main(["--home", str(data.course.home), "--trials", "2"]) == 0
-    assert f"{utils.RETRIES + 2} tried again; the best is trial" in capsys.readouterr().out
+    assert f"{shared_study.RETRIES + 2} tried again; the best is trial" in capsys.readouterr().out
 
 
 def test_server_at_a_port_in_use(tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import utils
+from tools import shared_study
 from tools.train import Terminated
 
 KIT = Path(__file__).resolve().parent.parent
@@ -70,7 +71,7 @@ def serve(address: str, path: Path) -> None:
         advice = "give an address of this machine, 0.0.0.0 for all of them" if away else "choose another port"
         raise utils.CourseError(f"{address} cannot be listened at ({error}): {advice}.") from error
     with utils.clear_disk_errors(path, "The trials that are finished are all there."):
-        storage = utils.open_journal(path)
+        storage = shared_study.open_journal(path)
     print(f"serving {path}: workers join with --storage grpc://HOST:{port}; end with Ctrl+C", flush=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental"
