@@ -53,7 +53,7 @@ def measure(side: list[str], options: argparse.Namespace, output: Path) -> tuple
 def compare(options: argparse.Namespace) -> pd.DataFrame:
     """One row for each side: median and range of seconds, and of the ratio to one after the other in the same round."""
     with ExitStack() as stack, tempfile.TemporaryDirectory() as output:
-        sides = {"one after the other": []}
+        sides = {"one after the other": ["--jobs", "1"]}
         for workers in options.workers:
             running = stack.enter_context(cluster._local(workers))
             sides[f"{workers} on a running cluster"] = ["--cluster", running.scheduler_address]

@@ -389,6 +389,26 @@ def test_a_class_of_nothing_and_wrong_arguments(tmp_path, capsys):
         assert check.main(["--all", str(tmp_path), "--jobs", "2", "--cluster", address]) == 2
 
 
+@pytest.mark.parametrize(("level", "cores", "gpu", "jobs"), [("static", 4, False, 4), ("static", 64, True, 5),
+                                                             ("full", 9, False, 4), ("full", 1, False, 1),
+                                                             ("evaluate", 8, True, 1)])  # fmt: skip
+def test_as_many_at_a_time_as_the_machine_has_room_for(monkeypatch, level, cores, gpu, jobs):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(utils.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(check.cluster, "is_installed", lambda: True)
+    assert check._at_a_time(check.parse(["--all", ".", "--level", level]), submissions=5) == jobs
+    assert check._at_a_time(check.parse(["--all", ".", "--level", level, "--jobs", "3"]), submissions=5) == 3
+
+
+def test_a_class_goes_one_after_the_other_where_dask_is_not_installed(tmp_path, monkeypatch, attempts, hand_in, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
+    assert check.main(hand_in("first", "second")[:-2]) == 0 and attempts.checked == ["first", "second"]
+    said = capsys.readouterr().out
+    assert "One submission after the other: Dask, with which 2 are checked at a time, is not installed (run" in said
+    assert "make scale" in said
+
+
 @pytest.mark.parametrize("asked", [("--jobs", "2"), ("--cluster", "tcp://127.0.0.1:8786")])
 def test_a_class_on_dask_where_it_is_not_installed(tmp_path, monkeypatch, capsys, asked):
     monkeypatch.setitem(sys.modules, "distributed", None)
@@ -436,7 +456,7 @@ def hand_in(tmp_path):
             path = tmp_path / "class" / name
             (path.parent if path.suffix == ".zip" else path).mkdir(parents=True, exist_ok=True)
             (path if path.suffix == ".zip" else path / "utils.py").touch()
-        return ["--all", str(tmp_path / "class"), "--output", str(tmp_path / "out")]
+        return ["--all", str(tmp_path / "class"), "--output", str(tmp_path / "out"), "--jobs", "1"]
 
     return put
 
@@ -550,7 +570,7 @@ def test_ctrl_c_before_the_first_result_is_a_sentence(tmp_path, hand_in, attempt
 def test_a_check_ends_with_the_process_that_began_it(submission, tmp_path):
     """Killed as it may be; what it left behind goes with the next class."""
     command = [sys.executable, "-m", "tools.check", "--all", str(submission.parent), "--output", str(tmp_path / "out")]
-    parent = subprocess.Popen(command, cwd=KIT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen([*command, "--jobs", "1"], cwd=KIT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
 
     def command_of(pid: str) -> bytes:

@@ -49,7 +49,7 @@ def submissions(tmp_path_factory) -> Path:
 def serial(submissions, tmp_path_factory) -> dict[str, str]:
     """What the plain loop writes."""
     output = tmp_path_factory.mktemp("serial")
-    assert check.main(["--all", str(submissions), "--output", str(output)]) == 1
+    assert check.main(["--all", str(submissions), "--jobs", "1", "--output", str(output)]) == 1
     return files(output)
 
 
@@ -168,6 +168,15 @@ def test_worker_killed_in_the_middle_loses_nothing(submissions, serial, tmp_path
     assert not killer.orphans[0].is_running() and not checks()  # the check went with its worker
     said = capsys.readouterr()
     assert "3/3" in said.out and "Traceback" not in said.out + said.err
+
+
+def test_local_cluster_is_the_default(submissions, tmp_path, monkeypatch):
+    """One for each core; what a cluster does with them, the other tests see."""
+    asked, workers = [], cluster.workers
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(cluster, "workers", lambda *given: asked.append(given[1].jobs) or workers(*given))
+    assert check.main(["--all", str(submissions), "--output", str(tmp_path / "out")]) == 1
+    assert asked == [2] and rows(tmp_path / "out")["leaky"]["verdict"] == "1 finding to take up with the group"
 
 
 @pytest.mark.slow
@@ -407,7 +416,7 @@ def test_cluster_lost_in_the_middle_keeps_what_is_done(submissions, serial, tmp_
     done = {path.parent.name: path.stat().st_mtime_ns for path in output.glob("*/check.json")}
     left = [name for name, row in rows(output).items() if row["verdict"].startswith("Not checked")]
     assert done and left and len(done) + len(left) in (2, 3)  # half.zip has no report
-    assert check.main([*command, "--missing"]) == 1
+    assert check.main([*command, "--jobs", "1", "--missing"]) == 1
     assert files(output) == serial
     assert all((output / name / "check.json").stat().st_mtime_ns == then for name, then in done.items())
 

@@ -23,12 +23,13 @@ worker came, or the cluster is not like this machine.
 
 A class
 -------
---all checks one submission after the other, as figures that are times mean most on a machine that does nothing else.
---jobs N takes N at a time, on a local Dask cluster; --cluster ADDRESS takes a scheduler that runs already. Its workers
-see the same folders and have the same account, kit and versions, or nothing is run. The reports are the same in all
-three. What a worker was at when it died is checked again elsewhere. Before a class begins, older reports of what is
-checked go; each new one comes to its place once it is whole, so that --missing, after whatever stopped a class, goes on
-with the others.
+--all checks several submissions at a time on a local Dask cluster: one for each core at level static, for each two
+above, and one alone where they share a GPU. --jobs N takes N; --jobs 1, or no Dask, one after the other in this process
+(figures that are times mean most on a machine that does nothing else). --cluster ADDRESS takes a scheduler that runs
+already; its workers see the same folders and have the same account, kit and versions, or nothing is run. The reports
+are the same in all three. What a worker was at when it died is checked again elsewhere. Before a class begins, older
+reports of what is checked go; each new one comes to its place once it is whole, so that --missing, after whatever
+stopped a class, goes on with the others.
 
 check.json
 ----------
@@ -82,7 +83,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--another-seed", action=argparse.BooleanOptionalAction, default=True,
                         help="at level full, run again on another seed (default: yes)")
     parser.add_argument("--all", type=Path, metavar="DIR", help="check every folder and zip in DIR")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="with --all: so many at a time, on Dask")
+    parser.add_argument("--jobs", type=int, metavar="N", help="with --all: so many at a time, on Dask (default: as "
+                        "many as this machine has room for)")  # fmt: skip
     parser.add_argument("--cluster", metavar="ADDRESS", help="with --all: on this Dask scheduler (tcp://…)")
     parser.add_argument("--wait", type=float, default=60, metavar="SECONDS", help="for a worker to come (default: 60)")
     parser.add_argument("--missing", action="store_true", help="with --all: only what has no report of this level yet, "
@@ -92,11 +94,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if (options.path is None) == (options.all is None):
         parser.error("give one submission, or --all DIR")
     on_cluster = options.cluster is not None  # also an empty address, of a variable that is not set
-    if options.path and (options.jobs != 1 or on_cluster or options.missing):
+    if options.path and (options.jobs is not None or on_cluster or options.missing):
         parser.error("--jobs, --cluster and --missing are for a class: give --all DIR")
-    if on_cluster and options.jobs != 1:
+    if on_cluster and options.jobs is not None:
         parser.error("give --jobs or --cluster: a cluster has as many workers as were started")
-    if min(options.notebook_limit, options.jobs, options.wait) <= 0:
+    if min(options.notebook_limit, options.wait, 1 if options.jobs is None else options.jobs) <= 0:
         parser.error("--notebook-limit, --jobs and --wait must be positive")
     if options.source and not options.source.is_dir():
         parser.error(f"--source {options.source} is no folder: give the one above chest_xray/ or solar_panels/")
@@ -401,6 +403,7 @@ def _check_each(names: dict[Path, str], output: Path, options: argparse.Namespac
     rows = {path: row for path, row in kept.items() if row}
     with _attempts(output) as root:
         jobs = {_job(path, name, root, options): path for path, name in names.items() if path not in rows}
+        options.jobs = _at_a_time(options, len(jobs))
         with _engine(names, root, options) if jobs else nullcontext(list) as outcomes:
             try:
                 rows |= _drop_reports(jobs, output)
@@ -414,6 +417,21 @@ def _check_each(names: dict[Path, str], output: Path, options: argparse.Namespac
                 lost = "Stopped by hand."
     left = [path for path in names if path not in rows]
     return [*rows.values(), *(_row(path, output, attempt.LOST, "the class was stopped", 0.0) for path in left)], lost
+
+
+def _at_a_time(options: argparse.Namespace, submissions: int) -> int:
+    """How many are checked at once on this machine, where nobody said: notebooks take two threads, as on Colab."""
+    if options.jobs is not None or options.cluster is not None:
+        return options.jobs or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if options.level != "static":
+        cores = 1 if utils.torch.cuda.is_available() else cores // 2
+    jobs = max(1, min(cores, submissions))
+    if jobs > 1 and not cluster.is_installed():
+        print(f"One submission after the other: Dask, with which {jobs} are checked at a time, is not installed (run "
+              "`make scale`, then use .venv-scale/bin/python in the place of python).")  # fmt: skip
+        return 1
+    return jobs
 
 
 @contextmanager

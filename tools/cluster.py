@@ -12,7 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from multiprocessing import resource_tracker
@@ -40,7 +40,13 @@ def library(name: str = "distributed"):
     except ImportError as error:
         raise utils.CourseError(
             f"--jobs and --cluster need Dask ({name} is missing): run `make scale`, then use .venv-scale/bin/python in "
-            "the place of python. Without them, one submission is checked after the other.") from error  # fmt: skip
+            "the place of python; or give --jobs 1, for one submission after the other.") from error  # fmt: skip
+
+
+def is_installed() -> bool:
+    with suppress(utils.CourseError):
+        return bool(library())
+    return False
 
 
 def packages() -> tuple[str, ...]:
