@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 os.environ["COURSE_THREADS"] = "1"  # two test processes share two cores
 os.environ["MPLBACKEND"] = "agg"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # what a script puts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 KIT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(KIT))
 

@@ -364,7 +364,7 @@ def test_address_that_does_not_answer(submissions, running, tmp_path, capsys, mo
         assert check.main(["--all", str(submissions), "--cluster", address, "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
     assert f"No Dask scheduler answers at {address}" in said.out and "Traceback" not in said.out + said.err
-    cause = {"nobody": "ConnectionRefusedError", "silence": "TimeoutError", "page": "Error", "worker": "is a Worker"}
+    cause = {"nobody": "(ConnectionRefused|Timeout)Error", "silence": "TimeoutError", "page": "Error", "worker": "is a Worker"}
     assert re.search(rf"\(.*{cause[there]}.*\)\.$", said.out) and "certificates" not in said.out
 
 
