@@ -1,14 +1,15 @@
 """The pages in docs/ and README.md speak of things that exist: files, links, sections, commands, messages, figures."""
 
+import io
 import json
 import re
-import subprocess
-import sys
+from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+import course
 import utils
 
 KIT = utils.KIT
@@ -61,9 +62,10 @@ def source() -> str:
 @cache
 def options(command: str) -> set[str]:
     """The long options of a command, as its help lists them."""
-    shown = subprocess.run([sys.executable, KIT / "course.py", command, "--help"], capture_output=True, text=True)
-    assert shown.returncode == 0, f"course.py {command} is no command"
-    return set(re.findall(r"--[a-z][a-z-]+", shown.stdout))
+    assert command in course.COMMANDS, f"course.py {command} is no command"
+    with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
+        course.main([command, "--help"])
+    return set(re.findall(r"--[a-z][a-z-]+", shown.getvalue()))
 
 
 def anchors(page: Path) -> set[str]:

@@ -25,6 +25,7 @@ from test_training import RECIPE, Interrupted, network, same_weights
 
 import sample_data
 import utils
+from tools import shared_study
 
 KIT = Path(utils.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*")
@@ -307,7 +308,7 @@ def quick_search(data, name, recipe, trials=6):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "fit", quick)
         patch.setattr(utils, "code_of", lambda *objects: "the same")
-        patch.setattr(utils, "CLAIM", 0.2)
+        patch.setattr(shared_study, "CLAIM", 0.2)
         return utils.search(data.course, data, name, recipe, trials)
 
 

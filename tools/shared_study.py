@@ -332,9 +332,7 @@ def open_journal(path: Path):
     Half a last line is what a killed writer or a cut copy leaves. It was never acknowledged: readers ignore it, and the
     next writer removes it.
     """
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
+    storages = import_optuna().storages
     if path.is_dir():
         raise CourseError(f"{path} is a folder: give the name of a file.")
     if not path.parent.is_dir():
@@ -345,7 +343,7 @@ def open_journal(path: Path):
             whole = text.endswith(b"\n")
             if not begins.startswith(text[: len(begins)]) or (whole and "worker_id" not in json.loads(text)):
                 raise ValueError("a line of something else")
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
+        return storages.JournalStorage(storages.journal.JournalFileBackend(str(path), lock_obj=JournalLock(path)))
     except OSError:
         raise
     except Exception as error:  # Optuna asserts, or does not find what a record speaks of
