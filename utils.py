@@ -247,7 +247,8 @@ def hardware() -> str:
     if Path("/proc/cpuinfo").exists():
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
         name = found.group(1).strip() if found else name
-    cpu = f"{name}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    cpu = f"{name}, {threads} thread{'s' * (threads > 1)}"
     return f"{torch.cuda.get_device_name()} + {cpu}" if torch.cuda.is_available() else cpu
 
 
@@ -3080,7 +3081,8 @@ def plot_search(study):
     left.legend()
     loss = "val loss (weighted)"
     own = [f" (number {trial.number}: our own recipe)" for trial in trials if trial.params == study.user_attrs["own"]]
-    left.set(xlabel="".join(["trial", *own[:1]]), ylabel=f"lowest {loss}", title=f"{len(trials)} trials")
+    title = f"{len(trials)} trial{'s' * (len(trials) != 1)}"
+    left.set(xlabel="".join(["trial", *own[:1]]), ylabel=f"lowest {loss}", title=title)
     right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)

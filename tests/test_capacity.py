@@ -57,7 +57,7 @@ def measured() -> dict:
                "parquet": {"compact_s": [around(t) for t in (0.1, 0.3, 1.0)],
                            "answer_s": [around(t) for t in (0.1, 0.1, 0.2)], "line_bytes": 28.0,
                            "csv_line_bytes": 140.0}}  # fmt: skip
-    return {"schema": capacity.SCHEMA, "date": "2026-03-01", "hardware": "some processor, 1 threads", "cores": 2,
+    return {"schema": capacity.SCHEMA, "date": "2026-03-01", "hardware": "some processor, 1 thread", "cores": 2,
             "memory_bytes": 16 * 10**9, "versions": {"torch": "2.9"}, "load": 0.1, "assumed": dict(capacity.ASSUMED),
             "log": {"writing": {name: around(value) for name, value in writing.items()}, "reading": reading},
             "homes": {"pneumonia": home(), "solar": home(file_bytes=6000.0, reference=100)}}  # fmt: skip

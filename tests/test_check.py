@@ -693,6 +693,7 @@ def test_machine_of_a_record():
     record["theme3"]["on"] = "Tesla T4"  # trained there, opened here for theme 8
     assert compare.differences(record, "A, 2 threads", {}) == ["training of theme3: Tesla T4 there, A, 2 threads here"]
     assert reexecute.threads_of({"meta": meta}) == 2 and reexecute.threads_of({"meta": {"hardware": 3}}) == 2
+    assert reexecute.threads_of({"meta": {"hardware": "A, 1 thread"}}) == 1
 
 
 # ------------------------------------------------------------------------------------------------------

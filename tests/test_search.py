@@ -181,7 +181,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(quick, data, tmp_path):
     assert study.trials[-2].user_attrs["given up"] == f"{shared_study.RETRIES + 1} workers died of it"
     assert len(quick.trained()) == shared_study.RETRIES + 2  # not trained once more
     left = utils.plot_search(study).axes[0]  # nothing can be drawn of the trial that was given up
-    assert left.get_title() == "1 trials" and left.get_xlabel() == "trial" and len(left.get_legend().get_texts()) == 2
+    assert left.get_title() == "1 trial" and left.get_xlabel() == "trial" and len(left.get_legend().get_texts()) == 2
 
 
 def test_own_trial_left_running_by_a_broken_storage_is_tried_again_at_once(quick, data):

@@ -39,7 +39,7 @@ class Rerun:
 
 def threads_of(record: dict) -> int:
     """The thread count of a record; sums are split over it, so it changes the last digits."""
-    found = re.search(r"(\d{1,3}) threads", str(record.get("meta", {}).get("hardware", "")))
+    found = re.search(r"(\d{1,3}) threads?", str(record.get("meta", {}).get("hardware", "")))
     return int(found[1]) if found and 1 <= int(found[1]) <= 256 else 2
 
 
