@@ -620,7 +620,10 @@ def test_only_what_is_asked_for_is_in_memory(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_log(tmp_path):
-    """Five times the days cost the table more than a hundred MiB, and DuckDB and compaction hardly anything."""
+    """Four times the days cost the table hundreds of MiB, and DuckDB and compaction hardly anything.
+
+    From ten days on: below, DuckDB's own buffers are still growing.
+    """
     code = """
 import re, sys, utils
 from tools.compact import compact
@@ -637,7 +640,7 @@ else:
 print(peak() - before)
 """
     peak = {}
-    for days in (2, 10):
+    for days in (10, 40):
         csv, rng = tmp_path / f"{days}.csv", np.random.default_rng(0)
         for day in range(days):
             n = 20_000
@@ -648,5 +651,5 @@ print(peak() - before)
             command = [sys.executable, "-c", code, what, str(csv), str(tmp_path / f"{days}.parquet")]
             done = subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=True)
             peak[what, days] = float(done.stdout.splitlines()[-1])
-    growth = {what: peak[what, 10] - peak[what, 2] for what in ("compact", "table", "parquet")}
-    assert growth["table"] > 100 and growth["parquet"] < 30 and growth["compact"] < 30, peak
+    growth = {what: peak[what, 40] - peak[what, 10] for what in ("compact", "table", "parquet")}
+    assert growth["table"] > 300 and max(growth["parquet"], growth["compact"]) < 60, peak
