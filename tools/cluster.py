@@ -191,9 +191,10 @@ async def _greet(address: str) -> None:
 
 def _local(workers: int):
     """A cluster of processes, one submission at a time each, on the loopback alone and without a dashboard."""
-    # else Dask sets OMP_NUM_THREADS=1 in this process, for good, and all that it starts later inherits that
+    distributed = library()  # its import fills the configuration, so it comes before a change of that
+    # Dask would set OMP_NUM_THREADS=1 in this process, for good, and all that is started later would inherit it.
     with library("dask.config").set({"distributed.nanny.pre-spawn-environ": {}}):
-        return library().LocalCluster(
+        return distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", memory_limit=0,
             dashboard_address=None, worker_dashboard_address=None, silence_logs=logging.CRITICAL,
             preload="tools.attempt",
