@@ -89,7 +89,7 @@ def run_course(home: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=KIT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("dataset", ["pneumonia", "pneumonia3", "solar"])
+@pytest.mark.parametrize("dataset", ["pneumonia", "solar", pytest.param("pneumonia3", marks=pytest.mark.slow)])
 def test_whole_course(tmp_path, raw, dataset):
     """Two datasets drawn by the course; one from a folder, where every image is flagged (gray stored as RGB)."""
     source = raw if dataset == "pneumonia3" else "sample"
