@@ -24,7 +24,7 @@ worker came, or the cluster is not like this machine.
 A class
 -------
 --all checks several submissions at a time on a local Dask cluster: one for each core at level static, for each two
-above, and one alone where they share a GPU. --jobs N takes N; --jobs 1, or no Dask, one after the other in this process
+above, and one alone where they share a GPU. --jobs N takes N; with --jobs 1, or without Dask, one follows the other
 (figures that are times mean most on a machine that does nothing else). --cluster ADDRESS takes a scheduler that runs
 already; its workers see the same folders and have the same account, kit and versions, or nothing is run. The reports
 are the same in all three. What a worker was at when it died is checked again elsewhere. Before a class begins, older
