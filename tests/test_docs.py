@@ -65,6 +65,7 @@ def options(command: str) -> set[str]:
     assert command in course.COMMANDS, f"course.py {command} is no command"
     with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
         course.main([command, "--help"])
+    assert "--help" in shown.getvalue(), f"course.py {command} shows no help"
     return set(re.findall(r"--[a-z][a-z-]+", shown.getvalue()))
 
 
