@@ -66,6 +66,7 @@ site: $(BONUS_STAMP)  # where a notebook fails, the site is built all the same, 
 	$(BONUS)/bin/python course.py site --home $(RUN_HOME) --home sample-run-solar
 
 lint: $(STAMP)
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 

@@ -1,8 +1,10 @@
-"""Helpers of the course "Deep Learning with PyTorch - MLOps pipeline", in the order of the themes.
+"""Helpers of the course "Deep Learning with PyTorch - MLOps pipeline", in the order of
+the themes.
 
-Every function that a notebook calls stands here once; its docstring is its lecture slide.
-Heavy libraries are imported inside the one function that needs them, so `import utils` stays quick.
-"""
+Every function that a notebook calls stands here once; its docstring is its lecture
+slide.
+Heavy libraries are imported inside the one function that needs them, so `import utils`
+stays quick."""
 
 from __future__ import annotations
 
@@ -47,9 +49,11 @@ from models.optimized_cnn import OptimizedCNN
 KIT = Path(__file__).resolve().parent
 COLAB = Path("/content")
 MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
-# From 1.29 on, ONNX Runtime sends what it runs to its maker, and keeps an identifier in the user's folder, unless told.
+# From 1.29 on, ONNX Runtime sends what it runs to its maker, and keeps an identifier in
+# the user's folder, unless told.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# Importing wandb calls its maker, even for a run that stays on this machine, unless told.
+# Importing wandb calls its maker, even for a run that stays on this machine, unless
+# told.
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
@@ -60,14 +64,16 @@ class CourseError(RuntimeError):
         return [str(self)]  # what a notebook shows instead of the traceback
 
 
-# ======================================================================================================
+# ======================================================================================
 # 1 · SETUP: one home, one story
-# ======================================================================================================
+# ======================================================================================
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where a dataset comes from and how its folders become classes (the last class is the positive one)."""
+    """Where a dataset comes from and how its folders become classes (the last class is
+    the positive one).
+    """
 
     folder: str
     kaggle: str
@@ -78,15 +84,32 @@ class Dataset:
 
 
 _XRAY = {"normal": "NORMAL", "pneumonia": "PNEUMONIA"}
-_ROOF = {name: "PANEL" for name in ("positive", "panel", "panels", "solar", "yes", "1")} | {
-    name: "NO_PANEL" for name in ("negative", "no_panel", "no_panels", "no_solar", "no", "0")
+_ROOF = {
+    name: "PANEL" for name in ("positive", "panel", "panels", "solar", "yes", "1")
+} | {
+    name: "NO_PANEL"
+    for name in ("negative", "no_panel", "no_panels", "no_solar", "no", "0")
 }
 _KAGGLE_XRAY = "paultimothymooney/chest-xray-pneumonia"
 DATASETS = {
-    "pneumonia": Dataset("chest_xray", _KAGGLE_XRAY, 1, ("NORMAL", "PNEUMONIA"), "PNEUMONIA", _XRAY),
-    "pneumonia3": Dataset("chest_xray", _KAGGLE_XRAY, 1, ("NORMAL", "BACTERIA", "VIRUS"), "pneumonia", _XRAY),
+    "pneumonia": Dataset(
+        "chest_xray", _KAGGLE_XRAY, 1, ("NORMAL", "PNEUMONIA"), "PNEUMONIA", _XRAY
+    ),
+    "pneumonia3": Dataset(
+        "chest_xray",
+        _KAGGLE_XRAY,
+        1,
+        ("NORMAL", "BACTERIA", "VIRUS"),
+        "pneumonia",
+        _XRAY,
+    ),
     "solar": Dataset(
-        "solar_panels", "tunguz/solar-panel-classification", 3, ("NO_PANEL", "PANEL"), "PANEL", _ROOF
+        "solar_panels",
+        "tunguz/solar-panel-classification",
+        3,
+        ("NO_PANEL", "PANEL"),
+        "PANEL",
+        _ROOF,
     ),
 }
 
@@ -125,10 +148,12 @@ PREREQUISITES = {
     7: ("exports/drift_report.json", "theme6_drift_detection"),
 }
 
-# The layout of exports/results.json. It changes when a reader of the old layout would misread the new one.
+# The layout of exports/results.json. It changes when a reader of the old layout would
+# misread the new one.
 SCHEMA = 1
 
-# How a grader compares a headline figure: to the digit, within a tolerance, as a time, or not across platforms.
+# How a grader compares a headline figure: to the digit, within a tolerance, as a time,
+# or not across platforms.
 HEADLINE_TAGS = {
     "loader_speedup": "timing",
     "baseline_test_accuracy": "tolerance",
@@ -156,7 +181,9 @@ HEADLINE_TAGS = {
 
 @dataclass
 class Course:
-    """What every theme shares. Results live under `home`; pixels and running files under `local`."""
+    """What every theme shares. Results live under `home`; pixels and running files
+    under `local`.
+    """
 
     theme: int
     dataset: str
@@ -200,40 +227,55 @@ class Course:
 
     @property
     def logs(self) -> Path:
-        """On the local disk, as writers append to them all the time; `keep` copies them to the home."""
+        """On the local disk, as writers append to them all the time; `keep` copies them
+        to the home.
+        """
         return self.local / "logs"
 
 
 def set_seed(seed: int = 42, threads: int | None = None) -> None:
-    """Fix every source of randomness, and the number of threads that sums are split over.
+    """Fix every source of randomness, and the number of threads that sums are split
+    over.
 
-    Floating-point addition is not associative: another thread count gives other last bits, and after an
-    epoch other weights. `threads=None` reads COURSE_THREADS, else 2, the cores of a free Colab machine.
-    """
+    Floating-point addition is not associative: another thread count gives other last
+    bits, and after an epoch other weights. `threads=None` reads COURSE_THREADS, else 2,
+    the cores of a free Colab machine."""
     seed_generators(seed)
     torch.set_num_threads(threads or int(os.environ.get("COURSE_THREADS", 2)))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would also import the compiler, for 2 s
-    torch.utils.deterministic.fill_uninitialized_memory = False  # else every new tensor is first filled with NaN
+    # use_deterministic_algorithms would also import the compiler, for 2 s
+    torch.set_deterministic_debug_mode("warn")
+    # else every new tensor is first filled with NaN
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
 
 
 def seed_generators(seed: int) -> None:
-    """Seed the three global generators, of Python, NumPy and torch, and leave everything else as it is."""
+    """Seed the three global generators, of Python, NumPy and torch, and leave
+    everything else as it is.
+    """
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - libraries that students add still use the global generator
     torch.manual_seed(seed)
 
 
 def generator_states(device: torch.device) -> dict:
-    """Where the global generators of Python, NumPy, torch and the device stand, as `torch.load` may read it."""
+    """Where the global generators of Python, NumPy, torch and the device stand, as
+    `torch.load` may read it.
+    """
     name, key, *rest = np.random.get_state()  # noqa: NPY002
-    return {"python": random.getstate(), "numpy": (name, key.tolist(), *rest), "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}  # fmt: skip
+    return {
+        "python": random.getstate(),
+        "numpy": (name, key.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
 
 
 def set_generator_states(states: dict, device: torch.device) -> None:
-    """Put the generators back to where `generator_states` found them; a state of a GPU needs a GPU."""
+    """Put the generators back to where `generator_states` found them; a state of a GPU
+    needs a GPU.
+    """
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"].cpu())
@@ -249,25 +291,49 @@ def hardware() -> str:
         name = found.group(1).strip() if found else name
     threads = torch.get_num_threads()
     cpu = f"{name}, {threads} thread{'s' * (threads > 1)}"
-    return f"{torch.cuda.get_device_name()} + {cpu}" if torch.cuda.is_available() else cpu
+    return (
+        f"{torch.cuda.get_device_name()} + {cpu}" if torch.cuda.is_available() else cpu
+    )
 
 
 def environment() -> pd.Series:
-    """Versions and hardware of this run, one row each; `start` writes it to exports/environment.txt."""
+    """Versions and hardware of this run, one row each; `start` writes it to
+    exports/environment.txt.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
-    rows = {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "optuna", "onnx",
-                    "onnxruntime", "onnxruntime-gpu"):  # fmt: skip
+    rows = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "python": platform.python_version(),
+    }
+    for package in (
+        "torch",
+        "torchvision",
+        "numpy",
+        "pandas",
+        "scipy",
+        "scikit-learn",
+        "pillow",
+        "optuna",
+        "onnx",
+        "onnxruntime",
+        "onnxruntime-gpu",
+    ):
         try:
             rows[package] = version(package)
         except PackageNotFoundError:
             rows[package] = "not installed"
-    rows |= {"system": platform.platform(), "hardware": hardware(), "autocast": str(amp_dtype(best_device()))}
+    rows |= {
+        "system": platform.platform(),
+        "hardware": hardware(),
+        "autocast": str(amp_dtype(best_device())),
+    }
     rows |= {"CUDA of torch": str(torch.version.cuda)}
     if torch.cuda.is_available():
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        rows["GPU driver"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+        rows["GPU driver"] = subprocess.run(
+            query, capture_output=True, text=True
+        ).stdout.strip()
     return pd.Series(rows, name="value")
 
 
@@ -278,9 +344,9 @@ def best_device() -> torch.device:
 def amp_dtype(device: torch.device) -> torch.dtype | None:
     """Precision of autocast that pays on this hardware; None means plain float32.
 
-    fp16 with loss scaling on compute capability 7.x (V100, T4), bf16 from 8.0 and on CPUs that multiply it in
-    hardware (Intel AMX; AVX512-BF16, as in AMD Zen 4). Source: Micikevicius et al., Mixed Precision Training (2018).
-    """
+    fp16 with loss scaling on compute capability 7.x (V100, T4), bf16 from 8.0 and on
+    CPUs that multiply it in hardware (Intel AMX; AVX512-BF16, as in AMD Zen 4). Source:
+    Micikevicius et al., Mixed Precision Training (2018)."""
     if device.type == "cuda":
         major = torch.cuda.get_device_capability(device)[0]
         return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else None
@@ -288,30 +354,43 @@ def amp_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def cpu_flags() -> set[str]:
-    """What Linux says of the processor, its instruction sets among it as far as PyTorch uses them; empty elsewhere."""
+    """What Linux says of the processor, its instruction sets among it as far as PyTorch
+    uses them; empty elsewhere.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         return flags
-    return {flag for flag in flags if not flag.startswith(("amx", "avx512"))}  # bfloat16 would be emulated, and slow
+    # bfloat16 would be emulated, and slow
+    return {flag for flag in flags if not flag.startswith(("amx", "avx512"))}
 
 
-# What the system says when there is no room: of the disk, of a quota, of the size that one file may have.
+# What the system says when there is no room: of the disk, of a quota, of the size that
+# one file may have.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# The same in the words of libraries that raise no OSError: torch.save, SQLite, shutil.copytree.
-FULL_WORDS = re.compile(r"No space left|File too large|quota exceeded|disk is full|disk I/O error|inline_container")
+# The same in the words of libraries that raise no OSError: torch.save, SQLite,
+# shutil.copytree.
+FULL_WORDS = re.compile(
+    r"No space left|File too large|quota exceeded|disk is full|disk I/O"
+    r" error|inline_container"
+)
 HOST = platform.node().split(".")[0]
-LEFTOVER = re.compile(r"\..+\.(?P<host>[^.]*)-(?P<pid>\d{1,9})\.tmp")  # what `atomic` calls its temporary files
+# what `atomic` calls its temporary files
+LEFTOVER = re.compile(r"\..+\.(?P<host>[^.]*)-(?P<pid>\d{1,9})\.tmp")
 
 
 @contextmanager
-def clear_disk_errors(path: str | Path, kept: str = "What stood there before is untouched."):
-    """Say in one sentence that `path` could not be written, why, how much is free and what to do.
+def clear_disk_errors(
+    path: str | Path, kept: str = "What stood there before is untouched."
+):
+    """Say in one sentence that `path` could not be written, why, how much is free and
+    what to do.
 
     Raises
     ------
     CourseError
-        In the place of any OSError, and of what libraries raise when the disk is full; other errors pass.
+        In the place of any OSError, and of what libraries raise when the disk is full;
+        other errors pass.
     """
     try:
         yield
@@ -323,10 +402,17 @@ def clear_disk_errors(path: str | Path, kept: str = "What stood there before is 
             raise
         reason, advice = _why_not_written(error), "check the permissions of the folder"
         if full:
-            place = next(parent for parent in Path(path).absolute().parents if parent.exists())
-            reason += f"; {shutil.disk_usage(place).free / 1e6:,.1f} MB are free on that disk"
+            place = next(
+                parent for parent in Path(path).absolute().parents if parent.exists()
+            )
+            reason += (
+                f"; {shutil.disk_usage(place).free / 1e6:,.1f} MB are free on that disk"
+            )
             advice = "free some space there (on Google Drive: empty the trash as well)"
-        told = f"{path} could not be written ({reason}): {advice}, then run the cell again. {kept}"
+        told = (
+            f"{path} could not be written ({reason}): {advice}, then run the cell"
+            f" again. {kept}"
+        )
         raise CourseError(told) from error
 
 
@@ -339,18 +425,22 @@ def _disk_is_full(error: BaseException | None) -> bool:
 
 
 def _why_not_written(error: Exception) -> str:
-    if isinstance(error, shutil.Error):  # of copytree: a list of (source, target, what happened)
+    # of copytree: a list of (source, target, what happened)
+    if isinstance(error, shutil.Error):
         return error.args[0][0][-1]
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return "no space left"  # torch.save tells of positions in a file, SQLite of an I/O error
+    # torch.save tells of positions in a file, SQLite of an I/O error
+    return "no space left"
 
 
 @contextmanager
 def atomic(path: str | Path):
-    """Yield a temporary name beside `path` and rename it at the end: a reader never sees half a file, or folder.
+    """Yield a temporary name beside `path` and rename it at the end: a reader never
+    sees half a file, or folder.
 
-    A process that is killed leaves its temporary file behind; the next writer in that folder removes it.
+    A process that is killed leaves its temporary file behind; the next writer in that
+    folder removes it.
 
     Raises
     ------
@@ -371,17 +461,24 @@ def atomic(path: str | Path):
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed processes; one of another machine may be at work on it for a day."""
+    """Remove the temporary files of killed processes; one of another machine may be at
+    work on it for a day.
+    """
     for path in folder.glob(".*.tmp"):
         if found := LEFTOVER.fullmatch(path.name):
             with suppress(OSError):  # another process may have been faster
-                here, old = found["host"] == HOST, time.time() - path.lstat().st_mtime > 86_400
+                here, old = (
+                    found["host"] == HOST,
+                    time.time() - path.lstat().st_mtime > 86_400,
+                )
                 if (here and not is_alive(int(found["pid"]))) or (not here and old):
                     _remove(path)
 
 
 def is_alive(pid: int) -> bool:
-    """Is a process of this number at work here? Where that cannot be asked, it may be."""
+    """Is a process of this number at work here? Where that cannot be asked,
+    it may be.
+    """
     if os.name != "posix":
         return True
     try:
@@ -401,9 +498,11 @@ def _remove(path: Path) -> None:
 
 
 def keep(course: Course, path: Path, mirror: bool = False) -> None:
-    """Copy a file or folder of the local disk to the home: a safe point. Nothing to do where both are one.
+    """Copy a file or folder of the local disk to the home: a safe point. Nothing to do
+    where both are one.
 
-    Where the home cannot take it (Drive full, or gone), says so and goes on: the next safe point copies it again.
+    Where the home cannot take it (Drive full, or gone), says so and goes on: the next
+    safe point copies it again.
 
     mirror : bool
         Also remove from the folder in the home what the local one no longer has.
@@ -412,7 +511,11 @@ def keep(course: Course, path: Path, mirror: bool = False) -> None:
     if course.home == course.local:
         return
     try:
-        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        files = (
+            [file for file in path.rglob("*") if file.is_file()]
+            if path.is_dir()
+            else [path]
+        )
         files = [file for file in files if not LEFTOVER.fullmatch(file.name)]
         for file in files:
             with atomic(kept / file.relative_to(path)) as temporary:
@@ -421,12 +524,16 @@ def keep(course: Course, path: Path, mirror: bool = False) -> None:
             if file.is_file() and path / file.relative_to(kept) not in files:
                 file.unlink()
     except (CourseError, OSError) as error:
-        print(f"\nNot on Drive yet ({error.__cause__ or error}): the work goes on, kept on this machine in {path}. "
-              "Make room on Drive or mount it again before the session ends; the next safe point copies it.")
+        print(
+            f"\nNot on Drive yet ({error.__cause__ or error}): the work goes on, kept"
+            f" on this machine in {path}. Make room on Drive or mount it again before"
+            " the session ends; the next safe point copies it."
+        )
 
 
 def fetch(course: Course, path: Path) -> None:
-    """Bring back what `keep` stored, when the local disk has lost it (a new runtime); whole, or not at all.
+    """Bring back what `keep` stored, when the local disk has lost it (a new runtime);
+    whole, or not at all.
 
     Raises
     ------
@@ -437,18 +544,27 @@ def fetch(course: Course, path: Path) -> None:
     if path.exists() or not kept.exists():
         return
     try:
-        with atomic(path) as temporary:  # half a copy would pass for the whole, and `keep` would store it over that
+        # half a copy would pass for the whole, and `keep` would store it over that
+        with atomic(path) as temporary:
             if kept.is_dir():
-                shutil.copytree(kept, temporary, ignore=lambda _, names: [n for n in names if LEFTOVER.fullmatch(n)])
+                shutil.copytree(
+                    kept,
+                    temporary,
+                    ignore=lambda _, names: [n for n in names if LEFTOVER.fullmatch(n)],
+                )
             else:
                 shutil.copy(kept, temporary)
     except CourseError as error:
-        raise CourseError(f"{kept} could not be brought back ({_why_not_written(error.__cause__)}): mount Drive again "
-                          "or free some space here, then run the cell again.") from error  # fmt: skip
+        raise CourseError(
+            f"{kept} could not be brought back ({_why_not_written(error.__cause__)}):"
+            " mount Drive again or free some space here, then run the cell again."
+        ) from error
 
 
 def read_json(path: Path, precious: bool = False) -> dict:
-    """Content of a JSON file of ours, an object; {} when it is missing, or damaged and not precious."""
+    """Content of a JSON file of ours, an object; {} when it is missing, or damaged and
+    not precious.
+    """
     if not path.exists():
         return {}
     try:
@@ -464,20 +580,29 @@ def read_json(path: Path, precious: bool = False) -> dict:
 
 def _damaged(path: Path) -> CourseError:
     """The error of a file that the notebooks wrote and can write again."""
-    return CourseError(f"{path} is damaged: move it away, then run the notebooks again from theme 1 (finished "
-                       "trainings load).")  # fmt: skip
+    return CourseError(
+        f"{path} is damaged: move it away, then run the notebooks again from theme 1"
+        " (finished trainings load)."
+    )
 
 
 def write_json(path: str | Path, values) -> Path:
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(_finite(values), indent=1, allow_nan=False) + "\n")
+        temporary.write_text(
+            json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
+        )
     return Path(path)
 
 
 def _finite(values):
-    """Values as JSON knows them: no NumPy, and null for NaN and infinity, which other readers than Python refuse."""
+    """Values as JSON knows them: no NumPy, and null for NaN and infinity, which other
+    readers than Python refuse.
+    """
     if isinstance(values, dict):
-        return {str(_plain(key)) if not isinstance(key, str) else key: _finite(value) for key, value in values.items()}
+        return {
+            str(_plain(key)) if not isinstance(key, str) else key: _finite(value)
+            for key, value in values.items()
+        }
     if isinstance(values, (list, tuple)):
         return [_finite(value) for value in values]
     if values is None or isinstance(values, (str, bool, int)):
@@ -496,8 +621,16 @@ def _plain(value):
     return str(value)
 
 
-def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=None, seed=42, drive=False,
-          home=None) -> Course:  # fmt: skip
+def start(
+    theme,
+    dataset="pneumonia",
+    source="auto",
+    profile="auto",
+    image_size=None,
+    seed=42,
+    drive=False,
+    home=None,
+) -> Course:
     """Open the course for one theme: seeds, device, folders, dataset, prerequisites.
 
     Parameters
@@ -514,24 +647,35 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     drive : bool
         On Colab: keep the results on Google Drive, the pixels on the local disk.
     home : path, optional
-        Folder of all artefacts; COURSE_HOME, else the kit's folder when None. With `drive` a folder below MyDrive,
-        `dl-course` when None.
+        Folder of all artefacts; COURSE_HOME, else the kit's folder when None. With
+        `drive` a folder below MyDrive, `dl-course` when None.
 
     Raises
     ------
     CourseError
-        Unknown names, size below 32, a home that holds another story, a missing earlier theme, no access to Drive.
+        Unknown names, size below 32, a home that holds another story, a missing earlier
+        theme, no access to Drive.
     """
     _check_versions()
     if dataset not in DATASETS:
-        raise CourseError(f"DATASET={dataset!r} is unknown: choose one of {', '.join(DATASETS)}.")
+        raise CourseError(
+            f"DATASET={dataset!r} is unknown: choose one of {', '.join(DATASETS)}."
+        )
     if profile not in (*PROFILES, "auto"):
-        raise CourseError(f"PROFILE={profile!r} is unknown: choose auto, {', '.join(PROFILES)}.")
-    if image_size is not None and not (type(image_size) is int and 32 <= image_size <= MAX_IMAGE_SIZE):
-        raise CourseError(f"IMAGE_SIZE={image_size!r} cannot be: give a whole number from 32 (the networks halve the "
-                          f"picture again and again) to {MAX_IMAGE_SIZE}.")  # fmt: skip
+        raise CourseError(
+            f"PROFILE={profile!r} is unknown: choose auto, {', '.join(PROFILES)}."
+        )
+    if image_size is not None and not (
+        type(image_size) is int and 32 <= image_size <= MAX_IMAGE_SIZE
+    ):
+        raise CourseError(
+            f"IMAGE_SIZE={image_size!r} cannot be: give a whole number from 32 (the"
+            f" networks halve the picture again and again) to {MAX_IMAGE_SIZE}."
+        )
     if type(seed) is not int or not 0 <= seed < 2**32:
-        raise CourseError(f"SEED={seed!r} cannot be: give a whole number from 0 to {2**32 - 1}.")
+        raise CourseError(
+            f"SEED={seed!r} cannot be: give a whole number from 0 to {2**32 - 1}."
+        )
     set_seed(seed)
     home, local = _folders(home or os.environ.get("COURSE_HOME") or None, drive)
     story = _story(home, dataset, source, profile, image_size, seed)
@@ -539,18 +683,44 @@ def start(theme, dataset="pneumonia", source="auto", profile="auto", image_size=
     needed, notebook = PREREQUISITES.get(theme, ("course.json", ""))
     needed = home / needed.format(dataset=dataset)
     if notebook and not needed.exists():
-        colab = "; on Colab each notebook has its own machine: set DRIVE = True in both" if on_colab() else ""
-        raise CourseError(f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same HOME{colab}).")
-    origin, root, why = acquire(dataset, story["source"], local / "data" / "raw", chosen.sample_images, seed)
+        colab = (
+            "; on Colab each notebook has its own machine: set DRIVE = True in both"
+            if on_colab()
+            else ""
+        )
+        raise CourseError(
+            f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same"
+            f" HOME{colab})."
+        )
+    origin, root, why = acquire(
+        dataset, story["source"], local / "data" / "raw", chosen.sample_images, seed
+    )
     story["source"] = origin
-    if origin == "sample" and (why := why or read_json(home / "course.json").get("why_sample", "")):
+    if origin == "sample" and (
+        why := why or read_json(home / "course.json").get("why_sample", "")
+    ):
         story["why_sample"] = why
     write_json(home / "course.json", story)
-    course = Course(theme, dataset, origin, chosen, story["image_size"], seed, home, local, root, best_device(),
-                    sample=origin == "sample")  # fmt: skip
+    course = Course(
+        theme,
+        dataset,
+        origin,
+        chosen,
+        story["image_size"],
+        seed,
+        home,
+        local,
+        root,
+        best_device(),
+        sample=origin == "sample",
+    )
     with atomic(course.exports / "environment.txt") as temporary:
         environment().to_string(temporary)
-    record(course, "meta", story | {"hardware": hardware(), "environment": environment().to_dict()})
+    record(
+        course,
+        "meta",
+        story | {"hardware": hardware(), "environment": environment().to_dict()},
+    )
     _greet(course, why)
     print(*stale(course), sep="\n", end="")
     return course
@@ -560,8 +730,9 @@ def _check_versions() -> None:
     found = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if sys.version_info < (3, 11) or found < (2, 6):
         raise CourseError(
-            f"Python {platform.python_version()} with torch {torch.__version__} is too old: the course needs "
-            "Python 3.11 and torch 2.6 or newer (on Colab: Runtime > Change runtime type > Latest)."
+            f"Python {platform.python_version()} with torch {torch.__version__} is too"
+            " old: the course needs Python 3.11 and torch 2.6 or newer (on Colab:"
+            " Runtime > Change runtime type > Latest)."
         )
 
 
@@ -579,26 +750,34 @@ def _mount_drive() -> Path:
     try:
         from google.colab import drive as google_drive
     except ImportError as error:
-        raise CourseError("DRIVE=True works on Google Colab only: set DRIVE=False and give a HOME.") from error
+        raise CourseError(
+            "DRIVE=True works on Google Colab only: set DRIVE=False and give a HOME."
+        ) from error
     folder = COLAB / "drive" / "MyDrive"
     try:
         google_drive.mount(str(COLAB / "drive"))
         os.listdir(folder)  # a mount that has died still has its folder
     except Exception as error:  # Colab's own errors, which exist only there
-        raise CourseError(f"Google Drive was not opened ({error}): run this cell again and allow the access that Colab "
-                          "asks for, or set DRIVE=False to keep the results on this machine, as long as its session "
-                          "lasts.") from error  # fmt: skip
+        raise CourseError(
+            f"Google Drive was not opened ({error}): run this cell again and allow the"
+            " access that Colab asks for, or set DRIVE=False to keep the results on"
+            " this machine, as long as its session lasts."
+        ) from error
     return folder
 
 
 def _folders(home, drive) -> tuple[Path, Path]:
-    """Folder of results and folder of pixels and running files; two different ones only with Drive."""
+    """Folder of results and folder of pixels and running files; two different ones only
+    with Drive.
+    """
     if drive:
         mine = _mount_drive()
         home = mine / (home or "dl-course")
         if not home.is_relative_to(COLAB / "drive"):
-            raise CourseError(f"HOME={home} is not on Google Drive, but DRIVE=True: give a folder below {mine}, or set "
-                              "DRIVE=False.")  # fmt: skip
+            raise CourseError(
+                f"HOME={home} is not on Google Drive, but DRIVE=True: give a folder"
+                f" below {mine}, or set DRIVE=False."
+            )
         local = COLAB / "dl-course-local" / home.relative_to(COLAB / "drive")
     else:
         home = local = Path(home or KIT).expanduser().resolve()
@@ -607,22 +786,39 @@ def _folders(home, drive) -> tuple[Path, Path]:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror
-            raise CourseError(f"HOME={folder} cannot be made ({reason}): choose a folder of your own.") from error
+            raise CourseError(
+                f"HOME={folder} cannot be made ({reason}): choose a folder of your own."
+            ) from error
         if not os.access(folder, os.W_OK):
-            raise CourseError(f"HOME={folder} is not writable: choose another folder with HOME or --home.")
+            raise CourseError(
+                f"HOME={folder} is not writable: choose another folder with HOME or"
+                " --home."
+            )
     return home, local
 
 
 def _is_story(values: dict) -> bool:
-    """Whether course.json says everything that it must, in values that `start` takes."""
-    names = all(isinstance(values.get(key), str) for key in ("dataset", "source", "profile"))
+    """Whether course.json says everything that it must, in values
+    that `start` takes.
+    """
+    names = all(
+        isinstance(values.get(key), str) for key in ("dataset", "source", "profile")
+    )
     numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
-    return (names and numbers and values["dataset"] in DATASETS and values["profile"] in PROFILES
-            and 32 <= values["image_size"] <= MAX_IMAGE_SIZE and 0 <= values["seed"] < 2**32)  # fmt: skip
+    return (
+        names
+        and numbers
+        and values["dataset"] in DATASETS
+        and values["profile"] in PROFILES
+        and 32 <= values["image_size"] <= MAX_IMAGE_SIZE
+        and 0 <= values["seed"] < 2**32
+    )
 
 
 def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
-    """What this home holds, checked against what was asked; `auto` takes what is there."""
+    """What this home holds, checked against what was asked; `auto` takes
+    what is there.
+    """
     path, asked_source = home / "course.json", str(source)
     if asked_source not in ("auto", "kaggle", "sample"):
         asked_source = str(Path(asked_source).expanduser().resolve())
@@ -630,68 +826,122 @@ def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
     if path.exists() and not _is_story(known):
         raise _damaged(path)
     if profile == "auto":
-        profile = known.get("profile") or ("full" if torch.cuda.is_available() else "quick")
+        profile = known.get("profile") or (
+            "full" if torch.cuda.is_available() else "quick"
+        )
     if image_size is None:
         same = known.get("profile") == profile
         image_size = known["image_size"] if same else PROFILES[profile].image_size
     if asked_source == "auto":
         asked_source = known.get("source", "auto")
-    story = {"dataset": dataset, "source": asked_source, "profile": profile, "image_size": image_size, "seed": seed}
-    different = [f"{key} {known[key]!r} (asked: {story[key]!r})" for key in story if known and known[key] != story[key]]
+    story = {
+        "dataset": dataset,
+        "source": asked_source,
+        "profile": profile,
+        "image_size": image_size,
+        "seed": seed,
+    }
+    different = [
+        f"{key} {known[key]!r} (asked: {story[key]!r})"
+        for key in story
+        if known and known[key] != story[key]
+    ]
     if different:
         raise CourseError(
-            f"{home} already holds another story: {', '.join(different)}. One home holds one story: "
-            "choose another folder with HOME (or --home), or ask for what it holds."
+            f"{home} already holds another story: {', '.join(different)}. One home"
+            " holds one story: choose another folder with HOME (or --home), or ask for"
+            " what it holds."
         )
     return story
 
 
 def _greet(course: Course, why_sample: str) -> None:
-    """The first screen: what runs where, and a banner when the images are drawn, with the reason."""
+    """The first screen: what runs where, and a banner when the images are drawn, with
+    the reason.
+    """
     precision = str(amp_dtype(course.device) or torch.float32).removeprefix("torch.")
-    print(f"Theme {course.theme} · {course.dataset} from {course.source} · profile {course.profile.name} at "
-          f"{course.image_size} px · seed {course.seed} · {hardware()} · {precision}")  # fmt: skip
-    print(f"Results in {course.home}" + (": run one notebook at a time" if course.home != course.local else ""))
+    print(
+        f"Theme {course.theme} · {course.dataset} from {course.source} · profile"
+        f" {course.profile.name} at {course.image_size} px · seed {course.seed} ·"
+        f" {hardware()} · {precision}"
+    )
+    print(
+        f"Results in {course.home}"
+        + (": run one notebook at a time" if course.home != course.local else "")
+    )
     print(_gpu_advice(course))
     if course.sample:
         lines = [f"SAMPLE DATA · {sample_data.DISCLAIMER}"]
         if why_sample:
-            lines += [f"Why: {why_sample}.", "For the real images choose another HOME with SOURCE='kaggle' in theme 1."]
+            lines += [
+                f"Why: {why_sample}.",
+                (
+                    "For the real images choose another HOME with SOURCE='kaggle' in"
+                    " theme 1."
+                ),
+            ]
         bar, text = "=" * 100, [textwrap.fill(line, 96) for line in lines]
         print(bar, textwrap.indent("\n".join(text), "  "), bar, sep="\n")
 
 
 def _gpu_advice(course: Course) -> str:
-    """Whether there is a GPU, how to switch it on on Colab, and what another one than the course's T4 changes."""
+    """Whether there is a GPU, how to switch it on on Colab, and what another one than
+    the course's T4 changes.
+    """
     profile = course.profile.name
     if course.device.type == "cuda":
         name = torch.cuda.get_device_name()
-        other = "" if "T4" in name.split() else ", not the T4 that the course's times are for: yours will differ"
-        held = "" if profile == "full" else f" This home holds profile {profile}: for full choose another HOME."
+        other = (
+            ""
+            if "T4" in name.split()
+            else ", not the T4 that the course's times are for: yours will differ"
+        )
+        held = (
+            ""
+            if profile == "full"
+            else f" This home holds profile {profile}: for full choose another HOME."
+        )
         return f"GPU: {name}{other}.{held}"
     hours = ", which takes hours" if profile == "full" else ""
-    switch = (" Switch one on: Runtime > Change runtime type > T4 GPU (Exécution > Modifier le type d'exécution > "
-              "GPU T4), then run from the first cell.") if on_colab() else ""  # fmt: skip
+    switch = (
+        " Switch one on: Runtime > Change runtime type > T4 GPU (Exécution > Modifier"
+        " le type d'exécution > GPU T4), then run from the first cell."
+        if on_colab()
+        else ""
+    )
     return f"No GPU: profile {profile} on the CPU{hours}.{switch}"
 
 
 def record(course: Course, section: str, values: dict) -> None:
-    """Merge `values` into one section of exports/results.json, the one record of the course.
+    """Merge `values` into one section of exports/results.json, the one record of the
+    course.
 
-    `headline` takes only the keys of HEADLINE_TAGS, as fractions, and stores the tag that graders compare by.
-    """
+    `headline` takes only the keys of HEADLINE_TAGS, as fractions, and stores the tag
+    that graders compare by."""
     path = course.exports / "results.json"
-    unknown = [key for key in values if section == "headline" and key not in HEADLINE_TAGS]
+    unknown = [
+        key for key in values if section == "headline" and key not in HEADLINE_TAGS
+    ]
     if unknown:
-        raise CourseError(f"{', '.join(unknown)}: not a headline figure; record it under your own section.")
-    with alone(course, "results", quiet=True):  # another notebook may record at this moment
+        raise CourseError(
+            f"{', '.join(unknown)}: not a headline figure; record it under your own"
+            " section."
+        )
+    # another notebook may record at this moment
+    with alone(course, "results", quiet=True):
         results = _results(course)
-        results[section] = results.get(section, {}) | values | ({} if section == "headline" else {"recorded": _now()})
+        results[section] = (
+            results.get(section, {})
+            | values
+            | ({} if section == "headline" else {"recorded": _now()})
+        )
         write_json(path, results | {"schema": SCHEMA, "tags": HEADLINE_TAGS})
 
 
 def _results(course: Course) -> dict:
-    """The record as far as it goes; {} before the first theme. Never one of another shape, which would be mixed in."""
+    """The record as far as it goes; {} before the first theme. Never one of another
+    shape, which would be mixed in.
+    """
     path = course.exports / "results.json"
     results = read_json(path, precious=True)
     if results and results.get("schema") != SCHEMA:
@@ -702,21 +952,33 @@ def _results(course: Course) -> dict:
 
 
 def _other_schema(path: Path, results: dict) -> CourseError:
-    return CourseError(f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}: read it with "
-                       "the version of the kit that wrote it, or run the notebooks again from theme 1, with another "
-                       "HOME.")  # fmt: skip
+    return CourseError(
+        f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}:"
+        " read it with the version of the kit that wrote it, or run the notebooks"
+        " again from theme 1, with another HOME."
+    )
 
 
 def _is_record(results: dict) -> bool:
-    """Whether every section is one, and the criteria are rows that a table can show; a student's notes may be there."""
+    """Whether every section is one, and the criteria are rows that a table can show; a
+    student's notes may be there.
+    """
     ours = re.compile(r"theme[1-8]|meta|headline|tags|criteria")
     sections = {name: part for name, part in results.items() if ours.fullmatch(name)}
     if not all(isinstance(part, dict) for part in sections.values()):
         return False
-    parts = [rows for name, rows in sections.get("criteria", {}).items() if name != "recorded"]
+    parts = [
+        rows
+        for name, rows in sections.get("criteria", {}).items()
+        if name != "recorded"
+    ]
     return all(isinstance(rows, list) for rows in parts) and all(
-        isinstance(row, dict) and {"name", "value", "target", "passed"} <= row.keys() and type(row["passed"]) is bool
-        for rows in parts for row in rows)  # fmt: skip
+        isinstance(row, dict)
+        and {"name", "value", "target", "passed"} <= row.keys()
+        and type(row["passed"]) is bool
+        for rows in parts
+        for row in rows
+    )
 
 
 def read_record(home: str | Path) -> dict:
@@ -729,17 +991,25 @@ def read_record(home: str | Path) -> dict:
     """
     path = Path(home) / "exports" / "results.json"
     if not path.exists():
-        raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first (with the same HOME).")
+        raise CourseError(
+            f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first (with"
+            " the same HOME)."
+        )
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         says = "it is nested too deep" if isinstance(error, RecursionError) else error
-        raise CourseError(f"{path} is damaged ({says}): restore it from a backup, or move it away and run the "
-                          "notebooks again from theme 1 (finished trainings load).") from error  # fmt: skip
+        raise CourseError(
+            f"{path} is damaged ({says}): restore it from a backup, or move it away and"
+            " run the notebooks again from theme 1 (finished trainings load)."
+        ) from error
     if isinstance(results, dict) and results.get("schema") != SCHEMA:
         raise _other_schema(path, results)
     if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
-        raise CourseError(f"{path} is not a record of this course: run the notebooks again from theme 1.")
+        raise CourseError(
+            f"{path} is not a record of this course: run the notebooks again from"
+            " theme 1."
+        )
     return results
 
 
@@ -748,12 +1018,20 @@ def _now() -> str:
 
 
 def inputs(course: Course, *paths: Path) -> dict[str, str]:
-    """Hashes of the files that a theme read, by path below the home: a later change of one makes its section stale."""
-    return {path.relative_to(course.home).as_posix(): _checksum(path)[:16] for path in paths if path.exists()}
+    """Hashes of the files that a theme read, by path below the home: a later change of
+    one makes its section stale.
+    """
+    return {
+        path.relative_to(course.home).as_posix(): _checksum(path)[:16]
+        for path in paths
+        if path.exists()
+    }
 
 
 def stale(course: Course) -> list[str]:
-    """What in the record was measured on files that have changed or gone since, one sentence each."""
+    """What in the record was measured on files that have changed or gone since, one
+    sentence each.
+    """
     return stale_sections(course.home, _results(course))
 
 
@@ -764,12 +1042,17 @@ def stale_sections(home: Path, results: dict) -> list[str]:
         named = values.get("inputs") if isinstance(values, dict) else None
         for name, digest in named.items() if isinstance(named, dict) else ():
             if _digest_below(home, name) != digest:
-                found.append(f"{section} is stale: {name} has changed since it ran. Run {section} again.")
+                found.append(
+                    f"{section} is stale: {name} has changed since it ran. Run"
+                    f" {section} again."
+                )
     return found
 
 
 def _digest_below(home: Path, name: str) -> str | None:
-    """Hash of a file that a record names; None where it has gone, or never was a file of this home."""
+    """Hash of a file that a record names; None where it has gone, or never was a file
+    of this home.
+    """
     try:
         path = home / name
         return _checksum(path)[:16] if path.is_file() else None
@@ -778,37 +1061,68 @@ def _digest_below(home: Path, name: str) -> str | None:
 
 
 def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
-    """Compare measured values with the targets of the course's checklist, show and record the outcome.
+    """Compare measured values with the targets of the course's checklist, show and
+    record the outcome.
 
     Parameters
     ----------
     criteria : tuples (name, value, comparison, target)
         `comparison` is one of ">", ">=", "<", "<=", "==".
     """
-    compare = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq}
+    compare = {
+        ">": operator.gt,
+        ">=": operator.ge,
+        "<": operator.lt,
+        "<=": operator.le,
+        "==": operator.eq,
+    }
     rows = [
-        {"name": name, "value": value, "target": f"{sign} {target:.4g}" if isinstance(target, float) else
-         f"{sign} {target}", "passed": bool(compare[sign](value, target))}
+        {
+            "name": name,
+            "value": value,
+            "target": (
+                f"{sign} {target:.4g}"
+                if isinstance(target, float)
+                else f"{sign} {target}"
+            ),
+            "passed": bool(compare[sign](value, target)),
+        }
         for name, value, sign, target in criteria
     ]
     record(course, "criteria", {f"theme{course.theme}": rows})
     passed = sum(row["passed"] for row in rows)
     print(f"Theme {course.theme}: {passed} of {len(rows)} criteria met.")
-    return pd.DataFrame(rows).assign(value=[f"{v:.4g}" if isinstance(v, float) else str(v) for _, v, _, _ in criteria])
+    return pd.DataFrame(rows).assign(
+        value=[
+            f"{v:.4g}" if isinstance(v, float) else str(v) for _, v, _, _ in criteria
+        ]
+    )
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # One idea of a run: finished work loads, interrupted training resumes, new work runs
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def code_of(*objects) -> str:
-    """Source of functions, classes and networks, less comments and docstrings: what a result depends on."""
+    """Source of functions, classes and networks, less comments and docstrings: what a
+    result depends on.
+    """
     parts = []
     for thing in objects:
         if isinstance(thing, nn.Module):
-            own = {type(m) for m in thing.modules() if not type(m).__module__.startswith("torch.")}
-            parts += [repr(thing), *(code_of(kind) for kind in sorted(own, key=lambda kind: kind.__qualname__))]
+            own = {
+                type(m)
+                for m in thing.modules()
+                if not type(m).__module__.startswith("torch.")
+            }
+            parts += [
+                repr(thing),
+                *(
+                    code_of(kind)
+                    for kind in sorted(own, key=lambda kind: kind.__qualname__)
+                ),
+            ]
         else:
             parts.append(_code_of(thing))
     return "\n".join(parts)
@@ -818,41 +1132,60 @@ def code_of(*objects) -> str:
 def _code_of(thing) -> str:
     try:
         source = inspect.getsource(thing)
-    except (OSError, TypeError):  # of a class written in a notebook, Python finds the methods only
+    except (OSError, TypeError):
+        # of a class written in a notebook, Python finds the methods only
         if inspect.isfunction(thing):
-            return repr((thing.__code__.co_code, thing.__code__.co_consts, thing.__code__.co_names))
+            return repr(
+                (
+                    thing.__code__.co_code,
+                    thing.__code__.co_consts,
+                    thing.__code__.co_names,
+                )
+            )
         if isinstance(thing, partial):
             return f"{code_of(thing.func)} {thing.args} {thing.keywords}"
         if not inspect.isclass(thing):  # written in C, like a method of NumPy
             return f"{type(thing).__name__} {getattr(thing, '__qualname__', thing)}"
-        return "\n".join(_code_of(method) for method in vars(thing).values() if inspect.isfunction(method))
+        return "\n".join(
+            _code_of(method)
+            for method in vars(thing).values()
+            if inspect.isfunction(method)
+        )
     tree = ast.parse(textwrap.dedent(source))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+            if isinstance(body[0].value, ast.Constant) and isinstance(
+                body[0].value.value, str
+            ):
                 node.body = body[1:] or [ast.Pass()]
     return ast.dump(tree)
 
 
 def identity(*parts) -> str:
     """Short hash of code, arguments, data and seed: the same work has the same name."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, default=_plain).encode()
+    ).hexdigest()[:12]
 
 
 @contextmanager
 def alone(course: Course, name: str, quiet: bool = False):
-    """Let one process at a time do the work of that name in a home: the others wait, and then find it done.
+    """Let one process at a time do the work of that name in a home: the others wait,
+    and then find it done.
 
-    The lock goes with the process that holds it: after a kill, the file that is left keeps nobody out.
-    """
-    with locked(course.local / "runs" / ".locks" / f"{name}.lock", "" if quiet else name):
+    The lock goes with the process that holds it: after a kill, the file that is left
+    keeps nobody out."""
+    with locked(
+        course.local / "runs" / ".locks" / f"{name}.lock", "" if quiet else name
+    ):
         yield
 
 
 @contextmanager
 def locked(path: Path, name: str = ""):
-    """Hold the lock file `path`, waiting for another process that has it; with a name, say so.
+    """Hold the lock file `path`, waiting for another process that has it; with a name,
+    say so.
 
     Raises
     ------
@@ -867,7 +1200,10 @@ def locked(path: Path, name: str = ""):
             lock.acquire(timeout=0)
         except Timeout:
             if name:
-                print(f"{name}: another notebook is at work on this; waiting for its result")
+                print(
+                    f"{name}: another notebook is at work on this; waiting for its"
+                    " result"
+                )
             lock.acquire()
     try:
         yield
@@ -876,19 +1212,26 @@ def locked(path: Path, name: str = ""):
 
 
 def once(course: Course, name: str, work, *arguments, depends=(), again: bool = False):
-    """Run `work(*arguments)` once; later calls load its result at once and say when and where it was measured.
+    """Run `work(*arguments)` once; later calls load its result at once and say when and
+    where it was measured.
 
     Parameters
     ----------
     work : callable
         Returns values that JSON can hold. Its code is part of the identity.
     depends : sequence
-        Whatever else the result depends on: functions, networks, numbers, the key of the data.
+        Whatever else the result depends on: functions, networks, numbers, the key of
+        the data.
     again : bool
         Run it even if a result is stored, and replace that: a benchmark on another day.
     """
-    code = [code_of(part) if callable(part) or isinstance(part, nn.Module) else part for part in (work, *depends)]
-    path = course.runs / f"{name}-{identity(code, arguments, course.seed)}" / "result.json"
+    code = [
+        code_of(part) if callable(part) or isinstance(part, nn.Module) else part
+        for part in (work, *depends)
+    ]
+    path = (
+        course.runs / f"{name}-{identity(code, arguments, course.seed)}" / "result.json"
+    )
     with alone(course, path.parent.name):
         stored = read_json(path)
         if {"date", "hardware", "result"} <= stored.keys() and not again:
@@ -899,32 +1242,48 @@ def once(course: Course, name: str, work, *arguments, depends=(), again: bool = 
         return json.loads(path.read_text())["result"]
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # One look for all figures
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
-# Okabe and Ito (2008): told apart with every common colour blindness. In grey print they are not: figures change the
-# line, the marker or the hatch as well.
+# Okabe and Ito (2008): told apart with every common colour blindness. In grey print
+# they are not: figures change the line, the marker or the hatch as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def style() -> None:
     """Set the one style of the course: readable on a projector and in grey print.
 
-    A legend that has to lie on a curve covers it with a white, slightly transparent ground, so that both stay readable.
-    """
+    A legend that has to lie on a curve covers it with a white, slightly transparent
+    ground, so that both stay readable."""
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({
-        "axes.prop_cycle": plt.cycler(color=COLOURS), "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
-        "axes.spines.right": False, "font.size": 12, "axes.titlesize": 13, "lines.linewidth": 1.8, "figure.dpi": 100,
-        "savefig.dpi": 150, "figure.constrained_layout.use": True, "legend.frameon": True, "legend.framealpha": 0.7,
-        "legend.edgecolor": "white", "legend.fancybox": False, "image.cmap": "gray",
-    })  # fmt: skip
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": plt.cycler(color=COLOURS),
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 12,
+            "axes.titlesize": 13,
+            "lines.linewidth": 1.8,
+            "figure.dpi": 100,
+            "savefig.dpi": 150,
+            "figure.constrained_layout.use": True,
+            "legend.frameon": True,
+            "legend.framealpha": 0.7,
+            "legend.edgecolor": "white",
+            "legend.fancybox": False,
+            "image.cmap": "gray",
+        }
+    )
 
 
 def save_figure(course: Course, figure, name: str) -> Path:
-    """Store a figure as exports/figures/themeN_<name>.png, where the report looks for it."""
+    """Store a figure as exports/figures/themeN_<name>.png, where the report looks for
+    it.
+    """
     path = course.exports / "figures" / f"theme{course.theme}_{name}.png"
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -932,15 +1291,21 @@ def save_figure(course: Course, figure, name: str) -> Path:
 
 
 def save_table(course: Course, table: pd.DataFrame, name: str) -> Path:
-    """Store a table as exports/tables/themeN_<name>.csv, where the report looks for it; the index is a column."""
+    """Store a table as exports/tables/themeN_<name>.csv, where the report looks for it;
+    the index is a column.
+    """
     path = course.exports / "tables" / f"theme{course.theme}_{name}.csv"
     with atomic(path) as temporary:
         table.to_csv(temporary)
     return path
 
 
-def save_predictions(course: Course, name: str, probabilities: np.ndarray, labels: np.ndarray) -> Path:
-    """Store probabilities (N, K) and labels (N,) as exports/predictions/<name>.npz, for paired comparisons later."""
+def save_predictions(
+    course: Course, name: str, probabilities: np.ndarray, labels: np.ndarray
+) -> Path:
+    """Store probabilities (N, K) and labels (N,) as exports/predictions/<name>.npz, for
+    paired comparisons later.
+    """
     path = course.exports / "predictions" / f"{name}.npz"
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, probabilities=probabilities, labels=labels)
@@ -948,7 +1313,9 @@ def save_predictions(course: Course, name: str, probabilities: np.ndarray, label
 
 
 def show_tensorboard(folder: Path) -> None:
-    """Open TensorBoard below the cell on Colab; elsewhere print the command that starts it."""
+    """Open TensorBoard below the cell on Colab; elsewhere print the command that starts
+    it.
+    """
     if on_colab():
         from tensorboard import notebook
 
@@ -970,8 +1337,12 @@ def image_grid(images, titles, columns: int = 8, title: str = ""):
 
     style()
     rows = max(1, math.ceil(len(images) / columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns, 1.9 * rows), squeeze=False)
-    longest = max((len(line) for text in titles for line in str(text).splitlines()), default=0)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.6 * columns, 1.9 * rows), squeeze=False
+    )
+    longest = max(
+        (len(line) for text in titles for line in str(text).splitlines()), default=0
+    )
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, text in zip(axes.flat, images, titles, strict=False):
@@ -979,60 +1350,102 @@ def image_grid(images, titles, columns: int = 8, title: str = ""):
         if image.ndim == 3 and image.shape[0] in (1, 3):
             image = image.transpose(1, 2, 0).squeeze()
         axis.imshow(image, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
-        axis.set_title(text, fontsize=10 if longest <= 18 else 8)  # as large as neighbours leave room for
+        # as large as neighbours leave room for
+        axis.set_title(text, fontsize=10 if longest <= 18 else 8)
     figure.suptitle(title)
     return figure
 
 
-# ======================================================================================================
+# ======================================================================================
 # 2 · DATA: from folders of files to batches on the device (theme 1)
-# ======================================================================================================
+# ======================================================================================
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-POOLS = {"train": 0.70, "val": 0.12, "production": 0.06, "adapt": 0.04, "gate": 0.08}  # of what is not test
+# of what is not test
+POOLS = {"train": 0.70, "val": 0.12, "production": 0.06, "adapt": 0.04, "gate": 0.08}
 # Flags that keep an image out of every pool; the others are only reported.
-EXCLUDING = ("unreadable", "animated", "blank", "exact_duplicate", "conflicting_label", "unknown_subtype",
-             "leak_into_test")  # fmt: skip
+EXCLUDING = (
+    "unreadable",
+    "animated",
+    "blank",
+    "exact_duplicate",
+    "conflicting_label",
+    "unknown_subtype",
+    "leak_into_test",
+)
 
 
-def acquire(dataset: str, source: str, raw: Path, sample_images: int, seed: int) -> tuple[str, Path, str]:
-    """Find, download or draw a dataset: where it came from, its folder, and why `auto` drew it ("" where it did not).
+def acquire(
+    dataset: str, source: str, raw: Path, sample_images: int, seed: int
+) -> tuple[str, Path, str]:
+    """Find, download or draw a dataset: where it came from, its folder, and why `auto`
+    drew it ("" where it did not).
 
     Raises
     ------
     CourseError
-        The folder given holds no such dataset, the place holds other images, or, for "kaggle", whatever kept the
-        download from being whole (`tools/download.py` has the list). What was there before is untouched.
+        The folder given holds no such dataset, the place holds other images, or, for
+        "kaggle", whatever kept the download from being whole (`tools/download.py` has
+        the list). What was there before is untouched.
     """
     folder, place = DATASETS[dataset].folder, raw / DATASETS[dataset].folder
     if source not in ("auto", "kaggle", "sample"):
         given = Path(source)
-        found = [path for path in (given / folder, given) if path.name == folder and path.is_dir()]
+        found = [
+            path
+            for path in (given / folder, given)
+            if path.name == folder and path.is_dir()
+        ]
         if not found:
-            held = sorted(path.name for path in given.iterdir())[:6] if given.is_dir() else "nothing: no such folder"
-            raise CourseError(f"{given} holds no folder {folder}/ (it holds {held}): give the folder above {folder}/.")
+            held = (
+                sorted(path.name for path in given.iterdir())[:6]
+                if given.is_dir()
+                else "nothing: no such folder"
+            )
+            raise CourseError(
+                f"{given} holds no folder {folder}/ (it holds {held}): give the folder"
+                f" above {folder}/."
+            )
         return source, found[0], ""
-    held = "sample" if (place / ".drawn.json").exists() else "kaggle" if place.is_dir() else None
+    held = (
+        "sample"
+        if (place / ".drawn.json").exists()
+        else "kaggle"
+        if place.is_dir()
+        else None
+    )
     if held and source not in ("auto", held):
         kind = "drawn" if held == "sample" else "real"
-        raise CourseError(f"{place} already holds {kind} images, not those of source {source!r}: choose another HOME, "
-                          f"or SOURCE={held!r}.")  # fmt: skip
+        raise CourseError(
+            f"{place} already holds {kind} images, not those of source {source!r}:"
+            f" choose another HOME, or SOURCE={held!r}."
+        )
     why = ""
     if not held and source != "sample":
         why = _download(DATASETS[dataset].kaggle, place, required=source == "kaggle")
         held = "sample" if why else "kaggle"
     if (held or source) == "sample":
-        draw = sample_data.draw_chest_xray if folder == "chest_xray" else sample_data.draw_solar_panels
-        with locked(raw / f".{folder}.lock", folder), clear_disk_errors(place, kept="Nothing half-drawn is left."):
+        draw = (
+            sample_data.draw_chest_xray
+            if folder == "chest_xray"
+            else sample_data.draw_solar_panels
+        )
+        with (
+            locked(raw / f".{folder}.lock", folder),
+            clear_disk_errors(place, kept="Nothing half-drawn is left."),
+        ):
             try:
-                draw(raw, images=sample_images, seed=seed)  # returns at once when they are there
+                # returns at once when they are there
+                draw(raw, images=sample_images, seed=seed)
             except FileExistsError as error:
                 raise CourseError(f"{error}.") from error
     return held or source, place, why
 
 
 def _download(reference: str, place: Path, required: bool) -> str:
-    """Bring a dataset from Kaggle; where it may fail, say what to do and return why it did."""
+    """Bring a dataset from Kaggle; where it may fail, say what to do and return why it
+    did.
+    """
     from tools import download
 
     try:
@@ -1046,7 +1459,8 @@ def _download(reference: str, place: Path, required: bool) -> str:
 
 
 def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """List the images of a dataset folder and repair its layout, saying what was repaired.
+    """List the images of a dataset folder and repair its layout, saying what was
+    repaired.
 
     Returns
     -------
@@ -1056,24 +1470,40 @@ def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         what, files, action: one row for each repair.
     """
     actions = {
-        "__MACOSX and ._ files": "ignored", "names that are no text": "ignored", "files that are no images": "ignored",
-        "images outside train/ and test/": "ignored", "second copy of an image": "ignored, first copy kept",
-        "second copy that differs": "ignored, first copy kept", "two images of one name": "both kept",
+        "__MACOSX and ._ files": "ignored",
+        "names that are no text": "ignored",
+        "files that are no images": "ignored",
+        "images outside train/ and test/": "ignored",
+        "second copy of an image": "ignored, first copy kept",
+        "second copy that differs": "ignored, first copy kept",
+        "two images of one name": "both kept",
         "images of the tiny val/ folder": "joined to train",
-    }  # fmt: skip
+    }
     repairs, kept = dict.fromkeys(actions, 0), {}
-    splits = ("train", "test", "val") if DATASETS[dataset].folder == "chest_xray" else ()
-    for path in sorted((p for p in root.rglob("*") if p.is_file()), key=lambda p: (len(p.parts), str(p))):
+    splits = (
+        ("train", "test", "val") if DATASETS[dataset].folder == "chest_xray" else ()
+    )
+    for path in sorted(
+        (p for p in root.rglob("*") if p.is_file()),
+        key=lambda p: (len(p.parts), str(p)),
+    ):
         relative = path.relative_to(root)
-        split, folder = path.parent.parent.name.lower() if splits else "", path.parent.name
+        split, folder = (
+            (path.parent.parent.name.lower() if splits else ""),
+            path.parent.name,
+        )
         key = split, folder, path.name
         if "__MACOSX" in relative.parts or path.name.startswith("._"):
             repairs["__MACOSX and ._ files"] += 1
-        elif re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(relative)):  # no table could hold them
+        elif re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(relative)):
+            # no table could hold them
             repairs["names that are no text"] += 1
         elif path.suffix.lower() not in IMAGE_SUFFIXES:
             # Our own notes in the folder are not the archive's fault.
-            repairs["files that are no images"] += path.name not in (".drawn.json", "classes.json")
+            repairs["files that are no images"] += path.name not in (
+                ".drawn.json",
+                "classes.json",
+            )
         elif splits and split not in splits:
             repairs["images outside train/ and test/"] += 1
         elif key not in kept:
@@ -1086,17 +1516,26 @@ def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         else:
             kept[(*key[:2], relative)] = relative
             repairs["two images of one name"] += 1
-    files = pd.DataFrame([{"path": r.as_posix(), "folder": f, "split": "train" if s == "val" else s}
-                          for (s, f, _), r in kept.items()], columns=["path", "folder", "split"])  # fmt: skip
-    table = pd.DataFrame({"what": repairs.keys(), "files": repairs.values(), "action": actions.values()})
-    return files.sort_values("path", ignore_index=True), table[table["files"] > 0].reset_index(drop=True)
+    files = pd.DataFrame(
+        [
+            {"path": r.as_posix(), "folder": f, "split": "train" if s == "val" else s}
+            for (s, f, _), r in kept.items()
+        ],
+        columns=["path", "folder", "split"],
+    )
+    table = pd.DataFrame(
+        {"what": repairs.keys(), "files": repairs.values(), "action": actions.values()}
+    )
+    return files.sort_values("path", ignore_index=True), table[
+        table["files"] > 0
+    ].reset_index(drop=True)
 
 
 def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
     """Add label, subtype and patient to the table of files.
 
-    The patient key of the X-rays is (subtype, person): `person1_bacteria_1` and `person1_virus_6` are two people.
-    """
+    The patient key of the X-rays is (subtype, person): `person1_bacteria_1` and
+    `person1_virus_6` are two people."""
     spec, own = DATASETS[dataset], root / "classes.json"
     mapping = _own_classes(own, spec) if own.exists() else spec.folders
     found = sorted(files["folder"].unique())
@@ -1104,20 +1543,30 @@ def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
     wanted = sorted(set(spec.folders.values()))
     if unknown and len(found) == 2:
         example = json.dumps(dict(zip(found, wanted, strict=True)))
-        raise CourseError(f"{root} has the class folders {found}, and which is which is unknown: "
-                          f"write {own} with, for example, {example}, then run again.")  # fmt: skip
+        raise CourseError(
+            f"{root} has the class folders {found}, and which is which is unknown: "
+            f"write {own} with, for example, {example}, then run again."
+        )
     label = files["folder"].str.lower().map(mapping)
     missing = [name for name in wanted if name not in set(label)]
     if missing:
-        raise CourseError(f"{root} has no images of class {', '.join(missing)} (class folders found: "
-                          f"{', '.join(found) or 'none'}): complete it, or delete the folder to fetch it again.")
+        raise CourseError(
+            f"{root} has no images of class {', '.join(missing)} (class folders found:"
+            f" {', '.join(found) or 'none'}): complete it, or delete the folder to"
+            " fetch it again."
+        )
     table = files.assign(label=label)[label.notna()].reset_index(drop=True)
     name = table["path"].str.split("/").str[-1]
     if spec.folder == "solar_panels":
         return table.assign(subtype=table["label"], patient=name)
     person = name.str.extract(r"(?i)^person(\d+)_(bacteria|virus)")
     normal = name.str.extract(r"(?i)^((?:normal\d*-)?im-\d+)")[0]
-    subtype = person[1].str.upper().where(table["label"] == "PNEUMONIA", "NORMAL").fillna("UNKNOWN")
+    subtype = (
+        person[1]
+        .str.upper()
+        .where(table["label"] == "PNEUMONIA", "NORMAL")
+        .fillna("UNKNOWN")
+    )
     patient = (subtype.str.lower() + "-" + person[0].fillna(normal)).fillna(name)
     if dataset == "pneumonia3":
         table["label"] = subtype
@@ -1125,63 +1574,98 @@ def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
 
 
 def _own_classes(path: Path, spec: Dataset) -> dict[str, str]:
-    """What classes.json says: the class of each folder, by its name in small letters."""
+    """What classes.json says: the class of each folder, by its name
+    in small letters.
+    """
     wanted, given = sorted(set(spec.folders.values())), read_json(path)
-    if not given or not all(isinstance(name, str) and name in wanted for name in given.values()):
-        example = json.dumps({f"folder {number}": name for number, name in enumerate(wanted, 1)})
-        raise CourseError(f"{path} must name a class for each folder, as {example} does: correct it, then run again.")
+    if not given or not all(
+        isinstance(name, str) and name in wanted for name in given.values()
+    ):
+        example = json.dumps(
+            {f"folder {number}": name for number, name in enumerate(wanted, 1)}
+        )
+        raise CourseError(
+            f"{path} must name a class for each folder, as {example} does: correct it,"
+            " then run again."
+        )
     return {folder.lower(): name for folder, name in given.items()}
 
 
-MAX_PIXELS = 64_000_000  # of one file: more than any scanner or satellite tile here, less than fills the memory
+# of one file: more than any scanner or satellite tile here, less than fills the memory
+MAX_PIXELS = 64_000_000
 
 
 @contextmanager
 def open_image(source: str | Path | io.BytesIO):
-    """A picture of a file or its bytes; whatever PIL raises on a broken one (a dozen kinds of error) is an OSError."""
+    """A picture of a file or its bytes; whatever PIL raises on a broken one (a dozen
+    kinds of error) is an OSError.
+    """
     from PIL import Image
 
     try:
         with Image.open(source) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise OSError(f"{image.width} x {image.height} pixels are too many for one image")
-            if image.mode.split(";")[0] in ("I", "F"):  # PIL would cut them off at 255, a white picture
+                raise OSError(
+                    f"{image.width} x {image.height} pixels are too many for one image"
+                )
+            # PIL would cut them off at 255, a white picture
+            if image.mode.split(";")[0] in ("I", "F"):
                 raise OSError("more than 8 bits a channel: save it with 8 bits")
             yield image
     except OSError:
         raise
     except Exception as error:
-        raise OSError(f"no image that can be decoded ({type(error).__name__}: {error})") from error
+        raise OSError(
+            f"no image that can be decoded ({type(error).__name__}: {error})"
+        ) from error
 
 
 def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarray:
-    """The only way from a file (or its bytes) to pixels, in training and in serving alike.
+    """The only way from a file (or its bytes) to pixels, in training and in serving
+    alike.
 
     Returns
     -------
-    uint8 array (channels, size, size). The aspect ratio is not kept: both datasets are squashed to a square.
+    uint8 array (channels, size, size). The aspect ratio is not kept: both datasets are
+    squashed to a square.
 
     Raises
     ------
     OSError
-        The file is missing, cut, no image, of more than MAX_PIXELS or of more than 8 bits a channel.
+        The file is missing, cut, no image, of more than MAX_PIXELS or of more than 8
+        bits a channel.
     """
     from PIL import Image
 
     with open_image(path) as image:
         mode = "L" if channels == 1 else "RGB"
-        image.draft(mode, (2 * size, 2 * size))  # a JPEG decodes faster at a reduced scale
-        image = image.convert("RGB") if image.mode in ("LAB", "HSV") else image  # PIL knows no direct way to grey
+        # a JPEG decodes faster at a reduced scale
+        image.draft(mode, (2 * size, 2 * size))
+        # PIL knows no direct way to grey
+        image = image.convert("RGB") if image.mode in ("LAB", "HSV") else image
         image = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return (
+        pixels[None]
+        if channels == 1
+        else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    )
 
 
 def inspect_image(path: Path) -> dict:
-    """Size, mode, content hash, grey statistics and a 32x32 thumbnail of one file; flags what is wrong with it."""
+    """Size, mode, content hash, grey statistics and a 32x32 thumbnail of one file;
+    flags what is wrong with it.
+    """
     from PIL import Image
 
-    row = {"width": 0, "height": 0, "mode": "", "brightness": np.nan, "contrast": np.nan, "saturated": np.nan}
+    row = {
+        "width": 0,
+        "height": 0,
+        "mode": "",
+        "brightness": np.nan,
+        "contrast": np.nan,
+        "saturated": np.nan,
+    }
     content, flags, thumbnail = b"", [], np.zeros((32, 32), np.uint8)
     try:
         content = path.read_bytes()
@@ -1189,78 +1673,148 @@ def inspect_image(path: Path) -> dict:
             row |= {"width": image.width, "height": image.height, "mode": image.mode}
             flags += ["animated"] if getattr(image, "n_frames", 1) > 1 else []
             image.draft(None, (256, 256))
-            pixels = np.asarray(image.convert("RGB").resize((128, 128), Image.Resampling.BILINEAR), np.float32)
+            pixels = np.asarray(
+                image.convert("RGB").resize((128, 128), Image.Resampling.BILINEAR),
+                np.float32,
+            )
         grey = pixels.mean(axis=2)
-        row |= {"brightness": grey.mean(), "contrast": grey.std(), "saturated": np.mean((grey < 2) | (grey > 253))}
+        row |= {
+            "brightness": grey.mean(),
+            "contrast": grey.std(),
+            "saturated": np.mean((grey < 2) | (grey > 253)),
+        }
         flags += ["blank"] if row["contrast"] < 4 else []
         flags += ["saturated"] if row["saturated"] > 0.5 else []
-        flags += ["gray_as_rgb"] if row["mode"] == "RGB" and np.ptp(pixels, axis=2).max() < 12 else []
+        flags += (
+            ["gray_as_rgb"]
+            if row["mode"] == "RGB" and np.ptp(pixels, axis=2).max() < 12
+            else []
+        )
         flags += ["tiny"] if min(row["width"], row["height"]) < 32 else []
         thumbnail = grey.reshape(32, 4, 32, 4).mean(axis=(1, 3)).astype(np.uint8)
     except OSError:
         flags = ["unreadable"]
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return row | {"bytes": len(content), "sha256": digest, "flags": flags, "thumbnail": thumbnail}
+    return row | {
+        "bytes": len(content),
+        "sha256": digest,
+        "flags": flags,
+        "thumbnail": thumbnail,
+    }
 
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
-    """Signs of the lowest 16x16 cosine frequencies: (N, 32, 32) uint8 -> (N, 255) of -1 and +1 (float32).
+    """Signs of the lowest 16x16 cosine frequencies: (N, 32, 32) uint8 -> (N, 255) of -1
+    and +1 (float32).
 
-    Pictures that look alike share most signs, whatever their size or compression. Source: Zauner, Implementation
-    and benchmarking of perceptual image hash functions (2010).
+    Pictures that look alike share most signs, whatever their size or compression.
+    Source: Zauner, Implementation and benchmarking of perceptual image hash functions
+    (2010).
     """
     from scipy.fft import dctn
 
-    low = dctn(thumbnails.astype(np.float32), axes=(1, 2))[:, :16, :16].reshape(len(thumbnails), -1)[:, 1:]
-    return np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(np.float32)
+    low = dctn(thumbnails.astype(np.float32), axes=(1, 2))[:, :16, :16].reshape(
+        len(thumbnails), -1
+    )[:, 1:]
+    return np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(
+        np.float32
+    )
 
 
-def near_duplicates(thumbnails: np.ndarray, max_bits: int = 40, max_difference: float = 4.0) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, whose perceptual hashes differ in few bits and whose thumbnails in few grey levels."""
+def near_duplicates(
+    thumbnails: np.ndarray, max_bits: int = 40, max_difference: float = 4.0
+) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, whose perceptual hashes differ in few bits and whose
+    thumbnails in few grey levels.
+    """
     signs, pairs = perceptual_hash(thumbnails), []
     for first in range(0, len(signs), 1024):  # in blocks: memory stays at 1024 x N
         bits = (signs.shape[1] - signs[first : first + 1024] @ signs.T) / 2
         for i, j in zip(*np.nonzero(bits <= max_bits), strict=True):
             i += first
-            if i < j and np.abs(thumbnails[i].astype(float) - thumbnails[j]).mean() <= max_difference:
+            if (
+                i < j
+                and np.abs(thumbnails[i].astype(float) - thumbnails[j]).mean()
+                <= max_difference
+            ):
                 pairs.append((int(i), int(j)))
     return pairs
 
 
 def build_index(course: Course) -> pd.DataFrame:
-    """Scan the dataset once and store the table that drives everything: data/<dataset>/index.csv.
+    """Scan the dataset once and store the table that drives everything:
+    data/<dataset>/index.csv.
 
-    Columns: path, label, subtype, patient, group, split, pool, width, height, mode, brightness, contrast,
-    saturated, bytes, sha256, flags. `group` joins the images of a patient with their near-duplicates; a group
-    never crosses pools. Loads at once when no file has changed since. `.attrs["repairs"]` holds the repairs.
-    """
+    Columns: path, label, subtype, patient, group, split, pool, width, height, mode,
+    brightness, contrast, saturated, bytes, sha256, flags. `group` joins the images of a
+    patient with their near-duplicates; a group never crosses pools. Loads at once when
+    no file has changed since. `.attrs["repairs"]` holds the repairs."""
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm import tqdm
 
     files, repairs = find_images(course.root, course.dataset)
     if files.empty:
-        raise CourseError(f"{course.root} holds no images in class folders: complete it or delete it and run again.")
+        raise CourseError(
+            f"{course.root} holds no images in class folders: complete it or delete it"
+            " and run again."
+        )
     table = label_images(files, course.root, course.dataset)
     if lost := len(files) - len(table):
-        repairs.loc[len(repairs)] = ["images in folders of no known class", lost, "ignored"]
+        repairs.loc[len(repairs)] = [
+            "images in folders of no known class",
+            lost,
+            "ignored",
+        ]
     stats = [(path, (course.root / path).stat()) for path in table["path"]]
-    code = code_of(find_images, label_images, inspect_image, perceptual_hash, near_duplicates, flag_and_group,
-                   assign_pools)  # fmt: skip
-    key = identity(code, POOLS, EXCLUDING, course.seed, table[["label", "patient"]].to_dict("list"),
-                   [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])  # fmt: skip
+    code = code_of(
+        find_images,
+        label_images,
+        inspect_image,
+        perceptual_hash,
+        near_duplicates,
+        flag_and_group,
+        assign_pools,
+    )
+    key = identity(
+        code,
+        POOLS,
+        EXCLUDING,
+        course.seed,
+        table[["label", "patient"]].to_dict("list"),
+        [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
+    )
     path, stamp = course.data / "index.csv", course.data / "index.json"
     with alone(course, f"index-{course.dataset}"):
         if path.exists() and read_json(stamp).get("key") == [key, _checksum(path)]:
             return load_index(course)
         with ThreadPoolExecutor(os.cpu_count()) as workers:
-            seen = workers.map(inspect_image, [course.root / path for path in table["path"]])
-            seen = list(tqdm(seen, total=len(table), desc="reading images", unit="image", file=sys.stdout))
+            seen = workers.map(
+                inspect_image, [course.root / path for path in table["path"]]
+            )
+            seen = list(
+                tqdm(
+                    seen,
+                    total=len(table),
+                    desc="reading images",
+                    unit="image",
+                    file=sys.stdout,
+                )
+            )
         table = pd.concat([table, pd.DataFrame(seen)], axis=1)
-        table = assign_pools(flag_and_group(table, course.dataset), course.classes, course.seed)
+        table = assign_pools(
+            flag_and_group(table, course.dataset), course.classes, course.seed
+        )
         with atomic(path) as temporary:
             table.to_csv(temporary, index=False)
-        write_json(stamp, {"key": [key, _checksum(path)], "repairs": repairs.to_dict("records"), "date": _now()})
+        write_json(
+            stamp,
+            {
+                "key": [key, _checksum(path)],
+                "repairs": repairs.to_dict("records"),
+                "date": _now(),
+            },
+        )
         return load_index(course)
 
 
@@ -1268,90 +1822,164 @@ def load_index(course: Course) -> pd.DataFrame:
     """Read data/<dataset>/index.csv, with its repairs in `.attrs["repairs"]`."""
     path = course.data / "index.csv"
     if not path.exists():
-        raise CourseError(f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first.")
-    text = dict.fromkeys(("path", "label", "subtype", "patient", "split", "pool", "mode", "sha256", "flags"), str)
-    numbers = ("group", "width", "height", "brightness", "contrast", "saturated", "bytes")
+        raise CourseError(
+            f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first."
+        )
+    text = dict.fromkeys(
+        (
+            "path",
+            "label",
+            "subtype",
+            "patient",
+            "split",
+            "pool",
+            "mode",
+            "sha256",
+            "flags",
+        ),
+        str,
+    )
+    numbers = (
+        "group",
+        "width",
+        "height",
+        "brightness",
+        "contrast",
+        "saturated",
+        "bytes",
+    )
     empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-        if absent := [name for name in ("path", "label", "pool", "sha256") if name not in table]:
+        if absent := [
+            name for name in ("path", "label", "pool", "sha256") if name not in table
+        ]:
             raise ValueError(f"it has no column {', '.join(absent)}")
-        if odd := [name for name in numbers if name in table and table[name].dtype.kind not in "iuf"]:
+        if odd := [
+            name
+            for name in numbers
+            if name in table and table[name].dtype.kind not in "iuf"
+        ]:
             raise ValueError(f"its column {odd[0]} holds text")
         used = table[table["pool"] != ""]
-        if used.empty or not (used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)).all():
+        if (
+            used.empty
+            or not (
+                used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)
+            ).all()
+        ):
             raise ValueError("it names pools or classes that this dataset has not")
     except ValueError as error:  # of pandas: empty, torn, no text
-        raise CourseError(f"{path} is damaged ({error}): delete it and run notebooks/theme1_data_analysis.ipynb again; "
-                          "it is made from the images.") from error  # fmt: skip
+        raise CourseError(
+            f"{path} is damaged ({error}): delete it and run"
+            " notebooks/theme1_data_analysis.ipynb again; it is made from the images."
+        ) from error
     table.attrs["repairs"] = read_json(course.data / "index.json").get("repairs", [])
     return table
 
 
 def flag_and_group(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Flag duplicates and leaks, and join what must stay together: patients and near-duplicates."""
+    """Flag duplicates and leaks, and join what must stay together: patients and
+    near-duplicates.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     flags = [list(f) for f in table["flags"]]
-    readable = ~np.array([bool({"unreadable", "blank", "animated"} & set(f)) for f in flags])
+    readable = ~np.array(
+        [bool({"unreadable", "blank", "animated"} & set(f)) for f in flags]
+    )
     if not readable.any():
-        raise CourseError(f"None of the {len(table)} images can be read (the first: {table['path'][0]}): the download "
-                          "is damaged; delete the dataset folder and run again.")  # fmt: skip
+        raise CourseError(
+            f"None of the {len(table)} images can be read (the first:"
+            f" {table['path'][0]}): the download is damaged; delete the dataset folder"
+            " and run again."
+        )
     test = (table["split"] == "test").to_numpy()
     _flag_odd_ones(table, flags, readable, DATASETS[dataset].channels)
     for _, same in table[readable].groupby("sha256"):
-        rows = sorted(same.index, key=lambda i: (not test[i], i))  # the official test image is the one kept
-        word = "exact_duplicate" if same["label"].nunique() == 1 else "conflicting_label"
+        # the official test image is the one kept
+        rows = sorted(same.index, key=lambda i: (not test[i], i))
+        word = (
+            "exact_duplicate" if same["label"].nunique() == 1 else "conflicting_label"
+        )
         for row in rows[1:] if word == "exact_duplicate" else rows:
             flags[row].append(word)
     number = np.flatnonzero(readable)
-    pairs = number[np.array(near_duplicates(np.stack(table.loc[number, "thumbnail"])), dtype=int).reshape(-1, 2)]
+    pairs = number[
+        np.array(
+            near_duplicates(np.stack(table.loc[number, "thumbnail"])), dtype=int
+        ).reshape(-1, 2)
+    ]
     for i, j in pairs:
         if table["sha256"][i] != table["sha256"][j]:
             for row in (i, j):
-                flags[row] += ["near_duplicate"] if "near_duplicate" not in flags[row] else []
+                flags[row] += (
+                    ["near_duplicate"] if "near_duplicate" not in flags[row] else []
+                )
     patient = pd.factorize(table["patient"])[0]
     first = pd.Series(range(len(table))).groupby(patient).transform("first").to_numpy()
     edges = np.concatenate([pairs, np.stack([np.arange(len(table)), first], axis=1)])
     graph = coo_matrix((np.ones(len(edges)), edges.T), shape=(len(table), len(table)))
     group = connected_components(graph, directed=False)[1]
-    # Of a patient or look-alike group with an official test image, only the test images may be used.
+    # Of a patient or look-alike group with an official test image, only the test images
+    # may be used.
     for row in np.flatnonzero(np.isin(group, group[test]) & ~test):
         flags[row].append("leak_into_test")
     if dataset == "pneumonia3":
         for row in np.flatnonzero(table["label"] == "UNKNOWN"):
             flags[row].append("unknown_subtype")
-    return table.drop(columns="thumbnail").assign(group=group, flags=[";".join(dict.fromkeys(f)) for f in flags])
+    return table.drop(columns="thumbnail").assign(
+        group=group, flags=[";".join(dict.fromkeys(f)) for f in flags]
+    )
 
 
-def _flag_odd_ones(table: pd.DataFrame, flags: list, readable: np.ndarray, channels: int) -> None:
-    """Flag colour modes that the dataset should not have, and areas or aspect ratios far from all others.
+def _flag_odd_ones(
+    table: pd.DataFrame, flags: list, readable: np.ndarray, channels: int
+) -> None:
+    """Flag colour modes that the dataset should not have, and areas or aspect ratios
+    far from all others.
 
-    Far: beyond three interquartile ranges from the quartiles, and by a factor of 1.5 at least. Source: Tukey (1977).
-    """
+    Far: beyond three interquartile ranges from the quartiles, and by a factor of 1.5 at
+    least. Source: Tukey (1977)."""
     usual = ("L", "RGB") if channels == 1 else ("RGB",)
-    width, height = (np.log(table[side].clip(lower=1).to_numpy(float)) for side in ("width", "height"))
+    width, height = (
+        np.log(table[side].clip(lower=1).to_numpy(float))
+        for side in ("width", "height")
+    )
     odd = np.zeros(len(table), bool)
     for values in (width + height, width - height):
         first, third = np.percentile(values[readable], [25, 75])
         reach = max(3 * (third - first), math.log(1.5))
         odd |= (values < first - reach) | (values > third + reach)
     for row in np.flatnonzero(readable):
-        flags[row] += (["odd_size"] if odd[row] else []) + (["odd_mode"] if table["mode"][row] not in usual else [])
+        flags[row] += (["odd_size"] if odd[row] else []) + (
+            ["odd_mode"] if table["mode"][row] not in usual else []
+        )
 
 
-def assign_pools(table: pd.DataFrame, classes: tuple[str, ...], seed: int) -> pd.DataFrame:
-    """Give every usable image its pool: grouped (a group never crosses pools), stratified by subtype, seeded.
+def assign_pools(
+    table: pd.DataFrame, classes: tuple[str, ...], seed: int
+) -> pd.DataFrame:
+    """Give every usable image its pool: grouped (a group never crosses pools),
+    stratified by subtype, seeded.
 
-    Pneumonia keeps its official test set; solar draws 15 % of its groups. The rest is shared out as in POOLS.
-    """
+    Pneumonia keeps its official test set; solar draws 15 % of its groups. The rest is
+    shared out as in POOLS."""
     table = table.assign(pool="")
     usable = ~table["flags"].str.split(";").map(lambda f: bool(set(f) & set(EXCLUDING)))
     test = usable & (table["split"] == "test")
     table.loc[test, "pool"] = "test"
-    shares = POOLS if test.any() else {"test": 0.15} | {pool: 0.85 * share for pool, share in POOLS.items()}
-    groups = table[usable & ~test].groupby("group").agg(stratum=("subtype", "first"), size=("path", "size"))
+    shares = (
+        POOLS
+        if test.any()
+        else {"test": 0.15} | {pool: 0.85 * share for pool, share in POOLS.items()}
+    )
+    groups = (
+        table[usable & ~test]
+        .groupby("group")
+        .agg(stratum=("subtype", "first"), size=("path", "size"))
+    )
     order = np.random.default_rng(seed).permutation(len(groups))
     # Large patients first: they are the hardest to fit in.
     groups = groups.iloc[order].sort_values("size", ascending=False, kind="stable")
@@ -1359,7 +1987,11 @@ def assign_pools(table: pd.DataFrame, classes: tuple[str, ...], seed: int) -> pd
     for _, stratum in groups.groupby("stratum"):
         wanted = {pool: share * stratum["size"].sum() for pool, share in shares.items()}
         for group, size in stratum["size"].items():
-            pool = max(wanted, key=wanted.get) if size > 1 else max(wanted, key=lambda p: wanted[p] / shares[p])
+            pool = (
+                max(wanted, key=wanted.get)
+                if size > 1
+                else max(wanted, key=lambda p: wanted[p] / shares[p])
+            )
             chosen[group], wanted[pool] = pool, wanted[pool] - size
     rest = usable & ~test
     table.loc[rest, "pool"] = table.loc[rest, "group"].map(chosen)
@@ -1368,56 +2000,97 @@ def assign_pools(table: pd.DataFrame, classes: tuple[str, ...], seed: int) -> pd
         few = [name for name in classes if counts.get((pool, name), 0) == 0]
         if few:
             raise CourseError(
-                f"Pool {pool} would get no image of class {', '.join(few)}: the dataset has too few usable images "
-                f"or patients of it ({int((usable & table['label'].isin(few)).sum())}); add some (about 30 a class)."
+                f"Pool {pool} would get no image of class {', '.join(few)}: the dataset"
+                " has too few usable images or patients of it"
+                f" ({int((usable & table['label'].isin(few)).sum())}); add some (about"
+                " 30 a class)."
             )
     return table
 
 
 def quality_report(index: pd.DataFrame) -> pd.DataFrame:
-    """What is wrong with the dataset: one row a problem, with the number of images and what was done about it."""
+    """What is wrong with the dataset: one row a problem, with the number of images and
+    what was done about it.
+    """
     flags = index["flags"].str.split(";").explode()
     counts = flags[flags != ""].value_counts()
     done = {flag: "excluded from all pools" for flag in EXCLUDING}
     done["unreadable"] += " (cut, no image, or of more than 8 bits a channel)"
-    done |= {"near_duplicate": "kept together in one pool",
-             "gray_as_rgb": "read as one channel where the dataset is gray", "saturated": "kept, look at it",
-             "tiny": "kept, enlarged", "odd_size": "kept, squashed to a square like all others",
-             "odd_mode": "kept, converted to the dataset's own mode"}  # fmt: skip
-    rows = [{"problem": flag, "images": int(count), "share": count / len(index), "action": done.get(flag, "kept")}
-            for flag, count in counts.items()]  # fmt: skip
+    done |= {
+        "near_duplicate": "kept together in one pool",
+        "gray_as_rgb": "read as one channel where the dataset is gray",
+        "saturated": "kept, look at it",
+        "tiny": "kept, enlarged",
+        "odd_size": "kept, squashed to a square like all others",
+        "odd_mode": "kept, converted to the dataset's own mode",
+    }
+    rows = [
+        {
+            "problem": flag,
+            "images": int(count),
+            "share": count / len(index),
+            "action": done.get(flag, "kept"),
+        }
+        for flag, count in counts.items()
+    ]
     classes = index.loc[index["pool"] != "", "label"].value_counts()
     if len(classes) > 1 and classes.max() > 1.5 * classes.min():
-        rows.append({"problem": f"few images of {classes.idxmin()}", "images": int(classes.min()),
-                     "share": classes.min() / classes.sum(),
-                     "action": "class weights in training, balanced accuracy beside accuracy"})  # fmt: skip
+        rows.append(
+            {
+                "problem": f"few images of {classes.idxmin()}",
+                "images": int(classes.min()),
+                "share": classes.min() / classes.sum(),
+                "action": (
+                    "class weights in training, balanced accuracy beside accuracy"
+                ),
+            }
+        )
     return pd.DataFrame(rows, columns=["problem", "images", "share", "action"])
 
 
 def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
-    """Draw the offenders, exact copies beside the one that is kept, near-duplicates last, as many as fit."""
+    """Draw the offenders, exact copies beside the one that is kept, near-duplicates
+    last, as many as fit.
+    """
     bad = index["flags"].str.replace("gray_as_rgb", "").str.strip(";") != ""
-    copies = index.loc[index["flags"].str.contains("exact_duplicate|conflicting_label"), "sha256"]
-    kept, near = index["sha256"].isin(copies) & ~bad, index["flags"].str.contains("near_duplicate")
-    offenders = index[bad | kept].assign(near=near, flags=index["flags"].mask(kept, "the copy kept"))
+    copies = index.loc[
+        index["flags"].str.contains("exact_duplicate|conflicting_label"), "sha256"
+    ]
+    kept, near = (
+        index["sha256"].isin(copies) & ~bad,
+        index["flags"].str.contains("near_duplicate"),
+    )
+    offenders = index[bad | kept].assign(
+        near=near, flags=index["flags"].mask(kept, "the copy kept")
+    )
     shown = offenders.sort_values(["near", "group"], kind="stable").head(most)
     images, titles = [], []
     for path, flags in zip(shown["path"], shown["flags"], strict=True):
         try:
             images.append(decode(course.root / path, 96, course.channels))
         except Exception:
-            images.append(np.full((96, 96), 128, np.uint8))  # nothing to show: a grey square
-        name = Path(path).stem if len(Path(path).stem) <= 20 else f"…{Path(path).stem[-19:]}"
-        titles.append(f"{name}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}")
-    title = f"Offenders beside what they copy: {len(shown)} of {len(offenders)} (grey square: cannot be read)"
+            # nothing to show: a grey square
+            images.append(np.full((96, 96), 128, np.uint8))
+        name = (
+            Path(path).stem
+            if len(Path(path).stem) <= 20
+            else f"…{Path(path).stem[-19:]}"
+        )
+        titles.append(
+            f"{name}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}"
+        )
+    title = (
+        f"Offenders beside what they copy: {len(shown)} of {len(offenders)} (grey"
+        " square: cannot be read)"
+    )
     return image_grid(images, titles, title=title)
 
 
 def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     """Decode every usable image once, in parallel, into one memory-mapped file.
 
-    The file is named by the content of the images, the size and the channels, and carries a checksum: a changed
-    or half-written cache is rebuilt, never trusted.
+    The file is named by the content of the images, the size and the channels, and
+    carries a checksum: a changed or half-written cache is rebuilt, never trusted.
 
     Returns
     -------
@@ -1428,13 +2101,16 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     CourseError
         An image has gone or changed since it was indexed; the disk is full.
     """
-    key = identity(code_of(decode), index["sha256"].tolist(), course.image_size, course.channels)
+    key = identity(
+        code_of(decode), index["sha256"].tolist(), course.image_size, course.channels
+    )
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
     shape = (len(index), course.channels, course.image_size, course.image_size)
     with alone(course, f"pixels-{key}"):
         if path.exists() and read_json(stamp).get("sha256") == _checksum(path):
-            with suppress(Exception):  # NumPy raises half a dozen kinds of error on a header that is none
+            # NumPy raises half a dozen kinds of error on a header that is none
+            with suppress(Exception):
                 pixels = np.lib.format.open_memmap(path, mode="c")
                 if (pixels.shape, pixels.dtype) == (shape, np.uint8):
                     return pixels
@@ -1459,19 +2135,39 @@ def _decode_all(course: Course, index: pd.DataFrame, path: Path) -> str:
             problem = None
         except OSError as error:
             problem = error
-        raise CourseError(f"{course.root / relative} has gone or changed since it was indexed: "
-                          "run notebooks/theme1_data_analysis.ipynb again.") from problem  # fmt: skip
+        raise CourseError(
+            f"{course.root / relative} has gone or changed since it was indexed: "
+            "run notebooks/theme1_data_analysis.ipynb again."
+        ) from problem
 
     digest = hashlib.sha256()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(index), channels, size, size)}
+    header = {
+        "descr": "|u1",
+        "fortran_order": False,
+        "shape": (len(index), channels, size, size),
+    }
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, header)
-    # Plain writes, not a memory map: a full disk is then an error message, not a killed process.
-    with atomic(path) as temporary, open(temporary, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as workers:
-        if hasattr(os, "posix_fallocate"):  # all of it at once: a full disk says so before the work, not at its end
-            os.posix_fallocate(file.fileno(), 0, buffer.tell() + len(index) * channels * size**2)
+    # Plain writes, not a memory map: a full disk is then an error message, not a killed
+    # process.
+    with (
+        atomic(path) as temporary,
+        open(temporary, "wb") as file,
+        ThreadPoolExecutor(os.cpu_count()) as workers,
+    ):
+        # all of it at once: a full disk says so before the work, not at its end
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(
+                file.fileno(), 0, buffer.tell() + len(index) * channels * size**2
+            )
         pieces = workers.map(read, index["path"], index["sha256"])
-        pieces = tqdm(pieces, total=len(index), desc="decoding once", unit="image", file=sys.stdout)
+        pieces = tqdm(
+            pieces,
+            total=len(index),
+            desc="decoding once",
+            unit="image",
+            file=sys.stdout,
+        )
         for piece in (buffer.getvalue(), *(pixels.tobytes() for pixels in pieces)):
             file.write(piece)
             digest.update(piece)
@@ -1485,7 +2181,9 @@ def _checksum(path: Path) -> str:
 
 @dataclass
 class Data:
-    """Everything about the images that training needs; `index`, `pixels` and `labels` share their order."""
+    """Everything about the images that training needs; `index`, `pixels` and `labels`
+    share their order.
+    """
 
     index: pd.DataFrame
     pixels: np.ndarray
@@ -1500,60 +2198,121 @@ class Data:
         """Row numbers of a pool, int64 (n,)."""
         return np.flatnonzero(self.index["pool"] == pool)
 
-    def loader(self, pool: str, batch_size: int = 64, augment: dict | None = None, shuffle: bool = False):
+    def loader(
+        self,
+        pool: str,
+        batch_size: int = 64,
+        augment: dict | None = None,
+        shuffle: bool = False,
+    ):
         """Batches of a pool; only training shuffles or augments."""
         if (augment or shuffle) and pool != "train":
-            raise CourseError(f"Pool {pool} is for measuring: only 'train' is shuffled or augmented.")
+            raise CourseError(
+                f"Pool {pool} is for measuring: only 'train' is shuffled or augmented."
+            )
         rows = self.where(pool)
         loader = BatchLoader(self, rows, batch_size, augment, shuffle)
-        if "sha256" in self.index:  # theme 7's gate proves with them that it judges on unseen images
+        # theme 7's gate proves with them that it judges on unseen images
+        if "sha256" in self.index:
             loader.hashes = self.index["sha256"].iloc[rows].tolist()
         return loader
 
 
 def load_data(course: Course) -> Data:
-    """Index, pixels, labels and the normalisation (mean and std of the training pixels, in 0..1)."""
+    """Index, pixels, labels and the normalisation (mean and std of the training pixels,
+    in 0..1).
+    """
     index = load_index(course)
     index = index[index["pool"] != ""].reset_index(drop=True)
     pixels = pixel_cache(course, index)
-    labels = index["label"].map({name: i for i, name in enumerate(course.classes)}).to_numpy(np.int64, copy=True)
-    # Counting the 256 grey levels, in blocks, is exact and needs no float copy of the images.
-    blocks = np.array_split(np.flatnonzero(index["pool"] == "train"), len(index) // 256 + 1)
-    levels = sum(np.stack([np.bincount(pixels[rows, c].ravel(), minlength=256) for c in range(course.channels)])
-                 for rows in blocks)  # fmt: skip
+    labels = (
+        index["label"]
+        .map({name: i for i, name in enumerate(course.classes)})
+        .to_numpy(np.int64, copy=True)
+    )
+    # Counting the 256 grey levels, in blocks, is exact and needs no float copy of the
+    # images.
+    blocks = np.array_split(
+        np.flatnonzero(index["pool"] == "train"), len(index) // 256 + 1
+    )
+    levels = sum(
+        np.stack(
+            [
+                np.bincount(pixels[rows, c].ravel(), minlength=256)
+                for c in range(course.channels)
+            ]
+        )
+        for rows in blocks
+    )
     shares, greys = levels / levels.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ greys
     std = np.sqrt(shares @ greys**2 - mean**2)
-    key = identity(code_of(decode), index["sha256"].tolist(), index["pool"].tolist(), labels, course.image_size,
-                   course.channels)  # fmt: skip
-    return Data(index, pixels, labels, course.classes, mean.tolist(), std.tolist(), key, course)
+    key = identity(
+        code_of(decode),
+        index["sha256"].tolist(),
+        index["pool"].tolist(),
+        labels,
+        course.image_size,
+        course.channels,
+    )
+    return Data(
+        index, pixels, labels, course.classes, mean.tolist(), std.tolist(), key, course
+    )
 
 
 class BatchLoader:
-    """Batches of (images, labels) on the device: float32 normalised (N, C, S, S) and int64 (N,).
+    """Batches of (images, labels) on the device: float32 normalised (N, C, S, S) and
+    int64 (N,).
 
-    The pixels travel as uint8, four times less than float32, from pinned memory on a GPU; augmentation then runs
-    on the whole batch, with one draw per sample. Every pass is one epoch: its order and its draws depend on
-    (seed, epoch) alone, so a training that was interrupted can go on in the middle.
+    The pixels travel as uint8, four times less than float32, from pinned memory on a
+    GPU; augmentation then runs on the whole batch, with one draw per sample. Every pass
+    is one epoch: its order and its draws depend on (seed, epoch) alone, so a training
+    that was interrupted can go on in the middle.
 
-    With `shared`, the processes of a training deal each batch out among themselves, no image to two of them. One that
-    has no image of a small last batch skips it; in training it takes one that does not count, of label -1, as all
-    have to make the step.
+    With `shared`, the processes of a training deal each batch out among themselves, no
+    image to two of them. One that has no image of a small last batch skips it; in
+    training it takes one that does not count, of label -1, as all have to make the
+    step.
     """
 
     shared = False
 
-    def __init__(self, data: Data, rows: np.ndarray, batch_size: int, augment: dict | None, shuffle: bool):
+    def __init__(
+        self,
+        data: Data,
+        rows: np.ndarray,
+        batch_size: int,
+        augment: dict | None,
+        shuffle: bool,
+    ):
         if len(rows) == 0:
-            raise CourseError("This pool has no images: run notebooks/theme1_data_analysis.ipynb again.")
+            raise CourseError(
+                "This pool has no images: run notebooks/theme1_data_analysis.ipynb"
+                " again."
+            )
         if len(rows) < batch_size and shuffle:
-            print(f"The pool has {len(rows)} images, fewer than a batch of {batch_size}: the batch is made as small.")
-        self.pixels, self.targets = torch.from_numpy(data.pixels), torch.from_numpy(data.labels)
+            print(
+                f"The pool has {len(rows)} images, fewer than a batch of {batch_size}:"
+                " the batch is made as small."
+            )
+        self.pixels, self.targets = (
+            torch.from_numpy(data.pixels),
+            torch.from_numpy(data.labels),
+        )
         self.rows, self.batch_size = torch.from_numpy(rows), min(batch_size, len(rows))
         self.augment, self.shuffle = augment, shuffle
-        self.seed, self.device, self.epoch, self.first_batch = data.course.seed, data.course.device, 0, 0
-        self.mean = torch.tensor(data.mean, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
-        self.std = torch.tensor(data.std, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
+        self.seed, self.device, self.epoch, self.first_batch = (
+            data.course.seed,
+            data.course.device,
+            0,
+            0,
+        )
+        self.mean = torch.tensor(
+            data.mean, dtype=torch.float32, device=self.device
+        ).view(1, -1, 1, 1)
+        self.std = torch.tensor(data.std, dtype=torch.float32, device=self.device).view(
+            1, -1, 1, 1
+        )
 
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
@@ -1563,14 +2322,24 @@ class BatchLoader:
         return self.targets[self.rows].numpy()
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        return (
+            tensor.pin_memory().to(self.device, non_blocking=True)
+            if self.device.type == "cuda"
+            else tensor
+        )
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         count, first = len(self.rows), self.first_batch
         self.epoch, self.first_batch = self.epoch + 1, 0
-        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        draws = draw_augmentation(count, self.augment, generator) if self.augment else {}
+        order = (
+            torch.randperm(count, generator=generator)
+            if self.shuffle
+            else torch.arange(count)
+        )
+        draws = (
+            draw_augmentation(count, self.augment, generator) if self.augment else {}
+        )
         rank, world = ranks() if self.shared else (0, 1)
         for batch in order.split(self.batch_size)[first:]:
             chosen = batch.tensor_split(world)[rank]
@@ -1582,40 +2351,87 @@ class BatchLoader:
             rows = self.rows[chosen]
             images = self._to_device(self.pixels[rows]).float() / 255
             if draws:
-                images = augment(images, {name: self._to_device(values[chosen]) for name, values in draws.items()})
+                images = augment(
+                    images,
+                    {
+                        name: self._to_device(values[chosen])
+                        for name, values in draws.items()
+                    },
+                )
             labels = self.targets[rows] if counts else torch.full((1,), -1)
             yield (images - self.mean) / self.std, self._to_device(labels)
 
 
 # Ranges of the augmentation: what the world may change without changing the answer.
 AUGMENT = {
-    # Squashed to a square, a picture's own width and height become the width of the lungs: "stretch" hides that hint.
-    "pneumonia": {"rotate": 10, "zoom": 0.15, "stretch": 0.1, "shift": 0.08, "flip": True, "brightness": 0.15,
-                  "contrast": 0.25, "gamma": 0.3, "blur": 0.7, "noise": 0.04, "erase": 0.25},
-    # Panels are dark blue and a few pixels wide: interpolation, other light, blur, noise and holes all cost more than
-    # they bring (measured on validation images). Half of the roofs are only shifted, mirrored and turned by quarters.
-    "solar": {"rotate": 10, "turn": True, "zoom": 0.1, "shift": 0.08, "flip": True, "affine": 0.5},
-}  # fmt: skip
+    # Squashed to a square, a picture's own width and height become the width of the
+    # lungs: "stretch" hides that hint.
+    "pneumonia": {
+        "rotate": 10,
+        "zoom": 0.15,
+        "stretch": 0.1,
+        "shift": 0.08,
+        "flip": True,
+        "brightness": 0.15,
+        "contrast": 0.25,
+        "gamma": 0.3,
+        "blur": 0.7,
+        "noise": 0.04,
+        "erase": 0.25,
+    },
+    # Panels are dark blue and a few pixels wide: interpolation, other light, blur,
+    # noise and holes all cost more than they bring (measured on validation images).
+    # Half of the roofs are only shifted, mirrored and turned by quarters.
+    "solar": {
+        "rotate": 10,
+        "turn": True,
+        "zoom": 0.1,
+        "shift": 0.08,
+        "flip": True,
+        "affine": 0.5,
+    },
+}
 AUGMENT["pneumonia3"] = AUGMENT["pneumonia"]
 
 
-def draw_augmentation(count: int, ranges: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Draw the augmentation of a whole epoch at once: one number per sample and effect, float32 (count,)."""
+def draw_augmentation(
+    count: int, ranges: dict, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Draw the augmentation of a whole epoch at once: one number per sample and effect,
+    float32 (count,).
+    """
 
     def uniform(low, high):
         return torch.rand(count, generator=generator) * (high - low) + low
 
-    get = {name: ranges.get(name, 0.0) for name in (
-        "rotate", "zoom", "stretch", "shift", "brightness", "contrast", "gamma", "blur", "noise", "erase")}
-    # Interpolation blurs: where details of a pixel matter, only the share "affine" of the images is turned and zoomed.
+    get = {
+        name: ranges.get(name, 0.0)
+        for name in (
+            "rotate",
+            "zoom",
+            "stretch",
+            "shift",
+            "brightness",
+            "contrast",
+            "gamma",
+            "blur",
+            "noise",
+            "erase",
+        )
+    }
+    # Interpolation blurs: where details of a pixel matter, only the share "affine" of
+    # the images is turned and zoomed.
     moved = (uniform(0, 1) < ranges.get("affine", 1.0)).float()
     draws = {
         "angle": moved * uniform(-get["rotate"], get["rotate"]) * math.pi / 180,
         "scale": 1 + moved * uniform(-get["zoom"], get["zoom"]),
-        "stretch": torch.exp(moved * uniform(-get["stretch"], get["stretch"])),  # wider and lower, or the other way
+        # wider and lower, or the other way
+        "stretch": torch.exp(moved * uniform(-get["stretch"], get["stretch"])),
         "x": uniform(-get["shift"], get["shift"]),
         "y": uniform(-get["shift"], get["shift"]),
-        "mirror": torch.where(uniform(0, 1) < (0.5 if ranges.get("flip") else 0), -1.0, 1.0),
+        "mirror": torch.where(
+            uniform(0, 1) < (0.5 if ranges.get("flip") else 0), -1.0, 1.0
+        ),
         "brightness": uniform(-get["brightness"], get["brightness"]),
         "contrast": uniform(1 - get["contrast"], 1 + get["contrast"]),
         "gamma": torch.exp(uniform(-get["gamma"], get["gamma"])),
@@ -1631,16 +2447,21 @@ def draw_augmentation(count: int, ranges: dict, generator: torch.Generator) -> d
 
 
 def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Apply one draw per sample to a batch: (N, C, S, S) floats in 0..1 -> the same shape and range.
+    """Apply one draw per sample to a batch: (N, C, S, S) floats in 0..1 -> the same
+    shape and range.
 
-    Affine maps and interpolation: Jaderberg et al., Spatial Transformer Networks (2015); holes: Zhong et al.,
-    Random Erasing (2017).
+    Affine maps and interpolation: Jaderberg et al., Spatial Transformer Networks
+    (2015); holes: Zhong et al., Random Erasing (2017).
     """
     n, _, size, _ = images.shape
     d = {name: values.view(-1, 1, 1, 1) for name, values in draws.items()}
     cos, sin = torch.cos(draws["angle"]), torch.sin(draws["angle"])
-    wide, tall = draws["mirror"] / (draws["scale"] * draws["stretch"]), draws["stretch"] / draws["scale"]
-    x, y = (torch.round(draws[axis] * size) * 2 / size for axis in "xy")  # whole pixels: a shift alone blurs nothing
+    wide, tall = (
+        draws["mirror"] / (draws["scale"] * draws["stretch"]),
+        draws["stretch"] / draws["scale"],
+    )
+    # whole pixels: a shift alone blurs nothing
+    x, y = (torch.round(draws[axis] * size) * 2 / size for axis in "xy")
     matrix = torch.stack([cos * wide, -sin * tall, x, sin * wide, cos * tall, y], dim=1)
     grid = F.affine_grid(matrix.view(n, 2, 3), images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -1651,33 +2472,44 @@ def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tenso
     images = images.clamp_min(1e-4) ** d["gamma"]
     images = images + d["noise"] * _texture(draws["texture"], size)
     line = torch.linspace(0, 1, size, device=images.device)
-    far_x, far_y = (line.view(1, 1, 1, -1) - d["place_x"]).abs(), (line.view(1, 1, -1, 1) - d["place_y"]).abs()
+    far_x, far_y = (
+        (line.view(1, 1, 1, -1) - d["place_x"]).abs(),
+        (line.view(1, 1, -1, 1) - d["place_y"]).abs(),
+    )
     hole = torch.maximum(far_x, far_y) < d["erase"] / 2
     return torch.where(hole, mean, images).clamp(0, 1)
 
 
 def _texture(where: torch.Tensor, size: int) -> torch.Tensor:
-    """Noise per sample, cut from one fixed field at a drawn place: (N,) in 0..1 -> (N, 1, size, size)."""
+    """Noise per sample, cut from one fixed field at a drawn place: (N,) in 0..1 -> (N,
+    1, size, size).
+    """
     if where.device not in _FIELDS:
         generator = torch.Generator().manual_seed(0)
-        _FIELDS[where.device] = torch.randn(512, 512, generator=generator).to(where.device)
+        _FIELDS[where.device] = torch.randn(512, 512, generator=generator).to(
+            where.device
+        )
     top, left = (where * 512).long(), (where * 7919 * 512).long()
     rows = top.view(-1, 1, 1) + torch.arange(size, device=where.device).view(1, -1, 1)
-    columns = left.view(-1, 1, 1) + torch.arange(size, device=where.device).view(1, 1, -1)
+    columns = left.view(-1, 1, 1) + torch.arange(size, device=where.device).view(
+        1, 1, -1
+    )
     return _FIELDS[where.device][rows % 512, columns % 512].unsqueeze(1)
 
 
 _FIELDS: dict[torch.device, torch.Tensor] = {}
 
 
-# ======================================================================================================
+# ======================================================================================
 # 3 · TRAINING (themes 2 and 3)
-# ======================================================================================================
+# ======================================================================================
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a training. Two trainings with the same recipe, code, data and seed are the same training."""
+    """Every number of a training. Two trainings with the same recipe, code, data and
+    seed are the same training.
+    """
 
     epochs: int = 6
     batch_size: int = 64  # of all processes together
@@ -1690,12 +2522,15 @@ class Recipe:
     mixed_precision: bool = True
     channels_last: bool = True
     clip: float | None = 1.0
-    average: float = 0.0  # memory of the running average of the weights, in epochs; 0 switches it off
+    # memory of the running average of the weights, in epochs; 0 switches it off
+    average: float = 0.0
     patience: int | None = None
 
 
 def _passes(data: Data, epochs: int, longer: float = 1.0) -> int:
-    """More epochs, up to three times, for a training set below 1,300 images; the smoke profile stays short."""
+    """More epochs, up to three times, for a training set below 1,300 images; the smoke
+    profile stays short.
+    """
     if data.course.profile.name == "smoke":
         return epochs
     return round(longer * epochs * min(max(1300 / len(data.where("train")), 1), 3))
@@ -1703,7 +2538,11 @@ def _passes(data: Data, epochs: int, longer: float = 1.0) -> int:
 
 def baseline_recipe(data: Data) -> Recipe:
     """How theme 2 trains: nothing but AdamW, a one-cycle rate and class weights."""
-    size = {"batch_size": 64, "lr": 5e-3} if len(data.where("train")) > 2000 else {"batch_size": 16, "lr": 3e-3}
+    size = (
+        {"batch_size": 64, "lr": 5e-3}
+        if len(data.where("train")) > 2000
+        else {"batch_size": 16, "lr": 3e-3}
+    )
     return Recipe(_passes(data, data.course.profile.baseline_epochs), **size)
 
 
@@ -1712,9 +2551,21 @@ def optimized_recipe(data: Data) -> Recipe:
     # Quarter turns make four pictures of one: it takes longer to see them all.
     longer = 1.7 if AUGMENT[data.course.dataset].get("turn") else 1.0
     epochs = _passes(data, data.course.profile.optimized_epochs, longer)
-    # Few images: smaller batches, so that there are steps enough, and a smaller rate for their noisier gradients.
-    size = {"batch_size": 64, "lr": 4e-3} if len(data.where("train")) > 2000 else {"batch_size": 32, "lr": 3e-3}
-    return Recipe(epochs, **size, weight_decay=5e-2, label_smoothing=0.05, augment=True, average=3.0)
+    # Few images: smaller batches, so that there are steps enough, and a smaller rate
+    # for their noisier gradients.
+    size = (
+        {"batch_size": 64, "lr": 4e-3}
+        if len(data.where("train")) > 2000
+        else {"batch_size": 32, "lr": 3e-3}
+    )
+    return Recipe(
+        epochs,
+        **size,
+        weight_decay=5e-2,
+        label_smoothing=0.05,
+        augment=True,
+        average=3.0,
+    )
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -1723,33 +2574,53 @@ def count_parameters(model: nn.Module) -> int:
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Cross-entropy with class weights and label smoothing, averaged over the samples of the batch.
+    """Cross-entropy with class weights and label smoothing, averaged over the samples
+    of the batch.
 
-    PyTorch's own divides by the sum of the weights, so that half a batch is not half the loss; dividing by the
-    number of samples makes gradient accumulation exact. Label smoothing: Szegedy et al. (2016).
+    PyTorch's own divides by the sum of the weights, so that half a batch is not half
+    the loss; dividing by the number of samples makes gradient accumulation exact. Label
+    smoothing: Szegedy et al. (2016).
     """
 
-    def __init__(self, weights: torch.Tensor | None = None, label_smoothing: float = 0.0):
+    def __init__(
+        self, weights: torch.Tensor | None = None, label_smoothing: float = 0.0
+    ):
         super().__init__()
         self.register_buffer("weights", weights)
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits (N, K), labels int64 (N,) -> scalar; an image of label -1 costs nothing."""
-        losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing,
-                                 ignore_index=-1)  # fmt: skip
-        return (losses if self.weights is None else losses * self.weights[labels]).mean()
+        """logits (N, K), labels int64 (N,) -> scalar; an image of label -1 costs
+        nothing.
+        """
+        losses = F.cross_entropy(
+            logits.float(),
+            labels,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+            ignore_index=-1,
+        )
+        return (
+            losses if self.weights is None else losses * self.weights[labels]
+        ).mean()
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
-    """Weights inversely proportional to class frequency, mean 1 over the samples: float32 (classes,)."""
+    """Weights inversely proportional to class frequency, mean 1 over the samples:
+    float32 (classes,).
+    """
     counts = np.bincount(labels, minlength=classes)
     if (counts == 0).any():
-        raise CourseError(f"Class {int(np.argmin(counts))} has no training image: look at the pools of theme 1.")
+        raise CourseError(
+            f"Class {int(np.argmin(counts))} has no training image: look at the pools"
+            " of theme 1."
+        )
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
 
 
-def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> WeightedCrossEntropy:
+def make_criterion(
+    loader: BatchLoader, classes: int, recipe: Recipe
+) -> WeightedCrossEntropy:
     weights = class_weights(loader.labels, classes) if recipe.class_weights else None
     return WeightedCrossEntropy(weights, recipe.label_smoothing).to(loader.device)
 
@@ -1757,12 +2628,18 @@ def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> Weighte
 def autocast(device: torch.device, enabled: bool = True):
     """Run the forward pass in the precision that pays here (see `amp_dtype`)."""
     dtype = amp_dtype(device)
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=enabled and dtype is not None)
+    return torch.autocast(
+        device.type,
+        dtype=dtype or torch.bfloat16,
+        enabled=enabled and dtype is not None,
+    )
 
 
 def make_scaler(device: torch.device, enabled: bool = True) -> torch.amp.GradScaler:
     """Loss scaling, switched on where `autocast` uses float16."""
-    return torch.amp.GradScaler(device.type, enabled=enabled and amp_dtype(device) == torch.float16)
+    return torch.amp.GradScaler(
+        device.type, enabled=enabled and amp_dtype(device) == torch.float16
+    )
 
 
 class TrainingStopped(CourseError):
@@ -1771,13 +2648,26 @@ class TrainingStopped(CourseError):
     everywhere = True
 
 
-def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, parts=1, amp=True, total=None):
-    """One step of gradient descent; when the GPU's memory is too small, the same step in smaller pieces.
+def train_step(
+    model,
+    images,
+    labels,
+    criterion,
+    optimizer,
+    scaler,
+    clip=None,
+    parts=1,
+    amp=True,
+    total=None,
+):
+    """One step of gradient descent; when the GPU's memory is too small, the same step
+    in smaller pieces.
 
     Parameters
     ----------
     total : int, optional
-        Images of the batch over all processes, when several share it; those here when None.
+        Images of the batch over all processes, when several share it; those here when
+        None.
 
     Returns
     -------
@@ -1785,32 +2675,47 @@ def train_step(model, images, labels, criterion, optimizer, scaler, clip=None, p
         Mean over the batch, wherever its images are.
     correct : int
     parts : int
-        Pieces that fitted. Gradients add up to those of the whole batch; batch-norm statistics are per piece.
+        Pieces that fitted. Gradients add up to those of the whole batch; batch-norm
+        statistics are per piece.
     """
     device, loss, correct, full = images.device, 0.0, 0, False
     total, (rank, world) = total or len(labels), ranks()
-    buffers = [buffer.clone() for buffer in model.buffers()]  # batch-norm statistics, to undo a step that fails
+    # batch-norm statistics, to undo a step that fails
+    buffers = [buffer.clone() for buffer in model.buffers()]
     try:
         optimizer.zero_grad(set_to_none=True)
         for x, y in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             with autocast(device, amp):
                 logits = model(x)
                 piece = criterion(logits, y) * (len(y) / total)
-            scaler.scale(piece * world).backward()  # the mean that processes take of their gradients becomes the sum
+            # the mean that processes take of their gradients becomes the sum
+            scaler.scale(piece * world).backward()
             loss += piece.item()
             correct += (logits.argmax(dim=1) == y).sum().item()
     except torch.cuda.OutOfMemoryError:
-        full = True  # retried below: inside `except`, the failed attempt would still hold its memory
+        # retried below: inside `except`, the failed attempt would still hold its memory
+        full = True
     if full and world > 1:  # the others have made this step and wait
-        raise CourseError(f"GPU memory is full at rank {rank}, with {len(labels)} of the {total} images of a batch: "
-                          "start more processes (the training goes on), or lower the batch size or IMAGE_SIZE.")
+        raise CourseError(
+            f"GPU memory is full at rank {rank}, with {len(labels)} of the {total}"
+            " images of a batch: start more processes (the training goes on), or lower"
+            " the batch size or IMAGE_SIZE."
+        )
     if full:
         if parts >= len(labels):
-            raise CourseError("One image alone does not fit into GPU memory: choose a smaller IMAGE_SIZE.")
+            raise CourseError(
+                "One image alone does not fit into GPU memory: choose a smaller"
+                " IMAGE_SIZE."
+            )
         _restore(model, buffers)
         torch.cuda.empty_cache()
-        print(f"GPU memory is full: batches of {len(labels)} now run in {2 * parts} pieces, gradients accumulated.")
-        return train_step(model, images, labels, criterion, optimizer, scaler, clip, 2 * parts, amp)
+        print(
+            f"GPU memory is full: batches of {len(labels)} now run in {2 * parts}"
+            " pieces, gradients accumulated."
+        )
+        return train_step(
+            model, images, labels, criterion, optimizer, scaler, clip, 2 * parts, amp
+        )
     loss, correct = sum_over_ranks(loss, correct)
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).item()
@@ -1829,15 +2734,28 @@ def _restore(model: nn.Module, buffers: list[torch.Tensor]) -> None:
             buffer.copy_(old)
 
 
-def train_epoch(model, loader, criterion, optimizer, device, scaler=None, scheduler=None, *, clip=None, amp=True,
-                totals=(0.0, 0, 0), on_step=None) -> tuple[float, float]:  # fmt: skip
+def train_epoch(
+    model,
+    loader,
+    criterion,
+    optimizer,
+    device,
+    scaler=None,
+    scheduler=None,
+    *,
+    clip=None,
+    amp=True,
+    totals=(0.0, 0, 0),
+    on_step=None,
+) -> tuple[float, float]:
     """Train for one epoch.
 
     Parameters
     ----------
     loader : iterable of (images (N, C, S, S), labels (N,))
     scaler : torch.amp.GradScaler, optional
-        Made when None. It is at work in float16 only, whose small gradients would become zero.
+        Made when None. It is at work in float16 only, whose small gradients would
+        become zero.
     scheduler : torch scheduler, optional
         Stepped after every batch.
     totals : (loss sum, correct, seen)
@@ -1861,12 +2779,18 @@ def train_epoch(model, loader, criterion, optimizer, device, scaler=None, schedu
     (loss_sum, correct, seen), parts, (_, world) = totals, 1, ranks()
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
-        count = len(labels) if world == 1 else sum_over_ranks((labels >= 0).sum().item())[0]
-        loss, right, parts = train_step(model, images, labels, criterion, optimizer, scaler, clip, parts, amp, count)
+        count = (
+            len(labels) if world == 1 else sum_over_ranks((labels >= 0).sum().item())[0]
+        )
+        loss, right, parts = train_step(
+            model, images, labels, criterion, optimizer, scaler, clip, parts, amp, count
+        )
         if not math.isfinite(loss):
             lr = optimizer.param_groups[0]["lr"]
-            raise TrainingStopped(f"the loss or its gradient became {loss} at a learning rate of {lr:.2g}: lower lr "
-                                  f"(try {lr / 10:.1g}) or look for broken images")  # fmt: skip
+            raise TrainingStopped(
+                f"the loss or its gradient became {loss} at a learning rate of"
+                f" {lr:.2g}: lower lr (try {lr / 10:.1g}) or look for broken images"
+            )
         if scheduler is not None:
             scheduler.step()
         loss_sum, correct, seen = loss_sum + loss * count, correct + right, seen + count
@@ -1877,7 +2801,9 @@ def train_epoch(model, loader, criterion, optimizer, device, scaler=None, schedu
 
 @torch.no_grad()
 def validate(model, loader, criterion, device) -> tuple[float, float]:
-    """Mean loss and accuracy over a loader; nothing is learned. Same batches as `train_epoch`."""
+    """Mean loss and accuracy over a loader; nothing is learned. Same batches as
+    `train_epoch`.
+    """
     model.eval()
     device, loss_sum, correct, seen = torch.device(device), 0.0, 0, 0
     for images, labels in loader:
@@ -1894,36 +2820,50 @@ def validate(model, loader, criterion, device) -> tuple[float, float]:
 def make_optimizer(model, recipe: Recipe, steps: int):
     """AdamW (Loshchilov and Hutter, 2019) and a schedule stepped after every batch.
 
-    Biases and normalisation weights are not decayed: pulling them to zero regularises nothing.
+    Biases and normalisation weights are not decayed: pulling them to zero regularises
+    nothing.
     """
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        [
+            {"params": decay, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
         lr=recipe.lr,
         fused=True,
     )
     if recipe.schedule == "onecycle":  # Smith and Topin, Super-Convergence (2018)
         warm = {"pct_start": 0.3, "div_factor": 10, "final_div_factor": 100}
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps + 1, **warm)
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.lr, total_steps=steps + 1, **warm
+        )
     if recipe.schedule == "cosine":  # Loshchilov and Hutter, SGDR (2017)
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     if recipe.schedule == "constant":
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    raise CourseError(f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or constant.")
+    raise CourseError(
+        f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or constant."
+    )
 
 
-def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=50) -> tuple[pd.DataFrame, float]:
-    """Raise the learning rate a little at every step and watch the loss; the weights are put back afterwards.
+def find_learning_rate(
+    model, loader, criterion, low=1e-5, high=1.0, steps=50
+) -> tuple[pd.DataFrame, float]:
+    """Raise the learning rate a little at every step and watch the loss; the weights
+    are put back afterwards.
 
-    The loss is that of the same 256 images after each step: no noise of other images hides its slope.
+    The loss is that of the same 256 images after each step: no noise of other images
+    hides its slope.
 
     Returns
     -------
     table : DataFrame
-        lr, loss (median of five neighbours), one row a step; ends where the loss has quadrupled.
+        lr, loss (median of five neighbours), one row a step; ends where the loss has
+        quadrupled.
     suggestion : float
-        Where the loss was lowest before it first rose by 5 %: a schedule should peak about there.
+        Where the loss was lowest before it first rose by 5 %: a schedule should peak
+        about there.
 
     Source: Smith, Cyclical Learning Rates (2017).
     """
@@ -1931,14 +2871,21 @@ def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=50) -
     optimizer = torch.optim.AdamW(model.parameters(), lr=low)
     scaler = make_scaler(loader.device)
     rates, losses = [], []
-    fixed = [batch for _, batch in zip(range(math.ceil(256 / loader.batch_size)), loader, strict=False)]
+    fixed = [
+        batch
+        for _, batch in zip(
+            range(math.ceil(256 / loader.batch_size)), loader, strict=False
+        )
+    ]
     batches = (batch for _ in range(steps) for batch in loader)
     for step, (images, labels) in zip(range(steps), batches, strict=False):
         lr = low * (high / low) ** (step / (steps - 1))
         for group in optimizer.param_groups:
             group["lr"] = lr
         model.train()
-        step_loss, _, _ = train_step(model, images, labels, criterion, optimizer, scaler)
+        step_loss, _, _ = train_step(
+            model, images, labels, criterion, optimizer, scaler
+        )
         loss, _ = validate(model, fixed, criterion, loader.device)
         if not math.isfinite(step_loss + loss) or loss > 4 * min([*losses, loss]):
             break
@@ -1949,7 +2896,9 @@ def find_learning_rate(model, loader, criterion, low=1e-5, high=1.0, steps=50) -
     table = pd.DataFrame({"lr": rates, "loss": losses})
     table["loss"] = table["loss"].rolling(5, center=True, min_periods=1).median()
     rising = np.flatnonzero(table["loss"] > 1.05 * table["loss"].cummin())
-    return table, float(table["lr"][table["loss"][: rising[0] if len(rising) else None].idxmin()])
+    return table, float(
+        table["lr"][table["loss"][: rising[0] if len(rising) else None].idxmin()]
+    )
 
 
 def _copy_state(model) -> dict:
@@ -1958,7 +2907,9 @@ def _copy_state(model) -> dict:
 
 @dataclass
 class Run:
-    """A finished training: `model` holds the best weights, `history` one row per epoch."""
+    """A finished training: `model` holds the best weights, `history` one
+    row per epoch.
+    """
 
     name: str
     model: nn.Module
@@ -1972,10 +2923,11 @@ class Run:
 
 
 class WeightAverage:
-    """Running average of the weights, usually better than the last ones. Source: Polyak and Juditsky (1992).
+    """Running average of the weights, usually better than the last ones. Source: Polyak
+    and Juditsky (1992).
 
-    The decay grows from 0 to its limit with the number of steps, so that a short training forgets its start.
-    """
+    The decay grows from 0 to its limit with the number of steps, so that a short
+    training forgets its start."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay, self.steps, self.state = decay, 0, _copy_state(model)
@@ -1990,30 +2942,38 @@ class WeightAverage:
                 self.state[name].copy_(value)
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Several processes: the only place that asks torch.distributed
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def ranks() -> tuple[int, int]:
-    """Rank of this process, from 0, and number of processes that train together: (0, 1) for a process alone."""
+    """Rank of this process, from 0, and number of processes that train together: (0, 1)
+    for a process alone.
+    """
     distributed = torch.distributed
     joined = distributed.is_available() and distributed.is_initialized()
     return (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)
 
 
 def sum_over_ranks(*numbers: float) -> tuple:
-    """Sum of each number over all processes, which all have to call this; of one alone, the numbers themselves."""
+    """Sum of each number over all processes, which all have to call this; of one alone,
+    the numbers themselves.
+    """
     if ranks()[1] == 1:
         return numbers
     device = best_device() if torch.distributed.get_backend() == "nccl" else "cpu"
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(sums)
-    return tuple(type(number)(total) for number, total in zip(numbers, sums.tolist(), strict=True))
+    return tuple(
+        type(number)(total)
+        for number, total in zip(numbers, sums.tolist(), strict=True)
+    )
 
 
 def from_rank0(work):
-    """Result of `work()` on every process, which rank 0 alone runs: files are read and written once.
+    """Result of `work()` on every process, which rank 0 alone runs: files are read and
+    written once.
 
     Raises
     ------
@@ -2049,16 +3009,22 @@ def check_ranks(facts: dict) -> None:
     Raises
     ------
     CourseError
-        On every process: the first of the facts that is another one, at which rank, on which machine.
+        On every process: the first of the facts that is another one, at which rank, on
+        which machine.
     """
     everybody = gather_ranks((platform.node(), facts))
     machine, first = everybody[0]
     for rank, (node, own) in enumerate(everybody):
         for what in facts:
             if own[what] != first[what]:
-                raise _everywhere(CourseError(
-                    f"These processes cannot train together: rank {rank} on {node} has {what} {own[what]}, rank 0 on "
-                    f"{machine} has {first[what]}. Give all of them the same kit, packages, images and options."))
+                raise _everywhere(
+                    CourseError(
+                        f"These processes cannot train together: rank {rank} on {node}"
+                        f" has {what} {own[what]}, rank 0 on {machine} has"
+                        f" {first[what]}. Give all of them the same kit, packages,"
+                        " images and options."
+                    )
+                )
 
 
 def _everywhere(error: Exception) -> Exception:
@@ -2067,52 +3033,83 @@ def _everywhere(error: Exception) -> Exception:
     return error
 
 
-def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe, *, save_every: float = 30.0,
-        tracker: str = "tensorboard", progress: bool = True, on_epoch=None) -> Run:  # fmt: skip
-    """Train a network on pool train, watching pool val; keep the weights of the lowest validation loss.
+def fit(
+    course: Course,
+    name: str,
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    *,
+    save_every: float = 30.0,
+    tracker: str = "tensorboard",
+    progress: bool = True,
+    on_epoch=None,
+) -> Run:
+    """Train a network on pool train, watching pool val; keep the weights of the lowest
+    validation loss.
 
-    The same call does three things. Finished before: loads at once. Interrupted: goes on from the last step
-    saved and ends with the weights of an uninterrupted run. New: trains.
+    The same call does three things. Finished before: loads at once. Interrupted: goes
+    on from the last step saved and ends with the weights of an uninterrupted run. New:
+    trains.
 
-    Under torchrun (`course.py train`) it is the same training: the processes share each batch of the recipe and add
-    their gradients up (DistributedDataParallel: Li et al., 2020), and rank 0 alone reads and writes. Their number is no
-    part of the identity, and may change when a training goes on. What it changes: batch norm sees the images of one
-    process (those of rank 0 make the statistics that are kept), dropout draws other units, and sums are rounded
-    otherwise. All need the same precision (see `amp_dtype`), so the same kind of GPU.
+    Under torchrun (`course.py train`) it is the same training: the processes share each
+    batch of the recipe and add their gradients up (DistributedDataParallel: Li et al.,
+    2020), and rank 0 alone reads and writes. Their number is no part of the identity,
+    and may change when a training goes on. What it changes: batch norm sees the images
+    of one process (those of rank 0 make the statistics that are kept), dropout draws
+    other units, and sums are rounded otherwise. All need the same precision (see
+    `amp_dtype`), so the same kind of GPU.
 
     Parameters
     ----------
     name : str
-        Names the folder runs/<name>-<identity>; the identity is the hash of code, first weights, recipe, data and
-        seed.
+        Names the folder runs/<name>-<identity>; the identity is the hash of code, first
+        weights, recipe, data and seed.
     save_every : float
         Seconds between two saved steps.
     tracker : {"tensorboard", "wandb", "none"}
-        Where the curves go, below runs/. It is no part of the identity and changes no weight. "wandb" (Weights &
-        Biases) keeps its run on this machine, without an account, unless WANDB_MODE says otherwise.
+        Where the curves go, below runs/. It is no part of the identity and changes no
+        weight. "wandb" (Weights & Biases) keeps its run on this machine, without an
+        account, unless WANDB_MODE says otherwise.
     on_epoch : callable(epoch, row), optional
-        Called after each epoch with the row of the history; may raise to stop (pruning). A training that goes on
-        tells its earlier epochs again.
+        Called after each epoch with the row of the history; may raise to stop
+        (pruning). A training that goes on tells its earlier epochs again.
 
     Raises
     ------
     TrainingStopped
         NaN or infinite loss, with epoch, step and learning rate.
     CourseError
-        The disk is full; what was saved before is intact, and the training goes on from there. An unknown tracker, or
-        one that cannot begin: nothing was trained.
+        The disk is full; what was saved before is intact, and the training goes on from
+        there. An unknown tracker, or one that cannot begin: nothing was trained.
     """
     if tracker not in TRACKERS:
-        raise CourseError(f"tracker={tracker!r} is unknown: choose one of {', '.join(TRACKERS)}.")
+        raise CourseError(
+            f"tracker={tracker!r} is unknown: choose one of {', '.join(TRACKERS)}."
+        )
     code = code_of(model, *_training_code())
     ranges = AUGMENT[course.dataset] if recipe.augment else None
-    key = identity(code, getattr(model, "config", {}), hash_weights(model), asdict(recipe), ranges, data.key,
-                   course.seed)  # fmt: skip
+    key = identity(
+        code,
+        getattr(model, "config", {}),
+        hash_weights(model),
+        asdict(recipe),
+        ranges,
+        data.key,
+        course.seed,
+    )
     folder = course.runs / f"{name}-{key}"
     running = course.local / "runs" / folder.name / "running.pt"
-    check_ranks({"torch": torch.__version__, "precision": amp_dtype(course.device), "the index of images": data.key,
-                 "seed": course.seed} | {f"{field} of the recipe": value for field, value in asdict(recipe).items()}
-                | {"code": identity(code), "the training": key})  # fmt: skip
+    check_ranks(
+        {
+            "torch": torch.__version__,
+            "precision": amp_dtype(course.device),
+            "the index of images": data.key,
+            "seed": course.seed,
+        }
+        | {f"{field} of the recipe": value for field, value in asdict(recipe).items()}
+        | {"code": identity(code), "the training": key}
+    )
     rank, _ = ranks()
     with alone(course, folder.name) if rank == 0 else nullcontext():
         if from_rank0((folder / "finished.pt").exists):
@@ -2120,36 +3117,78 @@ def fit(course: Course, name: str, model: nn.Module, data: Data, recipe: Recipe,
                 run = _load_run(name, model, folder, course)
                 from_rank0(lambda: _remove_running(running, folder))
                 return run
-            except Exception:  # torch.load raises a dozen kinds of error on a damaged file
+            except Exception:
+                # torch.load raises a dozen kinds of error on a damaged file
                 from_rank0(lambda: _set_aside(folder / "finished.pt"))
-        train, val = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True), data.loader("val", 256)
+        train, val = (
+            data.loader("train", recipe.batch_size, augment=ranges, shuffle=True),
+            data.loader("val", 256),
+        )
         train.shared = val.shared = True
-        session = _Session(course, model.to(course.device), train, recipe, len(course.classes), running)
+        session = _Session(
+            course, model.to(course.device), train, recipe, len(course.classes), running
+        )
         session.resume()
         _tell_of_earlier(folder, session)
         from tqdm import tqdm
 
         done = session.epoch * len(train.rows) + session.totals[2]
-        with _Curves(tracker, folder.name, session) as curves, tqdm(
-            total=len(train.rows) * recipe.epochs, initial=done, desc=name, unit="image",
-            disable=not progress or rank > 0, file=sys.stdout, mininterval=0.5) as bar:  # fmt: skip
-            for row in session.history if on_epoch else ():  # the process that was killed may not have come to it
+        with (
+            _Curves(tracker, folder.name, session) as curves,
+            tqdm(
+                total=len(train.rows) * recipe.epochs,
+                initial=done,
+                desc=name,
+                unit="image",
+                disable=not progress or rank > 0,
+                file=sys.stdout,
+                mininterval=0.5,
+            ) as bar,
+        ):
+            # the process that was killed may not have come to it
+            for row in session.history if on_epoch else ():
                 on_epoch(row["epoch"], row)
             while session.epoch < recipe.epochs and not session.stopped:
                 row = session.run_epoch(val, bar, save_every)
                 curves.add(row)
                 if on_epoch:
                     on_epoch(row["epoch"], row)
-        finished = {"weights": session.best, "history": session.history, "seconds": session.seconds, "date": _now(),
-                    "hardware": session.hardware(), "recipe": asdict(recipe)}  # fmt: skip
-        from_rank0(lambda: (_save(folder / "finished.pt", finished), _remove_running(running, folder)))
+        finished = {
+            "weights": session.best,
+            "history": session.history,
+            "seconds": session.seconds,
+            "date": _now(),
+            "hardware": session.hardware(),
+            "recipe": asdict(recipe),
+        }
+        from_rank0(
+            lambda: (
+                _save(folder / "finished.pt", finished),
+                _remove_running(running, folder),
+            )
+        )
         return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
 
 
 def _training_code() -> tuple:
     """What the weights of every training depend on, whatever its network."""
-    return (fit, _Session, train_epoch, train_step, validate, autocast, make_optimizer, make_criterion, class_weights,
-            WeightedCrossEntropy, WeightAverage, BatchLoader, draw_augmentation, augment, _texture)  # fmt: skip
+    return (
+        fit,
+        _Session,
+        train_epoch,
+        train_step,
+        validate,
+        autocast,
+        make_optimizer,
+        make_criterion,
+        class_weights,
+        WeightedCrossEntropy,
+        WeightAverage,
+        BatchLoader,
+        draw_augmentation,
+        augment,
+        _texture,
+    )
 
 
 def _tell_of_earlier(folder: Path, session: _Session) -> None:
@@ -2157,11 +3196,16 @@ def _tell_of_earlier(folder: Path, session: _Session) -> None:
     name = folder.name[:-13]  # less the identity
     earlier = [path for path in folder.parent.glob(f"{name}-{'?' * 12}/finished.pt")]
     if earlier and not (session.epoch or session.step):
-        print(f"{name}: trains anew, as code, data, recipe or seed differ from {len(earlier)} finished run(s) of it")
+        print(
+            f"{name}: trains anew, as code, data, recipe or seed differ from"
+            f" {len(earlier)} finished run(s) of it"
+        )
 
 
 def _remove_running(running: Path, folder: Path) -> None:
-    """Remove the saved steps of a finished training, here and in the home, a killed process's as well."""
+    """Remove the saved steps of a finished training, here and in the home, a killed
+    process's as well.
+    """
     for left in (running, folder / "running.pt"):
         left.unlink(missing_ok=True)
 
@@ -2170,7 +3214,9 @@ def hash_weights(model: nn.Module) -> str:
     """Short hash of all weights and buffers of a network, wherever they lie."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(
+            name.encode() + value.detach().cpu().contiguous().numpy().tobytes()
+        )
     return digest.hexdigest()[:16]
 
 
@@ -2183,51 +3229,101 @@ class _Session:
     """The moving parts of one training, saved and restored together."""
 
     def __init__(self, course, model, loader, recipe, classes, path):
-        self.course, self.model, self.loader, self.recipe, self.path = course, model, loader, recipe, path
+        self.course, self.model, self.loader, self.recipe, self.path = (
+            course,
+            model,
+            loader,
+            recipe,
+            path,
+        )
         self.device = course.device
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
         rank, world = ranks()
-        # Running statistics of batch norm matter in validation only: there all take those of rank 0.
-        self.parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+        # Running statistics of batch norm matter in validation only: there all take
+        # those of rank 0.
+        self.parallel = (
+            nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+            if world > 1
+            else model
+        )
         self.criterion = make_criterion(loader, classes, recipe)
-        self.optimizer, self.scheduler = make_optimizer(model, recipe, recipe.epochs * len(loader))
+        self.optimizer, self.scheduler = make_optimizer(
+            model, recipe, recipe.epochs * len(loader)
+        )
         self.scaler = make_scaler(course.device, recipe.mixed_precision)
         memory = max(recipe.average * len(loader), 1.0)
         self.average = WeightAverage(model, 1 - 1 / memory) if recipe.average else None
         self.epoch = self.step = 0
-        self.seconds, self.totals, self.history, self.worlds = 0.0, (0.0, 0, 0), [], [world]
+        self.seconds, self.totals, self.history, self.worlds = (
+            0.0,
+            (0.0, 0, 0),
+            [],
+            [world],
+        )
         self.best, self.best_loss = _copy_state(model), math.inf
-        self.stateful = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler,
-                         "scaler": self.scaler}  # fmt: skip
-        self.plain = ("epoch", "step", "seconds", "totals", "history", "worlds", "best", "best_loss")
-        seed_generators(course.seed + rank)  # dropout starts alike, whatever ran before in this notebook
+        self.stateful = {
+            "model": model,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+        }
+        self.plain = (
+            "epoch",
+            "step",
+            "seconds",
+            "totals",
+            "history",
+            "worlds",
+            "best",
+            "best_loss",
+        )
+        # dropout starts alike, whatever ran before in this notebook
+        seed_generators(course.seed + rank)
 
     def save(self) -> None:
-        """Store all that the next step depends on; the sampler's position is (seed, epoch, step)."""
+        """Store all that the next step depends on; the sampler's position is (seed,
+        epoch, step).
+        """
         generators = gather_ranks(generator_states(self.device))
         if ranks()[0] > 0:
             return
         state = {name: thing.state_dict() for name, thing in self.stateful.items()}
-        state |= {name: getattr(self, name) for name in self.plain} | {"generators": generators}
-        state["average"] = (self.average.steps, self.average.state) if self.average else None
+        state |= {name: getattr(self, name) for name in self.plain} | {
+            "generators": generators
+        }
+        state["average"] = (
+            (self.average.steps, self.average.state) if self.average else None
+        )
         _save(self.path, state)
 
     def _saved(self) -> dict | None:
-        """The state that was saved, None where there is none; a damaged file is set aside."""
-        for _ in range(2):  # a damaged file of the local disk may have a good copy in the home
+        """The state that was saved, None where there is none; a damaged file is set
+        aside.
+        """
+        # a damaged file of the local disk may have a good copy in the home
+        for _ in range(2):
             fetch(self.course, self.path)
             if not self.path.exists():
                 return None
-            with suppress(Exception):  # torch.load raises a dozen kinds of error on a damaged file
-                state = _load(self.path, torch.device("cpu"))  # from where every process takes it to its own device
-                if {*self.stateful, *self.plain, "generators", "average"} <= state.keys():
+            # torch.load raises a dozen kinds of error on a damaged file
+            with suppress(Exception):
+                # from where every process takes it to its own device
+                state = _load(self.path, torch.device("cpu"))
+                if {
+                    *self.stateful,
+                    *self.plain,
+                    "generators",
+                    "average",
+                } <= state.keys():
                     return state
             _set_aside(self.path)
         return None
 
     def resume(self) -> None:
-        """Go on where a killed run stood, with as many processes or others; with nothing saved, start anew."""
+        """Go on where a killed run stood, with as many processes or others; with
+        nothing saved, start anew.
+        """
         state = from_rank0(self._saved)
         if state is None:
             return
@@ -2240,14 +3336,22 @@ class _Session:
         self.worlds += [world] if self.worlds[-1] != world else []
         if self.average:
             self.average.steps, averages = state["average"]
-            self.average.state = {name: value.to(self.device) for name, value in averages.items()}
+            self.average.state = {
+                name: value.to(self.device) for name, value in averages.items()
+            }
         if len(state["generators"]) == world:
             set_generator_states(state["generators"][rank], self.device)
         else:  # other processes than before: dropout goes on with new draws
             seed_generators(self.course.seed + self.step * world + rank)
         done = self.epoch >= self.recipe.epochs  # killed before its result was stored
-        print("resumed after the last epoch" if done else
-              f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step}")  # fmt: skip
+        print(
+            "resumed after the last epoch"
+            if done
+            else (
+                f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step"
+                f" {self.step}"
+            )
+        )
 
     def hardware(self) -> str:
         """What it was trained on, and by how many processes, one after the other."""
@@ -2262,43 +3366,74 @@ class _Session:
         return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience
 
     def run_epoch(self, val: BatchLoader, bar, save_every: float) -> dict:
-        self.loader.epoch, self.loader.first_batch = self.epoch, self.step - self.epoch * len(self.loader)
+        self.loader.epoch, self.loader.first_batch = (
+            self.epoch,
+            self.step - self.epoch * len(self.loader),
+        )
         began, saved = time.perf_counter() - self.seconds, time.perf_counter()
 
         def on_step(loss, totals):
             nonlocal saved
-            seen, self.step, self.totals = totals[2] - self.totals[2], self.step + 1, totals
+            seen, self.step, self.totals = (
+                totals[2] - self.totals[2],
+                self.step + 1,
+                totals,
+            )
             if self.average:
                 self.average.update(self.model)
             bar.update(seen)
-            bar.set_postfix(epoch=self.epoch + 1, loss=f"{totals[0] / totals[2]:.3f}", refresh=False)
-            (due,) = sum_over_ranks(time.perf_counter() - saved > save_every)  # clocks differ: one decides for all
+            bar.set_postfix(
+                epoch=self.epoch + 1, loss=f"{totals[0] / totals[2]:.3f}", refresh=False
+            )
+            # clocks differ: one decides for all
+            (due,) = sum_over_ranks(time.perf_counter() - saved > save_every)
             if due:
                 self.seconds = time.perf_counter() - began
                 self.save()
                 saved = time.perf_counter()
 
         try:
-            loss, accuracy = train_epoch(self.parallel, self._batches(), self.criterion, self.optimizer, self.device,
-                                         self.scaler, self.scheduler, clip=self.recipe.clip, totals=self.totals,
-                                         amp=self.recipe.mixed_precision, on_step=on_step)  # fmt: skip
+            loss, accuracy = train_epoch(
+                self.parallel,
+                self._batches(),
+                self.criterion,
+                self.optimizer,
+                self.device,
+                self.scaler,
+                self.scheduler,
+                clip=self.recipe.clip,
+                totals=self.totals,
+                amp=self.recipe.mixed_precision,
+                on_step=on_step,
+            )
         except TrainingStopped as error:
             self.seconds = time.perf_counter() - began
             self.save()
-            raise TrainingStopped(f"Epoch {self.epoch + 1}, step {self.step + 1}: {error}. The weights before that "
-                                  f"step and the best so far are kept in {self.path}.") from None  # fmt: skip
+            raise TrainingStopped(
+                f"Epoch {self.epoch + 1}, step {self.step + 1}: {error}. The weights"
+                f" before that step and the best so far are kept in {self.path}."
+            ) from None
         weights = _copy_state(self.model)
         if self.average:
             self.model.load_state_dict(self.average.state)
-        _restore(self.model, from_rank0(lambda: [buffer.cpu() for buffer in self.model.buffers()]))
+        _restore(
+            self.model,
+            from_rank0(lambda: [buffer.cpu() for buffer in self.model.buffers()]),
+        )
         val_loss, val_accuracy = validate(self.model, val, self.criterion, self.device)
         if val_loss < self.best_loss or not math.isfinite(self.best_loss):
             self.best, self.best_loss = _copy_state(self.model), val_loss
         self.model.load_state_dict(weights)
         self.seconds = time.perf_counter() - began
-        row = {"epoch": self.epoch + 1, "train_loss": loss, "train_accuracy": accuracy, "val_loss": val_loss,
-               "val_accuracy": val_accuracy, "lr": self.scheduler.get_last_lr()[0],
-               "seconds": self.seconds}  # fmt: skip
+        row = {
+            "epoch": self.epoch + 1,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "lr": self.scheduler.get_last_lr()[0],
+            "seconds": self.seconds,
+        }
         self.history.append(row)
         self.epoch, self.totals = self.epoch + 1, (0.0, 0, 0)
         self.save()
@@ -2306,7 +3441,11 @@ class _Session:
         return row
 
     def _batches(self):
-        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        layout = (
+            torch.channels_last
+            if self.recipe.channels_last
+            else torch.contiguous_format
+        )
         for images, labels in self.loader:
             yield images.to(memory_format=layout), labels
 
@@ -2314,12 +3453,16 @@ class _Session:
 class _Curves:
     """The curves of one training, in the tracker that was asked for.
 
-    A tracker that cannot begin is an error before the first step. One that breaks later is told in a sentence, and the
-    training goes on without it. What a killed process had written is replaced by the history, which lost nothing.
-    """
+    A tracker that cannot begin is an error before the first step. One that breaks later
+    is told in a sentence, and the training goes on without it. What a killed process
+    had written is replaced by the history, which lost nothing."""
 
     def __init__(self, tracker: str, name: str, session: _Session):
-        self.session, self.name, kind = session, tracker, TRACKERS[tracker if ranks()[0] == 0 else "none"]
+        self.session, self.name, kind = (
+            session,
+            tracker,
+            TRACKERS[tracker if ranks()[0] == 0 else "none"],
+        )
         with _same_generators(session.device):
             self.tracker = kind(session.course, name, session) if kind else None
         for row in session.history:
@@ -2341,15 +3484,20 @@ class _Curves:
         try:
             with _same_generators(self.session.device):
                 getattr(self.tracker, what)(*arguments)
-        except Exception as error:  # of somebody else's library: whatever it is, it must not cost a training
+        except Exception as error:
+            # of somebody else's library: whatever it is, it must not cost a training
             self.tracker = None
-            print(f"\n{self.name} stopped ({_first_line(error)}): its curves end here, the training goes on without "
-                  "them. run.history holds every epoch.")  # fmt: skip
+            print(
+                f"\n{self.name} stopped ({_first_line(error)}): its curves end here,"
+                " the training goes on without them. run.history holds every epoch."
+            )
 
 
 @contextmanager
 def _same_generators(device: torch.device):
-    """Within this block others may draw random numbers: the training does not notice."""
+    """Within this block others may draw random numbers: the training
+    does not notice.
+    """
     states = generator_states(device)
     try:
         yield
@@ -2358,11 +3506,15 @@ def _same_generators(device: torch.device):
 
 
 def _first_line(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    ).splitlines()[0]
 
 
 def _check_room(folder: Path) -> None:
-    """Fail as a full disk does: trackers write in a thread or a process of their own, which does not tell."""
+    """Fail as a full disk does: trackers write in a thread or a process of their own,
+    which does not tell.
+    """
     room = _opened(folder / "room")
     try:
         room.write_bytes(bytes(1 << 14))
@@ -2371,7 +3523,9 @@ def _check_room(folder: Path) -> None:
 
 
 class _TensorBoard:
-    """One training in runs/tensorboard: scalars, a batch of training images, the recipe."""
+    """One training in runs/tensorboard: scalars, a batch of training images, the
+    recipe.
+    """
 
     def __init__(self, course: Course, name: str, session: _Session):
         self.course, self.folder = course, course.local / "runs" / "tensorboard" / name
@@ -2380,7 +3534,8 @@ class _TensorBoard:
 
             fetch(course, self.folder)
             _check_room(self.folder)
-            self.writer = SummaryWriter(self.folder, purge_step=0)  # hides the points of an earlier process
+            # hides the points of an earlier process
+            self.writer = SummaryWriter(self.folder, purge_step=0)
 
     def add(self, row: dict) -> None:
         _check_room(self.folder)
@@ -2392,48 +3547,91 @@ class _TensorBoard:
     def close(self, session: _Session, finished: bool) -> None:
         if finished:
             train, recipe = session.loader, asdict(session.recipe).items()
-            plain = {name: value for name, value in recipe if isinstance(value, (int, float, str, bool))}
+            plain = {
+                name: value
+                for name, value in recipe
+                if isinstance(value, (int, float, str, bool))
+            }
             images = next(iter(train))[0][:16] * train.std + train.mean
             self.writer.add_images("training batch", images.clamp(0, 1))
-            self.writer.add_hparams(plain, {"best_val_loss": session.best_loss}, run_name=".")
+            self.writer.add_hparams(
+                plain, {"best_val_loss": session.best_loss}, run_name="."
+            )
         self.writer.close()
         keep(self.course, self.folder)
 
 
 class _WandB:
-    """One training in runs/wandb: a run of Weights & Biases whose id is the identity of the training.
+    """One training in runs/wandb: a run of Weights & Biases whose id is the identity of
+    the training.
 
-    It stays on this machine, unless WANDB_MODE says otherwise; `wandb sync` uploads it any time later. The code, the
-    printed text, the command and the machine of the student are not stored with it.
+    It stays on this machine, unless WANDB_MODE says otherwise; `wandb sync` uploads it
+    any time later. The code, the printed text, the command and the machine of the
+    student are not stored with it.
     """
 
     def __init__(self, course: Course, name: str, session: _Session):
         try:
-            from wandb import Settings, init  # a mere folder called wandb can be imported, but not from
+            # a mere folder called wandb can be imported, but not from
+            from wandb import Settings, init
         except ImportError as error:
-            raise CourseError("wandb is not installed: pip install -r requirements-bonus.txt, or "
-                              "tracker='tensorboard'.") from error  # fmt: skip
+            raise CourseError(
+                "wandb is not installed: pip install -r requirements-bonus.txt, or "
+                "tracker='tensorboard'."
+            ) from error
         self.course, folder = course, course.local / "runs" / "wandb"
-        self.name = re.sub(r"[/\\#?%:]", "_", name)  # what an id of a run may not hold at the server
+        # what an id of a run may not hold at the server
+        self.name = re.sub(r"[/\\#?%:]", "_", name)
         with clear_disk_errors(folder):
             _check_room(folder)
-        private = {"silent": True, "console": "off", "symlink": False, "host": "", "disable_git": True,
-                   "disable_code": True, "save_code": False, "x_disable_meta": True, "x_disable_machine_info": True,
-                   "x_disable_stats": True, "x_save_requirements": False}  # fmt: skip
-        known = {key: value for key, value in private.items() if key in Settings.model_fields}  # x_: not promised
-        config = asdict(session.recipe) | {"dataset": course.dataset, "image_size": course.image_size,
-                                           "seed": course.seed, "network": type(session.model).__name__}  # fmt: skip
+        private = {
+            "silent": True,
+            "console": "off",
+            "symlink": False,
+            "host": "",
+            "disable_git": True,
+            "disable_code": True,
+            "save_code": False,
+            "x_disable_meta": True,
+            "x_disable_machine_info": True,
+            "x_disable_stats": True,
+            "x_save_requirements": False,
+        }
+        # x_: not promised
+        known = {
+            key: value for key, value in private.items() if key in Settings.model_fields
+        }
+        config = asdict(session.recipe) | {
+            "dataset": course.dataset,
+            "image_size": course.image_size,
+            "seed": course.seed,
+            "network": type(session.model).__name__,
+        }
         try:
-            self.run = init(mode=os.environ.get("WANDB_MODE", "offline"), dir=folder.parent, id=self.name,
-                            project=os.environ.get("WANDB_PROJECT", f"course-{course.dataset}"), name=name[:-13],
-                            resume="allow", config=config, settings=Settings(**known), reinit="create_new")
-        except Exception as error:  # a dozen kinds, from a mode that does not exist to a server that is not there
-            raise CourseError(f"wandb could not begin ({_first_line(error)}): restart the session without WANDB_MODE, "
-                              "so that its runs stay on this machine, or take tracker='tensorboard'.") from error
+            self.run = init(
+                mode=os.environ.get("WANDB_MODE", "offline"),
+                dir=folder.parent,
+                id=self.name,
+                project=os.environ.get("WANDB_PROJECT", f"course-{course.dataset}"),
+                name=name[:-13],
+                resume="allow",
+                config=config,
+                settings=Settings(**known),
+                reinit="create_new",
+            )
+        except Exception as error:
+            # a dozen kinds, from a mode that does not exist to a server that is not
+            # there
+            raise CourseError(
+                f"wandb could not begin ({_first_line(error)}): restart the session"
+                " without WANDB_MODE, so that its runs stay on this machine, or take"
+                " tracker='tensorboard'."
+            ) from error
         self.folder = Path(self.run.dir).parent
 
     def add(self, row: dict) -> None:
-        if row["epoch"] >= self.run.starting_step:  # a run that goes on at the server holds the epochs before
+        # a run that goes on at the server holds the epochs before
+        if row["epoch"] >= self.run.starting_step:
             _check_room(self.folder)
             self.run.log({tag: row[tag] for tag in CURVES}, step=row["epoch"])
             self._keep()
@@ -2442,12 +3640,16 @@ class _WandB:
         sizes = [self._size()]
         self.run.summary["best_val_loss"] = session.best_loss
         self.run.finish(exit_code=0 if finished else 1)
-        while 0 < sizes[0] and len(sizes) < 50 and not sizes[0] < sizes[-1] == sizes[-2]:  # its process writes on
+        # its process writes on
+        while (
+            0 < sizes[0] and len(sizes) < 50 and not sizes[0] < sizes[-1] == sizes[-2]
+        ):
             time.sleep(0.1)
             sizes.append(self._size())
         self._keep()
         earlier = re.compile(rf"offline-run-\d+_\d+-{re.escape(self.name)}(-\d+)?")
-        for home in {self.course.local, self.course.home}:  # of processes that were killed: ours holds their epochs
+        # of processes that were killed: ours holds their epochs
+        for home in {self.course.local, self.course.home}:
             for path in (home / "runs" / "wandb").glob("offline-run-*"):
                 if earlier.fullmatch(path.name) and path.name != self.folder.name:
                     _remove(path)
@@ -2456,7 +3658,8 @@ class _WandB:
         return sum(path.stat().st_size for path in self.folder.glob("*.wandb"))
 
     def _keep(self) -> None:
-        if self.folder.is_relative_to(self.course.local):  # with WANDB_MODE=disabled it writes nothing
+        # with WANDB_MODE=disabled it writes nothing
+        if self.folder.is_relative_to(self.course.local):
             keep(self.course, self.folder)
 
 
@@ -2467,23 +3670,52 @@ TRACKERS = {"tensorboard": _TensorBoard, "wandb": _WandB, "none": None}
 def _load_run(name, model, folder, course, quiet=False) -> Run:
     """A finished training; a damaged file raises before it has touched the network."""
     state = from_rank0(lambda: _load(folder / "finished.pt", torch.device("cpu")))
-    history, recipe, own = pd.DataFrame(state["history"]), Recipe(**state["recipe"]), model.state_dict()
-    says = f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on {state['hardware']}"
-    if not {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds"} <= {*history}:
+    history, recipe, own = (
+        pd.DataFrame(state["history"]),
+        Recipe(**state["recipe"]),
+        model.state_dict(),
+    )
+    says = (
+        f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on"
+        f" {state['hardware']}"
+    )
+    if not {
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "lr",
+        "seconds",
+    } <= {*history}:
         raise ValueError("a history that lacks columns")
-    if {key: value.shape for key, value in state["weights"].items()} != {key: own[key].shape for key in own}:
+    if {key: value.shape for key, value in state["weights"].items()} != {
+        key: own[key].shape for key in own
+    }:
         raise ValueError("weights of another network")
     model.to(course.device).load_state_dict(state["weights"])
     if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # the layout it was trained in, to the last digit
+        # the layout it was trained in, to the last digit
+        model.to(memory_format=torch.channels_last)
     if not quiet:
         print(says)
-    return Run(name, model.eval(), history, state["seconds"], state["date"], state["hardware"], recipe, folder,
-               loaded=True)  # fmt: skip
+    return Run(
+        name,
+        model.eval(),
+        history,
+        state["seconds"],
+        state["date"],
+        state["hardware"],
+        recipe,
+        folder,
+        loaded=True,
+    )
 
 
 def _save(path: Path, state: dict) -> Path:
-    """torch.save through memory and a temporary file, so that a full disk raises and leaves the old file."""
+    """torch.save through memory and a temporary file, so that a full disk raises and
+    leaves the old file.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with atomic(path) as temporary:
@@ -2497,10 +3729,15 @@ def save_checkpoint(path, model, optimizer=None, **state) -> Path:
     Parameters
     ----------
     **state : plain Python values
-        classes, mean, std, size, threshold, temperature, ... (lists and numbers, no NumPy scalars).
+        classes, mean, std, size, threshold, temperature, ... (lists and numbers, no
+        NumPy scalars).
     """
-    content = {"architecture": type(model).__name__, "config": getattr(model, "config", {}),
-               "weights": model.state_dict(), "optimizer": optimizer.state_dict() if optimizer else None}  # fmt: skip
+    content = {
+        "architecture": type(model).__name__,
+        "config": getattr(model, "config", {}),
+        "weights": model.state_dict(),
+        "optimizer": optimizer.state_dict() if optimizer else None,
+    }
     return _save(Path(path), content | state)
 
 
@@ -2510,46 +3747,69 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
     Raises
     ------
     CourseError
-        Missing or damaged file; another architecture, other shapes, or another class list.
+        Missing or damaged file; another architecture, other shapes, or another class
+        list.
     """
     path = Path(path)
     if not path.exists():
-        notebook = {"baseline.pth": "theme2_baseline_model", "best_model.pth": "theme3_optimization"}.get(path.name)
-        advice = f"run notebooks/{notebook}.ipynb first" if notebook else "check the path"
+        notebook = {
+            "baseline.pth": "theme2_baseline_model",
+            "best_model.pth": "theme3_optimization",
+        }.get(path.name)
+        advice = (
+            f"run notebooks/{notebook}.ipynb first" if notebook else "check the path"
+        )
         raise CourseError(f"{path} is missing: {advice}.")
     try:
         state = _load(path, best_device())
         architecture, weights = state["architecture"], state["weights"]
         _check_checkpoint(state)
     except Exception as error:
-        raise CourseError(f"{path} is damaged or no checkpoint of this course ({type(error).__name__}): delete it and "
-                          "run the notebook that writes it again.") from error  # fmt: skip
+        raise CourseError(
+            f"{path} is damaged or no checkpoint of this course"
+            f" ({type(error).__name__}): delete it and run the notebook that writes it"
+            " again."
+        ) from error
     if classes is not None and list(classes) != list(state.get("classes", classes)):
-        raise CourseError(f"{path} knows the classes {list(state['classes'])}, asked for {list(classes)}: "
-                          "use the HOME of that dataset, or train again.")  # fmt: skip
+        raise CourseError(
+            f"{path} knows the classes {list(state['classes'])}, asked for"
+            f" {list(classes)}: use the HOME of that dataset, or train again."
+        )
     if model is not None:
         own = type(model).__name__, getattr(model, "config", {})
         if own != (architecture, state["config"]):
-            raise CourseError(f"{path} holds {architecture}({state['config']}), not {own[0]}({own[1]}): "
-                              "build that network (utils.load_model does) or train this one again.")  # fmt: skip
+            raise CourseError(
+                f"{path} holds {architecture}({state['config']}), not"
+                f" {own[0]}({own[1]}): build that network (utils.load_model does) or"
+                " train this one again."
+            )
         try:
             model.load_state_dict(weights)
         except (RuntimeError, TypeError) as error:
-            raise CourseError(f"{path} holds weights of other shapes or names than this {own[0]}: build the network "
-                              "that it was saved from, or train this one again.") from error  # fmt: skip
+            raise CourseError(
+                f"{path} holds weights of other shapes or names than this {own[0]}:"
+                " build the network that it was saved from, or train this one again."
+            ) from error
     if optimizer is not None and state.get("optimizer") is not None:
         try:
             optimizer.load_state_dict(state["optimizer"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CourseError(f"{path} holds the state of another optimizer than this {type(optimizer).__name__}: "
-                              "make the one that it was saved from, or go on without it.") from error  # fmt: skip
+            raise CourseError(
+                f"{path} holds the state of another optimizer than this"
+                f" {type(optimizer).__name__}: make the one that it was saved from, or"
+                " go on without it."
+            ) from error
     return state
 
 
 def _check_checkpoint(state: dict) -> None:
-    """Raise TypeError or ValueError where a checkpoint holds other kinds of values than it must."""
+    """Raise TypeError or ValueError where a checkpoint holds other kinds of values than
+    it must.
+    """
     json.dumps(state["config"])
-    if not isinstance(state["architecture"], str) or not isinstance(state["config"], dict):
+    if not isinstance(state["architecture"], str) or not isinstance(
+        state["config"], dict
+    ):
         raise TypeError("no name of a network, or no arguments of one")
     for name, value in state["weights"].items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
@@ -2557,48 +3817,75 @@ def _check_checkpoint(state: dict) -> None:
         if value.nbytes > value.untyped_storage().nbytes():
             raise ValueError("weights that claim more numbers than the file holds")
     classes = state.get("classes", [])
-    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+    if not isinstance(classes, (list, tuple)) or not all(
+        isinstance(name, str) for name in classes
+    ):
         raise TypeError("classes that are no names")
 
 
 def _load(path: Path, device: torch.device) -> dict:
-    """torch.load of plain values and tensors: no code of the file runs, and no zip in it grows when it is read."""
+    """torch.load of plain values and tensors: no code of the file runs, and no zip in
+    it grows when it is read.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as packed:
-            if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:  # torch stores, plainly
+            # torch stores, plainly
+            if (
+                sum(entry.file_size for entry in packed.infolist())
+                > path.stat().st_size
+            ):
                 raise ValueError("more content than the file has bytes")
     return torch.load(path, map_location=device, weights_only=True)
 
 
 def load_model(path, classes=None) -> tuple[nn.Module, dict]:
-    """Build the network that a checkpoint names and fill in its weights; returns (model, state)."""
+    """Build the network that a checkpoint names and fill in its weights; returns
+    (model, state).
+    """
     state = load_checkpoint(path, classes=classes)
     if state["architecture"] not in MODELS:
-        raise CourseError(f"{path} holds a network {state['architecture']} of your own: add its class to utils.MODELS, "
-                          "then run the cell again.")  # fmt: skip
+        raise CourseError(
+            f"{path} holds a network {state['architecture']} of your own: add its class"
+            " to utils.MODELS, then run the cell again."
+        )
     try:
         with _no_larger(len(state["weights"]), Path(path).stat().st_size):
             model = MODELS[state["architecture"]](**state["config"]).to(best_device())
-    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise CourseError(f"{path} holds weights that fit no {state['architecture']}({str(state['config'])[:200]}): "
-                          "delete it and run the notebook that writes it again.") from error  # fmt: skip
+    except (
+        ArithmeticError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise CourseError(
+            f"{path} holds weights that fit no"
+            f" {state['architecture']}({str(state['config'])[:200]}): delete it and run"
+            " the notebook that writes it again."
+        ) from error
     load_checkpoint(path, model)
-    return model.to(memory_format=torch.channels_last).eval(), state  # the layout that `fit` leaves it in
+    # the layout that `fit` leaves it in
+    return model.to(memory_format=torch.channels_last).eval(), state
 
 
 @contextmanager
 def _no_larger(parameters: int, size: int):
-    """Stop the making of a network that is far larger than a file of `size` bytes, before it is filled.
+    """Stop the making of a network that is far larger than a file of `size` bytes,
+    before it is filled.
 
-    Some room is left: a network of the group's own may drop a part that it was made with, such as a head of VGG.
-    """
+    Some room is left: a network of the group's own may drop a part that it was made
+    with, such as a head of VGG."""
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
     parameters, size = parameters + 1000, 4 * size + (512 << 20)
 
     def check(module, name, parameter):
         nonlocal parameters, size
-        parameters, size = parameters - 1, size - (parameter.nbytes if parameter is not None else 0)
+        parameters, size = (
+            parameters - 1,
+            size - (parameter.nbytes if parameter is not None else 0),
+        )
         if parameters < 0 or size < 0:
             raise ValueError("its arguments make a network far larger than the file")
 
@@ -2609,7 +3896,8 @@ def _no_larger(parameters: int, size: int):
         hook.remove()
 
 
-# Width and depth by dataset, chosen on validation images. Panels are a few pixels wide: their stem only halves.
+# Width and depth by dataset, chosen on validation images. Panels are a few pixels wide:
+# their stem only halves.
 ARCHITECTURES = {
     "pneumonia": {"stem": 4, "width": 32, "depth": 2},
     "pneumonia3": {"stem": 4, "width": 32, "depth": 2},
@@ -2618,110 +3906,168 @@ ARCHITECTURES = {
 
 
 def optimized_network(course: Course, **changes) -> OptimizedCNN:
-    """The network of theme 3, with the weights that its seed draws and as many stages as the image size needs.
+    """The network of theme 3, with the weights that its seed draws and as many stages
+    as the image size needs.
 
     Parameters
     ----------
     **changes
-        width, depth, stem (see ARCHITECTURES) or any argument of OptimizedCNN. The last maps are 4 to 7 pixels wide:
-        smaller ones no longer say where anything is.
+        width, depth, stem (see ARCHITECTURES) or any argument of OptimizedCNN. The last
+        maps are 4 to 7 pixels wide: smaller ones no longer say where anything is.
     """
     config = ARCHITECTURES[course.dataset] | changes
-    width, stages = config.pop("width"), math.ceil(math.log2(course.image_size / config["stem"] / 7)) + 1
+    width, stages = (
+        config.pop("width"),
+        math.ceil(math.log2(course.image_size / config["stem"] / 7)) + 1,
+    )
     widths = [width * growth for growth in (1, 2, 4, 6, 8, 8, 8, 8)][: max(stages, 2)]
     torch.manual_seed(course.seed)
     return OptimizedCNN(course.channels, len(course.classes), widths, **config)
 
 
-def build_trial(course: Course, params: dict, recipe: Recipe) -> tuple[nn.Module, Recipe]:
+def build_trial(
+    course: Course, params: dict, recipe: Recipe
+) -> tuple[nn.Module, Recipe]:
     """The network and the recipe that a set of search parameters stands for."""
-    model = optimized_network(course, **{name: params[name] for name in ("width", "depth", "dropout")})
+    model = optimized_network(
+        course, **{name: params[name] for name in ("width", "depth", "dropout")}
+    )
     return model, replace(recipe, lr=params["lr"], weight_decay=params["weight_decay"])
 
 
-def search(course: Course, data: Data, name: str, recipe: Recipe, trials: int, tracker: str = "none",
-           storage: str | Path | None = None):  # fmt: skip
-    """Optuna study over width, depth, dropout, learning rate and weight decay; bad trials are pruned early.
+def search(
+    course: Course,
+    data: Data,
+    name: str,
+    recipe: Recipe,
+    trials: int,
+    tracker: str = "none",
+    storage: str | Path | None = None,
+):
+    """Optuna study over width, depth, dropout, learning rate and weight decay; bad
+    trials are pruned early.
 
-    Trial 0 is the course's own choice. Every trial is a training with an identity, and the study is a journal on disk:
-    an interrupted search goes on. Sampler: TPE (Bergstra et al., 2011). Pruning after each epoch by the median of
-    the other trials. With a `tracker` each trial is a run of it, as in `fit`.
+    Trial 0 is the course's own choice. Every trial is a training with an identity, and
+    the study is a journal on disk: an interrupted search goes on. Sampler: TPE
+    (Bergstra et al., 2011). Pruning after each epoch by the median of the other trials.
+    With a `tracker` each trial is a run of it, as in `fit`.
 
-    Every process that makes this call on the same storage works on the same study, and each returns when it is
-    complete. The trial of a worker that dies is tried again by another, with the same parameters: where they share the
-    folder runs/, from the last step saved.
+    Every process that makes this call on the same storage works on the same study, and
+    each returns when it is complete. The trial of a worker that dies is tried again by
+    another, with the same parameters: where they share the folder runs/, from the last
+    step saved.
 
     Parameters
     ----------
     trials : int
-        Of the study, not of each worker, at least 1. Where others have asked for more and are at work on them, this
-        call returns when they are done.
+        Of the study, not of each worker, at least 1. Where others have asked for more
+        and are at work on them, this call returns when they are done.
     storage : path or "grpc://HOST:PORT", optional
-        A journal on a disk that all workers see, or the server that `course.py search --serve` runs; a file in runs/
-        when None.
+        A journal on a disk that all workers see, or the server that `course.py search
+        --serve` runs; a file in runs/ when None.
 
     Returns
     -------
     optuna.Study
-        Minimises the validation loss; `user_attrs["own"]` holds the parameters of the course's own choice.
+        Minimises the validation loss; `user_attrs["own"]` holds the parameters of the
+        course's own choice.
 
     Raises
     ------
     CourseError
-        Less than one trial; no trial finished; a storage that is no journal, that cannot be written or locked, or that
-        does not answer.
+        Less than one trial; no trial finished; a storage that is no journal, that
+        cannot be written or locked, or that does not answer.
     """
-    from tools import shared_study  # who takes which trial, who has died, and where the study is kept
+    # who takes which trial, who has died, and where the study is kept
+    from tools import shared_study
 
     if trials < 1:
-        raise CourseError(f"A search of {trials} trials finds nothing: ask for at least 1.")
+        raise CourseError(
+            f"A search of {trials} trials finds nothing: ask for at least 1."
+        )
     parts = _search_parts(course, data, name, recipe)
     title = f"{name}-{identity(parts)}"
-    stored = course.local / "runs" / f"{title}.journal"  # with Drive it is copied over after every trial
+    # with Drive it is copied over after every trial
+    stored = course.local / "runs" / f"{title}.journal"
     own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
     own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
     with shared_study.clear_study_errors(storage or stored):
         if storage is None:
             fetch(course, stored)
         private = storage is None and course.home != course.local
-        opened = shared_study.open_journal(_opened(stored)) if storage is None else shared_study.open_storage(storage)
+        opened = (
+            shared_study.open_journal(_opened(stored))
+            if storage is None
+            else shared_study.open_storage(storage)
+        )
         study = shared_study.open_study(opened, title, own, parts, storage or stored)
-        places = shared_study.Places(study, trials, own, lambda place: _sampler(course.seed + place), private)
+        places = shared_study.Places(
+            study, trials, own, lambda place: _sampler(course.seed + place), private
+        )
         while (trial := places.take()) or places.wait():
             if trial:
-                shared_study.run_trial(study, trial, partial(_train_trial, course, data, name, recipe, tracker))
+                shared_study.run_trial(
+                    study,
+                    trial,
+                    partial(_train_trial, course, data, name, recipe, tracker),
+                )
                 if storage is None:
                     keep(course, stored)
-    if all(trial.state.name != "COMPLETE" for trial in study.get_trials(deepcopy=False)):
-        raise CourseError("No trial of the search finished, every loss exploded: lower lr in the recipe to a tenth.")
+    if all(
+        trial.state.name != "COMPLETE" for trial in study.get_trials(deepcopy=False)
+    ):
+        raise CourseError(
+            "No trial of the search finished, every loss exploded: lower lr in the"
+            " recipe to a tenth."
+        )
     return study
 
 
 def _search_parts(course, data, name, recipe) -> dict:
     """What a study depends on: only who has the same of all of them may join it."""
-    code = code_of(search, _train_trial, _sampler, build_trial, optimized_network, OptimizedCNN(), *_training_code())
-    return {"name": name, "code": identity(code), "networks": ARCHITECTURES, "recipe": asdict(recipe),
-            "augmentation": AUGMENT[course.dataset] if recipe.augment else None, "data": data.key,
-            "seed": course.seed}  # fmt: skip
+    code = code_of(
+        search,
+        _train_trial,
+        _sampler,
+        build_trial,
+        optimized_network,
+        OptimizedCNN(),
+        *_training_code(),
+    )
+    return {
+        "name": name,
+        "code": identity(code),
+        "networks": ARCHITECTURES,
+        "recipe": asdict(recipe),
+        "augmentation": AUGMENT[course.dataset] if recipe.augment else None,
+        "data": data.key,
+        "seed": course.seed,
+    }
 
 
 def _sampler(seed: int):
-    """A sampler for each trial, so that an interrupted search proposes what an uninterrupted one would.
+    """A sampler for each trial, so that an interrupted search proposes what an
+    uninterrupted one would.
 
-    A trial that another worker has not finished counts as a bad one (the constant liar of Ginsbourger et al., 2010):
-    two workers look in different places.
+    A trial that another worker has not finished counts as a bad one (the constant liar
+    of Ginsbourger et al., 2010): two workers look in different places.
     """
     import warnings
 
     import optuna
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # constant_liar, before Optuna 5
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4, constant_liar=True)
+        # constant_liar, before Optuna 5
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=4, constant_liar=True
+        )
 
 
 def _train_trial(course, data, name, recipe, tracker, trial) -> float:
-    """Propose parameters, train, and return the lowest validation loss; raises optuna.TrialPruned."""
+    """Propose parameters, train, and return the lowest validation loss; raises
+    optuna.TrialPruned.
+    """
     import optuna
 
     trial.suggest_categorical("width", [16, 24, 32])
@@ -2739,28 +4085,44 @@ def _train_trial(course, data, name, recipe, tracker, trial) -> float:
             raise optuna.TrialPruned
 
     try:
-        run = fit(course, f"{name}-trial", model, data, chosen, tracker=tracker, progress=False, on_epoch=report)
+        run = fit(
+            course,
+            f"{name}-trial",
+            model,
+            data,
+            chosen,
+            tracker=tracker,
+            progress=False,
+            on_epoch=report,
+        )
     except TrainingStopped:
-        raise optuna.TrialPruned from None  # this rate makes the loss explode: a result, not a failure
+        # this rate makes the loss explode: a result, not a failure
+        raise optuna.TrialPruned from None
     if run.loaded:
         for row in run.history.itertuples():
             trial.report(row.val_loss, int(row.epoch))
     loss = float(run.history["val_loss"].min())
-    if math.isnan(loss):  # of every epoch: an explosion that the training itself did not meet
+    # of every epoch: an explosion that the training itself did not meet
+    if math.isnan(loss):
         raise optuna.TrialPruned
     return loss
 
 
-# ======================================================================================================
+# ======================================================================================
 # 4 · EVALUATION: figures with their uncertainty (themes 2 and 3)
-# ======================================================================================================
+# ======================================================================================
 
 
 @torch.no_grad()
 def predict(model, loader) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float32 (N, K) and labels int64 (N,) of a whole pool, in the order of its rows."""
+    """Logits float32 (N, K) and labels int64 (N,) of a whole pool, in the order of its
+    rows.
+    """
     model.eval()
-    pairs = [(model(images).float().cpu().numpy(), labels.cpu().numpy()) for images, labels in loader]
+    pairs = [
+        (model(images).float().cpu().numpy(), labels.cpu().numpy())
+        for images, labels in loader
+    ]
     logits, labels = zip(*pairs, strict=True)
     return np.concatenate(logits), np.concatenate(labels)
 
@@ -2773,7 +4135,9 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a proportion, right also near 0 and 1. Source: Wilson (1927)."""
+    """Confidence interval of a proportion, right also near 0 and 1. Source: Wilson
+    (1927).
+    """
     from scipy.stats import binomtest
 
     if n == 0:
@@ -2783,45 +4147,69 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Chance that a random positive ranks above a random negative; macro one-vs-rest for three classes.
+    """Chance that a random positive ranks above a random negative; macro one-vs-rest
+    for three classes.
 
     Computed from ranks (Mann and Whitney, 1947), so that the bootstrap can afford it.
     """
     from scipy.stats import rankdata
 
-    values, columns = [], range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
+    values, columns = (
+        [],
+        (range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]),
+    )
     for k in columns:
         positive = labels == k
         n, m = positive.sum(), (~positive).sum()
         if n and m:
-            values.append((rankdata(probabilities[:, k])[positive].sum() - n * (n + 1) / 2) / (n * m))
+            values.append(
+                (rankdata(probabilities[:, k])[positive].sum() - n * (n + 1) / 2)
+                / (n * m)
+            )
     return float(np.mean(values)) if values else math.nan
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins. Source: Naeini et al. (2015)."""
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins. Source: Naeini et
+    al. (2015).
+    """
     confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     # Share of the bin times its gap, where the bin's own count cancels out.
     return float(np.abs(np.bincount(bin_of, hit - confidence)).sum() / len(labels))
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Confidence against accuracy: one row (confidence, accuracy, low, high, n) for each bin that is not empty."""
+def reliability(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
+) -> pd.DataFrame:
+    """Confidence against accuracy: one row (confidence, accuracy, low, high, n) for
+    each bin that is not empty.
+    """
     confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     rows = []
     for number in np.unique(bin_of):
         inside = bin_of == number
         low, high = wilson(hit[inside].sum(), inside.sum())
-        rows.append({"confidence": confidence[inside].mean(), "accuracy": hit[inside].mean(), "low": low, "high": high,
-                     "n": int(inside.sum())})  # fmt: skip
+        rows.append(
+            {
+                "confidence": confidence[inside].mean(),
+                "accuracy": hit[inside].mean(),
+                "low": low,
+                "high": high,
+                "n": int(inside.sum()),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Counts int64 (K, K): rows are the true classes, columns the predicted ones."""
-    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
+        classes, classes
+    )
 
 
 def _recalls(predicted, labels, classes):
@@ -2831,11 +4219,18 @@ def _recalls(predicted, labels, classes):
 
 def _macro_f1(predicted, labels, classes):
     counts = confusion(predicted, labels, classes)
-    return float(np.mean(2 * np.diag(counts) / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)))
+    return float(
+        np.mean(
+            2 * np.diag(counts) / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)
+        )
+    )
 
 
-def bootstrap(statistic, labels: np.ndarray, *arrays, resamples=1000, seed=42, level=0.95) -> tuple[float, float]:
-    """Percentile interval of `statistic(*arrays)` over resampled images, each class keeping its size.
+def bootstrap(
+    statistic, labels: np.ndarray, *arrays, resamples=1000, seed=42, level=0.95
+) -> tuple[float, float]:
+    """Percentile interval of `statistic(*arrays)` over resampled images, each class
+    keeping its size.
 
     Source: Efron (1979); stratified, so that no resample lacks a class.
     """
@@ -2849,7 +4244,9 @@ def bootstrap(statistic, labels: np.ndarray, *arrays, resamples=1000, seed=42, l
     return float(low), float(high)
 
 
-def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1000, seed=42) -> pd.DataFrame:
+def evaluate(
+    probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1000, seed=42
+) -> pd.DataFrame:
     """Every metric of the course with its 95 % interval.
 
     Parameters
@@ -2860,9 +4257,9 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1
 
     Returns
     -------
-    DataFrame indexed by metric (accuracy, balanced_accuracy, f1_macro, auroc, ece, recall <class> ...), with
-    columns value, low, high, n. Proportions: Wilson; the others: stratified bootstrap over images.
-    """
+    DataFrame indexed by metric (accuracy, balanced_accuracy, f1_macro, auroc, ece,
+    recall <class> ...), with columns value, low, high, n. Proportions: Wilson; the
+    others: stratified bootstrap over images."""
     k, predicted, n = len(classes), probabilities.argmax(axis=1), len(labels)
     hits = int((predicted == labels).sum())
     rows = {"accuracy": (hits / n, *wilson(hits, n), n)}
@@ -2871,20 +4268,40 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1
         return bootstrap(statistic, labels, *arrays, resamples=resamples, seed=seed)
 
     balanced = float(_recalls(predicted, labels, k).mean())
-    rows["balanced_accuracy"] = (balanced, *interval(lambda p, y: _recalls(p, y, k).mean(), predicted, labels), n)
+    rows["balanced_accuracy"] = (
+        balanced,
+        *interval(lambda p, y: _recalls(p, y, k).mean(), predicted, labels),
+        n,
+    )
     f1 = _macro_f1(predicted, labels, k)
-    rows["f1_macro"] = (f1, *interval(lambda p, y: _macro_f1(p, y, k), predicted, labels), n)
-    rows["auroc"] = (auroc(probabilities, labels), *interval(auroc, probabilities, labels), n)
+    rows["f1_macro"] = (
+        f1,
+        *interval(lambda p, y: _macro_f1(p, y, k), predicted, labels),
+        n,
+    )
+    rows["auroc"] = (
+        auroc(probabilities, labels),
+        *interval(auroc, probabilities, labels),
+        n,
+    )
     ece = expected_calibration_error(probabilities, labels)
     rows["ece"] = (ece, *interval(expected_calibration_error, probabilities, labels), n)
     for number, name in enumerate(classes):
         own = labels == number
         right = int((predicted[own] == number).sum())
-        rows[f"recall {name}"] = (right / max(own.sum(), 1), *wilson(right, own.sum()), int(own.sum()))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "n"])
+        rows[f"recall {name}"] = (
+            right / max(own.sum(), 1),
+            *wilson(right, own.sum()),
+            int(own.sum()),
+        )
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=["value", "low", "high", "n"]
+    )
 
 
-def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, resamples=1000, seed=42) -> dict:
+def compare(
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray, resamples=1000, seed=42
+) -> dict:
     """Paired comparison of two sets of predictions on the same images.
 
     Parameters
@@ -2894,9 +4311,10 @@ def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, resamples
 
     Returns
     -------
-    dict with difference (accuracy of second minus first), low, high (paired bootstrap), p_value (exact McNemar
-    test: of the images on which just one is right, is it as often the one as the other?), only_first, only_second.
-    Source: McNemar (1947), Edwards (1948).
+    dict with difference (accuracy of second minus first), low, high (paired bootstrap),
+    p_value (exact McNemar test: of the images on which just one is right, is it as
+    often the one as the other?), only_first, only_second. Source: McNemar (1947),
+    Edwards (1948).
     """
     from scipy.stats import binomtest
 
@@ -2906,13 +4324,22 @@ def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, resamples
     p_value = binomtest(only_second, differing, 0.5).pvalue if differing else 1.0
     gain = b.astype(float) - a
     low, high = bootstrap(np.mean, labels, gain, resamples=resamples, seed=seed)
-    return {"difference": float(gain.mean()), "low": low, "high": high, "p_value": float(p_value),
-            "only_first": only_first, "only_second": only_second, "n": len(labels)}  # fmt: skip
+    return {
+        "difference": float(gain.mean()),
+        "low": low,
+        "high": high,
+        "p_value": float(p_value),
+        "only_first": only_first,
+        "only_second": only_second,
+        "n": len(labels),
+    }
 
 
-def balanced_accuracy_difference(first, second, labels, resamples=1000, seed=42) -> dict:
-    """Balanced accuracy of `second` minus that of `first`, probabilities (N, K) of the same images, with a paired
-    bootstrap interval: dict with difference, low, high."""
+def balanced_accuracy_difference(
+    first, second, labels, resamples=1000, seed=42
+) -> dict:
+    """Balanced accuracy of `second` minus that of `first`, probabilities (N, K) of the
+    same images, with a paired bootstrap interval: dict with difference, low, high."""
     classes = first.shape[1]
 
     def difference(a, b, y):
@@ -2924,7 +4351,8 @@ def balanced_accuracy_difference(first, second, labels, resamples=1000, seed=42)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The one number that the logits are divided by so that confidence means accuracy; fitted on pool val.
+    """The one number that the logits are divided by so that confidence means accuracy;
+    fitted on pool val.
 
     Source: Guo et al., On Calibration of Modern Neural Networks (2017).
     """
@@ -2938,31 +4366,49 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def positive_probability(probabilities: np.ndarray) -> np.ndarray:
-    """Probability of "something is there", (N,): 1 - P(first class), for two classes and three alike."""
+    """Probability of "something is there", (N,): 1 - P(first class), for two classes
+    and three alike.
+    """
     return 1 - probabilities[:, 0]
 
 
-def choose_threshold(probabilities: np.ndarray, labels: np.ndarray, cost_missed: float, cost_false_alarm: float = 1.0):
+def choose_threshold(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    cost_missed: float,
+    cost_false_alarm: float = 1.0,
+):
     """Threshold on P(positive) with the lowest mean cost per image on pool val.
 
-    Returns the threshold and the table (threshold, cost, missed, false_alarms) that it was read from.
-    """
+    Returns the threshold and the table (threshold, cost, missed, false_alarms) that it
+    was read from."""
     score, positive = positive_probability(probabilities), labels > 0
     rows = []
     for threshold in np.linspace(0.01, 0.99, 99):
         alarm = score >= threshold
         missed, false = int((positive & ~alarm).sum()), int((~positive & alarm).sum())
         cost = (missed * cost_missed + false * cost_false_alarm) / len(labels)
-        rows.append({"threshold": threshold, "cost": cost, "missed": missed, "false_alarms": false})
+        rows.append(
+            {
+                "threshold": threshold,
+                "cost": cost,
+                "missed": missed,
+                "false_alarms": false,
+            }
+        )
     table = pd.DataFrame(rows)
     return float(table["threshold"][int(table["cost"].argmin())]), table
 
 
-def grad_cam(model, images: torch.Tensor, target: torch.Tensor, least: int = 7) -> np.ndarray:
-    """Where the network looked: maps in 0..1, (N, S, S), for images (N, C, S, S) and target classes (N,).
+def grad_cam(
+    model, images: torch.Tensor, target: torch.Tensor, least: int = 7
+) -> np.ndarray:
+    """Where the network looked: maps in 0..1, (N, S, S), for images (N, C, S, S) and
+    target classes (N,).
 
-    The gradient of the class score weights the deepest feature maps of at least `least` x `least`: on small images the
-    very last maps are 4 x 4 and point nowhere. Source: Selvaraju et al., Grad-CAM (2017).
+    The gradient of the class score weights the deepest feature maps of at least `least`
+    x `least`: on small images the very last maps are 4 x 4 and point nowhere. Source:
+    Selvaraju et al., Grad-CAM (2017).
     """
     model.eval()
     maps = x = images
@@ -2975,13 +4421,15 @@ def grad_cam(model, images: torch.Tensor, target: torch.Tensor, least: int = 7) 
     weights = maps.grad.mean(dim=(2, 3), keepdim=True)
     heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()
     model.zero_grad(set_to_none=True)
-    heat = F.interpolate(heat, images.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
+    heat = F.interpolate(
+        heat, images.shape[-2:], mode="bilinear", align_corners=False
+    ).squeeze(1)
     return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)).cpu().numpy()
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Figures of themes 2 and 3
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def plot_history(history: pd.DataFrame, title: str):
@@ -2991,12 +4439,22 @@ def plot_history(history: pd.DataFrame, title: str):
     style()
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
     for axis, what in zip(axes, ("loss", "accuracy"), strict=True):
-        few = {"markevery": math.ceil(len(history) / 15)}  # of sixty markers none could be told from its neighbour
-        axis.plot(history["epoch"], history[f"train_{what}"], "o-", label="train (weights still moving)", **few)
+        # of sixty markers none could be told from its neighbour
+        few = {"markevery": math.ceil(len(history) / 15)}
+        axis.plot(
+            history["epoch"],
+            history[f"train_{what}"],
+            "o-",
+            label="train (weights still moving)",
+            **few,
+        )
         axis.plot(history["epoch"], history[f"val_{what}"], "s--", label="val", **few)
         axis.set(xlabel="epoch", ylabel=what, title=f"{title}: {what}")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)  # on a curve nowhere
+    # on a curve nowhere
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
     return figure
 
 
@@ -3007,7 +4465,9 @@ def plot_confusion(probabilities: np.ndarray, labels: np.ndarray, classes, title
     style()
     counts = confusion(probabilities.argmax(axis=1), labels, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axis = plt.subplots(figsize=(1.9 * len(classes) + 2.2, 1.5 * len(classes) + 1.4))
+    figure, axis = plt.subplots(
+        figsize=(1.9 * len(classes) + 2.2, 1.5 * len(classes) + 1.4)
+    )
     axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     axis.grid(False)
     for i, j in np.ndindex(counts.shape):
@@ -3015,8 +4475,20 @@ def plot_confusion(probabilities: np.ndarray, labels: np.ndarray, classes, title
         if i == j:
             low, high = wilson(counts[i, j], counts[i].sum())
             text += f"\n{shares[i, j]:.0%} [{low:.0%}, {high:.0%}]"
-        axis.text(j, i, text, ha="center", va="center", color="white" if shares[i, j] > 0.6 else "black")
-    axis.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="predicted class", ylabel="true class")
+        axis.text(
+            j,
+            i,
+            text,
+            ha="center",
+            va="center",
+            color="white" if shares[i, j] > 0.6 else "black",
+        )
+    axis.set(
+        xticks=range(len(classes)),
+        yticks=range(len(classes)),
+        xlabel="predicted class",
+        ylabel="true class",
+    )
     axis.set_xticklabels(classes)
     axis.set_yticklabels(classes, rotation=90, va="center")
     axis.set_title(f"{title} (n = {len(labels)})")
@@ -3024,11 +4496,15 @@ def plot_confusion(probabilities: np.ndarray, labels: np.ndarray, classes, title
 
 
 def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
-    """Reliability diagram (diagramme de fiabilité): on the diagonal, confidence means accuracy."""
+    """Reliability diagram (diagramme de fiabilité): on the diagonal, confidence means
+    accuracy.
+    """
     import matplotlib.pyplot as plt
 
     style()
-    figure, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 4), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(4.4 * len(tables), 4), squeeze=False
+    )
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=True):
         axis.plot([0, 1], [0, 1], ":", color="black", label="perfect calibration")
         error = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
@@ -3038,49 +4514,87 @@ def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
         for row in table.itertuples():
             place = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
             ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-            axis.annotate(f"n={row.n}", (row.confidence, row.low), (0, -13), bbox=ground, **place)
-        axis.set(xlim=(least - 0.03, 1.03), ylim=(-0.1, 1.03), xlabel="mean confidence in a bin", ylabel="accuracy")
+            axis.annotate(
+                f"n={row.n}", (row.confidence, row.low), (0, -13), bbox=ground, **place
+            )
+        axis.set(
+            xlim=(least - 0.03, 1.03),
+            ylim=(-0.1, 1.03),
+            xlabel="mean confidence in a bin",
+            ylabel="accuracy",
+        )
         axis.set_title(f"{title}: {name}")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
     return figure
 
 
 def plot_effects(table: pd.DataFrame, title: str, label: str):
-    """Differences with their intervals (columns difference, low, high), one row each, against a line at zero."""
+    """Differences with their intervals (columns difference, low, high), one row each,
+    against a line at zero.
+    """
     import matplotlib.pyplot as plt
 
     style()
     figure, axis = plt.subplots(figsize=(9, 0.5 * len(table) + 1.4))
     places = np.arange(len(table))[::-1]
-    error = np.abs([table["difference"] - table["low"], table["high"] - table["difference"]])
+    error = np.abs(
+        [table["difference"] - table["low"], table["high"] - table["difference"]]
+    )
     axis.axvline(0, ls=":", color="black")
     axis.errorbar(table["difference"], places, xerr=error, fmt="o", capsize=4)
     axis.set_yticks(places, table.index)
-    axis.set(title=title, xlabel=label, ylabel="what is changed", ylim=(-0.6, len(table) - 0.4))
+    axis.set(
+        title=title,
+        xlabel=label,
+        ylabel="what is changed",
+        ylim=(-0.6, len(table) - 0.4),
+    )
     return figure
 
 
 def plot_search(study):
-    """The trials of an Optuna study: lowest losses, pruned ones apart, and the learning curves."""
+    """The trials of an Optuna study: lowest losses, pruned ones apart, and the learning
+    curves.
+    """
     import matplotlib.pyplot as plt
 
     style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
-    trials = [trial for trial in study.trials  # others were tried again, or exploded in their first epoch
-              if trial.state.name in ("COMPLETE", "PRUNED") and trial.intermediate_values]  # fmt: skip
+    # others were tried again, or exploded in their first epoch
+    trials = [
+        trial
+        for trial in study.trials
+        if trial.state.name in ("COMPLETE", "PRUNED") and trial.intermediate_values
+    ]
     for trial in trials:
         values, pruned = trial.intermediate_values, trial.state.name == "PRUNED"
         best = trial.number == study.best_trial.number
-        look = {"ls": "--", "marker": "x"} if pruned else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
+        look = (
+            {"ls": "--", "marker": "x"}
+            if pruned
+            else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
+        )
         colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
-        left.plot(trial.number, min(values.values()), look["marker"], color=colour, ms=8)
+        left.plot(
+            trial.number, min(values.values()), look["marker"], color=colour, ms=8
+        )
         right.plot(values.keys(), values.values(), color=colour, **look)
     lost = any(trial.state.name == "PRUNED" for trial in trials)
-    for label, colour, mark in (("finished", 0, "o"), ("best", 2, "D"), *([("pruned", 1, "x")] if lost else [])):
+    for label, colour, mark in (
+        ("finished", 0, "o"),
+        ("best", 2, "D"),
+        *([("pruned", 1, "x")] if lost else []),
+    ):
         left.plot([], [], mark, color=COLOURS[colour], label=label)
     left.legend()
     loss = "val loss (weighted)"
-    own = [f" (number {trial.number}: our own recipe)" for trial in trials if trial.params == study.user_attrs["own"]]
+    own = [
+        f" (number {trial.number}: our own recipe)"
+        for trial in trials
+        if trial.params == study.user_attrs["own"]
+    ]
     title = f"{len(trials)} trial{'s' * (len(trials) != 1)}"
     left.set(xlabel="".join(["trial", *own[:1]]), ylabel=f"lowest {loss}", title=title)
     right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
@@ -3089,8 +4603,12 @@ def plot_search(study):
     return figure
 
 
-def plot_heat(images: np.ndarray, maps: np.ndarray, titles, title: str, columns: int = 8):
-    """Images (N, C, S, S) uint8 under maps (N, S, S) in 0..1; the line encloses what is above 0.5."""
+def plot_heat(
+    images: np.ndarray, maps: np.ndarray, titles, title: str, columns: int = 8
+):
+    """Images (N, C, S, S) uint8 under maps (N, S, S) in 0..1; the line encloses what is
+    above 0.5.
+    """
     figure = image_grid(images, titles, columns, title)
     for axis, heat in zip(figure.axes, maps, strict=False):
         axis.imshow(heat, cmap="inferno", alpha=0.35, vmin=0, vmax=1)
@@ -3100,22 +4618,30 @@ def plot_heat(images: np.ndarray, maps: np.ndarray, titles, title: str, columns:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # The naive loader of theme 1, to measure ours against
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 class NaiveImages(torch.utils.data.Dataset):
-    """What most tutorials do: open, decode and transform each image with PIL every time it is asked for."""
+    """What most tutorials do: open, decode and transform each image with PIL every time
+    it is asked for.
+    """
 
     def __init__(self, data: Data, rows: np.ndarray):
         from torchvision import transforms as T
 
         size, gray = data.course.image_size, data.course.channels == 1
         steps = [T.Grayscale()] if gray else []
-        steps += [T.Resize((size, size)), T.RandomHorizontalFlip(), T.RandomAffine(10, (0.08, 0.08), (0.85, 1.15)),
-                  T.ColorJitter(0.15, 0.25), T.ToTensor(), T.Normalize(data.mean, data.std),
-                  T.RandomErasing(0.5)]  # fmt: skip
+        steps += [
+            T.Resize((size, size)),
+            T.RandomHorizontalFlip(),
+            T.RandomAffine(10, (0.08, 0.08), (0.85, 1.15)),
+            T.ColorJitter(0.15, 0.25),
+            T.ToTensor(),
+            T.Normalize(data.mean, data.std),
+            T.RandomErasing(0.5),
+        ]
         self.transform = T.Compose(steps)
         self.files = [data.course.root / path for path in data.index["path"].iloc[rows]]
         self.labels = data.labels[rows]
@@ -3131,13 +4657,16 @@ class NaiveImages(torch.utils.data.Dataset):
 
 
 def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict]:
-    """Images per second of the naive loader and of ours, in interleaved rounds over the same images.
+    """Images per second of the naive loader and of ours, in interleaved rounds over the
+    same images.
 
-    Both augment every sample and deliver normalised float32 batches of 64 on the device; the start of the worker
-    processes counts, as it does in every epoch.
+    Both augment every sample and deliver normalised float32 batches of 64 on the
+    device; the start of the worker processes counts, as it does in every epoch.
     """
     rows = data.where("train")[:images]
-    naive = torch.utils.data.DataLoader(NaiveImages(data, rows), batch_size=64, shuffle=True, num_workers=2)
+    naive = torch.utils.data.DataLoader(
+        NaiveImages(data, rows), batch_size=64, shuffle=True, num_workers=2
+    )
     cached = BatchLoader(data, rows, 64, AUGMENT[data.course.dataset], shuffle=True)
     table = []
     for _ in range(rounds):
@@ -3154,23 +4683,35 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict
 
 
 def layer_table(model: nn.Module, channels: int, size: int) -> pd.DataFrame:
-    """One row for each layer that has weights or changes the shape: name, kind, output shape, parameters."""
+    """One row for each layer that has weights or changes the shape: name, kind, output
+    shape, parameters.
+    """
     rows, hooks = [], []
 
     def note(name):
         def hook(module, _, output):
             shape = "×".join(str(n) for n in output.shape[1:])
-            rows.append({"layer": name, "kind": type(module).__name__, "output": shape,
-                         "parameters": sum(p.numel() for p in module.parameters())})  # fmt: skip
+            rows.append(
+                {
+                    "layer": name,
+                    "kind": type(module).__name__,
+                    "output": shape,
+                    "parameters": sum(p.numel() for p in module.parameters()),
+                }
+            )
 
         return hook
 
     for name, module in model.named_modules():
-        if not list(module.children()) and not isinstance(module, (nn.Identity, nn.Dropout)):
+        if not list(module.children()) and not isinstance(
+            module, (nn.Identity, nn.Dropout)
+        ):
             hooks.append(module.register_forward_hook(note(name)))
     was_training = model.training
     with torch.no_grad():
-        model.eval()(torch.zeros(1, channels, size, size, device=next(model.parameters()).device))
+        model.eval()(
+            torch.zeros(1, channels, size, size, device=next(model.parameters()).device)
+        )
     model.train(was_training)
     for hook in hooks:
         hook.remove()
@@ -3178,11 +4719,19 @@ def layer_table(model: nn.Module, channels: int, size: int) -> pd.DataFrame:
 
 
 # Colour and hatch of each kind of layer, the same in every drawing.
-KINDS = {"Conv2d": (0, ""), "BatchNorm2d": (5, ".."), "ReLU": (4, "//"), "MaxPool2d": (2, "xx"), "Linear": (1, "")}
+KINDS = {
+    "Conv2d": (0, ""),
+    "BatchNorm2d": (5, ".."),
+    "ReLU": (4, "//"),
+    "MaxPool2d": (2, "xx"),
+    "Linear": (1, ""),
+}
 
 
 def draw_network(table: pd.DataFrame, title: str):
-    """Draw the layers of `layer_table`; height: square root of the maps' side, arrows: residual connections."""
+    """Draw the layers of `layer_table`; height: square root of the maps' side, arrows:
+    residual connections.
+    """
     import matplotlib.pyplot as plt
 
     style()
@@ -3190,12 +4739,29 @@ def draw_network(table: pd.DataFrame, title: str):
     rows, x, last, blocks = table[~table["layer"].str.contains("shortcut")], 0.0, "", {}
     for row in rows.itertuples():
         maps, *side = (int(n) for n in row.output.split("×"))
-        height, width = math.sqrt(side[0]) if side else 1.0, 0.25 + 0.12 * math.log2(maps)
+        height, width = (
+            math.sqrt(side[0]) if side else 1.0,
+            0.25 + 0.12 * math.log2(maps),
+        )
         colour, hatch = KINDS.get(row.kind, (3, "oo"))
-        look = {"color": COLOURS[colour], "hatch": hatch, "edgecolor": "white", "align": "edge", "label": row.kind}
+        look = {
+            "color": COLOURS[colour],
+            "hatch": hatch,
+            "edgecolor": "white",
+            "align": "edge",
+            "label": row.kind,
+        }
         axis.bar(x, height, width, bottom=-height / 2, **look)
         if row.output != last:
-            axis.text(x, -height / 2 - 0.4, row.output, rotation=90, ha="left", va="top", fontsize=9)
+            axis.text(
+                x,
+                -height / 2 - 0.4,
+                row.output,
+                rotation=90,
+                ha="left",
+                va="top",
+                fontsize=9,
+            )
         block, _, part = row.layer.rpartition(".")
         if part == "conv1":
             blocks[block] = [x, x, height / 2]
@@ -3207,34 +4773,49 @@ def draw_network(table: pd.DataFrame, title: str):
         axis.annotate("", (right, top), (left, top), arrowprops=arrow)
     handles, labels = axis.get_legend_handles_labels()
     first = dict(zip(labels, handles, strict=True))
-    axis.legend(first.values(), first.keys(), ncols=len(first), loc="upper right", fontsize=9)
+    axis.legend(
+        first.values(), first.keys(), ncols=len(first), loc="upper right", fontsize=9
+    )
     low, high = axis.get_ylim()
-    note = "maps × height × width" + ("; arrows: residual connections" if blocks else "")
-    axis.set(title=f"{title}: {table['parameters'].sum():,} parameters ({note})", ylim=(low - 3.2, high + 2.5))
+    note = "maps × height × width" + (
+        "; arrows: residual connections" if blocks else ""
+    )
+    axis.set(
+        title=f"{title}: {table['parameters'].sum():,} parameters ({note})",
+        ylim=(low - 3.2, high + 2.5),
+    )
     axis.axis("off")
     return figure
 
 
-# ======================================================================================================
+# ======================================================================================
 # 5 · DEPLOYMENT: from a checkpoint to a session that serves (theme 4)
-# ======================================================================================================
+# ======================================================================================
 
 
 class ServedNetwork(nn.Module):
-    """All that lies between pixels and answer, in one graph: normalisation, network, temperature, softmax.
+    """All that lies between pixels and answer, in one graph: normalisation, network,
+    temperature, softmax.
 
-    Whoever serves it cannot normalise differently from training: there is nothing left to do outside.
+    Whoever serves it cannot normalise differently from training: there is nothing left
+    to do outside.
 
     Shapes
     ------
-    pixels (N, C, S, S) uint8 -> probabilities (N, K) float32, calibrated; embedding (N, D) float32.
-    """
+    pixels (N, C, S, S) uint8 -> probabilities (N, K) float32, calibrated; embedding (N,
+    D) float32."""
 
     def __init__(self, model: nn.Module, state: dict):
         super().__init__()
         self.model, self.temperature = model, state["temperature"]
-        self.register_buffer("pixel_mean", torch.tensor(state["mean"], dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(state["std"], dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer(
+            "pixel_mean",
+            torch.tensor(state["mean"], dtype=torch.float32).view(1, -1, 1, 1),
+        )
+        self.register_buffer(
+            "pixel_std",
+            torch.tensor(state["std"], dtype=torch.float32).view(1, -1, 1, 1),
+        )
 
     def forward(self, pixels):
         images = (pixels.float() / 255 - self.pixel_mean) / self.pixel_std
@@ -3244,7 +4825,8 @@ class ServedNetwork(nn.Module):
 
 
 def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dict]:
-    """The network of a checkpoint, ready to serve on the CPU in float32; returns (network, state).
+    """The network of a checkpoint, ready to serve on the CPU in float32; returns
+    (network, state).
 
     Raises
     ------
@@ -3255,78 +4837,138 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
     state = {"temperature": 1.0, "threshold": 0.5, "channels": course.channels} | state
     asked = {"size": course.image_size, "channels": course.channels}
     found = {key: state.get(key) for key in asked}
-    if not all(type(value) is int for value in found.values()) or found != asked or not _can_serve(state):
-        raise CourseError(f"{checkpoint} was made for {str(found)[:200]}, this home holds {asked}: run the notebook "
-                          "that writes it again.")  # fmt: skip
-    return ServedNetwork(model.cpu().to(memory_format=torch.contiguous_format), state).eval(), state
+    if (
+        not all(type(value) is int for value in found.values())
+        or found != asked
+        or not _can_serve(state)
+    ):
+        raise CourseError(
+            f"{checkpoint} was made for {str(found)[:200]}, this home holds {asked}:"
+            " run the notebook that writes it again."
+        )
+    return (
+        ServedNetwork(
+            model.cpu().to(memory_format=torch.contiguous_format), state
+        ).eval(),
+        state,
+    )
 
 
 def _can_serve(state: dict) -> bool:
-    """Whether a checkpoint says how to normalise, calibrate and decide, in numbers that make sense."""
+    """Whether a checkpoint says how to normalise, calibrate and decide, in numbers that
+    make sense.
+    """
+
     def real(value, low=-math.inf):
         return type(value) in (int, float) and abs(value) < 1e300 and value > low
 
     lists = [state.get("mean"), state.get("std")]
-    whole = all(isinstance(values, (list, tuple)) and len(values) == state["channels"] for values in lists)
-    return (whole and all(map(real, lists[0])) and all(real(value, 0) for value in lists[1])
-            and real(state["temperature"], 0) and real(state["threshold"]))  # fmt: skip
+    whole = all(
+        isinstance(values, (list, tuple)) and len(values) == state["channels"]
+        for values in lists
+    )
+    return (
+        whole
+        and all(map(real, lists[0]))
+        and all(real(value, 0) for value in lists[1])
+        and real(state["temperature"], 0)
+        and real(state["threshold"])
+    )
 
 
-def export_onnx(course: Course, checkpoint: Path, fuse: bool = True, dtype=torch.float32) -> Path:
-    """Write the network of a checkpoint as one ONNX file, exports/models/<hash of its bytes>.onnx.
+def export_onnx(
+    course: Course, checkpoint: Path, fuse: bool = True, dtype=torch.float32
+) -> Path:
+    """Write the network of a checkpoint as one ONNX file, exports/models/<hash of its
+    bytes>.onnx.
 
     Parameters
     ----------
     fuse : bool
         Let the exporter fold constants and batch normalisation into the convolutions.
     dtype : torch.float32 or torch.float16
-        Of the network alone: normalisation and softmax stay in float32, inputs and outputs keep their types. Half
-        precision is for GPUs; a CPU converts it back.
+        Of the network alone: normalisation and softmax stay in float32, inputs and
+        outputs keep their types. Half precision is for GPUs; a CPU converts it back.
 
     Returns
     -------
     Path
-        Input `pixels` (N, C, S, S) uint8, any N; outputs `probabilities` (N, K) and `embedding` (N, D) float32. The
-        metadata name classes, size, threshold, dataset, seed, the checkpoint's hash and the versions.
+        Input `pixels` (N, C, S, S) uint8, any N; outputs `probabilities` (N, K) and
+        `embedding` (N, D) float32. The metadata name classes, size, threshold, dataset,
+        seed, the checkpoint's hash and the versions.
     """
     import onnx
 
     network, state = served_network(course, checkpoint)
     network.model.to(dtype)
-    example = torch.zeros(2, course.channels, course.image_size, course.image_size, dtype=torch.uint8)
+    example = torch.zeros(
+        2, course.channels, course.image_size, course.image_size, dtype=torch.uint8
+    )
     program = torch.onnx.export(
-        network, (example,), dynamo=True, optimize=fuse, verbose=False, input_names=["pixels"],
-        output_names=["probabilities", "embedding"], dynamic_shapes={"pixels": {0: "batch"}},
-        opset_version=18,  # the newest whose every operator also runs on the GPU in older ONNX Runtimes
-    )  # fmt: skip
+        network,
+        (example,),
+        dynamo=True,
+        optimize=fuse,
+        verbose=False,
+        input_names=["pixels"],
+        output_names=["probabilities", "embedding"],
+        dynamic_shapes={"pixels": {0: "batch"}},
+        # the newest whose every operator also runs on the GPU in older ONNX Runtimes
+        opset_version=18,
+    )
     model = program.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces with the paths of this machine
-    settings = {"classes": list(course.classes), "dataset": course.dataset, "sample": course.sample,
-                "precision": str(dtype).removeprefix("torch."), "architecture": state["architecture"],
-                "torch": torch.__version__, "onnx": onnx.__version__,
-                "checkpoint": _checksum(checkpoint)[:16]}  # fmt: skip
-    settings |= {key: state[key] for key in ("size", "channels", "mean", "std", "threshold", "temperature", "seed")
-                 if key in state}  # fmt: skip
+    settings = {
+        "classes": list(course.classes),
+        "dataset": course.dataset,
+        "sample": course.sample,
+        "precision": str(dtype).removeprefix("torch."),
+        "architecture": state["architecture"],
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "checkpoint": _checksum(checkpoint)[:16],
+    }
+    settings |= {
+        key: state[key]
+        for key in (
+            "size",
+            "channels",
+            "mean",
+            "std",
+            "threshold",
+            "temperature",
+            "seed",
+        )
+        if key in state
+    }
     return store_onnx(course, model, settings)
 
 
 def store_onnx(course: Course, model, settings: dict) -> Path:
-    """Check an ONNX model, write `settings` into its metadata, store it under the hash of its bytes."""
+    """Check an ONNX model, write `settings` into its metadata, store it under the hash
+    of its bytes.
+    """
     import onnx
 
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in settings.items()})
+    onnx.helper.set_model_props(
+        model, {key: json.dumps(value) for key, value in settings.items()}
+    )
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
-    path = course.exports / "models" / f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    path = (
+        course.exports / "models" / f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    )
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return path
 
 
 def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:
-    """Copy a stored model to exports/<name>, in one step: a reader finds the old one or the new one, never half."""
+    """Copy a stored model to exports/<name>, in one step: a reader finds the old one or
+    the new one, never half.
+    """
     path = course.exports / name
     with atomic(path) as temporary:
         shutil.copy(stored, temporary)
@@ -3334,7 +4976,8 @@ def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Pa
 
 
 def verify_onnx(path: Path) -> str:
-    """Hash of an exported file, which must be the name of one of the files in exports/models/.
+    """Hash of an exported file, which must be the name of one of the files in
+    exports/models/.
 
     Raises
     ------
@@ -3343,21 +4986,40 @@ def verify_onnx(path: Path) -> str:
     """
     path = Path(path)
     if not path.exists():
-        raise CourseError(f"{path} is missing: run notebooks/theme4_onnx_deployment.ipynb first.")
+        raise CourseError(
+            f"{path} is missing: run notebooks/theme4_onnx_deployment.ipynb first."
+        )
     digest = _checksum(path)[:16]
     if path.stem != digest and not (path.parent / "models" / f"{digest}.onnx").exists():
-        raise CourseError(f"{path} (hash {digest}) is none of the files exported to {path.parent / 'models'}: its "
-                          "bytes have changed. Run notebooks/theme4_onnx_deployment.ipynb again.")  # fmt: skip
+        raise CourseError(
+            f"{path} (hash {digest}) is none of the files exported to"
+            f" {path.parent / 'models'}: its bytes have changed. Run"
+            " notebooks/theme4_onnx_deployment.ipynb again."
+        )
     return digest
 
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 # How far ONNX Runtime may rewrite a graph, least first.
-LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
-          "all": "ORT_ENABLE_ALL"}  # fmt: skip
+LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 
 
-def make_session(path: Path, provider: str = "cpu", level: str = "all", threads: int | None = None, **options):
+def make_session(
+    path: Path,
+    provider: str = "cpu",
+    level: str = "all",
+    threads: int | None = None,
+    **options,
+):
     """An ONNX Runtime session that runs where it was asked to run.
 
     Parameters
@@ -3373,15 +5035,19 @@ def make_session(path: Path, provider: str = "cpu", level: str = "all", threads:
     Raises
     ------
     CourseError
-        No session, or not on that provider: what ONNX Runtime said, and the library that was missing.
+        No session, or not on that provider: what ONNX Runtime said, and the library
+        that was missing.
     """
     import onnxruntime as ort
 
     wanted = PROVIDERS[provider]
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3  # errors; what matters of the warnings is said below, in words
+    # errors; what matters of the warnings is said below, in words
+    settings.log_severity_level = 3
     settings.intra_op_num_threads = threads or torch.get_num_threads()
-    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    settings.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, LEVELS[level]
+    )
     chosen = [(wanted, {key: str(value) for key, value in options.items()})]
     if provider != "cpu":
         if wanted not in ort.get_available_providers():
@@ -3394,19 +5060,28 @@ def make_session(path: Path, provider: str = "cpu", level: str = "all", threads:
         # Not even a single operator may go to the CPU unseen.
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(str(path), settings, providers=chosen, enable_fallback=0)
+        session = ort.InferenceSession(
+            str(path), settings, providers=chosen, enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime raises a dozen types of its own
         reason = f"; {missing_library(provider)}" if provider != "cpu" else ""
         told = " ".join(str(error).split())[:400]
-        raise CourseError(f"{path} gives no session on {wanted} ({told}){reason}.") from error
-    if session.get_providers()[0] != wanted:  # what get_available_providers() promised is only what was compiled in
-        raise CourseError(f"{wanted} did not start and ONNX Runtime fell back to {session.get_providers()[0]}: "
-                          f"{missing_library(provider)}.")  # fmt: skip
+        raise CourseError(
+            f"{path} gives no session on {wanted} ({told}){reason}."
+        ) from error
+    # what get_available_providers() promised is only what was compiled in
+    if session.get_providers()[0] != wanted:
+        raise CourseError(
+            f"{wanted} did not start and ONNX Runtime fell back to"
+            f" {session.get_providers()[0]}: {missing_library(provider)}."
+        )
     return session
 
 
 def missing_library(provider: str) -> str:
-    """Why a provider could not start, in the words of the system's loader, which names the missing library."""
+    """Why a provider could not start, in the words of the system's loader, which names
+    the missing library.
+    """
     import ctypes
 
     import onnxruntime as ort
@@ -3414,16 +5089,31 @@ def missing_library(provider: str) -> str:
     folder = Path(ort.__file__).parent / "capi"
     library = folder / f"libonnxruntime_providers_{provider}.so"
     if not library.exists():
-        return (f"onnxruntime {ort.__version__} as installed here has no {library.name}; on a machine with an NVIDIA "
-                "GPU run the first cell of the notebook, which installs onnxruntime-gpu")  # fmt: skip
+        return (
+            f"onnxruntime {ort.__version__} as installed here has no {library.name}; on"
+            " a machine with an NVIDIA GPU run the first cell of the notebook, which"
+            " installs onnxruntime-gpu"
+        )
     try:
-        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(
+            str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL
+        )
         ctypes.CDLL(str(library))
     except OSError as error:
         # torch's own wheels bring every other library of CUDA that ONNX Runtime needs
-        package = "the package nvidia-curand" if "curand" in str(error) else "the CUDA, cuDNN or TensorRT version"
-        return f"{error}; install {package} that onnxruntime-gpu {ort.__version__} was built for"
-    return "its libraries load: if nvidia-smi shows a GPU, read the message before this one"
+        package = (
+            "the package nvidia-curand"
+            if "curand" in str(error)
+            else "the CUDA, cuDNN or TensorRT version"
+        )
+        return (
+            f"{error}; install {package} that onnxruntime-gpu {ort.__version__} was"
+            " built for"
+        )
+    return (
+        "its libraries load: if nvidia-smi shows a GPU, read the message before"
+        " this one"
+    )
 
 
 class OnnxModel:
@@ -3438,74 +5128,129 @@ class OnnxModel:
     Raises
     ------
     CourseError
-        Missing, changed or foreign file; another class list; a provider that did not start.
+        Missing, changed or foreign file; another class list; a provider that did not
+        start.
     """
 
-    def __init__(self, path, classes=None, provider="cpu", level="all", threads=None, **options):
+    def __init__(
+        self, path, classes=None, provider="cpu", level="all", threads=None, **options
+    ):
         self.path, self.hash = Path(path), verify_onnx(path)
         try:
             self.session = make_session(path, provider, level, threads, **options)
             stored = self.session.get_modelmeta().custom_metadata_map
             self.metadata = {key: json.loads(value) for key, value in stored.items()}
-            for name in ("classes", "dataset", "size", "channels", "threshold", "temperature"):
+            for name in (
+                "classes",
+                "dataset",
+                "size",
+                "channels",
+                "threshold",
+                "temperature",
+            ):
                 setattr(self, name, self.metadata[name])
             self._check_interface()
         except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise CourseError(f"{path} was not exported by this course (its metadata: {error!r}): export the "
-                              "network with utils.export_onnx.") from error  # fmt: skip
+            raise CourseError(
+                f"{path} was not exported by this course (its metadata: {error!r}):"
+                " export the network with utils.export_onnx."
+            ) from error
         if classes is not None and list(classes) != self.classes:
-            raise CourseError(f"{path} knows the classes {self.classes}, asked for {list(classes)}: use the HOME of "
-                              "that dataset, or run notebooks/theme4_onnx_deployment.ipynb again.")  # fmt: skip
+            raise CourseError(
+                f"{path} knows the classes {self.classes}, asked for {list(classes)}:"
+                " use the HOME of that dataset, or run"
+                " notebooks/theme4_onnx_deployment.ipynb again."
+            )
         self.provider = self.session.get_providers()[0]
 
     def _check_interface(self) -> None:
-        """Raise ValueError or TypeError unless inputs, outputs and metadata are those of an export."""
-        given = {part.name: part.shape for part in (*self.session.get_inputs(), *self.session.get_outputs())}
-        if len(self.session.get_inputs()) != 1 or not {"pixels", "probabilities"} <= given.keys():
+        """Raise ValueError or TypeError unless inputs, outputs and metadata are those
+        of an export.
+        """
+        given = {
+            part.name: part.shape
+            for part in (*self.session.get_inputs(), *self.session.get_outputs())
+        }
+        if (
+            len(self.session.get_inputs()) != 1
+            or not {"pixels", "probabilities"} <= given.keys()
+        ):
             raise ValueError(f"its inputs and outputs are {', '.join(given)}")
-        if not isinstance(self.classes, list) or not all(isinstance(name, str) for name in self.classes):
+        if not isinstance(self.classes, list) or not all(
+            isinstance(name, str) for name in self.classes
+        ):
             raise TypeError("classes that are no names")
         shape, answers = [self.channels, self.size, self.size], len(self.classes)
         if given["pixels"][1:] != shape or given["probabilities"][1:] != [answers]:
-            raise ValueError(f"it takes {given['pixels']} and gives {given['probabilities']}")
-        if not (math.isfinite(self.threshold) and math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(
+                f"it takes {given['pixels']} and gives {given['probabilities']}"
+            )
+        if not (
+            math.isfinite(self.threshold)
+            and math.isfinite(self.temperature)
+            and self.temperature > 0
+        ):
             raise ValueError("a threshold or temperature that is no number")
 
     def check(self, pixels: np.ndarray) -> np.ndarray:
-        """Refuse what the network was not made for, in words: another type, size or number of channels, no image."""
+        """Refuse what the network was not made for, in words: another type, size or
+        number of channels, no image.
+        """
         shape = (self.channels, self.size, self.size)
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
             kind = getattr(pixels, "dtype", type(pixels).__name__)
-            lost = np.isnan(pixels).sum() if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f" else 0
+            lost = (
+                np.isnan(pixels).sum()
+                if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f"
+                else 0
+            )
             kind = f"{kind} with {lost} NaN" if lost else kind
-            raise CourseError(f"pixels must be uint8 (0..255), these are {kind}: pass what utils.decode returns; the "
-                              "model normalises by itself.")  # fmt: skip
+            raise CourseError(
+                f"pixels must be uint8 (0..255), these are {kind}: pass what"
+                " utils.decode returns; the model normalises by itself."
+            )
         if pixels.ndim != 4 or pixels.shape[1:] != shape or len(pixels) == 0:
-            raise CourseError(f"pixels must be (N, {', '.join(map(str, shape))}), N >= 1; these are {pixels.shape}: "
-                              "use utils.decode(path, size, channels) and pixels[None] for one image.")  # fmt: skip
+            raise CourseError(
+                f"pixels must be (N, {', '.join(map(str, shape))}), N >= 1; these are"
+                f" {pixels.shape}: use utils.decode(path, size, channels) and"
+                " pixels[None] for one image."
+            )
         return np.ascontiguousarray(pixels)
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         """Calibrated probabilities float32 (N, K) of pixels uint8 (N, C, S, S)."""
         return self.session.run(["probabilities"], {"pixels": self.check(pixels)})[0]
 
-    def predict_all(self, pixels: np.ndarray, batch: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    def predict_all(
+        self, pixels: np.ndarray, batch: int = 128
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (N, K) and embedding (N, D) of many images, in batches."""
-        parts = [self.session.run(["probabilities", "embedding"], {"pixels": self.check(pixels[i : i + batch])})
-                 for i in range(0, max(len(pixels), 1), batch)]  # fmt: skip
+        parts = [
+            self.session.run(
+                ["probabilities", "embedding"],
+                {"pixels": self.check(pixels[i : i + batch])},
+            )
+            for i in range(0, max(len(pixels), 1), batch)
+        ]
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
 class BoundModel(OnnxModel):
-    """The same with buffers that stay on the device, one pair for each batch size (IOBinding).
+    """The same with buffers that stay on the device, one pair for each batch size
+    (IOBinding).
 
-    With enable_cuda_graph=True a GPU records its kernels once for each batch size and replays them in one launch,
-    which pays where launching costs more than computing: small networks, small batches.
+    With enable_cuda_graph=True a GPU records its kernels once for each batch size and
+    replays them in one launch, which pays where launching costs more than computing:
+    small networks, small batches.
     """
 
     def __init__(self, path, classes=None, provider="cuda", **options):
         super().__init__(path, classes, provider, **options)
-        self.place, self.buffers, self.lock = "cuda" if provider != "cpu" else "cpu", {}, threading.Lock()
+        self.place, self.buffers, self.lock = (
+            "cuda" if provider != "cpu" else "cpu",
+            {},
+            threading.Lock(),
+        )
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         import onnxruntime as ort
@@ -3515,51 +5260,77 @@ class BoundModel(OnnxModel):
             return self._predict(pixels, ort)
 
     def predict_all(self, pixels: np.ndarray, batch: int = 128):
-        raise CourseError("BoundModel binds the probabilities alone: for embeddings use OnnxModel on the same file.")
+        raise CourseError(
+            "BoundModel binds the probabilities alone: for embeddings use OnnxModel on"
+            " the same file."
+        )
 
     def _predict(self, pixels, ort):
         if len(pixels) not in self.buffers:
             answer = np.zeros((len(pixels), len(self.classes)), np.float32)
-            # A copy: in host memory an OrtValue shares the array that it was made from, and would overwrite it later.
-            source, target = (ort.OrtValue.ortvalue_from_numpy(a, self.place, 0) for a in (pixels.copy(), answer))
+            # A copy: in host memory an OrtValue shares the array that it was made from,
+            # and would overwrite it later.
+            source, target = (
+                ort.OrtValue.ortvalue_from_numpy(a, self.place, 0)
+                for a in (pixels.copy(), answer)
+            )
             binding, options = self.session.io_binding(), ort.RunOptions()
             binding.bind_ortvalue_input("pixels", source)
             binding.bind_ortvalue_output("probabilities", target)
             options.add_run_config_entry("gpu_graph_id", str(len(self.buffers) + 1))
             self.buffers[len(pixels)] = source, target, binding, options
         source, target, binding, options = self.buffers[len(pixels)]
-        source.update_inplace(pixels)  # the copy to the device counts, as it does for PyTorch
+        # the copy to the device counts, as it does for PyTorch
+        source.update_inplace(pixels)
         self.session.run_with_iobinding(binding, options)
         return np.array(target.numpy())
 
 
-def agreement(network: ServedNetwork, model: OnnxModel, pixels: np.ndarray, batches=(1, 2, 7, 32)) -> pd.DataFrame:
-    """Largest difference between PyTorch and ONNX Runtime on the same pixels (N, C, S, S), one row a batch size.
+def agreement(
+    network: ServedNetwork, model: OnnxModel, pixels: np.ndarray, batches=(1, 2, 7, 32)
+) -> pd.DataFrame:
+    """Largest difference between PyTorch and ONNX Runtime on the same pixels (N, C, S,
+    S), one row a batch size.
 
-    Columns: max_abs_diff (of a probability), embedding_diff (relative to its largest value), changed (images whose most
-    probable class, or side of the threshold, differs), n.
+    Columns: max_abs_diff (of a probability), embedding_diff (relative to its largest
+    value), changed (images whose most probable class, or side of the threshold,
+    differs), n.
     """
     rows = {}
     for batch in batches:
-        parts = [torch.from_numpy(np.array(pixels[i : i + batch])) for i in range(0, len(pixels), batch)]
+        parts = [
+            torch.from_numpy(np.array(pixels[i : i + batch]))
+            for i in range(0, len(pixels), batch)
+        ]
         with torch.inference_mode():
             answers = [network(part) for part in parts]
-        ours, embedded = (torch.cat(part).numpy() for part in zip(*answers, strict=True))
+        ours, embedded = (
+            torch.cat(part).numpy() for part in zip(*answers, strict=True)
+        )
         theirs, embedding = model.predict_all(pixels, batch)
         sides = [positive_probability(p) >= model.threshold for p in (ours, theirs)]
         changed = (ours.argmax(1) != theirs.argmax(1)) | (sides[0] != sides[1])
-        rows[batch] = {"max_abs_diff": float(np.abs(ours - theirs).max()),
-                       "embedding_diff": float(np.abs(embedded - embedding).max() / np.abs(embedded).max()),
-                       "changed": int(changed.sum()), "n": len(pixels)}  # fmt: skip
+        rows[batch] = {
+            "max_abs_diff": float(np.abs(ours - theirs).max()),
+            "embedding_diff": float(
+                np.abs(embedded - embedding).max() / np.abs(embedded).max()
+            ),
+            "changed": int(changed.sum()),
+            "n": len(pixels),
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
 
 
 def rewritten(path: Path, level: str) -> Path:
-    """What ONNX Runtime makes of a graph at one level of optimisation, as a file of its own in a temporary folder."""
+    """What ONNX Runtime makes of a graph at one level of optimisation, as a file of its
+    own in a temporary folder.
+    """
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
-    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    settings.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, LEVELS[level]
+    )
     settings.log_severity_level = 3
     target = Path(tempfile.mkdtemp()) / f"{level}.onnx"
     settings.optimized_model_filepath = str(target)
@@ -3568,49 +5339,77 @@ def rewritten(path: Path, level: str) -> Path:
 
 
 def graph_table(paths: dict[str, Path]) -> pd.DataFrame:
-    """How often each operator stands in each graph, one column a file; the last rows: all nodes, KiB on disk."""
+    """How often each operator stands in each graph, one column a file; the last rows:
+    all nodes, KiB on disk.
+    """
     import onnx
 
     columns = {}
     for name, path in paths.items():
         nodes = onnx.load(path).graph.node
-        kinds = [node.op_type + (f" ({node.domain})" if node.domain else "") for node in nodes]
+        kinds = [
+            node.op_type + (f" ({node.domain})" if node.domain else "")
+            for node in nodes
+        ]
         sizes = {"all nodes": len(nodes), "KiB on disk": path.stat().st_size // 1024}
         columns[name] = pd.Series(kinds).value_counts().to_dict() | sizes
     table = pd.DataFrame(columns).fillna(0).astype(int)
     last = ["all nodes", "KiB on disk"]
-    return pd.concat([table.drop(index=last).sort_values(list(columns), ascending=False), table.loc[last]])
+    return pd.concat(
+        [
+            table.drop(index=last).sort_values(list(columns), ascending=False),
+            table.loc[last],
+        ]
+    )
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Fewer bits: INT8
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarray:
-    """Rows of a calibration set: training images, as many of each class, drawn by the course's seed.
+    """Rows of a calibration set: training images, as many of each class, drawn by the
+    course's seed.
 
     Raises
     ------
     CourseError
-        A class has fewer than `least` training images: its range of activations would be guesswork.
+        A class has fewer than `least` training images: its range of activations would
+        be guesswork.
     """
-    rng, train, chosen = np.random.default_rng(data.course.seed), data.where("train"), []
+    rng, train, chosen = (
+        np.random.default_rng(data.course.seed),
+        data.where("train"),
+        [],
+    )
     for number, name in enumerate(data.classes):
         own = train[data.labels[train] == number]
         if len(own) < least:
-            raise CourseError(f"The calibration set needs {least} training images of class {name}, there are "
-                              f"{len(own)}: add images, or ship the float32 model.")  # fmt: skip
-        chosen.append(rng.choice(own, min(images // len(data.classes), len(own)), replace=False))
+            raise CourseError(
+                f"The calibration set needs {least} training images of class {name},"
+                f" there are {len(own)}: add images, or ship the float32 model."
+            )
+        chosen.append(
+            rng.choice(own, min(images // len(data.classes), len(own)), replace=False)
+        )
     return np.sort(np.concatenate(chosen))
 
 
-def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(), only=None, layers=False) -> Path:
+def quantize_int8(
+    course: Course,
+    path: Path,
+    pixels: np.ndarray,
+    keep_float=(),
+    only=None,
+    layers=False,
+) -> Path:
     """Static INT8 of an exported network: weights and activations as 8-bit integers.
 
-    QDQ format; activations uint8 and weights int8 (U8S8), one scale per output channel: the combination that CPUs with
-    VNNI multiply in hardware; on one without, sums of such products overflow, so weights get 7 bits. Each activation's
-    range is the smallest and largest value that the calibration set shows.
+    QDQ format; activations uint8 and weights int8 (U8S8), one scale per output channel:
+    the combination that CPUs with VNNI multiply in hardware; on one without, sums of
+    such products overflow, so weights get 7 bits. Each activation's range is the
+    smallest and largest value that the calibration set shows.
     Source: Jacob et al., Quantization and Training of Neural Networks (2018).
 
     Parameters
@@ -3618,9 +5417,11 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
     pixels : uint8 (N, C, S, S)
         The calibration set: training images, never those that judge the result.
     keep_float, only : sequence of str
-        Nodes that stay in float32; or the only ones to quantize, for the sensitivity scan.
+        Nodes that stay in float32; or the only ones to quantize, for the sensitivity
+        scan.
     layers : bool
-        Quantize layers with weights only, and leave additions and pooling between them in float32.
+        Quantize layers with weights only, and leave additions and pooling between them
+        in float32.
     """
     import logging
 
@@ -3636,63 +5437,121 @@ def quantize_int8(course: Course, path: Path, pixels: np.ndarray, keep_float=(),
             return None if batch is None else {"pixels": np.ascontiguousarray(batch)}
 
     vnni = not cpu_flags() or {"avx512_vnni", "avx_vnni", "asimddp"} & cpu_flags()
-    settings = {"reduce_range": not vnni, "per_channel": True, "activation_type": quantization.QuantType.QUInt8,
-                "weight_type": quantization.QuantType.QInt8, "quant_format": quantization.QuantFormat.QDQ,
-                "nodes_to_exclude": list(keep_float), "nodes_to_quantize": list(only or [])}  # fmt: skip
-    if layers or keep_float:  # else additions and pooling would round what a layer in float32 reads and writes
+    settings = {
+        "reduce_range": not vnni,
+        "per_channel": True,
+        "activation_type": quantization.QuantType.QUInt8,
+        "weight_type": quantization.QuantType.QInt8,
+        "quant_format": quantization.QuantFormat.QDQ,
+        "nodes_to_exclude": list(keep_float),
+        "nodes_to_quantize": list(only or []),
+    }
+    # else additions and pooling would round what a float32 layer reads and writes
+    if layers or keep_float:
         settings["op_types_to_quantize"] = list(LAYERS)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
-        logging.disable(logging.WARNING)  # it asks for a pre-processing that the export has already done
+        # it asks for a pre-processing that the export has already done
+        logging.disable(logging.WARNING)
         try:
             with clear_disk_errors(target):
-                quantization.quantize_static(str(path), str(target), Reader(), **settings)
+                quantization.quantize_static(
+                    str(path), str(target), Reader(), **settings
+                )
         finally:
             logging.disable(logging.NOTSET)
         model = onnx.load(target)
     precision = f"int8 QDQ U8S{8 if vnni else 7} per channel"
-    return store_onnx(course, model, _metadata(path) | {
-        "precision": precision, "float_model": Path(path).stem, "kept_float": list(keep_float),
-        "calibration_images": len(pixels)})  # fmt: skip
+    return store_onnx(
+        course,
+        model,
+        _metadata(path)
+        | {
+            "precision": precision,
+            "float_model": Path(path).stem,
+            "kept_float": list(keep_float),
+            "calibration_images": len(pixels),
+        },
+    )
 
 
 def _metadata(path: Path) -> dict:
     import onnx
 
-    return {item.key: json.loads(item.value) for item in onnx.load(path, load_external_data=False).metadata_props}
+    return {
+        item.key: json.loads(item.value)
+        for item in onnx.load(path, load_external_data=False).metadata_props
+    }
 
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 def quantize_linear(x: np.ndarray, low: float, high: float) -> tuple[np.ndarray, float]:
-    """What the operator QuantizeLinear makes of x, float32 (n,): uint8 (n,), and the scale; for an exercise."""
-    from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+    """What the operator QuantizeLinear makes of x, float32 (n,): uint8 (n,), and the
+    scale; for an exercise.
+    """
+    from onnx.helper import (
+        make_graph,
+        make_model,
+        make_node,
+        make_opsetid,
+        make_tensor_value_info,
+    )
     from onnx.reference import ReferenceEvaluator
 
-    ports = [make_tensor_value_info(name, kind, None) for name, kind in zip("xszy", (1, 1, 2, 2), strict=True)]
-    graph = make_graph([make_node("QuantizeLinear", ["x", "s", "z"], ["y"])], "quantize", ports[:3], ports[3:])
+    ports = [
+        make_tensor_value_info(name, kind, None)
+        for name, kind in zip("xszy", (1, 1, 2, 2), strict=True)
+    ]
+    graph = make_graph(
+        [make_node("QuantizeLinear", ["x", "s", "z"], ["y"])],
+        "quantize",
+        ports[:3],
+        ports[3:],
+    )
     scale = np.float32((high - low) / 255)
-    given = {"x": np.asarray(x, np.float32), "s": scale, "z": np.uint8(round(-low / scale))}
-    return ReferenceEvaluator(make_model(graph, opset_imports=[make_opsetid("", 20)])).run(None, given)[0], scale
+    given = {
+        "x": np.asarray(x, np.float32),
+        "s": scale,
+        "z": np.uint8(round(-low / scale)),
+    }
+    return (
+        ReferenceEvaluator(make_model(graph, opset_imports=[make_opsetid("", 20)])).run(
+            None, given
+        )[0],
+        scale,
+    )
 
 
 def quantizable(path: Path) -> dict[str, str]:
-    """The layers with weights of an exported graph: name of the node -> name of the layer in PyTorch."""
+    """The layers with weights of an exported graph: name of the node -> name of the
+    layer in PyTorch.
+    """
     import onnx
 
     nodes = [node for node in onnx.load(path).graph.node if node.op_type in LAYERS]
-    return {node.name: node.input[1].removeprefix("model.").removesuffix(".weight") for node in nodes}
+    return {
+        node.name: node.input[1].removeprefix("model.").removesuffix(".weight")
+        for node in nodes
+    }
 
 
-def sensitivity(course: Course, path: Path, calibration: np.ndarray, pixels: np.ndarray, labels: np.ndarray) -> list:
+def sensitivity(
+    course: Course,
+    path: Path,
+    calibration: np.ndarray,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+) -> list:
     """What quantizing one layer alone changes on validation images, most harmful first.
 
     Returns
     -------
     list of dict
-        layer, node, kl (mean Kullback-Leibler divergence of the probabilities from the float ones, in nats: it sees
-        harm long before a decision flips), accuracy_change, n.
+        layer, node, kl (mean Kullback-Leibler divergence of the probabilities from the
+        float ones, in nats: it sees harm long before a decision flips),
+        accuracy_change, n.
     """
     from scipy.special import kl_div
 
@@ -3702,47 +5561,74 @@ def sensitivity(course: Course, path: Path, calibration: np.ndarray, pixels: np.
         stored = quantize_int8(course, path, calibration, only=[node])
         mine, _ = OnnxModel(stored).predict_all(pixels)
         stored.unlink()
-        change = (mine.argmax(1) == labels).mean() - (reference.argmax(1) == labels).mean()
-        rows.append({"layer": layer, "node": node, "kl": float(kl_div(reference, mine).sum(axis=1).mean()),
-                     "accuracy_change": float(change), "n": len(labels)})  # fmt: skip
+        change = (mine.argmax(1) == labels).mean() - (
+            reference.argmax(1) == labels
+        ).mean()
+        rows.append(
+            {
+                "layer": layer,
+                "node": node,
+                "kl": float(kl_div(reference, mine).sum(axis=1).mean()),
+                "accuracy_change": float(change),
+                "n": len(labels),
+            }
+        )
     return sorted(rows, key=lambda row: -row["kl"])
 
 
-def quantize_within(course, path, calibration, pixels, labels, scan: list, limit: float = 0.01):
-    """INT8 whose accuracy on pool val drops by at most `limit`: everything; else the layers with weights alone; else
-    these but for the most sensitive one, the two most sensitive ones, and so on.
+def quantize_within(
+    course, path, calibration, pixels, labels, scan: list, limit: float = 0.01
+):
+    """INT8 whose accuracy on pool val drops by at most `limit`: everything; else the
+    layers with weights alone; else these but for the most sensitive one, the two most
+    sensitive ones, and so on.
 
     Returns
     -------
     (path, list of dict)
-        The model, and the attempts in order: quantized ("everything" or "layers"), kept_float (names of layers), drop
-        (a fraction), n.
+        The model, and the attempts in order: quantized ("everything" or "layers"),
+        kept_float (names of layers), drop (a fraction), n.
     """
     reference, attempts = OnnxModel(path).predict_all(pixels)[0].argmax(1) == labels, []
-    for quantized, kept in [("everything", 0), *(("layers", kept) for kept in range(len(scan) + 1))]:
+    for quantized, kept in [
+        ("everything", 0),
+        *(("layers", kept) for kept in range(len(scan) + 1)),
+    ]:
         nodes = [row["node"] for row in scan[:kept]]
-        stored = quantize_int8(course, path, calibration, keep_float=nodes, layers=quantized == "layers")
+        stored = quantize_int8(
+            course, path, calibration, keep_float=nodes, layers=quantized == "layers"
+        )
         right = OnnxModel(stored).predict_all(pixels)[0].argmax(1) == labels
-        attempts.append({"quantized": quantized, "kept_float": [row["layer"] for row in scan[:kept]], "n": len(labels),
-                         "drop": float(reference.mean() - right.mean())})  # fmt: skip
+        attempts.append(
+            {
+                "quantized": quantized,
+                "kept_float": [row["layer"] for row in scan[:kept]],
+                "n": len(labels),
+                "drop": float(reference.mean() - right.mean()),
+            }
+        )
         if attempts[-1]["drop"] <= limit:
             return stored, attempts
         stored.unlink()  # only a model that is used stays in exports/models/
-    raise CourseError(f"Even with every layer in float32, accuracy drops by {100 * attempts[-1]['drop']:.1f} points: "
-                      "this model and these images do not belong together.")  # fmt: skip
+    raise CourseError(
+        "Even with every layer in float32, accuracy drops by"
+        f" {100 * attempts[-1]['drop']:.1f} points: this model and these images do not"
+        " belong together."
+    )
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # One benchmark for every way to serve
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 @dataclass
 class Backend:
-    """One way to serve: `run` takes pixels uint8 (N, C, S, S) in host memory and returns probabilities (N, K) there.
+    """One way to serve: `run` takes pixels uint8 (N, C, S, S) in host memory and
+    returns probabilities (N, K) there.
 
-    Copies to a device and back are inside `run`, for all alike. From `spec`, tools/service.py builds the same in a
-    process of its own.
+    Copies to a device and back are inside `run`, for all alike. From `spec`,
+    tools/service.py builds the same in a process of its own.
     """
 
     name: str
@@ -3754,8 +5640,16 @@ class Backend:
     spec: dict = field(default_factory=dict)
 
 
-def torch_runner(network: ServedNetwork, device: str = "cpu", channels_last=False, dtype=torch.float32, compiled=False):
-    """A function from pixels to probabilities, both in host memory, that PyTorch computes."""
+def torch_runner(
+    network: ServedNetwork,
+    device: str = "cpu",
+    channels_last=False,
+    dtype=torch.float32,
+    compiled=False,
+):
+    """A function from pixels to probabilities, both in host memory, that PyTorch
+    computes.
+    """
     from copy import deepcopy
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -3764,56 +5658,91 @@ def torch_runner(network: ServedNetwork, device: str = "cpu", channels_last=Fals
     call = torch.compile(network, dynamic=True) if compiled else network
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        # On a GPU, ONNX Runtime may search for the quickest kernel, so PyTorch may as well.
-        search = torch.backends.cudnn.flags(benchmark=True, deterministic=False) if device == "cuda" else nullcontext()
+        # On a GPU, ONNX Runtime may search for the quickest kernel, so PyTorch may as
+        # well.
+        search = (
+            torch.backends.cudnn.flags(benchmark=True, deterministic=False)
+            if device == "cuda"
+            else nullcontext()
+        )
         with torch.inference_mode(), search:
             return call(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
 
     return run
 
 
-def tuned_torch(network: ServedNetwork, device: str, pixels: np.ndarray, compiled: bool = False, file=Path(),
-                measure=None):  # fmt: skip
-    """The fastest of what PyTorch offers here: the memory layout, the precision, the compiler.
+def tuned_torch(
+    network: ServedNetwork,
+    device: str,
+    pixels: np.ndarray,
+    compiled: bool = False,
+    file=Path(),
+    measure=None,
+):
+    """The fastest of what PyTorch offers here: the memory layout, the precision, the
+    compiler.
 
     Parameters
     ----------
     file, measure : path, callable, optional
-        With the checkpoint and `benchmark_once`, the choice of an earlier run is kept: two layouts that are as fast
-        as each other must not change places each time that a notebook runs.
+        With the checkpoint and `benchmark_once`, the choice of an earlier run is kept:
+        two layouts that are as fast as each other must not change places each time that
+        a notebook runs.
 
     Returns
     -------
     (label, run, options, table)
-        table: median ms by candidate and batch size; the winner has the lowest mean of the logarithms.
+        table: median ms by candidate and batch size; the winner has the lowest mean of
+        the logarithms.
     """
     low = amp_dtype(torch.device(device)) or torch.float32
     candidates = {"channels_last": {"channels_last": True}}
     if low != torch.float32:
-        candidates[f"channels_last + {str(low).removeprefix('torch.')}"] = {"channels_last": True, "dtype": low}
+        candidates[f"channels_last + {str(low).removeprefix('torch.')}"] = {
+            "channels_last": True,
+            "dtype": low,
+        }
     if compiled:
-        candidates["torch.compile"] = {"channels_last": True, "dtype": low, "compiled": True}
-    runs = {name: torch_runner(network, device, **options) for name, options in candidates.items()}
+        candidates["torch.compile"] = {
+            "channels_last": True,
+            "dtype": low,
+            "compiled": True,
+        }
+    runs = {
+        name: torch_runner(network, device, **options)
+        for name, options in candidates.items()
+    }
     backends = []
     for name, run in runs.items():
         try:
             run(np.array(pixels[:2]))
-        except Exception as error:  # torch.compile needs a C++ compiler; its errors have many types
-            print(f"{name}: left out, {type(error).__name__}: {str(error).splitlines()[0]}")
+        except Exception as error:
+            # torch.compile needs a C++ compiler; its errors have many types
+            print(
+                f"{name}: left out, {type(error).__name__}:"
+                f" {str(error).splitlines()[0]}"
+            )
             continue
         backends.append(Backend(name, run, device, "", "PyTorch", file))
-    table = benchmark_table((measure or benchmark)(backends, pixels, batches=(1, 32), rounds=3, seconds=0.1))
+    table = benchmark_table(
+        (measure or benchmark)(backends, pixels, batches=(1, 32), rounds=3, seconds=0.1)
+    )
     table = table.pivot(index="backend", columns="batch", values="p50_ms")
     best = np.log(table).mean(axis=1).idxmin()
     return best, runs[best], candidates[best], table
 
 
 def warm_up(run, pixels: np.ndarray, most: int = 30) -> int:
-    """Call until two groups of three calls in a row agree within 10 %, at most `most` times; returns the calls."""
+    """Call until two groups of three calls in a row agree within 10 %, at most `most`
+    times; returns the calls.
+    """
     times = []
     while len(times) < most:
         times.append(_timed(run, pixels))
-        if len(times) >= 6 and abs(np.median(times[-3:]) / np.median(times[-6:-3]) - 1) < 0.1:
+        if (
+            len(times) >= 6
+            and abs(np.median(times[-3:]) / np.median(times[-6:-3]) - 1) < 0.1
+        ):
             break
     return len(times)
 
@@ -3824,11 +5753,18 @@ def _timed(run, pixels) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def benchmark(backends: list[Backend], pixels: np.ndarray, batches=(1, 8, 32, 128), rounds=5, seconds=0.15) -> list:
+def benchmark(
+    backends: list[Backend],
+    pixels: np.ndarray,
+    batches=(1, 8, 32, 128),
+    rounds=5,
+    seconds=0.15,
+) -> list:
     """Latencies of every backend on the same images, in interleaved rounds.
 
-    Other programs and the clock of the processor disturb whoever happens to run: in every round all backends take their
-    turn, each round starts with another one, and each turn starts with calls that are not counted.
+    Other programs and the clock of the processor disturb whoever happens to run: in
+    every round all backends take their turn, each round starts with another one, and
+    each turn starts with calls that are not counted.
 
     Parameters
     ----------
@@ -3852,12 +5788,28 @@ def benchmark(backends: list[Backend], pixels: np.ndarray, batches=(1, 8, 32, 12
                 ends, times = time.perf_counter() + seconds, []
                 while time.perf_counter() < ends or len(times) < 3:
                     times.append(round(_timed(backend.run, images), 4))
-                rows.append({"backend": backend.name, "batch": batch, "round": number, "ms": times})
+                rows.append(
+                    {
+                        "backend": backend.name,
+                        "batch": batch,
+                        "round": number,
+                        "ms": times,
+                    }
+                )
     return rows
 
 
-def benchmark_once(course: Course, name: str, backends, pixels, again: bool = False, measure=benchmark, **options):
-    """`benchmark` (or `benchmark_services`) by identity: a finished one loads and says when and where it was measured.
+def benchmark_once(
+    course: Course,
+    name: str,
+    backends,
+    pixels,
+    again: bool = False,
+    measure=benchmark,
+    **options,
+):
+    """`benchmark` (or `benchmark_services`) by identity: a finished one loads and says
+    when and where it was measured.
 
     again : bool
         Measure again and replace what is stored.
@@ -3865,70 +5817,122 @@ def benchmark_once(course: Course, name: str, backends, pixels, again: bool = Fa
     import onnxruntime
 
     # A home may move: the path of a file is no part of the identity, its content is.
-    specs = [{key: value for key, value in b.spec.items() if key != "path"} for b in backends]
-    files = [(b.name, b.device, b.precision, b.provider, spec, _checksum(b.file)[:16])
-             for b, spec in zip(backends, specs, strict=True)]  # fmt: skip
+    specs = [
+        {key: value for key, value in b.spec.items() if key != "path"} for b in backends
+    ]
+    files = [
+        (b.name, b.device, b.precision, b.provider, spec, _checksum(b.file)[:16])
+        for b, spec in zip(backends, specs, strict=True)
+    ]
 
     def work():
         return measure(backends, pixels, **options)
 
     code = (measure, warm_up, torch_runner, OnnxModel, BoundModel, make_session)
-    given = (*code, files, options, list(pixels.shape), torch.get_num_threads(), hardware(), torch.__version__,
-             onnxruntime.__version__, _checksum(KIT / "tools" / "service.py"))  # fmt: skip
+    given = (
+        *code,
+        files,
+        options,
+        list(pixels.shape),
+        torch.get_num_threads(),
+        hardware(),
+        torch.__version__,
+        onnxruntime.__version__,
+        _checksum(KIT / "tools" / "service.py"),
+    )
     return once(course, name, work, depends=given, again=again)
 
 
-def benchmark_table(rows: list, against: dict[str, str] | str | None = None) -> pd.DataFrame:
-    """One row a backend and batch size: p50_ms, p95_ms, p99_ms, images_s, calls; with `against`, the speedup.
+def benchmark_table(
+    rows: list, against: dict[str, str] | str | None = None
+) -> pd.DataFrame:
+    """One row a backend and batch size: p50_ms, p95_ms, p99_ms, images_s, calls; with
+    `against`, the speedup.
 
     Parameters
     ----------
     against : str or dict, optional
-        The reference backend, or one for each backend. Its median over the median of the backend, round by round:
-        speedup is the median of these ratios, speedup_low and speedup_high the smallest and largest.
+        The reference backend, or one for each backend. Its median over the median of
+        the backend, round by round: speedup is the median of these ratios, speedup_low
+        and speedup_high the smallest and largest.
     """
     frame = pd.DataFrame(rows)
-    medians = frame.assign(ms=frame["ms"].map(np.median)).set_index(["backend", "batch", "round"])["ms"].sort_index()
+    medians = (
+        frame.assign(ms=frame["ms"].map(np.median))
+        .set_index(["backend", "batch", "round"])["ms"]
+        .sort_index()
+    )
     table = []
     for (name, batch), group in frame.groupby(["backend", "batch"], sort=False):
         ms = np.concatenate(group["ms"].to_list())
-        row = {"backend": name, "batch": batch, **_percentiles(ms), "images_s": 1000 * batch / ms.mean(),
-               "calls": len(ms)}  # fmt: skip
+        row = {
+            "backend": name,
+            "batch": batch,
+            **_percentiles(ms),
+            "images_s": 1000 * batch / ms.mean(),
+            "calls": len(ms),
+        }
         if against:
             reference = against[name] if isinstance(against, dict) else against
             ratios = medians[reference, batch] / medians[name, batch]
-            row |= {"speedup": ratios.median(), "speedup_low": ratios.min(), "speedup_high": ratios.max()}
+            row |= {
+                "speedup": ratios.median(),
+                "speedup_low": ratios.min(),
+                "speedup_high": ratios.max(),
+            }
         table.append(row)
     return pd.DataFrame(table)
 
 
 def clients_table(rows: list) -> pd.DataFrame:
-    """One row a backend and number of clients: images_s (median of the rounds), low and high (the smallest and largest
-    round), p50_ms, p95_ms, p99_ms, calls."""
+    """One row a backend and number of clients: images_s (median of the rounds), low and
+    high (the smallest and largest round), p50_ms, p95_ms, p99_ms, calls."""
     table = []
-    for (name, count), group in pd.DataFrame(rows).groupby(["backend", "clients"], sort=False):
+    for (name, count), group in pd.DataFrame(rows).groupby(
+        ["backend", "clients"], sort=False
+    ):
         ms = np.concatenate(group["ms"].to_list())
         images_s = group["images_s"]
-        table.append({"backend": name, "clients": count, "images_s": images_s.median(), "low": images_s.min(),
-                      "high": images_s.max(), **_percentiles(ms), "calls": len(ms)})  # fmt: skip
+        table.append(
+            {
+                "backend": name,
+                "clients": count,
+                "images_s": images_s.median(),
+                "low": images_s.min(),
+                "high": images_s.max(),
+                **_percentiles(ms),
+                "calls": len(ms),
+            }
+        )
     return pd.DataFrame(table)
 
 
 def _percentiles(ms: np.ndarray) -> dict[str, float]:
-    return dict(zip(("p50_ms", "p95_ms", "p99_ms"), np.percentile(ms, [50, 95, 99]).tolist(), strict=True))
+    return dict(
+        zip(
+            ("p50_ms", "p95_ms", "p99_ms"),
+            np.percentile(ms, [50, 95, 99]).tolist(),
+            strict=True,
+        )
+    )
 
 
-def benchmark_services(backends: list[Backend], pixels: np.ndarray, clients=(1, 4), seconds=0.2, rounds=3) -> dict:
-    """Every backend as a service of its own process: its memory, and several clients at once.
+def benchmark_services(
+    backends: list[Backend], pixels: np.ndarray, clients=(1, 4), seconds=0.2, rounds=3
+) -> dict:
+    """Every backend as a service of its own process: its memory, and several clients at
+    once.
 
-    In one process the backends would disturb each other: threads of a second client make OpenMP, and with it PyTorch,
-    slow for good. Each client sends one image as soon as it has its answer; the services take turns.
+    In one process the backends would disturb each other: threads of a second client
+    make OpenMP, and with it PyTorch, slow for good. Each client sends one image as soon
+    as it has its answer; the services take turns.
 
     Returns
     -------
     dict
-        memory: by backend, peak of the host and memory of the GPU in MiB, after 32 images (NaN where it is unknown).
-        clients: list of dict backend, clients, round, images_s (of all together), ms (latency of each call).
+        memory: by backend, peak of the host and memory of the GPU in MiB, after 32
+        images (NaN where it is unknown). clients: list of dict backend, clients, round,
+        images_s (of all together), ms (latency of each call).
 
     Raises
     ------
@@ -3938,89 +5942,191 @@ def benchmark_services(backends: list[Backend], pixels: np.ndarray, clients=(1, 
     from concurrent.futures import ThreadPoolExecutor
 
     with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/images.npy", np.concatenate([pixels] * math.ceil(32 / len(pixels)))[:32])
-        with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # on a GPU, memory is seen one by one
-            services = list(pool.map(lambda backend: _start_service(backend, f"{folder}/images.npy"), backends))
+        np.save(
+            f"{folder}/images.npy",
+            np.concatenate([pixels] * math.ceil(32 / len(pixels)))[:32],
+        )
+        # on a GPU, memory is seen one by one
+        with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:
+            services = list(
+                pool.map(
+                    lambda backend: _start_service(backend, f"{folder}/images.npy"),
+                    backends,
+                )
+            )
     rows, pairs = [], list(zip(backends, services, strict=True))
     try:
         for number in range(rounds):
             turn = number % len(pairs)
             for backend, (process, _) in pairs[turn:] + pairs[:turn]:
                 for count in clients:
-                    with suppress(BrokenPipeError):  # it has died: it will not answer either
+                    # it has died: it will not answer either
+                    with suppress(BrokenPipeError):
                         process.stdin.write(json.dumps([count, seconds]) + "\n")
                         process.stdin.flush()
                     told = process.stdout.readline()
                     if not told:
-                        raise CourseError(f"The process that serves {backend.name} died with {count} clients: run the "
-                                          "cell again; if it dies again, memory is short.")  # fmt: skip
-                    rows.append({"backend": backend.name, "clients": count, "round": number, **json.loads(told)})
+                        raise CourseError(
+                            f"The process that serves {backend.name} died with {count}"
+                            " clients: run the cell again; if it dies again, memory is"
+                            " short."
+                        )
+                    rows.append(
+                        {
+                            "backend": backend.name,
+                            "clients": count,
+                            "round": number,
+                            **json.loads(told),
+                        }
+                    )
     finally:
         for process, _ in services:
             with suppress(BrokenPipeError):
                 process.communicate()  # the end of its input ends it
-    return {"memory": {backend.name: memory for backend, (_, memory) in pairs}, "clients": rows}
+    return {
+        "memory": {backend.name: memory for backend, (_, memory) in pairs},
+        "clients": rows,
+    }
 
 
 def _start_service(backend: Backend, images: str):
-    """Start tools/service.py, wait until it has served; returns the process and its memory."""
+    """Start tools/service.py, wait until it has served; returns the process and its
+    memory.
+    """
     free = torch.cuda.mem_get_info()[0] if backend.device == "cuda" else 0
-    command = [sys.executable, str(KIT / "tools" / "service.py"), json.dumps(backend.spec, default=str), images]
-    with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody reads would block the service when it is full
+    command = [
+        sys.executable,
+        str(KIT / "tools" / "service.py"),
+        json.dumps(backend.spec, default=str),
+        images,
+    ]
+    # a pipe that nobody reads would block the service when it is full
+    with tempfile.TemporaryFile("w+") as errors:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         process = subprocess.Popen(command, text=True, **pipes)
         line = process.stdout.readline()
         if not line:
             errors.seek(0)
             said = " ".join(errors.read().strip().splitlines()[-3:]) or "no message"
-            raise CourseError(f"{backend.name} did not start in a process of its own: {said}")
-    used = (free - torch.cuda.mem_get_info()[0]) / 2**20 if backend.device == "cuda" else math.nan
-    found = re.search(r"VmHWM:\s*(\d+) kB", json.loads(line))  # counts anew for each program, unlike ru_maxrss
-    return process, {"memory_mb": int(found[1]) / 1024 if found else math.nan, "gpu_mb": used}
+            raise CourseError(
+                f"{backend.name} did not start in a process of its own: {said}"
+            )
+    used = (
+        (free - torch.cuda.mem_get_info()[0]) / 2**20
+        if backend.device == "cuda"
+        else math.nan
+    )
+    # counts anew for each program, unlike ru_maxrss
+    found = re.search(r"VmHWM:\s*(\d+) kB", json.loads(line))
+    return process, {
+        "memory_mb": int(found[1]) / 1024 if found else math.nan,
+        "gpu_mb": used,
+    }
 
 
-def make_backends(course: Course, checkpoint: Path, models: dict[str, Path], pixels: np.ndarray, compiled=False):
-    """Every way to serve that this machine has; returns (backends, reference of each, table of the tuning).
+def make_backends(
+    course: Course,
+    checkpoint: Path,
+    models: dict[str, Path],
+    pixels: np.ndarray,
+    compiled=False,
+):
+    """Every way to serve that this machine has; returns (backends, reference of each,
+    table of the tuning).
 
     Parameters
     ----------
     models : dict
-        "fp32" and "int8", on a GPU also "fp16" and, where it works, "tensorrt": exported files.
+        "fp32" and "int8", on a GPU also "fp16" and, where it works, "tensorrt":
+        exported files.
 
-    The reference of each is PyTorch eager in float32 on the same device. INT8 runs on the CPU, so with a GPU both
-    devices have a reference. What does not start on the GPU is said and left out; it never runs on the CPU instead.
-    """
+    The reference of each is PyTorch eager in float32 on the same device. INT8 runs on
+    the CPU, so with a GPU both devices have a reference. What does not start on the GPU
+    is said and left out; it never runs on the CPU instead."""
     network, _ = served_network(course, checkpoint)
-    shape = {"channels": course.channels, "size": course.image_size, "threads": torch.get_num_threads()}
+    shape = {
+        "channels": course.channels,
+        "size": course.image_size,
+        "threads": torch.get_num_threads(),
+    }
     backends, tuning = [], []
-    where = {course.device.type: ""} if course.device.type == "cpu" else {"cuda": "", "cpu": " on the CPU"}
+    where = (
+        {course.device.type: ""}
+        if course.device.type == "cpu"
+        else {"cuda": "", "cpu": " on the CPU"}
+    )
     for device in dict.fromkeys((course.device.type, "cpu")):
         label, run, options, table = tuned_torch(
-            network, device, pixels, compiled and device == course.device.type, checkpoint,
-            partial(benchmark_once, course, f"tuning_{device}"))  # fmt: skip
+            network,
+            device,
+            pixels,
+            compiled and device == course.device.type,
+            checkpoint,
+            partial(benchmark_once, course, f"tuning_{device}"),
+        )
         tuning.append(table.assign(device=device))
         low = str(options.get("dtype", torch.float32)).removeprefix("torch.")
-        kinds = [("PyTorch eager", torch_runner(network, device), {}, "float32"),
-                 (f"PyTorch {label}", run, options, low)]  # fmt: skip
+        kinds = [
+            ("PyTorch eager", torch_runner(network, device), {}, "float32"),
+            (f"PyTorch {label}", run, options, low),
+        ]
         for name, call, own, precision in kinds:
-            spec = shape | {"path": checkpoint, "device": device, "precision": precision,
-                            "options": {key: value for key, value in own.items() if key != "dtype"}}  # fmt: skip
-            backends.append(Backend(name + where[device], call, device, precision, "PyTorch", checkpoint, spec))
-    jobs = [(name, path, "cpu" if name == "int8" else course.device.type) for name, path in models.items()]
+            spec = shape | {
+                "path": checkpoint,
+                "device": device,
+                "precision": precision,
+                "options": {key: value for key, value in own.items() if key != "dtype"},
+            }
+            backends.append(
+                Backend(
+                    name + where[device],
+                    call,
+                    device,
+                    precision,
+                    "PyTorch",
+                    checkpoint,
+                    spec,
+                )
+            )
+    jobs = [
+        (name, path, "cpu" if name == "int8" else course.device.type)
+        for name, path in models.items()
+    ]
     jobs += [("fp32", models["fp32"], "cpu")] if course.device.type != "cpu" else []
     for name, path, device in jobs:
         model, options = _serving_model(course, name, path, device, pixels)
         if model:
-            spec = shape | {"path": path, "device": "tensorrt" if name == "tensorrt" else device,
-                            "provider": model.provider, "options": options}  # fmt: skip
+            spec = shape | {
+                "path": path,
+                "device": "tensorrt" if name == "tensorrt" else device,
+                "provider": model.provider,
+                "options": options,
+            }
             precision = "float16" if name == "tensorrt" else model.metadata["precision"]
-            backends.append(Backend(f"ONNX Runtime {name}{where[device]}", model.predict, device, precision,
-                                    model.provider, path, spec))  # fmt: skip
-    return backends, {b.name: "PyTorch eager" + where[b.device] for b in backends}, pd.concat(tuning)
+            backends.append(
+                Backend(
+                    f"ONNX Runtime {name}{where[device]}",
+                    model.predict,
+                    device,
+                    precision,
+                    model.provider,
+                    path,
+                    spec,
+                )
+            )
+    return (
+        backends,
+        {b.name: "PyTorch eager" + where[b.device] for b in backends},
+        pd.concat(tuning),
+    )
 
 
-def _serving_model(course: Course, name: str, path: Path, device: str, pixels: np.ndarray):
-    """The quickest session that starts and answers, with the options it took; (None, {}), and why, where none does."""
+def _serving_model(
+    course: Course, name: str, path: Path, device: str, pixels: np.ndarray
+):
+    """The quickest session that starts and answers, with the options it took; (None,
+    {}), and why, where none does.
+    """
     if device == "cpu":
         return OnnxModel(path), {}
     provider, tries = "cuda", ({"enable_cuda_graph": True}, {})
@@ -4032,12 +6138,16 @@ def _serving_model(course: Course, name: str, path: Path, device: str, pixels: n
             model.predict(np.array(pixels[:1]))
             return model, options
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
-            print(f"{name} on {provider} with {', '.join(options) or 'bound buffers'} DOES NOT RUN: {error}")
+            print(
+                f"{name} on {provider} with {', '.join(options) or 'bound buffers'}"
+                f" DOES NOT RUN: {error}"
+            )
     return None, {}
 
 
 def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
-    """Latency of a PyTorch network on random float images, copies to the device and back included.
+    """Latency of a PyTorch network on random float images, copies to the device and
+    back included.
 
     Parameters
     ----------
@@ -4064,8 +6174,11 @@ def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) 
     return _latencies(run, images, num_runs, warmup)
 
 
-def benchmark_onnx(onnx_path, input_shape, num_runs=100, warmup=10, providers=None) -> dict:
-    """The same of an ONNX file, on random pixels of the type that it asks for, with the provider that really ran.
+def benchmark_onnx(
+    onnx_path, input_shape, num_runs=100, warmup=10, providers=None
+) -> dict:
+    """The same of an ONNX file, on random pixels of the type that it asks for, with the
+    provider that really ran.
 
     Parameters
     ----------
@@ -4080,12 +6193,19 @@ def benchmark_onnx(onnx_path, input_shape, num_runs=100, warmup=10, providers=No
     wanted = (providers or [PROVIDERS["cpu"]])[0]
     known = {name: short for short, name in PROVIDERS.items()}
     if wanted not in known:
-        raise CourseError(f"{wanted} is no provider of this course: choose one of {', '.join(known)}.")
+        raise CourseError(
+            f"{wanted} is no provider of this course: choose one of {', '.join(known)}."
+        )
     session = make_session(onnx_path, known[wanted])
     source = session.get_inputs()[0]
     kind = np.uint8 if source.type == "tensor(uint8)" else np.float32
     images = np.random.default_rng(0).integers(0, 256, input_shape).astype(kind)
-    table = _latencies(lambda images: session.run(None, {source.name: images}), images, num_runs, warmup)
+    table = _latencies(
+        lambda images: session.run(None, {source.name: images}),
+        images,
+        num_runs,
+        warmup,
+    )
     return table | {"provider": session.get_providers()[0]}
 
 
@@ -4093,63 +6213,98 @@ def _latencies(run, images, num_runs: int, warmup: int) -> dict:
     for _ in range(warmup):
         run(images)
     ms = np.array([_timed(run, images) for _ in range(num_runs)])
-    percentiles = {f"latency_{name.removesuffix('_ms')}": value for name, value in _percentiles(ms).items()}
+    percentiles = {
+        f"latency_{name.removesuffix('_ms')}": value
+        for name, value in _percentiles(ms).items()
+    }
     return percentiles | {"throughput": float(1000 * len(images) / ms.mean())}
 
 
 def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
-    """Which rows no other row beats: at least as good in all columns (low: less is better) and better in one.
+    """Which rows no other row beats: at least as good in all columns (low: less is
+    better) and better in one.
 
     Source: Pareto (1906).
     """
-    values = np.column_stack([table[name] for name in low] + [-table[name] for name in high])
-    return [not ((values <= row).all(axis=1) & (values < row).any(axis=1)).any() for row in values]
+    values = np.column_stack(
+        [table[name] for name in low] + [-table[name] for name in high]
+    )
+    return [
+        not ((values <= row).all(axis=1) & (values < row).any(axis=1)).any()
+        for row in values
+    ]
 
 
 def cost_per_million(images_s: float, price_per_hour: float) -> float:
-    """Cost of a million predictions on a machine of that hourly price that never waits."""
+    """Cost of a million predictions on a machine of that hourly price
+    that never waits.
+    """
     return 1e6 * price_per_hour / (3600 * images_s)
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # TensorRT: tried, and whatever happens, written down
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 # The first pattern that fits names the reason.
 TENSORRT_REASONS = {
     "not installed": r"No module named",
-    "no GPU": r"no (NVIDIA )?GPU|no CUDA-capable device|no CUDA runtime|found no NVIDIA",
+    "no GPU": (
+        r"no (NVIDIA )?GPU|no CUDA-capable device|no CUDA runtime|found no NVIDIA"
+    ),
     "GPU generation": r"target GPU|\bSM ?\d+ is not supported|compute capability",
     "driver": r"driver|CUDA initialization failure|error: (35|803|804)\b",
-    "unsupported operator": r"unsupported|no importer|not supported|no conversion|not been partitioned",
+    "unsupported operator": (
+        r"unsupported|no importer|not supported|no conversion|not been partitioned"
+    ),
     "library version": r"\.so|cannot start|did not start|version|incompatible|symbol",
 }
 
 
 def classify_tensorrt(message: str) -> str:
-    """Why TensorRT failed, from its error message: one of TENSORRT_REASONS, or "other"."""
-    found = (name for name, pattern in TENSORRT_REASONS.items() if re.search(pattern, message, re.IGNORECASE))
+    """Why TensorRT failed, from its error message: one of
+    TENSORRT_REASONS, or "other".
+    """
+    found = (
+        name
+        for name, pattern in TENSORRT_REASONS.items()
+        if re.search(pattern, message, re.IGNORECASE)
+    )
     return next(found, "other")
 
 
 def tensorrt_options(course: Course) -> dict:
-    """One engine for batches of 1 to 128, in half precision, kept in runs/ (building takes minutes)."""
-    shapes = {name: f"pixels:{batch}x{course.channels}x{course.image_size}x{course.image_size}"
-              for name, batch in (("min", 1), ("opt", 32), ("max", 128))}  # fmt: skip
+    """One engine for batches of 1 to 128, in half precision, kept in runs/ (building
+    takes minutes).
+    """
+    shapes = {
+        name: (
+            f"pixels:{batch}x{course.channels}x{course.image_size}x{course.image_size}"
+        )
+        for name, batch in (("min", 1), ("opt", 32), ("max", 128))
+    }
     return {f"trt_profile_{name}_shapes": shape for name, shape in shapes.items()} | {
-        "trt_fp16_enable": True, "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": _opened(course.local / "runs" / "tensorrt" / "engine").parent}  # fmt: skip
+        "trt_fp16_enable": True,
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": (
+            _opened(course.local / "runs" / "tensorrt" / "engine").parent
+        ),
+    }
 
 
 def _tensorrt_provider(course: Course, path: Path, engine: Path):
     """Route 1: ONNX Runtime hands the graph to TensorRT."""
     model = BoundModel(path, provider="tensorrt", **tensorrt_options(course))
-    model.predict(np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8))
+    model.predict(
+        np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8)
+    )
     return f"session on {model.provider}"
 
 
 def _tensorrt_engine(course: Course, path: Path, engine: Path):
-    """Route 2: the package `tensorrt` builds an engine for batches of 1 to 128, stored as exports/model.trt."""
+    """Route 2: the package `tensorrt` builds an engine for batches of 1 to 128, stored
+    as exports/model.trt.
+    """
     import tensorrt
 
     log = tensorrt.Logger(tensorrt.Logger.ERROR)
@@ -4157,8 +6312,19 @@ def _tensorrt_engine(course: Course, path: Path, engine: Path):
     network = builder.create_network(0)
     parser = tensorrt.OnnxParser(network, log)
     if not parser.parse(path.read_bytes()):
-        raise RuntimeError("; ".join(parser.get_error(number).desc() for number in range(parser.num_errors)))
-    profile, image = builder.create_optimization_profile(), (course.channels, course.image_size, course.image_size)
+        raise RuntimeError(
+            "; ".join(
+                parser.get_error(number).desc() for number in range(parser.num_errors)
+            )
+        )
+    profile, image = (
+        builder.create_optimization_profile(),
+        (
+            course.channels,
+            course.image_size,
+            course.image_size,
+        ),
+    )
     profile.set_shape("pixels", (1, *image), (32, *image), (128, *image))
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
@@ -4168,27 +6334,55 @@ def _tensorrt_engine(course: Course, path: Path, engine: Path):
         raise RuntimeError("the builder returned no engine")
     with atomic(engine) as temporary:
         temporary.write_bytes(bytes(built))
-    return f"built {engine.name}, {engine.stat().st_size / 2**20:.1f} MiB, with TensorRT {tensorrt.__version__}"
+    return (
+        f"built {engine.name}, {engine.stat().st_size / 2**20:.1f} MiB, with TensorRT"
+        f" {tensorrt.__version__}"
+    )
 
 
 def try_tensorrt(course: Course, path: Path) -> dict:
-    """Try both routes to TensorRT and write what happened to exports/tensorrt_attempt.json.
+    """Try both routes to TensorRT and write what happened to
+    exports/tensorrt_attempt.json.
 
-    A documented failure costs no marks: date, machine, versions, and for each route the outcome, the reason in one
-    word and the message, as found.
+    A documented failure costs no marks: date, machine, versions, and for each route the
+    outcome, the reason in one word and the message, as found.
     """
     attempts = []
-    for route, work in (("onnxruntime", _tensorrt_provider), ("tensorrt", _tensorrt_engine)):
-        began, attempt = time.perf_counter(), {"route": route, "works": False, "reason": "", "message": ""}
+    for route, work in (
+        ("onnxruntime", _tensorrt_provider),
+        ("tensorrt", _tensorrt_engine),
+    ):
+        began, attempt = (
+            time.perf_counter(),
+            {
+                "route": route,
+                "works": False,
+                "reason": "",
+                "message": "",
+            },
+        )
         try:
             if not torch.cuda.is_available():
-                raise CourseError("there is no GPU here: torch.cuda.is_available() is False")
-            attempt |= {"works": True, "message": work(course, path, course.exports / "model.trt")}
-        except Exception as error:  # the bindings of TensorRT raise whatever they like; all of it is documented
-            attempt |= {"message": f"{type(error).__name__}: {error}", "reason": classify_tensorrt(str(error))}
+                raise CourseError(
+                    "there is no GPU here: torch.cuda.is_available() is False"
+                )
+            attempt |= {
+                "works": True,
+                "message": work(course, path, course.exports / "model.trt"),
+            }
+        except Exception as error:
+            # the bindings of TensorRT raise whatever they like; all of it is documented
+            attempt |= {
+                "message": f"{type(error).__name__}: {error}",
+                "reason": classify_tensorrt(str(error)),
+            }
         attempts.append(attempt | {"seconds": round(time.perf_counter() - began, 1)})
     told = environment().to_dict() | {"date": _now(), "model": Path(path).stem}
-    result = {"works": any(a["works"] for a in attempts), "attempts": attempts, "environment": told}
+    result = {
+        "works": any(a["works"] for a in attempts),
+        "attempts": attempts,
+        "environment": told,
+    }
     write_json(course.exports / "tensorrt_attempt.json", result)
     return result
 
@@ -4196,27 +6390,48 @@ def try_tensorrt(course: Course, path: Path) -> dict:
 def tensorrt_section(result: dict) -> str:
     """A section for the report, in Markdown, from what `try_tensorrt` found."""
     told = result["environment"]
-    lines = [f"Tried on {told['date']} on {told['hardware']} (Python {told['python']}, torch {told['torch']}, CUDA of "
-             f"torch {told['CUDA of torch']}, driver {told.get('GPU driver', 'none')}).", "",
-             "| route | outcome | reason | message |", "|---|---|---|---|"]  # fmt: skip
+    lines = [
+        (
+            f"Tried on {told['date']} on {told['hardware']} (Python {told['python']},"
+            f" torch {told['torch']}, CUDA of torch {told['CUDA of torch']}, driver"
+            f" {told.get('GPU driver', 'none')})."
+        ),
+        "",
+        "| route | outcome | reason | message |",
+        "|---|---|---|---|",
+    ]
     for attempt in result["attempts"]:
         outcome = "works" if attempt["works"] else "failed"
         message = " ".join(attempt["message"].split()).replace("|", "/")
-        lines.append(f"| {attempt['route']} | {outcome} | {attempt['reason'] or '–'} | {message} |")
-    serves = any(attempt["works"] and attempt["route"] == "onnxruntime" for attempt in result["attempts"])
-    last = ("TensorRT serves this model through ONNX Runtime." if serves else
-            "TensorRT built an engine; ONNX Runtime serves." if result["works"] else
-            "ONNX Runtime serves instead: the documented fallback.")  # fmt: skip
+        lines.append(
+            f"| {attempt['route']} | {outcome} | {attempt['reason'] or '–'} |"
+            f" {message} |"
+        )
+    serves = any(
+        attempt["works"] and attempt["route"] == "onnxruntime"
+        for attempt in result["attempts"]
+    )
+    last = (
+        "TensorRT serves this model through ONNX Runtime."
+        if serves
+        else (
+            "TensorRT built an engine; ONNX Runtime serves."
+            if result["works"]
+            else "ONNX Runtime serves instead: the documented fallback."
+        )
+    )
     return "\n".join([*lines, "", last])
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Figures of theme 4
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def plot_steps(table: pd.DataFrame, title: str):
-    """Speedup of each backend with the range of its rounds, one group a batch size (table of `benchmark_table`)."""
+    """Speedup of each backend with the range of its rounds, one group a batch size
+    (table of `benchmark_table`).
+    """
     import matplotlib.pyplot as plt
 
     style()
@@ -4225,52 +6440,111 @@ def plot_steps(table: pd.DataFrame, title: str):
     for number, batch in enumerate(batches):
         own = table[table["batch"] == batch].set_index("backend").loc[names]
         places = np.arange(len(names)) + 0.2 * (len(batches) - 1 - 2 * number)
-        error = np.abs([own["speedup"] - own["speedup_low"], own["speedup_high"] - own["speedup"]])
-        axis.barh(places, own["speedup"], 0.38, xerr=error, capsize=3, color=COLOURS[number], label=f"{batch} "
-                         f"image{'s' if batch > 1 else ''} a call", hatch=("", "//")[number % 2])  # fmt: skip
-        for place, (value, end) in zip(places, own[["speedup", "speedup_high"]].to_numpy(), strict=True):
-            axis.annotate(f"{value:.1f}×", (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        error = np.abs(
+            [own["speedup"] - own["speedup_low"], own["speedup_high"] - own["speedup"]]
+        )
+        axis.barh(
+            places,
+            own["speedup"],
+            0.38,
+            xerr=error,
+            capsize=3,
+            color=COLOURS[number],
+            label=f"{batch} image{'s' if batch > 1 else ''} a call",
+            hatch=("", "//")[number % 2],
+        )
+        for place, (value, end) in zip(
+            places, own[["speedup", "speedup_high"]].to_numpy(), strict=True
+        ):
+            axis.annotate(
+                f"{value:.1f}×",
+                (end, place),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
     axis.axvline(1, ls=":", color="black")
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel="speedup: median of the rounds, bar from the smallest to the largest", ylabel="backend",
-             xlim=(0, 1.1 * table["speedup_high"].max()), title=title)  # fmt: skip
+    axis.set(
+        xlabel="speedup: median of the rounds, bar from the smallest to the largest",
+        ylabel="backend",
+        xlim=(0, 1.1 * table["speedup_high"].max()),
+        title=title,
+    )
     figure.legend(loc="outside lower center", ncols=len(batches))
     return figure
 
 
 def plot_sensitivity(scan: list, title: str):
-    """How far the probabilities move when one layer alone is quantized, most sensitive layer on top."""
+    """How far the probabilities move when one layer alone is quantized, most sensitive
+    layer on top.
+    """
     import matplotlib.pyplot as plt
 
     style()
     table = pd.DataFrame(scan)[::-1]
     figure, axis = plt.subplots(figsize=(9, 0.28 * len(table) + 1.4))
-    axis.plot(table["kl"].clip(lower=1e-12), table["layer"], "o")  # bars on a logarithmic axis have no zero
-    axis.set(xscale="log", xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)",
-             ylabel="layer in INT8", title=title)  # fmt: skip
+    # bars on a logarithmic axis have no zero
+    axis.plot(table["kl"].clip(lower=1e-12), table["layer"], "o")
+    axis.set(
+        xscale="log",
+        xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)",
+        ylabel="layer in INT8",
+        title=title,
+    )
     return figure
 
 
 # What an operator does, by a piece of its name; the first that fits.
-OPERATIONS = {"convolution": "Conv", "normalisation": "BatchNorm", "activation": "Relu", "addition": "Add",
-              "pooling": "Pool|Reduce"}  # fmt: skip
+OPERATIONS = {
+    "convolution": "Conv",
+    "normalisation": "BatchNorm",
+    "activation": "Relu",
+    "addition": "Add",
+    "pooling": "Pool|Reduce",
+}
 
 
 def plot_graphs(table: pd.DataFrame, title: str):
-    """The nodes of several versions of one graph, stacked by what they do (table of `graph_table`)."""
+    """The nodes of several versions of one graph, stacked by what they do (table of
+    `graph_table`).
+    """
     import matplotlib.pyplot as plt
 
     style()
     figure, axis = plt.subplots(figsize=(10, 0.55 * len(table.columns) + 1.6))
-    left, nodes = np.zeros(len(table.columns)), table.drop(index=["all nodes", "KiB on disk"])
-    kinds = pd.Series({name: next((kind for kind, piece in OPERATIONS.items() if re.search(piece, name)), "other")
-                       for name in nodes.index})  # fmt: skip
+    left, nodes = (
+        np.zeros(len(table.columns)),
+        table.drop(index=["all nodes", "KiB on disk"]),
+    )
+    kinds = pd.Series(
+        {
+            name: next(
+                (kind for kind, piece in OPERATIONS.items() if re.search(piece, name)),
+                "other",
+            )
+            for name in nodes.index
+        }
+    )
     for number, kind in enumerate([*OPERATIONS, "other"]):
         count = nodes[kinds == kind].sum().to_numpy()
-        bars = axis.barh(table.columns, count, left=left, label=kind, color=COLOURS[number], edgecolor="white",
-                         hatch=("", "..", "//", "xx", "", "oo")[number])  # fmt: skip
-        axis.bar_label(bars, [str(n) if n else "" for n in count], label_type="center", fontsize=9,
-                       bbox={"facecolor": "white", "pad": 1, "edgecolor": "none", "alpha": 0.8})  # fmt: skip
+        bars = axis.barh(
+            table.columns,
+            count,
+            left=left,
+            label=kind,
+            color=COLOURS[number],
+            edgecolor="white",
+            hatch=("", "..", "//", "xx", "", "oo")[number],
+        )
+        axis.bar_label(
+            bars,
+            [str(n) if n else "" for n in count],
+            label_type="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "pad": 1, "edgecolor": "none", "alpha": 0.8},
+        )
         left += count
     axis.invert_yaxis()
     axis.set(xlabel="number of nodes", ylabel="graph", title=title)
@@ -4279,9 +6553,11 @@ def plot_graphs(table: pd.DataFrame, title: str):
 
 
 def plot_pareto(table: pd.DataFrame, title: str):
-    """Latency against accuracy with its interval; the size of a dot is that of the file, the line the Pareto front.
+    """Latency against accuracy with its interval; the size of a dot is that of the
+    file, the line the Pareto front.
 
-    Columns: p50_ms, accuracy, low, high, size_mb, front (bool); index: names of the backends.
+    Columns: p50_ms, accuracy, low, high, size_mb, front (bool); index: names of the
+    backends.
     """
     import matplotlib.pyplot as plt
 
@@ -4289,20 +6565,54 @@ def plot_pareto(table: pd.DataFrame, title: str):
     figure, axis = plt.subplots(figsize=(10, 4.6))
     front = table[table["front"]].sort_values("p50_ms")
     if len(front) > 1:
-        axis.plot(front["p50_ms"], front["accuracy"], "--", color=COLOURS[6], zorder=1, label="Pareto front")
+        axis.plot(
+            front["p50_ms"],
+            front["accuracy"],
+            "--",
+            color=COLOURS[6],
+            zorder=1,
+            label="Pareto front",
+        )
     for number, (name, row) in enumerate(table.iterrows()):
         colour = COLOURS[number % len(COLOURS)]
-        error = np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]])
-        axis.errorbar(row["p50_ms"], row["accuracy"], error, color=colour, capsize=4, lw=1, zorder=2)
-        axis.scatter(row["p50_ms"], row["accuracy"], s=60 + 120 * row["size_mb"], color=colour, edgecolor="black",
-                     marker="osD^vP*"[number % 7], zorder=3, label=f"{name}: {row['size_mb']:.2f} MiB")  # fmt: skip
-    axis.set(xscale="log", xlabel="latency of one image, p50 (ms, logarithmic)",
-             ylabel="accuracy on test (bar: 95 % interval)", title=title)  # fmt: skip
+        error = np.abs(
+            [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
+        )
+        axis.errorbar(
+            row["p50_ms"],
+            row["accuracy"],
+            error,
+            color=colour,
+            capsize=4,
+            lw=1,
+            zorder=2,
+        )
+        axis.scatter(
+            row["p50_ms"],
+            row["accuracy"],
+            s=60 + 120 * row["size_mb"],
+            color=colour,
+            edgecolor="black",
+            marker="osD^vP*"[number % 7],
+            zorder=3,
+            label=f"{name}: {row['size_mb']:.2f} MiB",
+        )
+    axis.set(
+        xscale="log",
+        xlabel="latency of one image, p50 (ms, logarithmic)",
+        ylabel="accuracy on test (bar: 95 % interval)",
+        title=title,
+    )
     axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
     axis.tick_params(axis="x", labelsize=10)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=0.6, title="area of a dot: size of the file")
+    axis.legend(
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        markerscale=0.6,
+        title="area of a dot: size of the file",
+    )
     return figure
 
 
@@ -4313,13 +6623,22 @@ def plot_latency(table: pd.DataFrame, title: str):
     style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
     for number, (name, own) in enumerate(table.groupby("backend", sort=False)):
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": "osD^vP*"[number % 7], "label": name,
-                "ls": ("-", "--", "-.", ":")[number % 4]}  # fmt: skip
+        look = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": "osD^vP*"[number % 7],
+            "label": name,
+            "ls": ("-", "--", "-.", ":")[number % 4],
+        }
         error = np.array([own["p50_ms"] * 0, own["p99_ms"] - own["p50_ms"]])
-        left.errorbar(own["batch"] * (1 + 0.04 * number), own["p50_ms"], error, capsize=3, **look)
+        left.errorbar(
+            own["batch"] * (1 + 0.04 * number), own["p50_ms"], error, capsize=3, **look
+        )
         right.plot(own["batch"], own["images_s"], **look)
     batches = sorted(table["batch"].unique())
-    for axis, label in ((left, "latency of a call (ms)"), (right, "throughput (images/s)")):
+    for axis, label in (
+        (left, "latency of a call (ms)"),
+        (right, "throughput (images/s)"),
+    ):
         axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel=label)
         axis.set_xticks(batches, batches)
         axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
@@ -4328,21 +6647,46 @@ def plot_latency(table: pd.DataFrame, title: str):
     left.set_title("Latency: p50, bar up to p99 (points moved apart)")
     right.set_title("Throughput")
     figure.suptitle(title)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(
+        *right.get_legend_handles_labels(), loc="outside lower center", ncols=3
+    )
     return figure
 
 
-# ======================================================================================================
+# ======================================================================================
 # 6 · MONITORING: from log lines to alerts (theme 5)
-# ======================================================================================================
+# ======================================================================================
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # The log: one line a prediction, appended, never rewritten
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
-LOG_COLUMNS = ("timestamp", "run_id", "model", "image", "pred_class", "confidence", "latency_ms", "batch", "brightness",
-               "contrast", "sharpness", "status", "extra")  # fmt: skip
-ALERT_COLUMNS = ("timestamp", "run_id", "rule", "severity", "event", "metric", "value", "threshold", "runbook")
+LOG_COLUMNS = (
+    "timestamp",
+    "run_id",
+    "model",
+    "image",
+    "pred_class",
+    "confidence",
+    "latency_ms",
+    "batch",
+    "brightness",
+    "contrast",
+    "sharpness",
+    "status",
+    "extra",
+)
+ALERT_COLUMNS = (
+    "timestamp",
+    "run_id",
+    "rule",
+    "severity",
+    "event",
+    "metric",
+    "value",
+    "threshold",
+    "runbook",
+)
 
 
 def image_statistics(pixels: np.ndarray) -> pd.DataFrame:
@@ -4354,21 +6698,35 @@ def image_statistics(pixels: np.ndarray) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame, one row an image, of the grey image (mean of the channels), in grey levels 0..255:
-        brightness: mean; contrast: standard deviation; sharpness: variance of the Laplacian (inner pixels), which
-        blur lowers. Source: Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy (2000).
+    DataFrame, one row an image, of the grey image (mean of the channels), in grey
+    levels 0..255:
+        brightness: mean; contrast: standard deviation; sharpness: variance of the
+        Laplacian (inner pixels), which blur lowers. Source: Pech-Pacheco et al., Diatom
+        autofocusing in brightfield microscopy (2000).
     """
-    blocks = [_image_statistics(pixels[i : i + 256]) for i in range(0, max(1, len(pixels)), 256)]
-    return pd.DataFrame({name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]})
+    blocks = [
+        _image_statistics(pixels[i : i + 256])
+        for i in range(0, max(1, len(pixels)), 256)
+    ]
+    return pd.DataFrame(
+        {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    )
 
 
 def _image_statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """`image_statistics` of a block that fits the cache, less the table, whose making takes as long as the numbers."""
+    """`image_statistics` of a block that fits the cache, less the table, whose making
+    takes as long as the numbers.
+    """
     grey = pixels.mean(axis=1, dtype=np.float32)
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    around = (
+        grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    )
     laplacian = around - 4 * grey[:, 1:-1, 1:-1]
-    return {"brightness": grey.mean(axis=(1, 2)), "contrast": grey.std(axis=(1, 2)),
-            "sharpness": laplacian.var(axis=(1, 2))}  # fmt: skip
+    return {
+        "brightness": grey.mean(axis=(1, 2)),
+        "contrast": grey.std(axis=(1, 2)),
+        "sharpness": laplacian.var(axis=(1, 2)),
+    }
 
 
 TORN = "\0"  # ends a line that was cut: no value holds it
@@ -4377,10 +6735,12 @@ TORN = "\0"  # ends a line that was cut: no value holds it
 class AppendOnlyCsv:
     """A CSV file that many processes append to and that no crash shortens.
 
-    The file is opened with O_APPEND and every call is one `write`: on a local disk the system puts it whole at the
-    end, so lines of two writers never mix. A line torn by a crash or a full disk has no end; the next write closes it
-    with a mark, so that no reader takes it for a whole one, and begins a new line.
-    The first line names the schema, and a file of another schema is refused rather than mixed.
+    The file is opened with O_APPEND and every call is one `write`: on a local disk the
+    system puts it whole at the end, so lines of two writers never mix. A line torn by a
+    crash or a full disk has no end; the next write closes it with a mark, so that no
+    reader takes it for a whole one, and begins a new line.
+    The first line names the schema, and a file of another schema is refused rather than
+    mixed.
     """
 
     def __init__(self, path: str | Path, kind: str, columns: tuple[str, ...]):
@@ -4393,20 +6753,28 @@ class AppendOnlyCsv:
         Raises
         ------
         CourseError
-            No permission, disk full, a write cut short, a file of another schema; what stood there is untouched.
+            No permission, disk full, a write cut short, a file of another schema; what
+            stood there is untouched.
         """
         import csv
 
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([[_text(value) for value in row] for row in rows])
-        with clear_disk_errors(self.path, kept="The lines written before are all there."):
+        csv.writer(text, lineterminator="\n").writerows(
+            [[_text(value) for value in row] for row in rows]
+        )
+        with clear_disk_errors(
+            self.path, kept="The lines written before are all there."
+        ):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 self._begin(file)
                 os.lseek(file, -1, os.SEEK_END)
                 torn = os.read(file, 1) != b"\n"
-                self._write(file, (f"{TORN}\n" * (torn and bool(rows)) + text.getvalue()).encode())
+                self._write(
+                    file,
+                    (f"{TORN}\n" * (torn and bool(rows)) + text.getvalue()).encode(),
+                )
             finally:
                 os.close(file)
 
@@ -4426,16 +6794,25 @@ class AppendOnlyCsv:
     def _missing_header(self, found: bytes) -> bytes:
         if not self.header.startswith(found):
             raise CourseError(
-                f"{self.path} has another schema (its first line is {found.splitlines()[0].decode(errors='replace')!r},"
-                f" expected {self.header.splitlines()[0].decode()!r}): move the file away, and a new one is started."
+                f"{self.path} has another schema (its first line is"
+                f" {found.splitlines()[0].decode(errors='replace')!r}, expected"
+                f" {self.header.splitlines()[0].decode()!r}): move the file away, and a"
+                " new one is started."
             )
         return self.header[len(found) :]
 
     def check(self) -> None:
         """Raise a CourseError where there is no such file, or one of another schema."""
         if not self.path.exists():
-            writer = "theme6_drift_detection" if self.header.startswith(b"# drift") else "theme5_monitoring"
-            raise CourseError(f"{self.path} is missing: run notebooks/{writer}.ipynb, which writes it.")
+            writer = (
+                "theme6_drift_detection"
+                if self.header.startswith(b"# drift")
+                else "theme5_monitoring"
+            )
+            raise CourseError(
+                f"{self.path} is missing: run notebooks/{writer}.ipynb, which"
+                " writes it."
+            )
         with open(self.path, "rb") as file:
             self._missing_header(file.read(len(self.header)))
 
@@ -4445,14 +6822,19 @@ class AppendOnlyCsv:
         return self.split(self.path.read_bytes()[len(self.header) :])
 
     def split(self, content: bytes) -> tuple[list[list[str]], int]:
-        """Fields of all whole lines of a stretch of the file, and how many lines were torn."""
+        """Fields of all whole lines of a stretch of the file, and how many lines were
+        torn.
+        """
         *lines, rest = content.decode(errors="replace").split("\n")
-        # Line by line: within one file, an open quote in a torn line would swallow the lines after it.
+        # Line by line: within one file, an open quote in a torn line would swallow the
+        # lines after it.
         fields = [self._fields(line) for line in lines if not line.endswith(TORN)]
         whole = [row for row in fields if len(row) == len(self.columns)]
-        # A mark alone: a writer looked while another was in the middle of its line, which is whole.
-        return whole, sum(line not in ("", TORN) for line in [*lines, rest]) - len(whole)
-
+        # A mark alone: a writer looked while another was in the middle of its line,
+        # which is whole.
+        return whole, sum(line not in ("", TORN) for line in [*lines, rest]) - len(
+            whole
+        )
 
     @staticmethod
     def _fields(line: str) -> list[str]:
@@ -4465,37 +6847,55 @@ class AppendOnlyCsv:
 
 
 def _times(texts: pd.Series) -> pd.Series:
-    """UTC times of a log; NaT for a text that is none, or lies outside of what nanoseconds can count (1678 to 2261)."""
+    """UTC times of a log; NaT for a text that is none, or lies outside of what
+    nanoseconds can count (1678 to 2261).
+    """
     times = pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
-    within = times.between(pd.Timestamp.min.tz_localize("UTC"), pd.Timestamp.max.tz_localize("UTC"))
+    within = times.between(
+        pd.Timestamp.min.tz_localize("UTC"), pd.Timestamp.max.tz_localize("UTC")
+    )
     return times.where(within).dt.as_unit("ns")
 
 
 def _text(value) -> str:
-    """A value as it stands in a log: UTC times with milliseconds, six digits, no line breaks, nothing for NaN."""
+    """A value as it stands in a log: UTC times with milliseconds, six digits, no line
+    breaks, nothing for NaN.
+    """
     value = value.item() if hasattr(value, "item") else value
-    if value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
+    if (
+        value is None
+        or value is pd.NaT
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         return ""
     if isinstance(value, datetime):
         value = value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).replace(TORN, " ").splitlines())
+    return (
+        f"{value:.6g}"
+        if isinstance(value, float)
+        else " ".join(str(value).replace(TORN, " ").splitlines())
+    )
 
 
 def new_run_id() -> str:
-    """Name of one run of a service: when it began, and six digits that tell two of the same second apart."""
+    """Name of one run of a service: when it began, and six digits that tell two of the
+    same second apart.
+    """
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
 
 
 class InferenceLogger:
-    """Append one line a prediction to a CSV file, safely with several processes and across crashes.
+    """Append one line a prediction to a CSV file, safely with several processes and
+    across crashes.
 
     Nothing is held open between two calls, so there is nothing to close.
 
     Parameters
     ----------
     log_file : path
-        Made if missing, never truncated; on a local disk (network drives do not promise whole appends).
+        Made if missing, never truncated; on a local disk (network drives do not promise
+        whole appends).
     run_id : str, optional
         Stands in every line, and `read_log` selects by it; a new one when None.
 
@@ -4510,9 +6910,16 @@ class InferenceLogger:
         self._file = AppendOnlyCsv(log_file, "inference", LOG_COLUMNS)
         self._file.append([])
 
-    def log(self, pred_class: int, confidence: float, latency_ms: float, **extra) -> None:
+    def log(
+        self, pred_class: int, confidence: float, latency_ms: float, **extra
+    ) -> None:
         """Log one prediction; see `log_batch` for `extra`."""
-        self.log_batch([pred_class], [confidence], [latency_ms], **{key: [value] for key, value in extra.items()})
+        self.log_batch(
+            [pred_class],
+            [confidence],
+            [latency_ms],
+            **{key: [value] for key, value in extra.items()},
+        )
 
     def log_batch(self, preds, confidences, latencies, **extra) -> None:
         """Log a batch, all lines in one write.
@@ -4523,36 +6930,53 @@ class InferenceLogger:
         confidences : N probabilities of the predicted class, 0..1
         latencies : N times in ms; every image of a batch waits for the whole batch
         extra : one value for all, or a list of N
-            Columns of LOG_COLUMNS (`timestamp`: datetime, UTC if it names no zone, the time now if missing;
-            `status`: "ok" or the name of an error); other names go into the column `extra` as JSON.
+            Columns of LOG_COLUMNS (`timestamp`: datetime, UTC if it names no zone, the
+            time now if missing; `status`: "ok" or the name of an error); other names go
+            into the column `extra` as JSON.
         """
         n = len(preds)
-        values = {"timestamp": datetime.now(UTC), "run_id": self.run_id, "batch": n, "status": "ok"} | extra
-        values |= {"pred_class": list(preds), "confidence": list(confidences), "latency_ms": list(latencies)}
+        values = {
+            "timestamp": datetime.now(UTC),
+            "run_id": self.run_id,
+            "batch": n,
+            "status": "ok",
+        } | extra
+        values |= {
+            "pred_class": list(preds),
+            "confidence": list(confidences),
+            "latency_ms": list(latencies),
+        }
         table = {name: _spread(name, value, n) for name, value in values.items()}
         unknown = [name for name in table if name not in LOG_COLUMNS]
         if unknown:
             rows = ({name: table[name][i] for name in unknown} for i in range(n))
             table["extra"] = [json.dumps(row, default=_plain) for row in rows]
         nothing = [None] * n
-        self._file.append(list(zip(*(table.get(name, nothing) for name in LOG_COLUMNS), strict=True)))
+        self._file.append(
+            list(zip(*(table.get(name, nothing) for name in LOG_COLUMNS), strict=True))
+        )
 
 
 def _spread(name: str, value, n: int) -> list:
     if not isinstance(value, (list, tuple)) and not getattr(value, "ndim", 0):
         return [value] * n
     if len(value) != n:
-        raise CourseError(f"log_batch: {name} has {len(value)} values for {n} predictions: give one for each.")
+        raise CourseError(
+            f"log_batch: {name} has {len(value)} values for {n} predictions: give one"
+            " for each."
+        )
     return list(value)
 
 
 def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
-    """Read an inference log; lines that a crash has torn are left out, and counted in one printed sentence.
+    """Read an inference log; lines that a crash has torn are left out, and counted in
+    one printed sentence.
 
     Returns
     -------
     DataFrame with the columns of LOG_COLUMNS
-        timestamp as UTC, pred_class as Int64 (missing where the request failed), numbers as float, the rest as text.
+        timestamp as UTC, pred_class as Int64 (missing where the request failed),
+        numbers as float, the rest as text.
 
     Raises
     ------
@@ -4567,16 +6991,34 @@ def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
 
 
 def torn_lines(path: str | Path, torn: int, lines: int) -> str:
-    return f"{Path(path).name}: {torn} of {lines} lines are torn (by a crash) and left out."
+    return (
+        f"{Path(path).name}: {torn} of {lines} lines are torn (by a crash) and left"
+        " out."
+    )
 
 
 def typed_log(rows: list[list[str]]) -> pd.DataFrame:
-    """The table of `read_log` from the fields of its lines, less those in which a value is none of its column."""
+    """The table of `read_log` from the fields of its lines, less those in which a value
+    is none of its column.
+    """
     log = pd.DataFrame(rows, columns=list(LOG_COLUMNS), dtype=object)
-    names = ["pred_class", "confidence", "latency_ms", "batch", "brightness", "contrast", "sharpness"]
+    names = [
+        "pred_class",
+        "confidence",
+        "latency_ms",
+        "batch",
+        "brightness",
+        "contrast",
+        "sharpness",
+    ]
     numbers = log[names].apply(pd.to_numeric, errors="coerce").astype(float)
-    numbers = numbers.where(numbers.abs() < 1e15)  # no reading of anything; a class number above it fits no integer
-    bad = (numbers.isna() & log[names].ne("")).any(axis=1) | log["status"].eq("") | ~log["extra"].map(_is_json)
+    # no reading of anything; a class number above it fits no integer
+    numbers = numbers.where(numbers.abs() < 1e15)
+    bad = (
+        (numbers.isna() & log[names].ne("")).any(axis=1)
+        | log["status"].eq("")
+        | ~log["extra"].map(_is_json)
+    )
     log["timestamp"] = _times(log["timestamp"])
     log[names] = numbers
     log["pred_class"] = numbers["pred_class"].round().astype("Int64")
@@ -4598,7 +7040,8 @@ class MonitoredModel:
     Parameters
     ----------
     model : object
-        `.predict(pixels)`: uint8 (N, C, S, S) -> probabilities (N, K), and `.hash`, which the log names.
+        `.predict(pixels)`: uint8 (N, C, S, S) -> probabilities (N, K), and `.hash`,
+        which the log names.
     logger : InferenceLogger
     **extra
         Further values of every log line, e.g. role="shadow".
@@ -4606,13 +7049,20 @@ class MonitoredModel:
     Attributes
     ----------
     lost : int
-        Predictions that were answered but could not be logged: a full disk must not cost a patient an answer.
+        Predictions that were answered but could not be logged: a full disk must not
+        cost a patient an answer.
     """
 
     def __init__(self, model, logger: InferenceLogger, **extra):
         self.model, self.logger, self.extra, self.lost = model, logger, extra, 0
 
-    def predict(self, pixels: np.ndarray, images=None, timestamp: datetime | None = None, added_ms: float = 0.0):
+    def predict(
+        self,
+        pixels: np.ndarray,
+        images=None,
+        timestamp: datetime | None = None,
+        added_ms: float = 0.0,
+    ):
         """Answer of the model, float32 (N, K); its errors are logged and raised again.
 
         Parameters
@@ -4622,55 +7072,97 @@ class MonitoredModel:
         timestamp : datetime, optional
             Of the log line; the time now if None. A replay gives its own.
         added_ms : float
-            Added to the measured latency without waiting: a drill shows a slow model in no time.
+            Added to the measured latency without waiting: a drill shows a slow model in
+            no time.
         """
         began = time.perf_counter()
         try:
             probabilities = self.model.predict(pixels)
         except Exception as error:
-            self._log(pixels, None, began, added_ms, images, timestamp, type(error).__name__)
+            self._log(
+                pixels, None, began, added_ms, images, timestamp, type(error).__name__
+            )
             raise
         self._log(pixels, probabilities, began, added_ms, images, timestamp, "ok")
         return probabilities
 
-    def _log(self, pixels, probabilities, began, added_ms, images, timestamp, status) -> None:
+    def _log(
+        self, pixels, probabilities, began, added_ms, images, timestamp, status
+    ) -> None:
         latency = (time.perf_counter() - began) * 1000 + added_ms
         try:
-            images_in = isinstance(pixels, np.ndarray) and pixels.ndim == 4 and len(pixels) > 0
+            images_in = (
+                isinstance(pixels, np.ndarray) and pixels.ndim == 4 and len(pixels) > 0
+            )
             n = len(pixels) if images_in else 1  # whatever it was, it was one request
             seen = _image_statistics(pixels) if images_in else {}
             images = images if images_in else None
             blank = [None] * n
             preds, confidences = blank, blank
             if probabilities is not None:
-                preds, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
-            self.logger.log_batch(preds, confidences, [latency] * n, model=self.model.hash, image=images,
-                                  timestamp=timestamp or datetime.now(UTC), status=status, **seen,
-                                  **self.extra)  # fmt: skip
-        except Exception as error:  # whatever it is, the answer matters more than its log line
+                preds, confidences = (
+                    probabilities.argmax(axis=1),
+                    probabilities.max(axis=1),
+                )
+            self.logger.log_batch(
+                preds,
+                confidences,
+                [latency] * n,
+                model=self.model.hash,
+                image=images,
+                timestamp=timestamp or datetime.now(UTC),
+                status=status,
+                **seen,
+                **self.extra,
+            )
+        except Exception as error:
+            # whatever it is, the answer matters more than its log line
             self.lost += 1
             if self.lost == 1:
                 print(f"Monitoring has a gap: {error} Predictions go on.")
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # From lines to numbers: trailing windows against a quiet day
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
-BLANK_CONTRAST = 2.0  # grey levels; a picture of nothing still has the sensor's noise, about one
+# grey levels; a picture of nothing still has the sensor's noise, about one
+BLANK_CONTRAST = 2.0
 LOW_CONFIDENCE = 0.7
-NO_LINES = "The log has no lines: serve some predictions first, or read it with another run_id."
+NO_LINES = (
+    "The log has no lines: serve some predictions first, or read it with another"
+    " run_id."
+)
 MAX_TICKS = 20_000  # of one table; a clock that was set back to 1970 asks for millions
-COMPARED = ("positive_share", "confidence", "brightness", "sharpness")  # those that a window compares with a quiet day
-METRICS = ("requests", "throughput", "latency_p50", "latency_p95", "latency_p99", "error_rate", "confidence",
-           "low_confidence_share", "positive_share", "blank_share", "brightness", "contrast", "sharpness",
-           *(f"{name}_z" for name in COMPARED), "class_mix_z")  # fmt: skip
+# those that a window compares with a quiet day
+COMPARED = ("positive_share", "confidence", "brightness", "sharpness")
+METRICS = (
+    "requests",
+    "throughput",
+    "latency_p50",
+    "latency_p95",
+    "latency_p99",
+    "error_rate",
+    "confidence",
+    "low_confidence_share",
+    "positive_share",
+    "blank_share",
+    "brightness",
+    "contrast",
+    "sharpness",
+    *(f"{name}_z" for name in COMPARED),
+    "class_mix_z",
+)
 
 
 def _quantities(log: pd.DataFrame) -> pd.DataFrame:
-    """What each answered request contributes to the means of a window; failed requests have no such numbers."""
+    """What each answered request contributes to the means of a window; failed requests
+    have no such numbers.
+    """
     answered = log[log["status"] == "ok"]
-    table = answered[["confidence", "latency_ms", "brightness", "contrast", "sharpness"]].astype(float)
+    table = answered[
+        ["confidence", "latency_ms", "brightness", "contrast", "sharpness"]
+    ].astype(float)
     table["positive_share"] = (answered["pred_class"] != 0).astype(float)
     table["low_confidence_share"] = (table["confidence"] < LOW_CONFIDENCE).astype(float)
     table["blank_share"] = (table["contrast"] < BLANK_CONTRAST).astype(float)
@@ -4680,11 +7172,13 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and n of a quiet period, by quantity: what "normal" means for the alerts.
+    """Mean, standard deviation and n of a quiet period, by quantity: what "normal"
+    means for the alerts.
 
     Parameters
     ----------
-    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which answers for itself
+    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which answers for
+    itself
 
     Raises
     ------
@@ -4695,43 +7189,64 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
         return log.monitoring_baseline()
     table = _quantities(log)
     check_baseline(len(table))
-    return {name: {"mean": float(table[name].mean()), "std": float(table[name].std()), "n": len(table)}
-            for name in table}  # fmt: skip
+    return {
+        name: {
+            "mean": float(table[name].mean()),
+            "std": float(table[name].std()),
+            "n": len(table),
+        }
+        for name in table
+    }
 
 
 def check_baseline(answered: int) -> None:
     if answered < 100:
-        raise CourseError(f"A baseline of {answered} answered requests is too short: log at least 100 quiet ones.")
+        raise CourseError(
+            f"A baseline of {answered} answered requests is too short: log at least 100"
+            " quiet ones."
+        )
 
 
-def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, baseline: dict | None = None,
-                      until: datetime | None = None) -> pd.DataFrame:  # fmt: skip
-    """Service and model in numbers: one row a tick, over the trailing window (tick - minutes, tick].
+def window_statistics(
+    log: pd.DataFrame,
+    minutes: int = 30,
+    every: int = 10,
+    baseline: dict | None = None,
+    until: datetime | None = None,
+) -> pd.DataFrame:
+    """Service and model in numbers: one row a tick, over the trailing window (tick -
+    minutes, tick].
 
     Parameters
     ----------
-    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which answers for itself
+    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which answers for
+    itself
     minutes, every : int
         Length of the window and distance of the ticks. Neighbouring windows overlap.
     baseline : dict of `monitoring_baseline`, optional
-        Adds `<name>_z`: the deviation from the baseline in standard errors, (m - m0) / (s √(1/n + 1/n0)). s is the
-        larger of both standard deviations: one odd image in a small window widens its own yardstick. `class_mix_z` is
-        the largest such deviation of the shares of all classes, without its sign.
+        Adds `<name>_z`: the deviation from the baseline in standard errors, (m - m0) /
+        (s √(1/n + 1/n0)). s is the larger of both standard deviations: one odd image in
+        a small window widens its own yardstick. `class_mix_z` is the largest such
+        deviation of the shares of all classes, without its sign.
     until : datetime, optional
-        Last tick; the end of the log when None. A live watch gives the time now, else silence goes unseen.
+        Last tick; the end of the log when None. A live watch gives the time now, else
+        silence goes unseen.
 
     Returns
     -------
     DataFrame: `timestamp` (of the tick), `window` (minutes) and METRICS
-        throughput in requests a minute, latency in ms, shares and rates in 0..1. Failed requests count in
-        `requests`, `throughput` and `error_rate` only. Means over nothing are NaN.
+        throughput in requests a minute, latency in ms, shares and rates in 0..1. Failed
+        requests count in `requests`, `throughput` and `error_rate` only. Means over
+        nothing are NaN.
     """
     if not isinstance(log, pd.DataFrame):
         return log.window_statistics(minutes, every, baseline, until)
     if log.empty:
         raise CourseError(NO_LINES)
     log = log.sort_values("timestamp", kind="stable")
-    start, ticks = window_ticks(log["timestamp"].iloc[0], log["timestamp"].iloc[-1], every, until)
+    start, ticks = window_ticks(
+        log["timestamp"].iloc[0], log["timestamp"].iloc[-1], every, until
+    )
     table, times = _quantities(log), pd.DatetimeIndex(log["timestamp"])
     answered = times[log["status"] == "ok"]
     rows = []
@@ -4740,24 +7255,53 @@ def window_statistics(log: pd.DataFrame, minutes: int = 30, every: int = 10, bas
         first, last = times.searchsorted([since, tick], side="right")
         part = table.iloc[slice(*answered.searchsorted([since, tick], side="right"))]
         latency, spread = part["latency_ms"].to_numpy(), part.std() if baseline else {}
-        rows.append(window_row(tick, start, minutes, int(last - first), latency, part.mean(), spread, baseline))
+        rows.append(
+            window_row(
+                tick,
+                start,
+                minutes,
+                int(last - first),
+                latency,
+                part.mean(),
+                spread,
+                baseline,
+            )
+        )
     return window_table(rows)
 
 
-def window_ticks(first: pd.Timestamp, last: pd.Timestamp, every: int, until: datetime | None):
-    """Start of the step that the first line falls into, and the ticks from its end to `until` or the last line."""
+def window_ticks(
+    first: pd.Timestamp, last: pd.Timestamp, every: int, until: datetime | None
+):
+    """Start of the step that the first line falls into, and the ticks from its end to
+    `until` or the last line.
+    """
     step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or last)
     end = end if end.tz else end.tz_localize("UTC")
-    if end.timestamp() - first.timestamp() > MAX_TICKS * step.total_seconds():  # a Timedelta holds 292 years at most
-        raise CourseError(f"The log goes from {first:%Y-%m-%d} to {end:%Y-%m-%d}, more than {MAX_TICKS:,} steps of "
-                          f"{every} minutes: choose one run_id, or a larger `every`.")  # fmt: skip
+    # a Timedelta holds 292 years at most
+    if end.timestamp() - first.timestamp() > MAX_TICKS * step.total_seconds():
+        raise CourseError(
+            f"The log goes from {first:%Y-%m-%d} to {end:%Y-%m-%d}, more than"
+            f" {MAX_TICKS:,} steps of {every} minutes: choose one run_id, or a larger"
+            " `every`."
+        )
     start = first.floor(f"{every}min")
     end = max(end.ceil(f"{every}min"), start + step)
     return start, pd.date_range(start + step, end, freq=step)
 
 
-def window_row(tick, start, minutes: int, requests: int, latency: np.ndarray, means, spread, baseline) -> dict:
-    """One row of `window_statistics`, from the latencies of the n answered requests and what is known of the rest.
+def window_row(
+    tick,
+    start,
+    minutes: int,
+    requests: int,
+    latency: np.ndarray,
+    means,
+    spread,
+    baseline,
+) -> dict:
+    """One row of `window_statistics`, from the latencies of the n answered requests and
+    what is known of the rest.
 
     Parameters
     ----------
@@ -4765,76 +7309,111 @@ def window_row(tick, start, minutes: int, requests: int, latency: np.ndarray, me
         Answered or not.
     latency : float (n,), ms
     means, spread : Series or dict
-        Mean and standard deviation by quantity; the spread is used with a baseline only.
+        Mean and standard deviation by quantity; the spread is used with a baseline
+        only.
     """
     n = len(latency)
     percentiles = np.percentile(latency, (50, 95, 99)) if n else [math.nan] * 3
-    row = {"timestamp": tick, "window": minutes, "requests": requests,
-           "throughput": requests / min(minutes, (tick - start) / pd.Timedelta(minutes=1)),
-           "error_rate": 1 - n / requests if requests else math.nan}  # fmt: skip
-    row |= dict(zip(("latency_p50", "latency_p95", "latency_p99"), percentiles, strict=True)) | dict(means)
+    row = {
+        "timestamp": tick,
+        "window": minutes,
+        "requests": requests,
+        "throughput": requests / min(minutes, (tick - start) / pd.Timedelta(minutes=1)),
+        "error_rate": 1 - n / requests if requests else math.nan,
+    }
+    row |= dict(
+        zip(("latency_p50", "latency_p95", "latency_p99"), percentiles, strict=True)
+    ) | dict(means)
     if not baseline:
         return row
     shares = [name for name in baseline if name.startswith("share_")]
     z = {name: math.nan for name in (*COMPARED, *shares)}
-    for name in z if n > 1 else ():  # a class of which the window has nobody has a share of 0, always
+    # a class of which the window has nobody has a share of 0, always
+    for name in z if n > 1 else ():
         normal = baseline[name]
-        error = max(normal["std"], spread.get(name, 0.0)) * math.sqrt(1 / n + 1 / normal["n"])
+        error = max(normal["std"], spread.get(name, 0.0)) * math.sqrt(
+            1 / n + 1 / normal["n"]
+        )
         z[name] = (means.get(name, 0.0) - normal["mean"]) / max(error, 1e-6)
     mix = max((abs(z[name]) for name in shares), default=math.nan)
     return row | {f"{name}_z": z[name] for name in COMPARED} | {"class_mix_z": mix}
 
 
 def window_table(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows)[[name for name in ("timestamp", "window", *METRICS) if name in rows[0]]]
+    return pd.DataFrame(rows)[
+        [name for name in ("timestamp", "window", *METRICS) if name in rows[0]]
+    ]
 
 
-def error_budget(log: pd.DataFrame, objective: float = 0.99, limit_ms: float = 50.0) -> pd.Series:
-    """A service-level objective in requests: how many bad ones were allowed, and how many are spent.
+def error_budget(
+    log: pd.DataFrame, objective: float = 0.99, limit_ms: float = 50.0
+) -> pd.Series:
+    """A service-level objective in requests: how many bad ones were allowed, and how
+    many are spent.
 
-    A request is good when it was answered within `limit_ms`. Source: Beyer et al., Site Reliability Engineering (2016).
+    A request is good when it was answered within `limit_ms`. Source: Beyer et al., Site
+    Reliability Engineering (2016).
 
     Parameters
     ----------
-    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which counts for itself
+    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which counts for
+    itself
 
     Returns
     -------
-    Series: objective, limit_ms, requests, good_share, allowed_bad, bad, budget_left (1 untouched, below 0 overspent)
-    """
+    Series: objective, limit_ms, requests, good_share, allowed_bad, bad, budget_left (1
+    untouched, below 0 overspent)"""
     requests = len(log)
     if not requests or not 0 < objective < 1:
-        raise CourseError(f"error_budget needs log lines ({requests} given) and an objective between 0 and 1 "
-                          f"({objective} given): 0.99 allows one bad request in a hundred.")  # fmt: skip
+        raise CourseError(
+            f"error_budget needs log lines ({requests} given) and an objective between"
+            f" 0 and 1 ({objective} given): 0.99 allows one bad request in a hundred."
+        )
     if isinstance(log, pd.DataFrame):
         bad = int((~((log["status"] == "ok") & (log["latency_ms"] <= limit_ms))).sum())
     else:
         bad = log.bad_requests(limit_ms)
     allowed = (1 - objective) * requests
-    return pd.Series({"objective": objective, "limit_ms": limit_ms, "requests": requests,
-                      "good_share": 1 - bad / requests, "allowed_bad": allowed, "bad": bad,
-                      "budget_left": 1 - bad / allowed}, name="error budget")  # fmt: skip
+    return pd.Series(
+        {
+            "objective": objective,
+            "limit_ms": limit_ms,
+            "requests": requests,
+            "good_share": 1 - bad / requests,
+            "allowed_bad": allowed,
+            "bad": bad,
+            "budget_left": 1 - bad / allowed,
+        },
+        name="error budget",
+    )
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Alerts: rules as data, fired once
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
-SIGNS = {">": operator.gt, "<": operator.lt, "abs>": lambda value, threshold: abs(value) > threshold}
+SIGNS = {
+    ">": operator.gt,
+    "<": operator.lt,
+    "abs>": lambda value, threshold: abs(value) > threshold,
+}
 
 
 @dataclass(frozen=True)
 class AlertRule:
-    """When to wake whom, as data: `AlertRule(**json.loads(...))` is the inverse of `json.dumps(asdict(rule))`.
+    """When to wake whom, as data: `AlertRule(**json.loads(...))` is the inverse of
+    `json.dumps(asdict(rule))`.
 
     Parameters
     ----------
     metric, sign, threshold
-        The condition, on a column of `window_statistics` (METRICS); sign is ">", "<" or "abs>".
+        The condition, on a column of `window_statistics` (METRICS); sign is ">", "<" or
+        "abs>".
     severity : {"warning", "critical"}
         Look at it in office hours, or get up.
     window, hold : int
-        Minutes of the window; minutes that the condition must last before it fires, and be gone before it clears.
+        Minutes of the window; minutes that the condition must last before it fires, and
+        be gone before it clears.
     least : int
         Requests that a window needs for a verdict.
     runbook : str
@@ -4855,14 +7434,21 @@ class AlertRule:
         known = {"metric": METRICS, "sign": SIGNS, "severity": ("warning", "critical")}
         for what, names in known.items():
             if getattr(self, what) not in names:
-                raise CourseError(f"Rule {self.name!r}: {what} {getattr(self, what)!r} is unknown: "
-                                  f"choose one of {', '.join(names)}.")  # fmt: skip
+                raise CourseError(
+                    f"Rule {self.name!r}: {what} {getattr(self, what)!r} is unknown: "
+                    f"choose one of {', '.join(names)}."
+                )
 
     def breached(self, row) -> bool | None:
-        """Verdict on one row of `window_statistics`; None where too few requests allow none."""
+        """Verdict on one row of `window_statistics`; None where too few requests allow
+        none.
+        """
         if self.metric not in row:
-            raise CourseError(f"Rule {self.name!r} watches {self.metric}, which this table lacks: call "
-                              "window_statistics(..., baseline=monitoring_baseline(quiet_log)).")  # fmt: skip
+            raise CourseError(
+                f"Rule {self.name!r} watches {self.metric}, which this table lacks:"
+                " call window_statistics(...,"
+                " baseline=monitoring_baseline(quiet_log))."
+            )
         if row["requests"] < self.least or math.isnan(row[self.metric]):
             return None
         return bool(SIGNS[self.sign](row[self.metric], self.threshold))
@@ -4871,37 +7457,98 @@ class AlertRule:
 def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
     """Seven rules: the service (latency, errors, traffic), its input, its output.
 
-    Three of them compare with a quiet day, at 144 ticks: 432 looks a day. At 2 standard errors, 20 of them would fire
-    by chance; at 5 (two-sided normal tail 6e-7), one quiet day in 4,000. Small windows of skewed quantities are not
-    normal, so it was simulated: of 14,000 quiet days over seven distributions (shares of 0.003 to 0.97, beta,
-    lognormal) none fired, and the largest deviation that lasted two ticks was 4.8.
+    Three of them compare with a quiet day, at 144 ticks: 432 looks a day. At 2 standard
+    errors, 20 of them would fire by chance; at 5 (two-sided normal tail 6e-7), one
+    quiet day in 4,000. Small windows of skewed quantities are not normal, so it was
+    simulated: of 14,000 quiet days over seven distributions (shares of 0.003 to 0.97,
+    beta, lognormal) none fired, and the largest deviation that lasted two ticks was
+    4.8.
     """
     z = {"sign": "abs>", "threshold": 5.0, "least": 30}
     return [
-        AlertRule("slow", "latency_p95", ">", slo_ms, "critical", least=20,
-                  runbook="Compare p50 with p95: both up is load or hardware, p95 alone is queueing; roll back the "
-                          "last release if it coincides."),
-        AlertRule("errors", "error_rate", ">", 0.02, "critical", least=50,
-                  runbook="Group the failed lines by status and sender; one sender: call them; all: roll back."),
-        AlertRule("blank_images", "blank_share", ">", 0.05, "critical", least=20,
-                  runbook="Open the last ten images; call the site whose camera or scanner sends them."),
-        AlertRule("class_mix", "class_mix_z", **z,
-                  runbook="Ask whether the population changed (a new site, an outbreak); label thirty recent images "
-                          "before you trust or retrain anything."),
-        AlertRule("confidence", "confidence_z", **z,
-                  runbook="Look at the least confident images, then run the drift tests of theme 6."),
-        AlertRule("brightness", "brightness_z", **z,
-                  runbook="Compare recent images with old ones: exposure, gain or preprocessing has changed upstream."),
-        AlertRule("no_traffic", "requests", "<", 1, "critical",
-                  runbook="Send one request yourself; if it is answered, the fault lies before the service."),
-    ]  # fmt: skip
+        AlertRule(
+            "slow",
+            "latency_p95",
+            ">",
+            slo_ms,
+            "critical",
+            least=20,
+            runbook=(
+                "Compare p50 with p95: both up is load or hardware, p95 alone is"
+                " queueing; roll back the last release if it coincides."
+            ),
+        ),
+        AlertRule(
+            "errors",
+            "error_rate",
+            ">",
+            0.02,
+            "critical",
+            least=50,
+            runbook=(
+                "Group the failed lines by status and sender; one sender: call them;"
+                " all: roll back."
+            ),
+        ),
+        AlertRule(
+            "blank_images",
+            "blank_share",
+            ">",
+            0.05,
+            "critical",
+            least=20,
+            runbook=(
+                "Open the last ten images; call the site whose camera or scanner sends"
+                " them."
+            ),
+        ),
+        AlertRule(
+            "class_mix",
+            "class_mix_z",
+            **z,
+            runbook=(
+                "Ask whether the population changed (a new site, an outbreak); label"
+                " thirty recent images before you trust or retrain anything."
+            ),
+        ),
+        AlertRule(
+            "confidence",
+            "confidence_z",
+            **z,
+            runbook=(
+                "Look at the least confident images, then run the drift tests of"
+                " theme 6."
+            ),
+        ),
+        AlertRule(
+            "brightness",
+            "brightness_z",
+            **z,
+            runbook=(
+                "Compare recent images with old ones: exposure, gain or preprocessing"
+                " has changed upstream."
+            ),
+        ),
+        AlertRule(
+            "no_traffic",
+            "requests",
+            "<",
+            1,
+            "critical",
+            runbook=(
+                "Send one request yourself; if it is answered, the fault lies before"
+                " the service."
+            ),
+        ),
+    ]
 
 
 class AlertManager:
-    """Judge windows by rules, and tell each change once: "firing", then nothing until "resolved".
+    """Judge windows by rules, and tell each change once: "firing", then nothing until
+    "resolved".
 
-    A condition must last for the rule's hold time to fire, and be gone as long to clear: a value that trembles
-    around its threshold makes two events, not fifty.
+    A condition must last for the rule's hold time to fire, and be gone as long to
+    clear: a value that trembles around its threshold makes two events, not fifty.
 
     Parameters
     ----------
@@ -4909,42 +7556,71 @@ class AlertManager:
     path : path
         alerts.csv; appended like the inference log.
     run_id : str, optional
-        With the id of an earlier run, what it left firing is not fired again; a new one when None.
+        With the id of an earlier run, what it left firing is not fired again; a new one
+        when None.
     writer : SummaryWriter, optional
         TensorBoard: a text an event, and at each tick the number of rules that fire.
     webhook : Webhook, optional
     """
 
-    def __init__(self, rules, path, run_id: str | None = None, writer=None, webhook: Webhook | None = None):
-        self.rules, self.run_id, self.writer, self.webhook = list(rules), run_id or new_run_id(), writer, webhook
+    def __init__(
+        self,
+        rules,
+        path,
+        run_id: str | None = None,
+        writer=None,
+        webhook: Webhook | None = None,
+    ):
+        self.rules, self.run_id, self.writer, self.webhook = (
+            list(rules),
+            run_id or new_run_id(),
+            writer,
+            webhook,
+        )
         names = [rule.name for rule in self.rules]
         if len(set(names)) < len(names):
-            raise CourseError(f"Two rules share a name ({', '.join(names)}): an alert must name one rule.")
+            raise CourseError(
+                f"Two rules share a name ({', '.join(names)}): an alert must name one"
+                " rule."
+            )
         self._file = AppendOnlyCsv(path, "alert", ALERT_COLUMNS)
         self._file.append([])
         past = read_alerts(path, self.run_id)
-        self.firing = set(past.groupby("rule")["event"].last().loc[lambda event: event == "firing"].index)
+        self.firing = set(
+            past.groupby("rule")["event"]
+            .last()
+            .loc[lambda event: event == "firing"]
+            .index
+        )
         self._changing = {}  # since when a rule's condition has contradicted its state
 
     def evaluate(self, now: datetime, row) -> list[dict]:
-        """Judge one row of `window_statistics`; return (and store, and send) the events, most often none.
+        """Judge one row of `window_statistics`; return (and store, and send) the
+        events, most often none.
 
         Raises
         ------
         CourseError
-            The row's window is no rule's, or a metric is missing from it; alerts.csv cannot be written.
+            The row's window is no rule's, or a metric is missing from it; alerts.csv
+            cannot be written.
         """
         rules = [rule for rule in self.rules if rule.window == row["window"]]
         if not rules:
-            raise CourseError(f"No rule looks at windows of {row['window']} minutes: call window_statistics with "
-                              f"minutes={self.rules[0].window if self.rules else 30}.")  # fmt: skip
+            raise CourseError(
+                f"No rule looks at windows of {row['window']} minutes: call"
+                " window_statistics with"
+                f" minutes={self.rules[0].window if self.rules else 30}."
+            )
         changed = [rule for rule in rules if self._turns(rule, rule.breached(row), now)]
         events = [self._event(rule, now, row) for rule in changed]
         try:
             if events:
-                self._file.append([[event[name] for name in ALERT_COLUMNS] for event in events])
+                self._file.append(
+                    [[event[name] for name in ALERT_COLUMNS] for event in events]
+                )
         except CourseError:
-            self.firing ^= {rule.name for rule in changed}  # not told, so not changed: the next tick tries again
+            # not told, so not changed: the next tick tries again
+            self.firing ^= {rule.name for rule in changed}
             raise
         for event in events if self.webhook else ():
             self.webhook.send(event)
@@ -4957,7 +7633,9 @@ class AlertManager:
         if verdict is None or verdict == (rule.name in self.firing):
             self._changing.pop(rule.name, None)
             return False
-        if now - self._changing.setdefault(rule.name, now) < pd.Timedelta(minutes=rule.hold):
+        if now - self._changing.setdefault(rule.name, now) < pd.Timedelta(
+            minutes=rule.hold
+        ):
             return False
         del self._changing[rule.name]
         self.firing ^= {rule.name}
@@ -4965,13 +7643,23 @@ class AlertManager:
 
     def _event(self, rule: AlertRule, now: datetime, row) -> dict:
         event = "firing" if rule.name in self.firing else "resolved"
-        return {"timestamp": now, "run_id": self.run_id, "rule": rule.name, "severity": rule.severity, "event": event,
-                "metric": rule.metric, "value": float(row[rule.metric]), "threshold": rule.threshold,
-                "runbook": rule.runbook}  # fmt: skip
+        return {
+            "timestamp": now,
+            "run_id": self.run_id,
+            "rule": rule.name,
+            "severity": rule.severity,
+            "event": event,
+            "metric": rule.metric,
+            "value": float(row[rule.metric]),
+            "threshold": rule.threshold,
+            "runbook": rule.runbook,
+        }
 
 
 def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
-    """Events of alerts.csv in the order they were written, with typed columns (ALERT_COLUMNS), less torn lines."""
+    """Events of alerts.csv in the order they were written, with typed columns
+    (ALERT_COLUMNS), less torn lines.
+    """
     rows, _ = AppendOnlyCsv(path, "alert", ALERT_COLUMNS).read()
     table = pd.DataFrame(rows, columns=list(ALERT_COLUMNS), dtype=object)
     table["timestamp"], numbers = _times(table["timestamp"]), ["value", "threshold"]
@@ -4981,15 +7669,19 @@ def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
 
 
 class Webhook:
-    """Send alerts as JSON to a URL, in the background; none is lost while the receiver is down.
+    """Send alerts as JSON to a URL, in the background; none is lost while the receiver
+    is down.
 
-    `send` stores the alert in a spool folder and returns. A thread posts the files in order and deletes what was
-    taken, else it waits, twice as long after each failure, up to a minute. Files that a crash left behind are sent by
-    the next Webhook on the folder. Delivery is at least once: a receiver tells repeats by `id`. `text` and `content`
-    are what common chats show. An alert that the receiver refuses (400 to 499) is put aside in rejected/.
-    """
+    `send` stores the alert in a spool folder and returns. A thread posts the files in
+    order and deletes what was taken, else it waits, twice as long after each failure,
+    up to a minute. Files that a crash left behind are sent by the next Webhook on the
+    folder. Delivery is at least once: a receiver tells repeats by `id`. `text` and
+    `content` are what common chats show. An alert that the receiver refuses (400 to
+    499) is put aside in rejected/."""
 
-    def __init__(self, url: str, folder: str | Path, timeout: float = 5.0, pause: float = 0.5):
+    def __init__(
+        self, url: str, folder: str | Path, timeout: float = 5.0, pause: float = 0.5
+    ):
         from urllib.parse import urlsplit
 
         try:
@@ -4997,27 +7689,48 @@ class Webhook:
         except ValueError:
             whole = False
         if not whole:
-            raise CourseError(f"Webhook URL {url!r}: give one that begins with http:// or https:// and a host.")
-        self.url, self.folder, self.timeout, self.pause = url, Path(folder), timeout, pause
+            raise CourseError(
+                f"Webhook URL {url!r}: give one that begins with http:// or https://"
+                " and a host."
+            )
+        self.url, self.folder, self.timeout, self.pause = (
+            url,
+            Path(folder),
+            timeout,
+            pause,
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
 
     def send(self, event: dict) -> None:
-        """Store the alert for delivery: a few ms, whatever the receiver does, and never an error."""
+        """Store the alert for delivery: a few ms, whatever the receiver does, and never
+        an error.
+        """
         name = f"{time.time_ns()}-{os.urandom(3).hex()}"  # sorts by time
         try:
-            text = f"{event.get('event')}: {event.get('rule')}, {event.get('metric')} = {event.get('value')}"
-            write_json(self.folder / f"{name}.json", event | {"id": name, "text": text, "content": text})
+            text = (
+                f"{event.get('event')}: {event.get('rule')}, {event.get('metric')} ="
+                f" {event.get('value')}"
+            )
+            write_json(
+                self.folder / f"{name}.json",
+                event | {"id": name, "text": text, "content": text},
+            )
         except CourseError as error:
-            print(f"Alert {event.get('rule')} could not be queued for the webhook: {error}")
+            print(
+                f"Alert {event.get('rule')} could not be queued for the webhook:"
+                f" {error}"
+            )
 
     def pending(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.json"))
 
     def close(self, timeout: float = 5.0) -> int:
-        """Try once more, for `timeout` seconds at most; return how many alerts wait for the next Webhook."""
+        """Try once more, for `timeout` seconds at most; return how many alerts wait for
+        the next Webhook.
+        """
         self._closing.set()
         self._thread.join(timeout)
         return len(self.pending())
@@ -5026,7 +7739,8 @@ class Webhook:
         wait = self.pause
         while True:
             last = self._closing.is_set()
-            delivered = all(self._post(path) for path in self.pending())  # stops at the first failure: order is kept
+            # stops at the first failure: order is kept
+            delivered = all(self._post(path) for path in self.pending())
             if last:
                 return
             wait = self.pause if delivered else min(2 * wait, 60)
@@ -5038,22 +7752,27 @@ class Webhook:
         from urllib.request import Request, urlopen
 
         try:
-            request = Request(self.url, path.read_bytes(), {"Content-Type": "application/json"})
+            request = Request(
+                self.url, path.read_bytes(), {"Content-Type": "application/json"}
+            )
             urlopen(request, timeout=self.timeout).close()
             path.unlink()
         except HTTPError as error:
             if not 400 <= error.code < 500 or error.code in (408, 429):
                 return False
             os.replace(path, _opened(self.folder / "rejected" / path.name))
-            print(f"The receiver refuses an alert ({error.code} {error.reason}): kept in {path.parent / 'rejected'}.")
+            print(
+                f"The receiver refuses an alert ({error.code} {error.reason}): kept in"
+                f" {path.parent / 'rejected'}."
+            )
         except (OSError, HTTPException):
             return False
         return True
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # A day of production in seconds, and a drill
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -5073,11 +7792,16 @@ class Incident:
     def __post_init__(self):
         kinds = ("slow", "blank", "class_shift", "exceptions", "silence")
         if self.kind not in kinds:
-            raise CourseError(f"Incident {self.name!r}: kind {self.kind!r} is unknown: choose one of {kinds}.")
+            raise CourseError(
+                f"Incident {self.name!r}: kind {self.kind!r} is unknown: choose one of"
+                f" {kinds}."
+            )
 
 
 def drill(slo_ms: float = 50.0) -> list[Incident]:
-    """Five incidents of an hour between 8 and 21 h, two hours apart, so that each alert clears before the next."""
+    """Five incidents of an hour between 8 and 21 h, two hours apart, so that each alert
+    clears before the next.
+    """
     return [
         Incident("slow model", "slow", 8, 1, 2 * slo_ms, ("slow",)),
         Incident("blank images", "blank", 11, 1, 0.5, ("blank_images",)),
@@ -5090,27 +7814,37 @@ def drill(slo_ms: float = 50.0) -> list[Incident]:
 def traffic(data: Data, seed: int, requests: int = 3000, incidents=()) -> pd.DataFrame:
     """Draw a day of requests: Poisson, busiest at 14 h, nine times quieter at 2 h.
 
-    Images are drawn from pool "production" with replacement. That makes requests independent; in a real service the
-    images of one patient come together, and limits on z must be wider.
+    Images are drawn from pool "production" with replacement. That makes requests
+    independent; in a real service the images of one patient come together, and limits
+    on z must be wider.
 
     Returns
     -------
-    DataFrame by time: minute (of the day, float), row (of `data`), kind (of the incident that hits it, or ""), size
-    """
+    DataFrame by time: minute (of the day, float), row (of `data`), kind (of the
+    incident that hits it, or ""), size"""
     rng = np.random.default_rng(seed)
     minutes = np.arange(1440)
     rate = requests / 1440 * (1 + 0.8 * np.cos(2 * np.pi * (minutes - 14 * 60) / 1440))
     at = np.repeat(minutes, rng.poisson(rate))
     at = np.sort(at + rng.random(len(at)))
     pool = data.where("production")
-    day = pd.DataFrame({"minute": at, "row": rng.choice(pool, len(at)), "kind": "", "size": 0.0})
+    day = pd.DataFrame(
+        {"minute": at, "row": rng.choice(pool, len(at)), "kind": "", "size": 0.0}
+    )
     first = data.labels[pool] == 0
-    rarer = pool[first] if first.mean() <= 0.5 else pool[~first]  # of class 0 and the rest: the larger jump of the mix
+    # of class 0 and the rest: the larger jump of the mix
+    rarer = pool[first] if first.mean() <= 0.5 else pool[~first]
     if len(rarer) == 0:
-        raise CourseError(f"Pool production has images of one class only ({len(pool)} images): a class shift needs "
-                          "both. Use a dataset with more images.")  # fmt: skip
+        raise CourseError(
+            f"Pool production has images of one class only ({len(pool)} images): a"
+            " class shift needs both. Use a dataset with more images."
+        )
     for incident in incidents:
-        inside = day["minute"].between(incident.start * 60, (incident.start + incident.hours) * 60, inclusive="left")
+        inside = day["minute"].between(
+            incident.start * 60,
+            (incident.start + incident.hours) * 60,
+            inclusive="left",
+        )
         share = 1.0 if incident.kind == "slow" else incident.size
         hit = inside & (rng.random(len(day)) < share)
         day.loc[hit, ["kind", "size"]] = incident.kind, incident.size
@@ -5119,17 +7853,27 @@ def traffic(data: Data, seed: int, requests: int = 3000, incidents=()) -> pd.Dat
     return day[day["kind"] != "silence"].reset_index(drop=True)
 
 
-def replay_day(monitored: MonitoredModel, data: Data, seed: int, requests: int = 3000, incidents=(), manager=None,
-               baseline: dict | None = None, day: datetime | None = None, every: int = 10):  # fmt: skip
+def replay_day(
+    monitored: MonitoredModel,
+    data: Data,
+    seed: int,
+    requests: int = 3000,
+    incidents=(),
+    manager=None,
+    baseline: dict | None = None,
+    day: datetime | None = None,
+    every: int = 10,
+):
     """Serve a day of traffic in seconds, image by image, then judge it tick by tick.
 
-    The clock of the log is that of the virtual day (UTC); the latencies are measured on this machine, now. All the
-    rest repeats with the seed.
+    The clock of the log is that of the virtual day (UTC); the latencies are measured on
+    this machine, now. All the rest repeats with the seed.
 
     Parameters
     ----------
     monitored : MonitoredModel
-        With a logger of a new run: two replays of one day in one run would look like twice the traffic.
+        With a logger of a new run: two replays of one day in one run would look like
+        twice the traffic.
     incidents : list of Incident
     manager : AlertManager, optional
     baseline : dict of `monitoring_baseline`, optional
@@ -5140,20 +7884,28 @@ def replay_day(monitored: MonitoredModel, data: Data, seed: int, requests: int =
     Returns
     -------
     log, windows, events : DataFrames
-        Of `read_log`; of `window_statistics` (the shortest window among the rules); of the alerts, ALERT_COLUMNS.
+        Of `read_log`; of `window_statistics` (the shortest window among the rules); of
+        the alerts, ALERT_COLUMNS.
 
     Raises
     ------
     CourseError
-        The run already holds lines of this day. An error of the model that no incident has asked for is raised on.
+        The run already holds lines of this day. An error of the model that no incident
+        has asked for is raised on.
     """
     midnight = pd.Timestamp(day or datetime.now(UTC) - pd.Timedelta(days=1))
-    midnight = (midnight.tz_localize("UTC") if midnight.tz is None else midnight.tz_convert("UTC")).normalize()
+    midnight = (
+        midnight.tz_localize("UTC")
+        if midnight.tz is None
+        else midnight.tz_convert("UTC")
+    ).normalize()
     logger = monitored.logger
     known = read_log(logger.path, logger.run_id)["timestamp"]
     if known.between(midnight, midnight + pd.Timedelta(days=1)).any():
-        raise CourseError(f"Run {logger.run_id} already holds lines of {midnight:%Y-%m-%d}: make a new "
-                          "InferenceLogger (a new run), or give another day.")  # fmt: skip
+        raise CourseError(
+            f"Run {logger.run_id} already holds lines of {midnight:%Y-%m-%d}: make a"
+            " new InferenceLogger (a new run), or give another day."
+        )
     rng, paths = np.random.default_rng([seed, 1]), data.index["path"].to_numpy()
     for request in traffic(data, seed, requests, incidents).itertuples():
         pixels = _harm(data.pixels[request.row : request.row + 1], request.kind, rng)
@@ -5165,23 +7917,36 @@ def replay_day(monitored: MonitoredModel, data: Data, seed: int, requests: int =
             if request.kind != "exceptions":  # else a server would answer 400 and go on
                 raise
     log = read_log(logger.path, logger.run_id)
-    log = log[log["timestamp"].between(midnight, midnight + pd.Timedelta(days=1))].reset_index(drop=True)
-    windows, events = watch(log, manager, baseline, every, until=midnight + pd.Timedelta(days=1))
+    log = log[
+        log["timestamp"].between(midnight, midnight + pd.Timedelta(days=1))
+    ].reset_index(drop=True)
+    windows, events = watch(
+        log, manager, baseline, every, until=midnight + pd.Timedelta(days=1)
+    )
     return log, windows, events
 
 
 def _harm(pixels: np.ndarray, kind: str, rng) -> np.ndarray:
     """What an incident does to an image uint8 (1, C, S, S)."""
-    if kind == "blank":  # a covered lens: dark, with the sensor's noise of half a grey level
+    # a covered lens: dark, with the sensor's noise of half a grey level
+    if kind == "blank":
         return np.round(16 + rng.normal(0, 0.5, pixels.shape)).astype(np.uint8)
-    return pixels[:, :, 1:] if kind == "exceptions" else pixels  # a row is missing: no network takes that
+    # a row is missing: no network takes that
+    return pixels[:, :, 1:] if kind == "exceptions" else pixels
 
 
-def watch(log: pd.DataFrame, manager: AlertManager | None = None, baseline: dict | None = None, every: int = 10,
-          until: datetime | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+def watch(
+    log: pd.DataFrame,
+    manager: AlertManager | None = None,
+    baseline: dict | None = None,
+    every: int = 10,
+    until: datetime | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Windows of a log, and the events that the manager makes of them, tick by tick."""
     lengths = sorted({rule.window for rule in manager.rules}) if manager else [30]
-    tables = [window_statistics(log, minutes, every, baseline, until) for minutes in lengths]
+    tables = [
+        window_statistics(log, minutes, every, baseline, until) for minutes in lengths
+    ]
     events = []
     for rows in zip(*(table.to_dict("records") for table in tables), strict=True):
         for row in rows if manager else ():
@@ -5189,110 +7954,191 @@ def watch(log: pd.DataFrame, manager: AlertManager | None = None, baseline: dict
     return tables[0], pd.DataFrame(events, columns=list(ALERT_COLUMNS))
 
 
-def score_drill(events: pd.DataFrame, incidents, aftermath: float = 60.0) -> pd.DataFrame:
+def score_drill(
+    events: pd.DataFrame, incidents, aftermath: float = 60.0
+) -> pd.DataFrame:
     """Did each incident raise its alert, how soon, and what was raised for nothing?
 
     Parameters
     ----------
     events : DataFrame of `replay_day`
     aftermath : float
-        Minutes after an incident in which its traces are still in the windows: an alert then is no false alarm.
+        Minutes after an incident in which its traces are still in the windows: an alert
+        then is no false alarm.
 
     Returns
     -------
-    DataFrame: incident, rule, raised (bool), minutes_to_detect (from its start), minutes_to_clear (from its end)
-        One row an incident and expected rule; then one row "false alarm" for each alert outside all incidents.
+    DataFrame: incident, rule, raised (bool), minutes_to_detect (from its start),
+    minutes_to_clear (from its end)
+        One row an incident and expected rule; then one row "false alarm" for each alert
+        outside all incidents.
     """
-    firing, resolved = (events[events["event"] == name] for name in ("firing", "resolved"))
-    fired, cleared = (pd.Series(map(_minute_of_day, table["timestamp"]), table.index, float)
-                      for table in (firing, resolved))  # fmt: skip
+    firing, resolved = (
+        events[events["event"] == name] for name in ("firing", "resolved")
+    )
+    fired, cleared = (
+        pd.Series(map(_minute_of_day, table["timestamp"]), table.index, float)
+        for table in (firing, resolved)
+    )
     rows, explained = [], pd.Series(False, index=firing.index)
     for incident in incidents:
         start, end = incident.start * 60, (incident.start + incident.hours) * 60
         explained |= fired.between(start, end + aftermath)
         for rule in incident.expected:
-            seen = fired[(firing["rule"] == rule) & fired.between(start, end + aftermath)].min()
+            seen = fired[
+                (firing["rule"] == rule) & fired.between(start, end + aftermath)
+            ].min()
             gone = cleared[(resolved["rule"] == rule) & (cleared > seen)].min()
-            rows.append((incident.name, rule, not math.isnan(seen), seen - start, max(gone - end, 0.0)))
-    rows += [("false alarm", rule, True, math.nan, math.nan) for rule in firing.loc[~explained, "rule"]]
-    return pd.DataFrame(rows, columns=["incident", "rule", "raised", "minutes_to_detect", "minutes_to_clear"])
+            rows.append(
+                (
+                    incident.name,
+                    rule,
+                    not math.isnan(seen),
+                    seen - start,
+                    max(gone - end, 0.0),
+                )
+            )
+    rows += [
+        ("false alarm", rule, True, math.nan, math.nan)
+        for rule in firing.loc[~explained, "rule"]
+    ]
+    return pd.DataFrame(
+        rows,
+        columns=["incident", "rule", "raised", "minutes_to_detect", "minutes_to_clear"],
+    )
 
 
 def _minute_of_day(tick: datetime) -> float:
     """1440, not 0, at midnight: a tick closes the window before it."""
-    return (tick - (pd.Timestamp(tick) - pd.Timedelta(seconds=1)).normalize()) / pd.Timedelta(minutes=1)
+    return (
+        tick - (pd.Timestamp(tick) - pd.Timedelta(seconds=1)).normalize()
+    ) / pd.Timedelta(minutes=1)
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Dashboards
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 # TensorBoard tag of each metric, and the charts that show several tags together.
-TAGS = {"latency_p50": "latency/p50", "latency_p95": "latency/p95", "latency_p99": "latency/p99",
-        "throughput": "traffic/throughput", "error_rate": "traffic/error_rate", "confidence": "model/confidence",
-        "low_confidence_share": "model/low_confidence_share", "positive_share": "model/positive_share",
-        "brightness": "input/brightness", "sharpness": "input/sharpness", "blank_share": "input/blank_share",
-        "class_mix_z": "deviation/class_mix", "positive_share_z": "deviation/positive_share",
-        "confidence_z": "deviation/confidence",
-        "brightness_z": "deviation/brightness", "sharpness_z": "deviation/sharpness"}  # fmt: skip
+TAGS = {
+    "latency_p50": "latency/p50",
+    "latency_p95": "latency/p95",
+    "latency_p99": "latency/p99",
+    "throughput": "traffic/throughput",
+    "error_rate": "traffic/error_rate",
+    "confidence": "model/confidence",
+    "low_confidence_share": "model/low_confidence_share",
+    "positive_share": "model/positive_share",
+    "brightness": "input/brightness",
+    "sharpness": "input/sharpness",
+    "blank_share": "input/blank_share",
+    "class_mix_z": "deviation/class_mix",
+    "positive_share_z": "deviation/positive_share",
+    "confidence_z": "deviation/confidence",
+    "brightness_z": "deviation/brightness",
+    "sharpness_z": "deviation/sharpness",
+}
 CHARTS = {
-    "Service": {"latency (ms)": ["Multiline", ["latency/p50", "latency/p95", "latency/p99"]],
-                "requests a minute": ["Multiline", ["traffic/throughput"]],
-                "error rate": ["Multiline", ["traffic/error_rate"]],
-                "alerts that fire": ["Multiline", ["alerts/firing"]]},
-    "Model": {"class mix and confidence": ["Multiline", ["model/positive_share", "model/confidence"]],
-              "standard errors from a quiet day": ["Multiline", [f"deviation/{name}" for name in COMPARED]]},
-}  # fmt: skip
+    "Service": {
+        "latency (ms)": ["Multiline", ["latency/p50", "latency/p95", "latency/p99"]],
+        "requests a minute": ["Multiline", ["traffic/throughput"]],
+        "error rate": ["Multiline", ["traffic/error_rate"]],
+        "alerts that fire": ["Multiline", ["alerts/firing"]],
+    },
+    "Model": {
+        "class mix and confidence": [
+            "Multiline",
+            ["model/positive_share", "model/confidence"],
+        ],
+        "standard errors from a quiet day": [
+            "Multiline",
+            [f"deviation/{name}" for name in COMPARED],
+        ],
+    },
+}
 
 
-def write_dashboard(folder: str | Path, windows: pd.DataFrame, log: pd.DataFrame, data: Data | None = None,
-                    events: pd.DataFrame | None = None, images: int = 8) -> Path:  # fmt: skip
-    """Write a day as a TensorBoard run: step is the minute of the day, wall time that of the log.
+def write_dashboard(
+    folder: str | Path,
+    windows: pd.DataFrame,
+    log: pd.DataFrame,
+    data: Data | None = None,
+    events: pd.DataFrame | None = None,
+    images: int = 8,
+) -> Path:
+    """Write a day as a TensorBoard run: step is the minute of the day, wall time that
+    of the log.
 
-    Scalars of TAGS with a layout for the page "Custom scalars" (CHARTS), histograms of confidence and latency by
-    hour, the images of the lowest confidence (needs `data`; their ids in the tags) and the alerts as texts. What an
-    earlier call wrote to the folder is replaced, else TensorBoard would draw both.
+    Scalars of TAGS with a layout for the page "Custom scalars" (CHARTS), histograms of
+    confidence and latency by hour, the images of the lowest confidence (needs `data`;
+    their ids in the tags) and the alerts as texts. What an earlier call wrote to the
+    folder is replaced, else TensorBoard would draw both.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     for old in Path(folder).glob("events.out.tfevents.*"):
         old.unlink()
     midnight = windows["timestamp"].iloc[0].normalize()
-    with clear_disk_errors(folder, kept="The log that it shows is untouched."), SummaryWriter(str(folder)) as writer:
+    with (
+        clear_disk_errors(folder, kept="The log that it shows is untouched."),
+        SummaryWriter(str(folder)) as writer,
+    ):
         writer.add_custom_scalars(CHARTS)
         for metric in (name for name in TAGS if name in windows):
             for when, value in windows.set_index("timestamp")[metric].dropna().items():
-                writer.add_scalar(TAGS[metric], value, int(_minute_of_day(when)), when.timestamp())
+                writer.add_scalar(
+                    TAGS[metric], value, int(_minute_of_day(when)), when.timestamp()
+                )
         answered = log[log["status"] == "ok"]
         for hour, part in answered.groupby(answered["timestamp"].dt.floor("h")):
             minute = (hour - midnight) // pd.Timedelta(minutes=1)
             for name in ("confidence", "latency_ms"):
-                writer.add_histogram(f"hourly/{name}", part[name].to_numpy(float), minute, walltime=hour.timestamp())
+                writer.add_histogram(
+                    f"hourly/{name}",
+                    part[name].to_numpy(float),
+                    minute,
+                    walltime=hour.timestamp(),
+                )
         if data is not None:
             _write_doubtful(writer, answered, data, images)
         if events is not None:
             change = events["event"].map({"firing": 1, "resolved": -1})
             for tick in windows["timestamp"]:
                 new = events[events["timestamp"] == tick].to_dict("records")
-                _write_alerts(writer, new, tick, int(change[events["timestamp"] <= tick].sum()))
+                _write_alerts(
+                    writer, new, tick, int(change[events["timestamp"] <= tick].sum())
+                )
     return Path(folder)
 
 
 def least_sure(log: pd.DataFrame, data: Data, images: int = 8) -> pd.DataFrame:
-    """The answered lines of the lowest confidence, one an image, with `row`, the image's place in `data`.
+    """The answered lines of the lowest confidence, one an image, with `row`, the
+    image's place in `data`.
 
-    Blank pictures are left out: what stands in `data` under their id is not what the model saw.
+    Blank pictures are left out: what stands in `data` under their id is not what the
+    model saw.
     """
     row_of = {path: row for row, path in enumerate(data.index["path"])}
-    seen = log[(log["status"] == "ok") & (log["contrast"] >= BLANK_CONTRAST) & log["image"].isin(row_of)]
-    lowest = seen.sort_values("confidence", kind="stable").drop_duplicates("image").head(images)
+    seen = log[
+        (log["status"] == "ok")
+        & (log["contrast"] >= BLANK_CONTRAST)
+        & log["image"].isin(row_of)
+    ]
+    lowest = (
+        seen.sort_values("confidence", kind="stable")
+        .drop_duplicates("image")
+        .head(images)
+    )
     return lowest.assign(row=lowest["image"].map(row_of))
 
 
 def _write_doubtful(writer, answered: pd.DataFrame, data: Data, images: int) -> None:
-    for rank, case in enumerate(least_sure(answered, data, images).itertuples(), start=1):
+    for rank, case in enumerate(
+        least_sure(answered, data, images).itertuples(), start=1
+    ):
         picture = data.pixels[case.row]
-        scale = max(1, 192 // picture.shape[-1])  # TensorBoard shows pixels as they are: a thumb nail at 64
+        # TensorBoard shows pixels as they are: a thumb nail at 64
+        scale = max(1, 192 // picture.shape[-1])
         picture = picture.repeat(scale, axis=1).repeat(scale, axis=2)
         tag = f"low_confidence/{rank} {Path(case.image).name} {case.confidence:.2f}"
         writer.add_image(tag, picture, 0, walltime=case.timestamp.timestamp())
@@ -5302,21 +8148,32 @@ def _write_alerts(writer, events: list[dict], now: datetime, firing: int) -> Non
     minute, wall = int(_minute_of_day(now)), now.timestamp()
     writer.add_scalar("alerts/firing", firing, minute, wall)
     for event in events:
-        text = (f"**{event['event']}** {event['severity']} `{event['rule']}` at {now:%H:%M}: {event['metric']} = "
-                f"{event['value']:.4g} (limit {event['threshold']:.4g}). "
-                f"{event['runbook'] if event['event'] == 'firing' else ''}")  # fmt: skip
+        text = (
+            f"**{event['event']}** {event['severity']} `{event['rule']}` at"
+            f" {now:%H:%M}: {event['metric']} = {event['value']:.4g} (limit"
+            f" {event['threshold']:.4g})."
+            f" {event['runbook'] if event['event'] == 'firing' else ''}"
+        )
         writer.add_text(f"alerts/{event['rule']}", text, minute, walltime=wall)
 
 
 PANELS = {
-    "latency (ms)": ("latency_p50", "latency_p95", "latency_p99"), "requests a minute": ("throughput", "requests"),
-    "error rate": ("error_rate",), "mean confidence": ("confidence", "confidence_z"),
+    "latency (ms)": ("latency_p50", "latency_p95", "latency_p99"),
+    "requests a minute": ("throughput", "requests"),
+    "error rate": ("error_rate",),
+    "mean confidence": ("confidence", "confidence_z"),
     "share of positives": ("positive_share", "class_mix_z"),
     "brightness (grey levels)": ("brightness", "brightness_z", "blank_share"),
-}  # fmt: skip
+}
 
 
-def plot_dashboard(windows: pd.DataFrame, events=None, incidents=(), title: str = "", slo_ms: float = 50.0):
+def plot_dashboard(
+    windows: pd.DataFrame,
+    events=None,
+    incidents=(),
+    title: str = "",
+    slo_ms: float = 50.0,
+):
     """Draw a day in six panels, for a report or for people without TensorBoard.
 
     Shaded: incidents. Triangles: alerts that fire, each in the panel of its metric.
@@ -5329,26 +8186,48 @@ def plot_dashboard(windows: pd.DataFrame, events=None, incidents=(), title: str 
         drawn = metrics if label.startswith("latency") else metrics[:1]
         for metric, line in zip(drawn, ("-", "--", ":"), strict=False):
             name = metric.removeprefix("latency_")
-            axis.plot(_hours(windows["timestamp"], windows), windows[metric], line, label=name, zorder=3, clip_on=False)
+            axis.plot(
+                _hours(windows["timestamp"], windows),
+                windows[metric],
+                line,
+                label=name,
+                zorder=3,
+                clip_on=False,
+            )
         if len(drawn) > 1:
             axis.axhline(slo_ms, color=COLOURS[6], lw=1, ls="-.", label="SLO")
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.legend(loc="center right", bbox_to_anchor=(1, 0.52), ncols=2, fontsize=9)
+            axis.legend(
+                loc="center right", bbox_to_anchor=(1, 0.52), ncols=2, fontsize=9
+            )
         if events is not None and len(events):
             own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
             _mark_alerts(axis, own, windows, drawn[-1])
         axis.margins(y=0.12)
-        if metrics[0] in ("error_rate", "throughput"):  # a rate of 0 lies on the axis, over it
+        # a rate of 0 lies on the axis, over it
+        if metrics[0] in ("error_rate", "throughput"):
             axis.set_ylim(bottom=0)
         axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
     for axis in axes.flat:
         for incident in incidents:
-            axis.axvspan(incident.start, incident.start + incident.hours, color=COLOURS[4], alpha=0.25, lw=0)
+            axis.axvspan(
+                incident.start,
+                incident.start + incident.hours,
+                color=COLOURS[4],
+                alpha=0.25,
+                lw=0,
+            )
     for axis in axes[0]:
         for incident in incidents:
-            axis.text(incident.start + incident.hours / 2, 1.02, incident.name.replace(" ", "\n"), ha="center",
-                      transform=axis.get_xaxis_transform(), fontsize=9)  # fmt: skip
+            axis.text(
+                incident.start + incident.hours / 2,
+                1.02,
+                incident.name.replace(" ", "\n"),
+                ha="center",
+                transform=axis.get_xaxis_transform(),
+                fontsize=9,
+            )
     for axis in axes[-1]:
         axis.set_xlabel("hour of the day (UTC)")
     figure.suptitle(title)
@@ -5359,24 +8238,44 @@ def _hours(times: pd.Series, windows: pd.DataFrame) -> pd.Series:
     return (times - windows["timestamp"].iloc[0].normalize()) / pd.Timedelta(hours=1)
 
 
-def _mark_alerts(axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str) -> None:
+def _mark_alerts(
+    axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str
+) -> None:
     """A triangle on the curve where each alert fires, with the rule's name."""
     low = axis.get_ylim()[0]
-    for event, hour in zip(events.itertuples(), _hours(events["timestamp"], windows), strict=True):
+    for event, hour in zip(
+        events.itertuples(), _hours(events["timestamp"], windows), strict=True
+    ):
         value = windows.set_index("timestamp")[metric].get(event.timestamp, math.nan)
         value = low if math.isnan(value) else value
-        axis.plot(hour, value, "^", color=COLOURS[1], ms=9, mec="black", zorder=5, clip_on=False)
+        axis.plot(
+            hour,
+            value,
+            "^",
+            color=COLOURS[1],
+            ms=9,
+            mec="black",
+            zorder=5,
+            clip_on=False,
+        )
         place = {"xytext": (-8, 4), "ha": "right"} if hour > 18 else {"xytext": (8, 4)}
-        axis.annotate(event.rule, (hour, value), textcoords="offset points", fontsize=9, weight="bold", **place)
+        axis.annotate(
+            event.rule,
+            (hour, value),
+            textcoords="offset points",
+            fontsize=9,
+            weight="bold",
+            **place,
+        )
 
 
-# ======================================================================================================
+# ======================================================================================
 # 7 · DRIFT (theme 6)
-# ======================================================================================================
+# ======================================================================================
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Simulation: what can happen to pictures between training and next year
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -5389,9 +8288,11 @@ class Drift:
     says : str
         What happens in the world, in one sentence.
     unit : str
-        Of the levels. Lengths are shares of the picture, so that 64 and 224 pixels mean the same.
+        Of the levels. Lengths are shares of the picture, so that 64 and 224 pixels mean
+        the same.
     levels : tuple of five numbers
-        Level of severity 1 (barely visible) to 5 (harmful, but a person still knows the picture).
+        Level of severity 1 (barely visible) to 5 (harmful, but a person still knows the
+        picture).
     datasets : tuple of str
         Where it can happen.
     """
@@ -5403,64 +8304,138 @@ class Drift:
     datasets: tuple[str, ...] = tuple(DATASETS)
 
     def label(self, severity: int) -> str:
-        """Level and unit of a severity 1 to 5, as "20°", "12 grey levels" or "gamma 1.6"."""
+        """Level and unit of a severity 1 to 5, as "20°", "12 grey levels" or "gamma
+        1.6".
+        """
         level = f"{self.levels[severity - 1]:.3g}"
         if self.unit in ("gamma", "JPEG quality"):  # names of a number, no units
             return f"{self.unit} {level}"
-        return level + self.unit if self.unit.startswith("°") else f"{level} {self.unit}"
+        return (
+            level + self.unit if self.unit.startswith("°") else f"{level} {self.unit}"
+        )
 
 
 _LUNGS, _ROOFS = ("pneumonia", "pneumonia3"), ("solar",)
-DRIFTS = {drift.name: drift for drift in (
-    Drift("scanner", "Another X-ray machine: its tone curve lifts the dark parts and its detector is coarser.",
-          "gamma", (1.15, 1.35, 1.6, 1.9, 2.2), _LUNGS),
-    Drift("shadow", "The shadow of a tree or a chimney lies across part of the roof.",
-          "% less light", (15, 30, 45, 60, 75), _ROOFS),
-    Drift("cloud", "Haze or thin cloud between camera and roof: a white veil, here thinner and there thicker.",
-          "% veil", (8, 16, 26, 38, 52), _ROOFS),
-    Drift("view_angle", "The camera looks from the side, no longer straight down.",
-          "° off vertical", (15, 30, 42, 52, 60), _ROOFS),
-    Drift("blur", "The lens is out of focus.", "% of width", (0.7, 1.1, 1.6, 2.2, 3.0)),
-    Drift("noise", "Less light or a cheaper sensor: every pixel is off by chance.",
-          "grey levels", (4, 10, 18, 28, 40)),
-    Drift("brightness", "Longer exposure: every pixel is brighter, and the brightest are lost.",
-          "grey levels", (10, 25, 45, 65, 90)),
-    Drift("contrast", "A flat picture: scattered rays, a dirty lens, a changed setting.",
-          "% of contrast", (85, 70, 55, 45, 35)),
-    Drift("rotation", "The picture is taken at an angle, to the left or to the right.",
-          "°", (4, 10, 20, 32, 45)),
-    Drift("resolution", "A smaller picture was sent and enlarged again.",
-          "% of pixels a side", (75, 50, 35, 25, 17)),
-    Drift("jpeg", "Someone compresses the files harder to save space.", "JPEG quality", (75, 50, 30, 18, 10)),
-    Drift("occlusion", "Something dark lies in the way: a marker, a tag, a bird.",
-          "% of the area", (2, 5, 9, 14, 20)),
-    Drift("class_prior", "The pictures stay as they are, but positives become rarer.",
-          "× odds of positives", tuple(round(math.exp(-0.4 * severity), 4) for severity in range(1, 6))),
-)}  # fmt: skip
+DRIFTS = {
+    drift.name: drift
+    for drift in (
+        Drift(
+            "scanner",
+            "Another X-ray machine: its tone curve lifts the dark parts and its"
+            " detector is coarser.",
+            "gamma",
+            (1.15, 1.35, 1.6, 1.9, 2.2),
+            _LUNGS,
+        ),
+        Drift(
+            "shadow",
+            "The shadow of a tree or a chimney lies across part of the roof.",
+            "% less light",
+            (15, 30, 45, 60, 75),
+            _ROOFS,
+        ),
+        Drift(
+            "cloud",
+            "Haze or thin cloud between camera and roof: a white veil, here thinner and"
+            " there thicker.",
+            "% veil",
+            (8, 16, 26, 38, 52),
+            _ROOFS,
+        ),
+        Drift(
+            "view_angle",
+            "The camera looks from the side, no longer straight down.",
+            "° off vertical",
+            (15, 30, 42, 52, 60),
+            _ROOFS,
+        ),
+        Drift(
+            "blur", "The lens is out of focus.", "% of width", (0.7, 1.1, 1.6, 2.2, 3.0)
+        ),
+        Drift(
+            "noise",
+            "Less light or a cheaper sensor: every pixel is off by chance.",
+            "grey levels",
+            (4, 10, 18, 28, 40),
+        ),
+        Drift(
+            "brightness",
+            "Longer exposure: every pixel is brighter, and the brightest are lost.",
+            "grey levels",
+            (10, 25, 45, 65, 90),
+        ),
+        Drift(
+            "contrast",
+            "A flat picture: scattered rays, a dirty lens, a changed setting.",
+            "% of contrast",
+            (85, 70, 55, 45, 35),
+        ),
+        Drift(
+            "rotation",
+            "The picture is taken at an angle, to the left or to the right.",
+            "°",
+            (4, 10, 20, 32, 45),
+        ),
+        Drift(
+            "resolution",
+            "A smaller picture was sent and enlarged again.",
+            "% of pixels a side",
+            (75, 50, 35, 25, 17),
+        ),
+        Drift(
+            "jpeg",
+            "Someone compresses the files harder to save space.",
+            "JPEG quality",
+            (75, 50, 30, 18, 10),
+        ),
+        Drift(
+            "occlusion",
+            "Something dark lies in the way: a marker, a tag, a bird.",
+            "% of the area",
+            (2, 5, 9, 14, 20),
+        ),
+        Drift(
+            "class_prior",
+            "The pictures stay as they are, but positives become rarer.",
+            "× odds of positives",
+            tuple(round(math.exp(-0.4 * severity), 4) for severity in range(1, 6)),
+        ),
+    )
+}
 
 
 def drifts_of(dataset: str) -> list[str]:
     """Names of the drifts that can happen to a dataset, in the order of DRIFTS."""
     if dataset not in DATASETS:
-        raise CourseError(f"Dataset {dataset!r} is unknown: choose one of {', '.join(DATASETS)}.")
+        raise CourseError(
+            f"Dataset {dataset!r} is unknown: choose one of {', '.join(DATASETS)}."
+        )
     return [name for name, drift in DRIFTS.items() if dataset in drift.datasets]
 
 
 def _check_kind(kind: str, allowed, where: str = "") -> None:
     if kind not in allowed:
-        raise CourseError(f"Drift {kind!r} is unknown{where}: choose one of {', '.join(allowed)}.")
+        raise CourseError(
+            f"Drift {kind!r} is unknown{where}: choose one of {', '.join(allowed)}."
+        )
 
 
 def _check_severity(severity: int) -> None:
     if not isinstance(severity, (int, np.integer)) or not 0 <= severity <= 5:
-        raise CourseError(f"Severity {severity!r} is unknown: choose 0 (no drift), 1, 2, 3, 4 or 5 (worst).")
+        raise CourseError(
+            f"Severity {severity!r} is unknown: choose 0 (no drift), 1, 2, 3, 4 or 5"
+            " (worst)."
+        )
 
 
-def drift_images(pixels: np.ndarray, kind: str, severity: int, seed: int = 42) -> np.ndarray:
+def drift_images(
+    pixels: np.ndarray, kind: str, severity: int, seed: int = 42
+) -> np.ndarray:
     """Harm images as the world would, on a scale of five.
 
-    What happens by chance to an image (side, place, pattern) depends on (kind, seed) and its position in `pixels`,
-    how strongly it happens on the severity alone: the five severities of an image tell one story.
+    What happens by chance to an image (side, place, pattern) depends on (kind, seed)
+    and its position in `pixels`, how strongly it happens on the severity alone: the
+    five severities of an image tell one story.
 
     Parameters
     ----------
@@ -5469,7 +8444,8 @@ def drift_images(pixels: np.ndarray, kind: str, severity: int, seed: int = 42) -
     kind : str
         A key of DRIFTS, except "class_prior".
     severity : int
-        0 (an equal copy) to 5; `DRIFTS[kind].levels[severity - 1]` is its physical size.
+        0 (an equal copy) to 5; `DRIFTS[kind].levels[severity - 1]` is its physical
+        size.
     seed : int
 
     Returns
@@ -5479,22 +8455,38 @@ def drift_images(pixels: np.ndarray, kind: str, severity: int, seed: int = 42) -
     Raises
     ------
     CourseError
-        Unknown kind or severity; pixels of another type or shape; "class_prior", which draws other images.
+        Unknown kind or severity; pixels of another type or shape; "class_prior", which
+        draws other images.
     """
     if kind == "class_prior":
-        raise CourseError("Drift 'class_prior' changes no pixels, it draws other images: use utils.drift_window.")
+        raise CourseError(
+            "Drift 'class_prior' changes no pixels, it draws other images: use"
+            " utils.drift_window."
+        )
     _check_kind(kind, _EFFECTS)
     _check_severity(severity)
-    square = isinstance(pixels, np.ndarray) and pixels.ndim == 4 and pixels.shape[2] == pixels.shape[3]
+    square = (
+        isinstance(pixels, np.ndarray)
+        and pixels.ndim == 4
+        and pixels.shape[2] == pixels.shape[3]
+    )
     if not square or pixels.dtype != np.uint8:
-        found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise CourseError(f"pixels must be uint8 (N, C, S, S), these are {found}: pass data.pixels[rows].")
+        found = (
+            f"{pixels.dtype} {pixels.shape}"
+            if isinstance(pixels, np.ndarray)
+            else type(pixels).__name__
+        )
+        raise CourseError(
+            f"pixels must be uint8 (N, C, S, S), these are {found}: pass"
+            " data.pixels[rows]."
+        )
     drifted = np.array(pixels)
     if severity == 0:
         return drifted
     level = DRIFTS[kind].levels[severity - 1]
     chance = np.random.default_rng([seed, *kind.encode()]).random((len(pixels), 4))
-    block = max(1, 2**22 // math.prod(pixels.shape[1:]))  # 16 MB of floats: any number of images fits into memory
+    # 16 MB of floats: any number of images fits into memory
+    block = max(1, 2**22 // math.prod(pixels.shape[1:]))
     for start in range(0, len(pixels), block):
         part = slice(start, start + block)
         images = torch.from_numpy(drifted[part]).float() / 255
@@ -5503,35 +8495,54 @@ def drift_images(pixels: np.ndarray, kind: str, severity: int, seed: int = 42) -
     return drifted
 
 
-# Each effect: floats (n, C, S, S) in 0..1, a level of its drift, chance (n, 4) uniform in 0..1 -> floats (n, C, S, S).
+# Each effect: floats (n, C, S, S) in 0..1, a level of its drift, chance (n, 4) uniform
+# in 0..1 -> floats (n, C, S, S).
 
 
 def _scanner(images, gamma, chance):
-    """Dark parts turn lighter (grey to the power 1/gamma), black and white stay; 1/gamma of the pixels a side."""
+    """Dark parts turn lighter (grey to the power 1/gamma), black and white stay;
+    1/gamma of the pixels a side.
+    """
     return _resolution(images, 100 / gamma, chance) ** (1 / gamma)
 
 
 def _shadow(images, percent, chance):
-    """A band with soft edges, at a drawn angle, place and width; the sky still lights it, hence its blue."""
-    angle, place, width = chance[:, 0] * math.pi, chance[:, 1] - 0.5, 0.2 + 0.3 * chance[:, 2]
+    """A band with soft edges, at a drawn angle, place and width; the sky still lights
+    it, hence its blue.
+    """
+    angle, place, width = (
+        chance[:, 0] * math.pi,
+        chance[:, 1] - 0.5,
+        0.2 + 0.3 * chance[:, 2],
+    )
     x, y = _turned(images, angle)
-    distance = (x - place.view(-1, 1, 1)).abs() - width.view(-1, 1, 1)  # negative inside
+    # negative inside
+    distance = (x - place.view(-1, 1, 1)).abs() - width.view(-1, 1, 1)
     inside = torch.sigmoid(-distance / 0.06).float()
     light = torch.tensor([1.0, 0.95, 0.85])[: images.shape[1]].view(1, -1, 1, 1)
     return images * (1 - percent / 100 * light * inside.unsqueeze(1))
 
 
 def _cloud(images, percent, chance):
-    """Blend with white; the density varies slowly over the picture, between half and one and a half of its level."""
-    smooth = F.interpolate(2 * _normal(chance, (1, 5, 5)), size=images.shape[-1], mode="bicubic")
-    return torch.lerp(images, torch.ones_like(images), percent / 100 * (0.5 + torch.sigmoid(smooth)))
+    """Blend with white; the density varies slowly over the picture, between half and
+    one and a half of its level.
+    """
+    smooth = F.interpolate(
+        2 * _normal(chance, (1, 5, 5)), size=images.shape[-1], mode="bicubic"
+    )
+    return torch.lerp(
+        images, torch.ones_like(images), percent / 100 * (0.5 + torch.sigmoid(smooth))
+    )
 
 
 def _view_angle(images, degrees, chance):
-    """A pinhole camera four half-widths away, tilted from the vertical towards a drawn azimuth."""
+    """A pinhole camera four half-widths away, tilted from the vertical towards a drawn
+    azimuth.
+    """
     azimuth, tilt, far = chance[:, 0] * 2 * math.pi, math.radians(degrees), 4.0
     u, v = _turned(images, azimuth)
-    depth = far * math.cos(tilt) + u * math.sin(tilt)  # the ray (u, v) meets the ground at (x, y)
+    # the ray (u, v) meets the ground at (x, y)
+    depth = far * math.cos(tilt) + u * math.sin(tilt)
     x, y = far * u / depth, far * math.cos(tilt) * v / depth
     cos, sin = torch.cos(azimuth).view(-1, 1, 1), torch.sin(azimuth).view(-1, 1, 1)
     return _sample(images, cos * x - sin * y, sin * x + cos * y)
@@ -5543,7 +8554,9 @@ def _blur(images, percent, chance):
     reach = min(math.ceil(4 * sigma), images.shape[-1] - 1)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     # As one matrix for rows and columns, it costs the same for every sigma and channel.
-    single = F.pad(torch.eye(images.shape[-1]).unsqueeze(1), (reach, reach), mode="reflect")
+    single = F.pad(
+        torch.eye(images.shape[-1]).unsqueeze(1), (reach, reach), mode="reflect"
+    )
     matrix = F.conv1d(single, (kernel / kernel.sum()).view(1, 1, -1)).squeeze(1)
     return matrix.T @ images @ matrix
 
@@ -5570,7 +8583,12 @@ def _rotation(images, degrees, chance):
 def _resolution(images, percent, chance):
     """Averaged down and interpolated up again."""
     size = images.shape[-1]
-    small = F.interpolate(images, size=max(1, round(size * percent / 100)), mode="bilinear", antialias=True)
+    small = F.interpolate(
+        images,
+        size=max(1, round(size * percent / 100)),
+        mode="bilinear",
+        antialias=True,
+    )
     return F.interpolate(small, size=size, mode="bilinear")
 
 
@@ -5578,57 +8596,96 @@ def _jpeg(images, quality, chance):
     from PIL import Image
 
     drifted = torch.empty_like(images)
-    for target, image in zip(drifted, (images * 255).round().byte().numpy(), strict=True):
+    for target, image in zip(
+        drifted, (images * 255).round().byte().numpy(), strict=True
+    ):
         file = io.BytesIO()
-        Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(file, "JPEG", quality=int(quality))
-        back = np.asarray(Image.open(file)).reshape(*image.shape[1:], -1).transpose(2, 0, 1)
+        Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(
+            file, "JPEG", quality=int(quality)
+        )
+        back = (
+            np.asarray(Image.open(file))
+            .reshape(*image.shape[1:], -1)
+            .transpose(2, 0, 1)
+        )
         target.copy_(torch.from_numpy(back.copy()).float() / 255)
     return drifted
 
 
 def _occlusion(images, percent, chance):
     """A dark grey square at a drawn place, wholly inside the picture."""
-    side, line = math.sqrt(percent / 100), (torch.arange(images.shape[-1]) + 0.5) / images.shape[-1]
-    start = chance[:, :2, None] * (1 - side)  # every larger square holds the smaller ones
+    side, line = (
+        math.sqrt(percent / 100),
+        (torch.arange(images.shape[-1]) + 0.5) / images.shape[-1],
+    )
+    # every larger square holds the smaller ones
+    start = chance[:, :2, None] * (1 - side)
     inside = (line >= start) & (line < start + side)
     hidden = inside[:, 0, None, None, :] & inside[:, 1, None, :, None]
     return images.masked_fill(hidden, 40 / 255)
 
 
 _EFFECTS = {
-    "scanner": _scanner, "shadow": _shadow, "cloud": _cloud, "view_angle": _view_angle, "blur": _blur, "noise": _noise,
-    "brightness": _brightness, "contrast": _contrast, "rotation": _rotation, "resolution": _resolution, "jpeg": _jpeg,
+    "scanner": _scanner,
+    "shadow": _shadow,
+    "cloud": _cloud,
+    "view_angle": _view_angle,
+    "blur": _blur,
+    "noise": _noise,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "rotation": _rotation,
+    "resolution": _resolution,
+    "jpeg": _jpeg,
     "occlusion": _occlusion,
-}  # fmt: skip
+}
 
 
 def _normal(chance: torch.Tensor, shape) -> torch.Tensor:
-    """Standard normal fields (n, *shape), one generator an image: no block and no neighbour changes its draw."""
+    """Standard normal fields (n, *shape), one generator an image: no block and no
+    neighbour changes its draw.
+    """
     seeds = (chance[:, 3].numpy() * 2**53).astype(np.int64)
-    fields = [np.random.default_rng(seed).standard_normal(tuple(shape), dtype=np.float32) for seed in seeds]
+    fields = [
+        np.random.default_rng(seed).standard_normal(tuple(shape), dtype=np.float32)
+        for seed in seeds
+    ]
     return torch.from_numpy(np.stack(fields))
 
 
-def _turned(images: torch.Tensor, angle: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coordinates x, y (n, S, S) of every pixel in axes turned by `angle` (n,), -1..1 along the sides."""
+def _turned(
+    images: torch.Tensor, angle: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates x, y (n, S, S) of every pixel in axes turned by `angle` (n,), -1..1
+    along the sides.
+    """
     line = (torch.arange(images.shape[-1]) + 0.5) * 2 / images.shape[-1] - 1
     cos, sin = torch.cos(angle).view(-1, 1, 1), torch.sin(angle).view(-1, 1, 1)
     return cos * line + sin * line.view(-1, 1), cos * line.view(-1, 1) - sin * line
 
 
 def _sample(images: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Images at (x, y), bilinear; what lies outside is mirrored, as in the augmentation."""
+    """Images at (x, y), bilinear; what lies outside is mirrored, as in the
+    augmentation.
+    """
     grid = torch.stack([x, y], dim=-1).float()
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def drift_window(data: Data, rows, kind: str, severity: int, seed: int = 42, size: int | None = None,
-                 replace: bool = False) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def drift_window(
+    data: Data,
+    rows,
+    kind: str,
+    severity: int,
+    seed: int = 42,
+    size: int | None = None,
+    replace: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw a window of images and let a drift happen to it.
 
-    The draw depends on the seed alone, so that every kind and severity of one seed harms the same images. Only
-    "class_prior" leaves positives out (all classes but class 0): the expected odds of the positives fall by its
-    level, exp(-0.4 severity).
+    The draw depends on the seed alone, so that every kind and severity of one seed
+    harms the same images. Only "class_prior" leaves positives out (all classes but
+    class 0): the expected odds of the positives fall by its level, exp(-0.4 severity).
 
     Parameters
     ----------
@@ -5637,7 +8694,8 @@ def drift_window(data: Data, rows, kind: str, severity: int, seed: int = 42, siz
         Row numbers to draw from, as of `data.where(pool)`.
     kind, severity, seed : as in `drift_images`
     size : int, optional
-        Images of the window; None takes all rows in order, or as many as the odds of "class_prior" allow.
+        Images of the window; None takes all rows in order, or as many as the odds of
+        "class_prior" allow.
     replace : bool
         Draw with replacement.
 
@@ -5650,51 +8708,77 @@ def drift_window(data: Data, rows, kind: str, severity: int, seed: int = 42, siz
     Raises
     ------
     CourseError
-        A drift of another dataset; no rows, or rows of one class for "class_prior"; a window larger than the rows
-        can serve without replacement.
+        A drift of another dataset; no rows, or rows of one class for "class_prior"; a
+        window larger than the rows can serve without replacement.
     """
     _check_kind(kind, drifts_of(data.course.dataset), f" for {data.course.dataset}")
     _check_severity(severity)
     rows = np.asarray(rows)
     if len(rows) == 0 or (size is not None and size < 1):
-        raise CourseError(f"A window of {size or len(rows)} images from {len(rows)} rows is empty: ask for one image "
-                          "or more, from a pool that has images.")  # fmt: skip
+        raise CourseError(
+            f"A window of {size or len(rows)} images from {len(rows)} rows is empty:"
+            " ask for one image or more, from a pool that has images."
+        )
     if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(data.labels):
-        raise CourseError(f"rows must be row numbers 0 to {len(data.labels) - 1}, these are {rows.dtype} up to "
-                          f"{rows.max()}: pass data.where(pool).")  # fmt: skip
+        raise CourseError(
+            f"rows must be row numbers 0 to {len(data.labels) - 1}, these are"
+            f" {rows.dtype} up to {rows.max()}: pass data.where(pool)."
+        )
     rows = rows.astype(np.int64)
     rng = np.random.default_rng([seed, 0])
-    left = rows[_kept(data.labels[rows], severity, rng)] if kind == "class_prior" else rows
+    left = (
+        rows[_kept(data.labels[rows], severity, rng)] if kind == "class_prior" else rows
+    )
     if size is not None and size > len(left) and not replace:
         needed = math.ceil(size * len(rows) / len(left))
-        raise CourseError(f"A window of {size} images (drift {kind!r}, severity {severity}) without replacement needs "
-                          f"{needed} rows of this class mix, there are {len(rows)}: ask for {len(left)} at most, "
-                          "or pass replace=True.")  # fmt: skip
+        raise CourseError(
+            f"A window of {size} images (drift {kind!r}, severity {severity}) without"
+            f" replacement needs {needed} rows of this class mix, there are"
+            f" {len(rows)}: ask for {len(left)} at most, or pass replace=True."
+        )
     if size is not None or replace:
         left = rng.choice(left, size or len(left), replace=replace)
     pixels = np.asarray(data.pixels[left])
-    return (pixels if kind == "class_prior" else drift_images(pixels, kind, severity, seed)), left
+    return (
+        pixels if kind == "class_prior" else drift_images(pixels, kind, severity, seed)
+    ), left
 
 
 def _kept(labels: np.ndarray, severity: int, rng) -> np.ndarray:
-    """Positions, sorted, after positives were left out: all of class 0, and a share exp(-0.4 severity) of the rest."""
+    """Positions, sorted, after positives were left out: all of class 0, and a share
+    exp(-0.4 severity) of the rest.
+    """
     if severity == 0:
         return np.arange(len(labels))
-    negative, positive = np.flatnonzero(labels == 0), rng.permutation(np.flatnonzero(labels != 0))
+    negative, positive = (
+        np.flatnonzero(labels == 0),
+        rng.permutation(np.flatnonzero(labels != 0)),
+    )
     if len(negative) == 0 or len(positive) == 0:
-        raise CourseError(f"Drift 'class_prior' changes the mix of classes, but all {len(labels)} images are "
-                          f"{'positive' if len(positive) else 'negative'}: draw from a whole pool.")  # fmt: skip
+        raise CourseError(
+            f"Drift 'class_prior' changes the mix of classes, but all {len(labels)}"
+            f" images are {'positive' if len(positive) else 'negative'}: draw from a"
+            " whole pool."
+        )
     share = len(positive) * DRIFTS["class_prior"].levels[severity - 1]
-    count = int(share) + (rng.random() < share % 1)  # rounded by chance: the expected odds are exact
+    # rounded by chance: the expected odds are exact
+    count = int(share) + (rng.random() < share % 1)
     return np.sort(np.concatenate([negative, positive[:count]]))
 
 
-def drift_data(data: Data, kind: str, severity: int, seed: int = 42,
-               pools=("val", "production", "adapt", "gate")) -> Data:  # fmt: skip
-    """The same data after a drift: pixels of these pools are harmed, or positives leave them ("class_prior").
+def drift_data(
+    data: Data,
+    kind: str,
+    severity: int,
+    seed: int = 42,
+    pools=("val", "production", "adapt", "gate"),
+) -> Data:
+    """The same data after a drift: pixels of these pools are harmed, or positives leave
+    them ("class_prior").
 
-    Every pool is drifted as `drift_window` drifts all its rows. The cache on disk is not touched; the copy lives in
-    memory, and its `key` names the drift, so that stored results of the clean data are not taken for its own.
+    Every pool is drifted as `drift_window` drifts all its rows. The cache on disk is
+    not touched; the copy lives in memory, and its `key` names the drift, so that stored
+    results of the clean data are not taken for its own.
 
     Raises
     ------
@@ -5705,17 +8789,25 @@ def drift_data(data: Data, kind: str, severity: int, seed: int = 42,
     allowed = [pool for pool in POOLS if pool != "train"]
     wrong = [pool for pool in pools if pool not in allowed]
     if wrong:
-        raise CourseError(f"Pool {wrong[0]!r} is not drifted: the network is trained before the world changes, and "
-                          f"test is for one final figure a model. Choose among {', '.join(allowed)}.")  # fmt: skip
+        raise CourseError(
+            f"Pool {wrong[0]!r} is not drifted: the network is trained before the world"
+            " changes, and test is for one final figure a model. Choose among"
+            f" {', '.join(allowed)}."
+        )
     _check_kind(kind, drifts_of(data.course.dataset), f" for {data.course.dataset}")
     _check_severity(severity)
     code = code_of(drift_images, _kept, _normal, _turned, _sample, *_EFFECTS.values())
-    key = identity(data.key, kind, DRIFTS[kind].levels, severity, seed, sorted(pools), code)
+    key = identity(
+        data.key, kind, DRIFTS[kind].levels, severity, seed, sorted(pools), code
+    )
     if kind == "class_prior":
         index = data.index.copy()
         for pool in pools:
             rows = data.where(pool)
-            index.loc[np.setdiff1d(rows, drift_window(data, rows, kind, severity, seed)[1]), "pool"] = ""
+            index.loc[
+                np.setdiff1d(rows, drift_window(data, rows, kind, severity, seed)[1]),
+                "pool",
+            ] = ""
         return replace(data, index=index, key=key)
     pixels = np.array(data.pixels)
     for pool in pools:
@@ -5730,8 +8822,8 @@ def drift_scenario(shape: str, windows: int, severity: int = 4) -> list[int]:
     Parameters
     ----------
     shape : {"none", "sudden", "gradual", "recurring"}
-        No drift; full severity after a third; after a quarter one step at a time, full at the end; two episodes with
-        quiet before, between and after.
+        No drift; full severity after a third; after a quarter one step at a time, full
+        at the end; two episodes with quiet before, between and after.
     windows : int
         At least 6.
 
@@ -5742,30 +8834,48 @@ def drift_scenario(shape: str, windows: int, severity: int = 4) -> list[int]:
     """
     _check_severity(severity)
     if windows < 6:
-        raise CourseError(f"A stream of {windows} windows is too short to have a before and an after: use 6 or more.")
+        raise CourseError(
+            f"A stream of {windows} windows is too short to have a before and an after:"
+            " use 6 or more."
+        )
     quiet = windows // 4
-    ramp = [math.ceil(severity * step / (windows - quiet)) for step in range(1, windows - quiet + 1)]
+    ramp = [
+        math.ceil(severity * step / (windows - quiet))
+        for step in range(1, windows - quiet + 1)
+    ]
     shapes = {
         "none": [0] * windows,
-        "sudden": [severity if window >= windows // 3 else 0 for window in range(windows)],
+        "sudden": [
+            severity if window >= windows // 3 else 0 for window in range(windows)
+        ],
         "gradual": [0] * quiet + ramp,
-        "recurring": [severity * (window * 5 // windows % 2) for window in range(windows)],
+        "recurring": [
+            severity * (window * 5 // windows % 2) for window in range(windows)
+        ],
     }
     if shape not in shapes:
-        raise CourseError(f"Scenario {shape!r} is unknown: choose one of {', '.join(shapes)}.")
+        raise CourseError(
+            f"Scenario {shape!r} is unknown: choose one of {', '.join(shapes)}."
+        )
     return shapes[shape]
 
 
 def plot_drifts(data: Data, row: int, seed: int = 42, title: str = ""):
-    """Draw one image under every drift of its dataset, severity 0 to 5; last, the class mix of pool "production"."""
+    """Draw one image under every drift of its dataset, severity 0 to 5; last, the class
+    mix of pool "production".
+    """
     import matplotlib.pyplot as plt
 
     style()
     kinds = [kind for kind in drifts_of(data.course.dataset) if kind != "class_prior"]
-    figure, axes = plt.subplots(len(kinds) + 1, 6, figsize=(8.5, 1.52 * (len(kinds) + 1) + 0.6))
+    figure, axes = plt.subplots(
+        len(kinds) + 1, 6, figsize=(8.5, 1.52 * (len(kinds) + 1) + 0.6)
+    )
     for line, kind in zip(axes, kinds, strict=False):
         for severity, axis in enumerate(line):
-            image = drift_images(np.asarray(data.pixels[[row]]), kind, severity, seed)[0].transpose(1, 2, 0)
+            image = drift_images(np.asarray(data.pixels[[row]]), kind, severity, seed)[
+                0
+            ].transpose(1, 2, 0)
             axis.imshow(image.squeeze(), vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
             axis.spines[["left", "bottom"]].set_visible(False)
@@ -5776,7 +8886,11 @@ def plot_drifts(data: Data, row: int, seed: int = 42, title: str = ""):
     pool = data.where("production")
     for severity, axis in enumerate(axes[-1]):
         labels = data.labels[drift_window(data, pool, "class_prior", severity, seed)[1]]
-        _draw_shares(axis, np.bincount(labels, minlength=len(data.classes)) / len(labels), data.classes)
+        _draw_shares(
+            axis,
+            np.bincount(labels, minlength=len(data.classes)) / len(labels),
+            data.classes,
+        )
     axes[-1, 0].set_ylabel("class prior", fontsize=10)
     for severity, axis in enumerate(axes[0]):
         axis.set_title(f"severity {severity}" if severity else "original", fontsize=10)
@@ -5788,21 +8902,27 @@ def _draw_shares(axis, shares: np.ndarray, classes) -> None:
     """A bar a class, as large as a picture, with its percentage."""
     axis.bar(range(len(shares)), shares, color=COLOURS[: len(shares)], width=0.8)
     for place, share in enumerate(shares):
-        axis.text(place, share + 0.02, f"{share:.0%}", ha="center", va="bottom", fontsize=8)
+        axis.text(
+            place, share + 0.02, f"{share:.0%}", ha="center", va="bottom", fontsize=8
+        )
     axis.set(ylim=(0, 1), yticks=[], xticks=range(len(shares)), box_aspect=1)
-    axis.set_xticklabels([name[:9].replace("_", " ").lower() for name in classes], fontsize=7)
+    axis.set_xticklabels(
+        [name[:9].replace("_", " ").lower() for name in classes], fontsize=7
+    )
     axis.tick_params(axis="x", length=0)
     axis.spines["left"].set_visible(False)
     axis.grid(False)
 
 
-# ------------------------------------------------------------------------------------------------------
-# What a detector sees: image statistics, answers and embeddings, and a stored reference of them
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
+# What a detector sees: image statistics, answers and embeddings, and a stored reference
+# of them
+# --------------------------------------------------------------------------------------
 
 
 def drift_statistics(pixels: np.ndarray) -> pd.DataFrame:
-    """Numbers of an image that change with camera, light and weather, whatever the model thinks of it.
+    """Numbers of an image that change with camera, light and weather, whatever the
+    model thinks of it.
 
     Parameters
     ----------
@@ -5811,33 +8931,45 @@ def drift_statistics(pixels: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     DataFrame, one row an image
-        brightness, contrast, sharpness (see `image_statistics`); entropy of the grey levels in bits (Shannon, 1948);
-        p05 and p95, the grey levels that 5 % and 95 % of the pixels do not exceed; for colour images colourfulness
-        (Hasler and Süsstrunk, 2003).
+        brightness, contrast, sharpness (see `image_statistics`); entropy of the grey
+        levels in bits (Shannon, 1948); p05 and p95, the grey levels that 5 % and 95 %
+        of the pixels do not exceed; for colour images colourfulness (Hasler and
+        Süsstrunk, 2003).
     """
     table, blocks = image_statistics(pixels), []
     for i in range(0, max(1, len(pixels)), 256):
         part = pixels[i : i + 256].astype(np.float32)
         grey = np.round(part.mean(axis=1)).astype(np.int64).reshape(len(part), -1)
-        counts = np.bincount((grey + 256 * np.arange(len(grey))[:, None]).ravel(), minlength=256 * len(grey))
+        counts = np.bincount(
+            (grey + 256 * np.arange(len(grey))[:, None]).ravel(),
+            minlength=256 * len(grey),
+        )
         share = counts.reshape(-1, 256) / grey.shape[1]
         below = share.cumsum(axis=1)
-        block = {"entropy": -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1),
-                 "p05": (below < 0.05).sum(axis=1), "p95": (below < 0.95 - 1e-9).sum(axis=1)}  # fmt: skip
+        block = {
+            "entropy": -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1),
+            "p05": (below < 0.05).sum(axis=1),
+            "p95": (below < 0.95 - 1e-9).sum(axis=1),
+        }
         if part.shape[1] == 3:
             red_green = part[:, 0] - part[:, 1]
             yellow_blue = (part[:, 0] + part[:, 1]) / 2 - part[:, 2]
             both = np.stack([red_green, yellow_blue])
-            block["colourfulness"] = np.hypot(*both.std(axis=(2, 3))) + 0.3 * np.hypot(*both.mean(axis=(2, 3)))
+            block["colourfulness"] = np.hypot(*both.std(axis=(2, 3))) + 0.3 * np.hypot(
+                *both.mean(axis=(2, 3))
+            )
         blocks.append(pd.DataFrame(block))
-    return pd.concat([table, pd.concat(blocks, ignore_index=True)], axis=1).astype(float)
+    return pd.concat([table, pd.concat(blocks, ignore_index=True)], axis=1).astype(
+        float
+    )
 
 
 @dataclass(frozen=True)
 class Observation:
     """What detectors may see of N images. No labels: in production there are none.
 
-    statistics : DataFrame (N, F) of `drift_statistics`; probabilities : float (N, K), calibrated;
+    statistics : DataFrame (N, F) of `drift_statistics`; probabilities : float (N, K),
+    calibrated;
     embedding : float (N, D), the last layer but one.
     """
 
@@ -5850,11 +8982,17 @@ class Observation:
 
     def take(self, rows) -> Observation:
         """The images `rows`, in that order."""
-        return Observation(self.statistics.iloc[rows], self.probabilities[rows], self.embedding[rows])
+        return Observation(
+            self.statistics.iloc[rows], self.probabilities[rows], self.embedding[rows]
+        )
 
     def space(self, name: str) -> np.ndarray:
         """One view as float64 (N, features): "statistics", "softmax" or "embedding"."""
-        views = {"statistics": self.statistics, "softmax": self.probabilities, "embedding": self.embedding}
+        views = {
+            "statistics": self.statistics,
+            "softmax": self.probabilities,
+            "embedding": self.embedding,
+        }
         return np.asarray(views[name], dtype=np.float64)
 
 
@@ -5865,16 +9003,20 @@ def observe(model: OnnxModel, pixels: np.ndarray) -> Observation:
 
 def join(parts: list[Observation]) -> Observation:
     """Several observations as one."""
-    return Observation(pd.concat([part.statistics for part in parts], ignore_index=True),
-                       np.concatenate([part.probabilities for part in parts]),
-                       np.concatenate([part.embedding for part in parts]))  # fmt: skip
+    return Observation(
+        pd.concat([part.statistics for part in parts], ignore_index=True),
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.embedding for part in parts]),
+    )
 
 
 @dataclass(frozen=True)
 class Reference(Observation):
-    """What normal looks like: images that the training never saw (pool val), with their labels.
+    """What normal looks like: images that the training never saw (pool val), with their
+    labels.
 
-    labels : int64 (N,), for estimates of accuracy; model, classes : whose answers these are;
+    labels : int64 (N,), for estimates of accuracy; model, classes : whose answers these
+    are;
     gamma : float, width of the MMD kernel (`median_gamma` of the embeddings).
     """
 
@@ -5891,21 +9033,38 @@ class Reference(Observation):
         """Write one .npz file, in one step."""
         buffer = io.BytesIO()
         np.savez_compressed(
-            buffer, statistics=self.statistics.to_numpy(), names=np.array(list(self.statistics.columns)),
-            probabilities=self.probabilities, embedding=self.embedding, labels=self.labels, model=np.array(self.model),
-            classes=np.array(list(self.classes)), gamma=np.array(self.gamma),
-        )  # fmt: skip
+            buffer,
+            statistics=self.statistics.to_numpy(),
+            names=np.array(list(self.statistics.columns)),
+            probabilities=self.probabilities,
+            embedding=self.embedding,
+            labels=self.labels,
+            model=np.array(self.model),
+            classes=np.array(list(self.classes)),
+            gamma=np.array(self.gamma),
+        )
         with atomic(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
         return Path(path)
 
 
-def fit_reference(model: OnnxModel, pixels: np.ndarray, labels: np.ndarray) -> Reference:
-    """Observe the reference images, uint8 (N, C, S, S) with labels int64 (N,), and fix the width of the kernel."""
+def fit_reference(
+    model: OnnxModel, pixels: np.ndarray, labels: np.ndarray
+) -> Reference:
+    """Observe the reference images, uint8 (N, C, S, S) with labels int64 (N,), and fix
+    the width of the kernel.
+    """
     seen = observe(model, pixels)
     _check_features(seen.space("embedding"), "reference embedding")
-    return Reference(seen.statistics, seen.probabilities, seen.embedding, np.asarray(labels), model.hash,
-                     tuple(model.classes), median_gamma(seen.space("embedding")))  # fmt: skip
+    return Reference(
+        seen.statistics,
+        seen.probabilities,
+        seen.embedding,
+        np.asarray(labels),
+        model.hash,
+        tuple(model.classes),
+        median_gamma(seen.space("embedding")),
+    )
 
 
 MAX_ARRAYS = 1 << 30  # bytes of one .npz file when it is unpacked
@@ -5917,7 +9076,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises
     ------
     ValueError
-        Whatever NumPy and zipfile raise on a damaged file, or more content than MAX_ARRAYS.
+        Whatever NumPy and zipfile raise on a damaged file, or more content than
+        MAX_ARRAYS.
     """
     try:
         with zipfile.ZipFile(path) as packed:
@@ -5925,7 +9085,9 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except Exception as error:  # NumPy and zipfile raise a dozen kinds; MemoryError where a header claims any size
+    except Exception as error:
+        # NumPy and zipfile raise a dozen kinds; MemoryError where a header claims any
+        # size
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -5935,17 +9097,39 @@ def load_reference(path: str | Path, model: OnnxModel) -> Reference:
     Raises
     ------
     CourseError
-        Missing or damaged file; a reference of another model or class list: its embeddings mean something else.
+        Missing or damaged file; a reference of another model or class list: its
+        embeddings mean something else.
     """
     advice = "run notebooks/theme6_drift_detection.ipynb"
     if not Path(path).exists():
         raise CourseError(f"{path} is missing: {advice} first.")
     try:
         content = load_arrays(Path(path))
-        statistics = pd.DataFrame(content.pop("statistics"), columns=content.pop("names").tolist())
-        classes, gamma = tuple(content.pop("classes").tolist()), float(content.pop("gamma"))
-        reference = Reference(statistics, **content | {"model": str(content["model"])}, classes=classes, gamma=gamma)
-        if len({len(reference), *(len(part) for part in (statistics, reference.embedding, reference.labels))}) > 1:
+        statistics = pd.DataFrame(
+            content.pop("statistics"), columns=content.pop("names").tolist()
+        )
+        classes, gamma = (
+            tuple(content.pop("classes").tolist()),
+            float(content.pop("gamma")),
+        )
+        reference = Reference(
+            statistics,
+            **content | {"model": str(content["model"])},
+            classes=classes,
+            gamma=gamma,
+        )
+        if (
+            len(
+                {
+                    len(reference),
+                    *(
+                        len(part)
+                        for part in (statistics, reference.embedding, reference.labels)
+                    ),
+                }
+            )
+            > 1
+        ):
             raise ValueError("parts of different length")
         _check_features(reference.space("statistics"), "reference statistics")
         _check_features(reference.space("embedding"), "reference embedding")
@@ -5953,18 +9137,28 @@ def load_reference(path: str | Path, model: OnnxModel) -> Reference:
         if not 0 < gamma < math.inf:
             raise ValueError("a kernel of no width")
     except (CourseError, ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"{path} is damaged ({type(error).__name__}): delete it and {advice} again.") from error
+        raise CourseError(
+            f"{path} is damaged ({type(error).__name__}): delete it and {advice} again."
+        ) from error
     if reference.classes != tuple(model.classes):
-        raise CourseError(f"{path} knows the classes {list(reference.classes)}, the model {list(model.classes)}: use "
-                          f"the HOME of that dataset, or {advice} again.")  # fmt: skip
+        raise CourseError(
+            f"{path} knows the classes {list(reference.classes)}, the model"
+            f" {list(model.classes)}: use the HOME of that dataset, or {advice} again."
+        )
     if reference.model != model.hash:
-        raise CourseError(f"{path} describes model {reference.model}, asked for {model.hash}: embeddings of two models "
-                          f"cannot be compared. For the new model, {advice} again.")  # fmt: skip
+        raise CourseError(
+            f"{path} describes model {reference.model}, asked for {model.hash}:"
+            f" embeddings of two models cannot be compared. For the new model, {advice}"
+            " again."
+        )
     return reference
 
 
-def extract_embeddings(model: nn.Module, loader, device) -> tuple[np.ndarray, np.ndarray]:
-    """What the network knows of each image before it decides: the input of its last linear layer.
+def extract_embeddings(
+    model: nn.Module, loader, device
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the network knows of each image before it decides: the input of its last
+    linear layer.
 
     Parameters
     ----------
@@ -5978,10 +9172,14 @@ def extract_embeddings(model: nn.Module, loader, device) -> tuple[np.ndarray, np
     """
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise CourseError(f"{type(model).__name__} has no nn.Linear layer, whose input would be the embedding: give a "
-                          "network that ends in one.")  # fmt: skip
+        raise CourseError(
+            f"{type(model).__name__} has no nn.Linear layer, whose input would be the"
+            " embedding: give a network that ends in one."
+        )
     caught, labels = [], []
-    hook = linear[-1].register_forward_hook(lambda _, given, __: caught.append(given[0].flatten(1).float().cpu()))
+    hook = linear[-1].register_forward_hook(
+        lambda _, given, __: caught.append(given[0].flatten(1).float().cpu())
+    )
     training = model.training
     try:
         model.eval()
@@ -5995,9 +9193,9 @@ def extract_embeddings(model: nn.Module, loader, device) -> tuple[np.ndarray, np
     return torch.cat(caught).numpy(), torch.cat(labels).numpy()
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Detectors: is this window drawn from what the reference was drawn from?
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -6007,16 +9205,20 @@ class DriftResult:
     statistic, threshold : float
         The statistic speaks for drift above the threshold.
     p_value : float
-        Chance of such a statistic without drift, corrected for all features; NaN for PSI, which is no test.
+        Chance of such a statistic without drift, corrected for all features; NaN for
+        PSI, which is no test.
     drift : bool
-        p_value <= alpha (PSI: statistic above threshold). With permutations both say the same; for KS with Holm or
-        Bonferroni the threshold is that of large samples, and at its very edge the exact p-value decides.
+        p_value <= alpha (PSI: statistic above threshold). With permutations both say
+        the same; for KS with Holm or Bonferroni the threshold is that of large samples,
+        and at its very edge the exact p-value decides.
     window, reference : int
         Numbers of images.
     features : DataFrame
-        Where a detector looks at each feature alone: statistic, p_value (corrected), drift, by name.
+        Where a detector looks at each feature alone: statistic, p_value (corrected),
+        drift, by name.
     interval : tuple
-        95 % confidence interval of the statistic, where it means something by itself (AUROC).
+        95 % confidence interval of the statistic, where it means something by itself
+        (AUROC).
     """
 
     detector: str
@@ -6032,56 +9234,79 @@ class DriftResult:
 
     def __str__(self) -> str:
         p = "no p-value" if math.isnan(self.p_value) else f"p = {self.p_value:.3g}"
-        return (f"{self.detector}: {'drift' if self.drift else 'no drift'} ({self.statistic:.3g} against "
-                f"{self.threshold:.3g}, {p}, {self.window} images)")  # fmt: skip
+        return (
+            f"{self.detector}: {'drift' if self.drift else 'no drift'}"
+            f" ({self.statistic:.3g} against {self.threshold:.3g}, {p}, {self.window}"
+            " images)"
+        )
 
 
 def _check_features(values: np.ndarray, what: str) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
-        raise CourseError(f"The {what} has NaN or infinite values in {int(bad.any(axis=1).sum())} of {len(values)} "
-                          "images: look at these images, or at the weights of the model.")  # fmt: skip
+        raise CourseError(
+            f"The {what} has NaN or infinite values in {int(bad.any(axis=1).sum())} of"
+            f" {len(values)} images: look at these images, or at the weights of the"
+            " model."
+        )
 
 
-def _check_pair(x, y, alpha: float, least: int = 2, what: str = "This test") -> tuple[np.ndarray, np.ndarray]:
+def _check_pair(
+    x, y, alpha: float, least: int = 2, what: str = "This test"
+) -> tuple[np.ndarray, np.ndarray]:
     """Two sets of rows as float64 (n, D) and (m, D), fit to be compared."""
     if not 0 < alpha < 1:
-        raise CourseError(f"alpha={alpha} is no error rate: choose one between 0 and 1, such as 0.05.")
-    x, y = (np.asarray(a.cpu() if isinstance(a, torch.Tensor) else a, dtype=np.float64) for a in (x, y))
+        raise CourseError(
+            f"alpha={alpha} is no error rate: choose one between 0 and 1, such as 0.05."
+        )
+    x, y = (
+        np.asarray(a.cpu() if isinstance(a, torch.Tensor) else a, dtype=np.float64)
+        for a in (x, y)
+    )
     x, y = (a[:, None] if a.ndim == 1 else a for a in (x, y))
     if x.shape[1] != y.shape[1]:
-        raise CourseError(f"The reference has {x.shape[1]} features, the window {y.shape[1]}: observe both with the "
-                          "same model and the same kind of image.")  # fmt: skip
+        raise CourseError(
+            f"The reference has {x.shape[1]} features, the window {y.shape[1]}: observe"
+            " both with the same model and the same kind of image."
+        )
     _check_features(x, "reference")
     _check_features(y, "window")
     for rows, name in ((x, "reference"), (y, "window")):
         if len(rows) < least:
-            raise CourseError(f"{what} needs at least {least} images, the {name} has {len(rows)}: wait for more "
-                              "traffic or make the window larger.")  # fmt: skip
+            raise CourseError(
+                f"{what} needs at least {least} images, the {name} has {len(rows)}:"
+                " wait for more traffic or make the window larger."
+            )
     return x, y
 
 
 def _check_permutations(permutations: int, alpha: float) -> None:
     if permutations + 1 < 1 / alpha - 1e-9:
         raise CourseError(
-            f"{permutations} permutations give no p-value below {1 / (permutations + 1):.2g}, so alpha={alpha:g} can "
-            f"never be reached: take at least {math.ceil(1 / alpha - 1e-9) - 1}."
+            f"{permutations} permutations give no p-value below"
+            f" {1 / (permutations + 1):.2g}, so alpha={alpha:g} can never be reached:"
+            f" take at least {math.ceil(1 / alpha - 1e-9) - 1}."
         )
 
 
 def _check_splits(n: int, m: int, alpha: float, what: str) -> None:
-    """A permutation test can say no less than one in all ways to choose the window, or two where a mirrored choice
-    looks alike (KS; equal sizes)."""
+    """A permutation test can say no less than one in all ways to choose the window, or
+    two where a mirrored choice looks alike (KS; equal sizes)."""
     ways = (1 - 1e-9) * 2 / alpha
     if math.comb(n + m, m) < ways:
-        least = next(size for size in itertools.count(m) if math.comb(n + size, size) >= ways)
-        raise CourseError(f"{what} at alpha={alpha:g} needs at least {least} images in the window beside {n} of the "
-                          f"reference, it has {m}: wait for more traffic or make the window larger.")  # fmt: skip
+        least = next(
+            size for size in itertools.count(m) if math.comb(n + size, size) >= ways
+        )
+        raise CourseError(
+            f"{what} at alpha={alpha:g} needs at least {least} images in the window"
+            f" beside {n} of the reference, it has {m}: wait for more traffic or make"
+            " the window larger."
+        )
 
 
 def _shuffled(window: int, total: int, permutations: int, seed: int) -> torch.Tensor:
-    """Who belongs to the window: bool (total, permutations + 1). Column 0 is the truth (the last rows), the others
-    are drawn as if it did not matter."""
+    """Who belongs to the window: bool (total, permutations + 1). Column 0 is the truth
+    (the last rows), the others are drawn as if it did not matter."""
     rng = np.random.default_rng(seed)
     order = rng.random((total, permutations)).argsort(axis=0)
     members = torch.zeros(total, permutations + 1, dtype=torch.bool)
@@ -6091,24 +9316,29 @@ def _shuffled(window: int, total: int, permutations: int, seed: int) -> torch.Te
 
 
 def _permutation_p(values: np.ndarray, alpha: float) -> tuple[float, float]:
-    """p-value and threshold from statistics of which the first is the true one and the others are permuted.
+    """p-value and threshold from statistics of which the first is the true one and the
+    others are permuted.
 
-    p = (b + 1) / (m + 1), where b of m permuted ones reach the true one: the true order is one of the m + 1 that are
-    equally likely without drift, so p can never be 0. Source: Phipson and Smyth (2010).
+    p = (b + 1) / (m + 1), where b of m permuted ones reach the true one: the true order
+    is one of the m + 1 that are equally likely without drift, so p can never be 0.
+    Source: Phipson and Smyth (2010).
     """
     true, permuted = values[0], np.sort(values[1:])[::-1]
     margin = 1e-12 * max(1.0, abs(true))  # rounding must not tell equal from equal
     p_value = float(((permuted >= true - margin).sum() + 1) / (len(permuted) + 1))
-    allowed = math.floor(alpha * (len(permuted) + 1) + 1e-9)  # p <= alpha: at most allowed - 1 reach it
+    # p <= alpha: at most allowed - 1 reach it
+    allowed = math.floor(alpha * (len(permuted) + 1) + 1e-9)
     return p_value, float(permuted[allowed - 1])
 
 
 def adjust(p_values: np.ndarray, correction: str) -> np.ndarray:
-    """p-values corrected for being many: any one below alpha has a chance of alpha at most, whatever the dependence.
+    """p-values corrected for being many: any one below alpha has a chance of alpha at
+    most, whatever the dependence.
 
     Parameters
     ----------
-    correction : "bonferroni" (Dunn, 1961) or "holm" (Holm, 1979), which is never weaker.
+    correction : "bonferroni" (Dunn, 1961) or "holm" (Holm, 1979), which is never
+    weaker.
     """
     p, k = np.asarray(p_values, dtype=float), len(p_values)
     if correction == "bonferroni":
@@ -6117,28 +9347,40 @@ def adjust(p_values: np.ndarray, correction: str) -> np.ndarray:
         order = np.argsort(p)
         stepped = np.maximum.accumulate(p[order] * (k - np.arange(k)))
         return np.minimum(stepped[np.argsort(order)], 1)
-    raise CourseError(f"correction={correction!r} is unknown: choose bonferroni, holm or permutation.")
+    raise CourseError(
+        f"correction={correction!r} is unknown: choose bonferroni, holm or permutation."
+    )
 
 
-def ks_test(reference, window, alpha=0.05, correction="holm", permutations=1000, seed=42, names=None) -> DriftResult:
+def ks_test(
+    reference,
+    window,
+    alpha=0.05,
+    correction="holm",
+    permutations=1000,
+    seed=42,
+    names=None,
+) -> DriftResult:
     """Two-sample Kolmogorov–Smirnov test of every feature, as one answer.
 
-    Sources: Kolmogorov (1933), Smirnov (1939); on softmax outputs it is black-box shift detection (Lipton et al.,
-    2018; Rabanser et al., Failing Loudly, 2019).
+    Sources: Kolmogorov (1933), Smirnov (1939); on softmax outputs it is black-box shift
+    detection (Lipton et al., 2018; Rabanser et al., Failing Loudly, 2019).
 
     Parameters
     ----------
     reference, window : float (n, F), (m, F)
     correction : "holm", "bonferroni" or "permutation"
-        The first two correct SciPy's exact p-values for F features and are cautious when features go together.
-        "permutation" compares the largest statistic of all features with that of shuffled windows (`max_ks`), which
-        stays exact then (Westfall and Young, 1993).
+        The first two correct SciPy's exact p-values for F features and are cautious
+        when features go together. "permutation" compares the largest statistic of all
+        features with that of shuffled windows (`max_ks`), which stays exact then
+        (Westfall and Young, 1993).
 
     Returns
     -------
     DriftResult
-        statistic: the largest distance between two distribution functions, 0..1. Its threshold is the formula for
-        large samples (Smirnov, 1948), unless permuted; the decision goes by the p-value.
+        statistic: the largest distance between two distribution functions, 0..1. Its
+        threshold is the formula for large samples (Smirnov, 1948), unless permuted; the
+        decision goes by the p-value.
     """
     from scipy import stats
 
@@ -6147,25 +9389,47 @@ def ks_test(reference, window, alpha=0.05, correction="holm", permutations=1000,
     if correction == "permutation":
         _check_permutations(permutations, alpha)
         _check_splits(n, m, alpha, "Permuted KS")
-        maxima, own = max_ks(np.concatenate([x, y]), _shuffled(m, n + m, permutations, seed))
+        maxima, own = max_ks(
+            np.concatenate([x, y]), _shuffled(m, n + m, permutations, seed)
+        )
         p_value, threshold = _permutation_p(maxima, alpha)
-        adjusted = ((maxima[1:, None] >= own - 1e-12).sum(axis=0) + 1) / (permutations + 1)
+        adjusted = ((maxima[1:, None] >= own - 1e-12).sum(axis=0) + 1) / (
+            permutations + 1
+        )
     else:
         _check_splits(n, m, alpha / k, f"KS on {k} features (alpha / {k})")
         result = stats.ks_2samp(x, y, axis=0)
         own, adjusted = result.statistic, adjust(result.pvalue, correction)
-        p_value, threshold = float(adjusted.min()), math.sqrt(math.log(2 * k / alpha) / 2 * (n + m) / (n * m))
-    features = pd.DataFrame({"statistic": own, "p_value": adjusted, "drift": adjusted <= alpha},
-                            index=list(names) if names is not None else range(k))  # fmt: skip
-    return DriftResult(f"KS ({correction})", float(own.max()), p_value, threshold, p_value <= alpha, m, n, alpha,
-                       features)  # fmt: skip
+        p_value, threshold = (
+            float(adjusted.min()),
+            math.sqrt(math.log(2 * k / alpha) / 2 * (n + m) / (n * m)),
+        )
+    features = pd.DataFrame(
+        {"statistic": own, "p_value": adjusted, "drift": adjusted <= alpha},
+        index=list(names) if names is not None else range(k),
+    )
+    return DriftResult(
+        f"KS ({correction})",
+        float(own.max()),
+        p_value,
+        threshold,
+        p_value <= alpha,
+        m,
+        n,
+        alpha,
+        features,
+    )
 
 
-def max_ks(pooled: np.ndarray, members: torch.Tensor, memory: int = 64 << 20) -> tuple[np.ndarray, np.ndarray]:
-    """Largest KS statistic over all features, for many ways to choose the window among the rows.
+def max_ks(
+    pooled: np.ndarray, members: torch.Tensor, memory: int = 64 << 20
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest KS statistic over all features, for many ways to choose the window among
+    the rows.
 
-    Walking through the sorted values, the difference of the two distribution functions goes up by 1/m at a row of the
-    window and down by 1/n at another; in whole numbers (times n m), so that equal is equal.
+    Walking through the sorted values, the difference of the two distribution functions
+    goes up by 1/m at a row of the window and down by 1/n at another; in whole numbers
+    (times n m), so that equal is equal.
 
     Parameters
     ----------
@@ -6174,7 +9438,8 @@ def max_ks(pooled: np.ndarray, members: torch.Tensor, memory: int = 64 << 20) ->
 
     Returns
     -------
-    maxima float64 (B,), and the statistic of every feature for the first column, float64 (F,)
+    maxima float64 (B,), and the statistic of every feature for the first column,
+    float64 (F,)
     """
     total, k = pooled.shape
     m = int(members[:, 0].sum())
@@ -6185,9 +9450,12 @@ def max_ks(pooled: np.ndarray, members: torch.Tensor, memory: int = 64 << 20) ->
     for feature in range(k):
         order = torch.from_numpy(np.argsort(pooled[:, feature], kind="stable"))
         values = pooled[order, feature]
-        last = torch.from_numpy(np.append(values[1:] != values[:-1], True))  # equal values are passed in one step
-        largest = [(part[order].T.contiguous().cumsum(1, dtype=whole) * last).abs().amax(1)
-                   for part in steps.split(memory // (8 * total) + 1, dim=1)]  # fmt: skip
+        # equal values are passed in one step
+        last = torch.from_numpy(np.append(values[1:] != values[:-1], True))
+        largest = [
+            (part[order].T.contiguous().cumsum(1, dtype=whole) * last).abs().amax(1)
+            for part in steps.split(memory // (8 * total) + 1, dim=1)
+        ]
         largest = torch.cat(largest)
         own.append(int(largest[0]))
         maxima = torch.maximum(maxima, largest)
@@ -6195,23 +9463,30 @@ def max_ks(pooled: np.ndarray, members: torch.Tensor, memory: int = 64 << 20) ->
 
 
 def median_gamma(x: np.ndarray, most: int = 1000) -> float:
-    """Width of the RBF kernel: 1 / (median squared distance between two rows). 1 where all rows are equal.
+    """Width of the RBF kernel: 1 / (median squared distance between two rows). 1 where
+    all rows are equal.
 
-    Source: the median heuristic of Gretton et al., A kernel two-sample test (2012). A fixed gamma = 1 makes every
-    kernel value 0 in 64 dimensions or more, and the test blind.
+    Source: the median heuristic of Gretton et al., A kernel two-sample test (2012). A
+    fixed gamma = 1 makes every kernel value 0 in 64 dimensions or more, and the test
+    blind.
     """
     from scipy.spatial.distance import pdist
 
     rows = np.random.default_rng(0).permutation(len(x))[:most]
-    median = np.median(pdist(np.asarray(x, dtype=np.float64)[rows], "sqeuclidean")) if len(rows) > 1 else 0.0
+    median = (
+        np.median(pdist(np.asarray(x, dtype=np.float64)[rows], "sqeuclidean"))
+        if len(rows) > 1
+        else 0.0
+    )
     return float(1 / median) if median > 0 else 1.0
 
 
 def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
-    """Unbiased squared maximum mean discrepancy: how far apart two clouds of points are, 0 on average without drift.
+    """Unbiased squared maximum mean discrepancy: how far apart two clouds of points
+    are, 0 on average without drift.
 
-    mean k(x, x') + mean k(y, y') - 2 mean k(x, y), over different points; it can fall a little below 0.
-    Source: Gretton et al., A kernel two-sample test (2012), equation 3.
+    mean k(x, x') + mean k(y, y') - 2 mean k(x, y), over different points; it can fall a
+    little below 0. Source: Gretton et al., A kernel two-sample test (2012), equation 3.
 
     Parameters
     ----------
@@ -6224,11 +9499,27 @@ def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
     x, y = _check_pair(X, Y, 0.5, what="MMD")
     members = torch.zeros(len(x) + len(y), 1, dtype=torch.bool)
     members[len(x) :] = True
-    return float(_mmd(np.concatenate([x, y]), members, kernel, median_gamma(x) if gamma is None else gamma)[0])
+    return float(
+        _mmd(
+            np.concatenate([x, y]),
+            members,
+            kernel,
+            median_gamma(x) if gamma is None else gamma,
+        )[0]
+    )
 
 
-def mmd_test(reference, window, alpha=0.05, permutations=1000, gamma=None, seed=42, kernel="rbf", device="cpu",
-             memory: int = 256 << 20) -> DriftResult:  # fmt: skip
+def mmd_test(
+    reference,
+    window,
+    alpha=0.05,
+    permutations=1000,
+    gamma=None,
+    seed=42,
+    kernel="rbf",
+    device="cpu",
+    memory: int = 256 << 20,
+) -> DriftResult:
     """Permutation test of the squared MMD; all permutations are one matrix product.
 
     Parameters
@@ -6237,8 +9528,9 @@ def mmd_test(reference, window, alpha=0.05, permutations=1000, gamma=None, seed=
     gamma : float
         Width of the kernel; None takes the median heuristic on the reference.
     memory : int
-        Bytes that a block of the kernel matrix may take. Beside it stand the rows and (n + m)(permutations + 1)
-        numbers, all in float64: differences of nearly equal means are what this is about.
+        Bytes that a block of the kernel matrix may take. Beside it stand the rows and
+        (n + m)(permutations + 1) numbers, all in float64: differences of nearly equal
+        means are what this is about.
     """
     x, y = _check_pair(reference, window, alpha, what="MMD")
     _check_permutations(permutations, alpha)
@@ -6247,26 +9539,53 @@ def mmd_test(reference, window, alpha=0.05, permutations=1000, gamma=None, seed=
     gamma = median_gamma(x) if gamma is None else gamma
     values = _mmd(np.concatenate([x, y]), members, kernel, gamma, device, memory)
     p_value, threshold = _permutation_p(values, alpha)
-    return DriftResult("MMD", float(values[0]), p_value, threshold, p_value <= alpha, len(y), len(x), alpha)
+    return DriftResult(
+        "MMD",
+        float(values[0]),
+        p_value,
+        threshold,
+        p_value <= alpha,
+        len(y),
+        len(x),
+        alpha,
+    )
 
 
-def _mmd(pooled: np.ndarray, members: torch.Tensor, kernel: str, gamma: float, device="cpu", memory=256 << 20):
-    """Squared MMD, unbiased, of each column of `members` bool (N, B) against the rest: float64 (B,).
+def _mmd(
+    pooled: np.ndarray,
+    members: torch.Tensor,
+    kernel: str,
+    gamma: float,
+    device="cpu",
+    memory=256 << 20,
+):
+    """Squared MMD, unbiased, of each column of `members` bool (N, B) against the rest:
+    float64 (B,).
 
-    With K the kernel matrix without its diagonal and w a 0/1 column, w'Kw is the sum within the window, and all
-    columns at once are K @ members.
+    With K the kernel matrix without its diagonal and w a 0/1 column, w'Kw is the sum
+    within the window, and all columns at once are K @ members.
     """
-    rows = torch.from_numpy(pooled - pooled.mean(axis=0)).to(device)  # centred: less is lost in |x|² + |y|² - 2 x·y
+    # centred: less is lost in |x|² + |y|² - 2 x·y
+    rows = torch.from_numpy(pooled - pooled.mean(axis=0)).to(device)
     if kernel == "linear":
         rows = torch.from_numpy(pooled).to(device)
     elif kernel != "rbf":
         raise CourseError(f"kernel={kernel!r} is unknown: choose rbf or linear.")
     weights, squares = members.to(device, torch.float64), (rows**2).sum(dim=1)
     within = marginal = total = 0.0
-    for block in torch.arange(len(rows), device=device).split(max(memory // (3 * 8 * len(rows)), 1)):
+    for block in torch.arange(len(rows), device=device).split(
+        max(memory // (3 * 8 * len(rows)), 1)
+    ):
         k = rows[block] @ rows.T
         if kernel == "rbf":
-            k = k.mul_(-2).add_(squares[block, None]).add_(squares).clamp_min_(0).mul_(-gamma).exp_()
+            k = (
+                k.mul_(-2)
+                .add_(squares[block, None])
+                .add_(squares)
+                .clamp_min_(0)
+                .mul_(-gamma)
+                .exp_()
+            )
         k[torch.arange(len(block), device=device), block] = 0
         sums = k.sum(dim=1)
         within = within + (weights[block] * (k @ weights)).sum(dim=0)
@@ -6274,16 +9593,22 @@ def _mmd(pooled: np.ndarray, members: torch.Tensor, kernel: str, gamma: float, d
     m = float(weights[:, 0].sum())
     n, across = len(rows) - m, marginal - within
     rest = total - 2 * across - within
-    return (rest / (n * (n - 1)) + within / (m * (m - 1)) - 2 * across / (n * m)).cpu().numpy()
+    return (
+        (rest / (n * (n - 1)) + within / (m * (m - 1)) - 2 * across / (n * m))
+        .cpu()
+        .numpy()
+    )
 
 
-def classifier_test(reference, window, alpha=0.05, permutations=1000, seed=42) -> DriftResult:
-    """Can a classifier tell the window from the reference? A logistic regression learns on one half, and its AUROC is
-    measured on the other.
+def classifier_test(
+    reference, window, alpha=0.05, permutations=1000, seed=42
+) -> DriftResult:
+    """Can a classifier tell the window from the reference? A logistic regression learns
+    on one half, and its AUROC is measured on the other.
 
-    Source: Lopez-Paz and Oquab, Revisiting classifier two-sample tests (2017). p-value: the domain labels of the
-    second half are permuted, which is exact, as that half took no part in learning. Interval: DeLong et al. (1988).
-    """
+    Source: Lopez-Paz and Oquab, Revisiting classifier two-sample tests (2017). p-value:
+    the domain labels of the second half are permuted, which is exact, as that half took
+    no part in learning. Interval: DeLong et al. (1988)."""
     from scipy.stats import rankdata
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
@@ -6293,30 +9618,53 @@ def classifier_test(reference, window, alpha=0.05, permutations=1000, seed=42) -
     x, y = _check_pair(reference, window, alpha, 10, "A domain classifier")
     _check_permutations(permutations, alpha)
     domain = np.repeat([0, 1], [len(x), len(y)])
-    learn, held = train_test_split(np.arange(len(domain)), test_size=0.5, stratify=domain, random_state=seed)
+    learn, held = train_test_split(
+        np.arange(len(domain)), test_size=0.5, stratify=domain, random_state=seed
+    )
     rows = np.concatenate([x, y])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", solver="liblinear"))
+    model = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=0.01, class_weight="balanced", solver="liblinear"),
+    )
     scores = model.fit(rows[learn], domain[learn]).decision_function(rows[held])
-    ordered = np.argsort(domain[held], kind="stable")  # the window's rows last, as `_shuffled` has them
+    # the window's rows last, as `_shuffled` has them
+    ordered = np.argsort(domain[held], kind="stable")
     scores, m = scores[ordered], int(domain[held].sum())
     n, members = len(scores) - m, _shuffled(m, len(scores), permutations, seed).numpy()
-    values = (rankdata(scores) @ members - m * (m + 1) / 2) / (n * m)  # Mann and Whitney (1947)
+    # Mann and Whitney (1947)
+    values = (rankdata(scores) @ members - m * (m + 1) / 2) / (n * m)
     p_value, threshold = _permutation_p(values, alpha)
     wins = (scores[n:, None] > scores[:n]) + 0.5 * (scores[n:, None] == scores[:n])
-    error = math.sqrt(wins.mean(axis=1).var(ddof=1) / m + wins.mean(axis=0).var(ddof=1) / n)
+    error = math.sqrt(
+        wins.mean(axis=1).var(ddof=1) / m + wins.mean(axis=0).var(ddof=1) / n
+    )
     low, high = values[0] - 1.96 * error, values[0] + 1.96 * error
-    if error == 0:  # all told apart, or none: as for a proportion of 1, the sample's size sets the limit
+    # all told apart, or none: as for a proportion of 1, the sample's size sets the
+    # limit
+    if error == 0:
         low, high = (0.025 ** (1 / min(m, n)), 1.0) if values[0] == 1 else (0.0, 1.0)
     interval = max(float(low), 0.0), min(float(high), 1.0)
-    return DriftResult("domain classifier", float(values[0]), p_value, threshold, p_value <= alpha, len(y), len(x),
-                       alpha, interval=interval)  # fmt: skip
+    return DriftResult(
+        "domain classifier",
+        float(values[0]),
+        p_value,
+        threshold,
+        p_value <= alpha,
+        len(y),
+        len(x),
+        alpha,
+        interval=interval,
+    )
 
 
-PSI_LIMIT = 0.25  # "major shift" by the convention of credit scoring (Siddiqi, Credit Risk Scorecards, 2006)
+# "major shift" by the convention of credit scoring (Siddiqi, Credit Risk Scorecards,
+# 2006)
+PSI_LIMIT = 0.25
 
 
 def psi(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Population stability index of two tables of counts: sum of (a - e) ln(a / e) over shares a and e.
+    """Population stability index of two tables of counts: sum of (a - e) ln(a / e) over
+    shares a and e.
 
     Half a count is added to every bin, so that an empty one is no infinity.
     """
@@ -6325,26 +9673,57 @@ def psi(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(((a - e) * np.log(a / e)).sum())
 
 
-def psi_result(reference: np.ndarray, window: np.ndarray, classes: int | None = None, bins: int = 10) -> DriftResult:
-    """PSI of a number (confidence, in deciles of the reference) or, with `classes`, of predicted class numbers.
+def psi_result(
+    reference: np.ndarray,
+    window: np.ndarray,
+    classes: int | None = None,
+    bins: int = 10,
+) -> DriftResult:
+    """PSI of a number (confidence, in deciles of the reference) or, with `classes`, of
+    predicted class numbers.
 
-    The limit of 0.25 is a convention, no test: it knows nothing of the window's size. Without any drift the expected
-    PSI is about (bins - 1) (1/n + 1/m), which `features` holds: below about 40 images, ten bins cry wolf by chance.
-    """
+    The limit of 0.25 is a convention, no test: it knows nothing of the window's size.
+    Without any drift the expected PSI is about (bins - 1) (1/n + 1/m), which `features`
+    holds: below about 40 images, ten bins cry wolf by chance."""
     if min(len(reference), len(window)) < 2:
-        raise CourseError(f"PSI needs at least 2 images on each side, these are {len(reference)} and {len(window)}.")
+        raise CourseError(
+            f"PSI needs at least 2 images on each side, these are {len(reference)} and"
+            f" {len(window)}."
+        )
     if classes:
-        tables = [np.bincount(values, minlength=classes) for values in (reference, window)]
+        tables = [
+            np.bincount(values, minlength=classes) for values in (reference, window)
+        ]
     else:
-        reference, window = (a.ravel() for a in _check_pair(reference, window, 0.5, 2, "PSI"))
+        reference, window = (
+            a.ravel() for a in _check_pair(reference, window, 0.5, 2, "PSI")
+        )
         edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
-        tables = [np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-                  for values in (reference, window)]  # fmt: skip
-    value, chance = psi(*tables), (len(tables[0]) - 1) * (1 / len(reference) + 1 / len(window))
-    features = pd.DataFrame({"expected": tables[0] / len(reference), "actual": tables[1] / len(window)})
+        tables = [
+            np.bincount(
+                np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1
+            )
+            for values in (reference, window)
+        ]
+    value, chance = (
+        psi(*tables),
+        (len(tables[0]) - 1) * (1 / len(reference) + 1 / len(window)),
+    )
+    features = pd.DataFrame(
+        {"expected": tables[0] / len(reference), "actual": tables[1] / len(window)}
+    )
     features.attrs["by_chance"] = chance
-    return DriftResult("PSI", value, math.nan, PSI_LIMIT, value > PSI_LIMIT, len(window), len(reference), math.nan,
-                       features)  # fmt: skip
+    return DriftResult(
+        "PSI",
+        value,
+        math.nan,
+        PSI_LIMIT,
+        value > PSI_LIMIT,
+        len(window),
+        len(reference),
+        math.nan,
+        features,
+    )
 
 
 # The detectors of the course by name: what each looks at, and with which test.
@@ -6361,25 +9740,55 @@ DETECTORS = {
 }
 
 
-# What the answer of a detector depends on, for results that are stored under an identity.
-DRIFT_CODE = (ks_test, max_ks, mmd_test, _mmd, classifier_test, psi, psi_result, adjust, _shuffled, _permutation_p,
-              median_gamma)  # fmt: skip
+# What the answer of a detector depends on, for results that are stored under an
+# identity.
+DRIFT_CODE = (
+    ks_test,
+    max_ks,
+    mmd_test,
+    _mmd,
+    classifier_test,
+    psi,
+    psi_result,
+    adjust,
+    _shuffled,
+    _permutation_p,
+    median_gamma,
+)
 
 
-def detect(reference: Observation, window: Observation, detector: str = "MMD embedding", alpha: float = 0.05,
-           permutations: int = 1000, seed: int = 42) -> DriftResult:  # fmt: skip
-    """Ask one detector of DETECTORS whether the window has drifted from the reference."""
+def detect(
+    reference: Observation,
+    window: Observation,
+    detector: str = "MMD embedding",
+    alpha: float = 0.05,
+    permutations: int = 1000,
+    seed: int = 42,
+) -> DriftResult:
+    """Ask one detector of DETECTORS whether the window has drifted
+    from the reference.
+    """
     if detector not in DETECTORS:
-        raise CourseError(f"detector={detector!r} is unknown: choose one of {', '.join(DETECTORS)}.")
+        raise CourseError(
+            f"detector={detector!r} is unknown: choose one of {', '.join(DETECTORS)}."
+        )
     space, test, options = DETECTORS[detector]
     if space == "confidence":
-        result = psi_result(reference.probabilities.max(axis=1), window.probabilities.max(axis=1))
+        result = psi_result(
+            reference.probabilities.max(axis=1), window.probabilities.max(axis=1)
+        )
     elif space == "classes":
-        result = psi_result(reference.probabilities.argmax(axis=1), window.probabilities.argmax(axis=1),
-                            classes=reference.probabilities.shape[1])  # fmt: skip
+        result = psi_result(
+            reference.probabilities.argmax(axis=1),
+            window.probabilities.argmax(axis=1),
+            classes=reference.probabilities.shape[1],
+        )
     else:
         if test is ks_test:
-            names = {"statistics": list(reference.statistics.columns), "softmax": getattr(reference, "classes", None)}
+            names = {
+                "statistics": list(reference.statistics.columns),
+                "softmax": getattr(reference, "classes", None),
+            }
             options = options | {"names": names.get(space)}
         if test is mmd_test:
             options = options | {"gamma": getattr(reference, "gamma", None)}
@@ -6390,7 +9799,9 @@ def detect(reference: Observation, window: Observation, detector: str = "MMD emb
 
 
 def _loader_pixels(loader) -> np.ndarray:
-    """uint8 (N, C, S, S) of a loader, whose images are normalised by its `mean` and `std`, or 0..1, or uint8."""
+    """uint8 (N, C, S, S) of a loader, whose images are normalised by its `mean` and
+    `std`, or 0..1, or uint8.
+    """
     parts = []
     for images, _ in loader:
         if images.dtype != torch.uint8:
@@ -6398,82 +9809,141 @@ def _loader_pixels(loader) -> np.ndarray:
                 images = images * loader.std + loader.mean
             if images.min() < -0.01 or images.max() > 1.01:
                 raise CourseError(
-                    f"The loader's images lie in {float(images.min()):.2g}..{float(images.max()):.2g}: grey levels "
-                    "need 0..1 or uint8. Use data.loader, or leave the normalisation out."
+                    "The loader's images lie in"
+                    f" {float(images.min()):.2g}..{float(images.max()):.2g}: grey"
+                    " levels need 0..1 or uint8. Use data.loader, or leave the"
+                    " normalisation out."
                 )
             images = (images * 255).round()
         parts.append(images.cpu().numpy().astype(np.uint8))
     return np.concatenate(parts)
 
 
-def detect_pixel_drift(baseline_loader, production_loader, alpha: float = 0.05) -> DriftResult:
-    """Have the pictures changed? KS test (Holm) of statistics of whole images, n = images.
+def detect_pixel_drift(
+    baseline_loader, production_loader, alpha: float = 0.05
+) -> DriftResult:
+    """Have the pictures changed? KS test (Holm) of statistics of whole images, n =
+    images.
 
-    Not of pixels: ten thousand pixels of one picture are no ten thousand observations, and such a test finds drift in
-    every window.
+    Not of pixels: ten thousand pixels of one picture are no ten thousand observations,
+    and such a test finds drift in every window.
     """
-    tables = [drift_statistics(_loader_pixels(loader)) for loader in (baseline_loader, production_loader)]
-    return replace(ks_test(*tables, alpha, names=tables[0].columns), detector="KS statistics")
+    tables = [
+        drift_statistics(_loader_pixels(loader))
+        for loader in (baseline_loader, production_loader)
+    ]
+    return replace(
+        ks_test(*tables, alpha, names=tables[0].columns), detector="KS statistics"
+    )
 
 
-def detect_embedding_drift(model, baseline_loader, production_loader, device, alpha: float = 0.05,
-                           permutations: int = 1000) -> DriftResult:  # fmt: skip
-    """Does the network see something else? Permutation test of the MMD of its embeddings."""
-    x, y = (extract_embeddings(model, loader, device)[0] for loader in (baseline_loader, production_loader))
-    return replace(mmd_test(x, y, alpha, permutations, device=device), detector="MMD embedding")
+def detect_embedding_drift(
+    model,
+    baseline_loader,
+    production_loader,
+    device,
+    alpha: float = 0.05,
+    permutations: int = 1000,
+) -> DriftResult:
+    """Does the network see something else? Permutation test of the MMD of its
+    embeddings.
+    """
+    x, y = (
+        extract_embeddings(model, loader, device)[0]
+        for loader in (baseline_loader, production_loader)
+    )
+    return replace(
+        mmd_test(x, y, alpha, permutations, device=device), detector="MMD embedding"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # How good are detectors? False alarms without drift, power with it
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
-def alarm_rates(undrifted: Observation, window: int, detectors=tuple(DETECTORS), resamples=500, alpha=0.05,
-                permutations=200, seed=42, groups=None) -> list[dict]:  # fmt: skip
-    """How often does each detector cry wolf? Reference and window are both drawn from undrifted images, disjoint.
+def alarm_rates(
+    undrifted: Observation,
+    window: int,
+    detectors=tuple(DETECTORS),
+    resamples=500,
+    alpha=0.05,
+    permutations=200,
+    seed=42,
+    groups=None,
+) -> list[dict]:
+    """How often does each detector cry wolf? Reference and window are both drawn from
+    undrifted images, disjoint.
 
     Parameters
     ----------
     undrifted : Observation
         Images that no training has seen; the reference is whatever the window leaves.
     groups : array (N,), optional
-        Patients or buildings: windows then hold whole groups, as they come in life, and at least `window` images.
+        Patients or buildings: windows then hold whole groups, as they come in life, and
+        at least `window` images.
 
     Returns
     -------
-    list of dict, one a detector: detector, alarms, resamples, rate, low, high (Wilson), window, reference
-    """
+    list of dict, one a detector: detector, alarms, resamples, rate, low, high (Wilson),
+    window, reference"""
     if window > len(undrifted) // 2:
-        raise CourseError(f"A window of {window} leaves {len(undrifted) - window} of {len(undrifted)} images as the "
-                          "reference: give more undrifted images or a smaller window.")  # fmt: skip
+        raise CourseError(
+            f"A window of {window} leaves {len(undrifted) - window} of {len(undrifted)}"
+            " images as the reference: give more undrifted images or a smaller window."
+        )
     rng, alarms = np.random.default_rng(seed), dict.fromkeys(detectors, 0)
     for number in range(resamples):
         order, size = rng.permutation(len(undrifted)), window
         if groups is not None:
-            ranks = rng.permutation(len(np.unique(groups)))[np.unique(groups, return_inverse=True)[1]]
+            ranks = rng.permutation(len(np.unique(groups)))[
+                np.unique(groups, return_inverse=True)[1]
+            ]
             order = np.argsort(ranks, kind="stable")
-            size = int((ranks <= ranks[order[window - 1]]).sum())  # to the end of the last group
+            # to the end of the last group
+            size = int((ranks <= ranks[order[window - 1]]).sum())
         drawn, rest = undrifted.take(order[:size]), undrifted.take(order[size:])
         for name in detectors:
-            alarms[name] += detect(rest, drawn, name, alpha, permutations, seed=number).drift
+            alarms[name] += detect(
+                rest, drawn, name, alpha, permutations, seed=number
+            ).drift
     rows = []
     for name, count in alarms.items():
         low, high = wilson(count, resamples)
-        rows.append({"detector": name, "alarms": int(count), "resamples": resamples, "rate": count / resamples,
-                     "low": low, "high": high, "window": window, "reference": len(undrifted) - window})  # fmt: skip
+        rows.append(
+            {
+                "detector": name,
+                "alarms": int(count),
+                "resamples": resamples,
+                "rate": count / resamples,
+                "low": low,
+                "high": high,
+                "window": window,
+                "reference": len(undrifted) - window,
+            }
+        )
     return rows
 
 
-def power_grid(reference: Reference, drifted: dict, sizes=(25, 50, 100), detectors=("KS statistics", "KS softmax",
-               "MMD embedding"), others=("classifier embedding",), draws=10, alpha=0.05, permutations=200,
-               seed=42) -> list[dict]:  # fmt: skip
+def power_grid(
+    reference: Reference,
+    drifted: dict,
+    sizes=(25, 50, 100),
+    detectors=("KS statistics", "KS softmax", "MMD embedding"),
+    others=("classifier embedding",),
+    draws=10,
+    alpha=0.05,
+    permutations=200,
+    seed=42,
+) -> list[dict]:
     """How often is a drift found, by its kind, severity and the window's size?
 
     Parameters
     ----------
     drifted : dict {(kind, severity): Observation}
-        Drifted images; windows are drawn from each without replacement, so those of a small pool have images in common
-        and the shares tell more of this pool than of the world.
+        Drifted images; windows are drawn from each without replacement, so those of a
+        small pool have images in common and the shares tell more of this pool than of
+        the world.
     others : names of detectors
         Asked about the largest windows only, where those are large enough for them.
 
@@ -6486,87 +9956,145 @@ def power_grid(reference: Reference, drifted: dict, sizes=(25, 50, 100), detecto
         for size in sizes:
             if size > len(seen):
                 continue
-            windows = [seen.take(rng.permutation(len(seen))[:size]) for _ in range(draws)]
-            for name in (*detectors, *(others if size == max(sizes) and size >= 20 else ())):
-                found = [detect(reference, window, name, alpha, permutations, i).drift
-                         for i, window in enumerate(windows)]  # fmt: skip
-                rows.append({"kind": kind, "severity": severity, "window": size, "detector": name,
-                             "found": sum(found), "draws": draws})  # fmt: skip
+            windows = [
+                seen.take(rng.permutation(len(seen))[:size]) for _ in range(draws)
+            ]
+            for name in (
+                *detectors,
+                *(others if size == max(sizes) and size >= 20 else ()),
+            ):
+                found = [
+                    detect(reference, window, name, alpha, permutations, i).drift
+                    for i, window in enumerate(windows)
+                ]
+                rows.append(
+                    {
+                        "kind": kind,
+                        "severity": severity,
+                        "window": size,
+                        "detector": name,
+                        "found": sum(found),
+                        "draws": draws,
+                    }
+                )
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # How accurate is the model now, without a label?
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, float]:
-    """Three estimates of the accuracy on a window without labels. All trust the model's own confidence.
+    """Three estimates of the accuracy on a window without labels. All trust the model's
+    own confidence.
 
     Returns
     -------
     dict
-        average_confidence : mean calibrated confidence of the window (Hendrycks and Gimpel, 2017).
-        difference_of_confidences : accuracy on the reference less the fall of the mean confidence
+        average_confidence : mean calibrated confidence of the window (Hendrycks and
+        Gimpel, 2017).
+        difference_of_confidences : accuracy on the reference less the fall of the mean
+        confidence
             (Guillory et al., Predicting with confidence on unseen distributions, 2021).
-        atc : share of the window above the confidence that, on the reference, as many images exceed as are answered
-            right: average thresholded confidence (Garg et al., Leveraging unlabeled data, 2022).
+        atc : share of the window above the confidence that, on the reference, as many
+        images exceed as are answered
+            right: average thresholded confidence (Garg et al., Leveraging unlabeled
+            data, 2022).
     """
     _check_features(window.probabilities, "window (its answers)")
-    before, now = (o.probabilities.max(axis=1).astype(np.float64) for o in (reference, window))
+    before, now = (
+        o.probabilities.max(axis=1).astype(np.float64) for o in (reference, window)
+    )
     wrong = int((reference.probabilities.argmax(axis=1) != reference.labels).sum())
     threshold = np.sort(before)[wrong] if wrong < len(before) else math.inf
-    # The threshold is one of the confidences: half of those that equal it count, on both sides.
+    # The threshold is one of the confidences: half of those that equal it count, on
+    # both sides.
     above = float((now > threshold).mean() + 0.5 * (now == threshold).mean())
-    return {"average_confidence": float(now.mean()),
-            "difference_of_confidences": float(np.clip(reference.accuracy + now.mean() - before.mean(), 0, 1)),
-            "atc": above}  # fmt: skip
+    return {
+        "average_confidence": float(now.mean()),
+        "difference_of_confidences": float(
+            np.clip(reference.accuracy + now.mean() - before.mean(), 0, 1)
+        ),
+        "atc": above,
+    }
 
 
 ESTIMATES = ("average_confidence", "difference_of_confidences", "atc")
 
 
 def estimate_priors(reference: Reference, window: Observation) -> np.ndarray:
-    """Shares of the true classes in a window, if nothing but the class mix has changed: float64 (K,).
+    """Shares of the true classes in a window, if nothing but the class mix has changed:
+    float64 (K,).
 
-    The confusion matrix of the reference says which answers each class gives; the answers of the window are a mixture
-    of these. Source: Lipton et al., Detecting and correcting for label shift with black box predictors (2018).
-    """
+    The confusion matrix of the reference says which answers each class gives; the
+    answers of the window are a mixture of these. Source: Lipton et al., Detecting and
+    correcting for label shift with black box predictors (2018)."""
     k = reference.probabilities.shape[1]
     counts = confusion(reference.probabilities.argmax(axis=1), reference.labels, k)
-    answers = np.bincount(window.probabilities.argmax(axis=1), minlength=k) / len(window)
-    recalls = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # row: true class, column: answer
+    answers = np.bincount(window.probabilities.argmax(axis=1), minlength=k) / len(
+        window
+    )
+    # row: true class, column: answer
+    recalls = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares = np.clip(np.linalg.lstsq(recalls.T, answers, rcond=None)[0], 0, None)
     return shares / shares.sum()
 
 
-def match_priors(reference: Reference, shares: np.ndarray, seed: int = 42) -> Observation:
-    """The largest part of the reference that has these shares of the true classes, drawn without replacement."""
-    rng, counts = np.random.default_rng(seed), np.bincount(reference.labels, minlength=len(shares))
-    size = min(count / share for count, share in zip(counts, shares, strict=True) if share > 0)
-    rows = [rng.permutation(np.flatnonzero(reference.labels == k))[: int(share * size + 1e-9)]
-            for k, share in enumerate(shares)]  # fmt: skip
+def match_priors(
+    reference: Reference, shares: np.ndarray, seed: int = 42
+) -> Observation:
+    """The largest part of the reference that has these shares of the true classes,
+    drawn without replacement.
+    """
+    rng, counts = (
+        np.random.default_rng(seed),
+        np.bincount(reference.labels, minlength=len(shares)),
+    )
+    size = min(
+        count / share for count, share in zip(counts, shares, strict=True) if share > 0
+    )
+    rows = [
+        rng.permutation(np.flatnonzero(reference.labels == k))[
+            : int(share * size + 1e-9)
+        ]
+        for k, share in enumerate(shares)
+    ]
     return reference.take(np.concatenate(rows))
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # The decision: none, watch or retrain
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
-DRIFT_COLUMNS = ("timestamp", "run_id", "model", "window", "images", "level", "flagged", "streak", "p_value",
-                 "estimated_accuracy", "floor", "reasons")  # fmt: skip
+DRIFT_COLUMNS = (
+    "timestamp",
+    "run_id",
+    "model",
+    "window",
+    "images",
+    "level",
+    "flagged",
+    "streak",
+    "p_value",
+    "estimated_accuracy",
+    "floor",
+    "reasons",
+)
 
 
 @dataclass(frozen=True)
 class DriftPolicy:
-    """When is drift drift, and when is it worth a retraining? Every number of the decision.
+    """When is drift drift, and when is it worth a retraining? Every number of the
+    decision.
 
     Parameters
     ----------
     window : int
         Images of one look.
     alpha : float
-        Chance that an undrifted stream of `horizon` windows is ever called drifted (a false `retrain`).
+        Chance that an undrifted stream of `horizon` windows is ever called drifted (a
+        false `retrain`).
     horizon : int
         Windows that this promise covers, e.g. a month of daily looks.
     consecutive : int
@@ -6574,10 +10102,11 @@ class DriftPolicy:
     correction : "holm" or "bonferroni"
         Across the detectors.
     accuracy_floor : float
-        Below this estimated accuracy a confirmed drift means `retrain`, above it `watch`.
+        Below this estimated accuracy a confirmed drift means `retrain`, above it
+        `watch`.
     lasting : int
-        So many flagged windows in a row mean `retrain` whatever the estimate says: it trusts the model's confidence,
-        and drift can make a model wrong and sure.
+        So many flagged windows in a row mean `retrain` whatever the estimate says: it
+        trusts the model's confidence, and drift can make a model wrong and sure.
     estimate : one of ESTIMATES
     detectors : names of DETECTORS that give p-values
     """
@@ -6594,37 +10123,57 @@ class DriftPolicy:
 
     def __post_init__(self):
         if not 0 < self.alpha < 1:
-            raise CourseError(f"alpha={self.alpha} is no error rate: choose one between 0 and 1, such as 0.05.")
+            raise CourseError(
+                f"alpha={self.alpha} is no error rate: choose one between 0 and 1, such"
+                " as 0.05."
+            )
         if not 1 <= self.consecutive <= min(self.lasting, self.horizon):
-            raise CourseError(f"consecutive={self.consecutive} must lie between 1 and the smaller of "
-                              f"lasting={self.lasting} and horizon={self.horizon}.")  # fmt: skip
+            raise CourseError(
+                f"consecutive={self.consecutive} must lie between 1 and the smaller of "
+                f"lasting={self.lasting} and horizon={self.horizon}."
+            )
         if self.estimate not in ESTIMATES:
-            raise CourseError(f"estimate={self.estimate!r} is unknown: choose one of {', '.join(ESTIMATES)}.")
+            raise CourseError(
+                f"estimate={self.estimate!r} is unknown: choose one of"
+                f" {', '.join(ESTIMATES)}."
+            )
         adjust(np.ones(1), self.correction)
-        silent = [name for name in self.detectors if name not in DETECTORS or name.startswith("PSI")]
+        silent = [
+            name
+            for name in self.detectors
+            if name not in DETECTORS or name.startswith("PSI")
+        ]
         if silent or not self.detectors:
-            raise CourseError(f"detectors={self.detectors} must be names of DETECTORS with a p-value; PSI has none.")
+            raise CourseError(
+                f"detectors={self.detectors} must be names of DETECTORS with a p-value;"
+                " PSI has none."
+            )
 
     @property
     def window_alpha(self) -> float:
         """Error rate of one window: consecutive * alpha / horizon.
 
-        A run of k flagged windows needs k flagged windows. Without drift `horizon` of them have on average
-        horizon * window_alpha flagged, so k or more come with a chance of at most horizon * window_alpha / k = alpha
-        (Markov's inequality), however much the windows have in common, such as one reference. A single `watch` is
-        cheaper and promises less: over the horizon one is expected in consecutive * alpha streams.
-        """
+        A run of k flagged windows needs k flagged windows. Without drift `horizon` of
+        them have on average horizon * window_alpha flagged, so k or more come with a
+        chance of at most horizon * window_alpha / k = alpha (Markov's inequality),
+        however much the windows have in common, such as one reference. A single `watch`
+        is cheaper and promises less: over the horizon one is expected in consecutive *
+        alpha streams."""
         return self.consecutive * self.alpha / self.horizon
 
     @property
     def permutations(self) -> int:
-        """Enough for the smallest p-value that the corrected test has to reach, twice over."""
+        """Enough for the smallest p-value that the corrected test has to reach, twice
+        over.
+        """
         return math.ceil(2 * len(self.detectors) / self.window_alpha)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the policy says after one window: `level` is none, watch or retrain; `reasons` say why."""
+    """What the policy says after one window: `level` is none, watch or retrain;
+    `reasons` say why.
+    """
 
     number: int
     level: str
@@ -6646,8 +10195,8 @@ class DriftMonitor:
     log_file : path, optional
         Appended to, never shortened (`read_drift_log`).
 
-    The promise of the policy covers `horizon` windows from the first look on; a new monitor starts a new stream.
-    """
+    The promise of the policy covers `horizon` windows from the first look on; a new
+    monitor starts a new stream."""
 
     def __init__(self, reference: Reference, policy: DriftPolicy, log_file=None):
         self.reference, self.policy, self.number = reference, policy, 0
@@ -6660,46 +10209,106 @@ class DriftMonitor:
         Raises
         ------
         CourseError
-            Fewer images than the policy's window, NaN embeddings or answers, another number of features or classes.
-            The window is then not counted.
+            Fewer images than the policy's window, NaN embeddings or answers, another
+            number of features or classes. The window is then not counted.
         """
         policy, reference = self.policy, self.reference
         if len(window) < policy.window:
-            raise CourseError(f"The window has {len(window)} images, the policy asks for {policy.window}: wait for "
-                              "more traffic, or make the policy's window smaller and lose power.")  # fmt: skip
+            raise CourseError(
+                f"The window has {len(window)} images, the policy asks for"
+                f" {policy.window}: wait for more traffic, or make the policy's window"
+                " smaller and lose power."
+            )
         _check_features(window.probabilities, "window (its answers)")
-        results = {name: detect(reference, window, name, policy.window_alpha / len(policy.detectors),
-                                policy.permutations, seed=self.number) for name in policy.detectors}  # fmt: skip
-        adjusted = adjust(np.array([result.p_value for result in results.values()]), policy.correction)
+        results = {
+            name: detect(
+                reference,
+                window,
+                name,
+                policy.window_alpha / len(policy.detectors),
+                policy.permutations,
+                seed=self.number,
+            )
+            for name in policy.detectors
+        }
+        adjusted = adjust(
+            np.array([result.p_value for result in results.values()]), policy.correction
+        )
         flagged = bool(adjusted.min() <= policy.window_alpha)
         self.streak = self.streak + 1 if flagged else 0
         self.recent = [*self.recent, window][-policy.consecutive :] if flagged else []
         streak, seen = self.streak, join(self.recent or [window])
         estimate = estimate_accuracy(reference, seen)[policy.estimate]
-        level, reasons = self._judge(streak, estimate, dict(zip(results, adjusted, strict=True)), len(seen))
-        decision = Decision(self.number, level, flagged, streak, float(adjusted.min()), estimate, results, reasons)
+        level, reasons = self._judge(
+            streak, estimate, dict(zip(results, adjusted, strict=True)), len(seen)
+        )
+        decision = Decision(
+            self.number,
+            level,
+            flagged,
+            streak,
+            float(adjusted.min()),
+            estimate,
+            results,
+            reasons,
+        )
         if self.log:
-            line = [datetime.now(UTC), self.run_id, reference.model, self.number, len(window), level, flagged, streak,
-                    decision.p_value, estimate, policy.accuracy_floor, "; ".join(reasons)]  # fmt: skip
+            line = [
+                datetime.now(UTC),
+                self.run_id,
+                reference.model,
+                self.number,
+                len(window),
+                level,
+                flagged,
+                streak,
+                decision.p_value,
+                estimate,
+                policy.accuracy_floor,
+                "; ".join(reasons),
+            ]
             self.log.append([line])
         self.number += 1
         return decision
 
-    def _judge(self, streak: int, estimate: float, adjusted: dict[str, float], images: int) -> tuple[str, list[str]]:
+    def _judge(
+        self, streak: int, estimate: float, adjusted: dict[str, float], images: int
+    ) -> tuple[str, list[str]]:
         policy = self.policy
-        found = [f"{name} p = {p:.2g}" for name, p in adjusted.items() if p <= policy.window_alpha]
+        found = [
+            f"{name} p = {p:.2g}"
+            for name, p in adjusted.items()
+            if p <= policy.window_alpha
+        ]
         if not found:
             least = min(adjusted, key=adjusted.get)
-            return "none", [f"no p-value down to {policy.window_alpha:.3g} (smallest: {least}, {adjusted[least]:.2g})"]
+            return "none", [
+                f"no p-value down to {policy.window_alpha:.3g} (smallest: {least},"
+                f" {adjusted[least]:.2g})"
+            ]
         reasons = [f"{', '.join(found)}, at most {policy.window_alpha:.3g}"]
         if streak < policy.consecutive:
-            return "watch", [*reasons, f"flagged window {streak} of the {policy.consecutive} in a row that confirm"]
-        reasons.append(f"{streak} flagged windows in a row, {policy.consecutive} confirm")
+            return "watch", [
+                *reasons,
+                (
+                    f"flagged window {streak} of the {policy.consecutive} in a row that"
+                    " confirm"
+                ),
+            ]
+        reasons.append(
+            f"{streak} flagged windows in a row, {policy.consecutive} confirm"
+        )
         low, lasts = estimate < policy.accuracy_floor, streak >= policy.lasting
-        reasons.append(f"accuracy estimated without labels ({policy.estimate}, {images} images) {estimate:.3f}, "
-                       f"{'below' if low else 'not below'} the floor of {policy.accuracy_floor:.3f}")  # fmt: skip
+        reasons.append(
+            f"accuracy estimated without labels ({policy.estimate}, {images} images)"
+            f" {estimate:.3f}, {'below' if low else 'not below'} the floor of"
+            f" {policy.accuracy_floor:.3f}"
+        )
         if lasts and not low:
-            reasons.append(f"but it has lasted {streak} windows ({policy.lasting} count), and estimates can be fooled")
+            reasons.append(
+                f"but it has lasted {streak} windows ({policy.lasting} count), and"
+                " estimates can be fooled"
+            )
         return ("retrain" if low or lasts else "watch"), reasons
 
 
@@ -6714,17 +10323,25 @@ def read_drift_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
     return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # The whole simulation at once, and the figures of theme 6
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def watched_model(course: Course, provider: str | None = None) -> OnnxModel:
-    """The network that theme 4 exported: what was in service before any retraining, also when theme 6 runs again."""
-    recorded = read_json(course.exports / "results.json", precious=True).get("theme4", {}).get("models", {})
+    """The network that theme 4 exported: what was in service before any retraining,
+    also when theme 6 runs again.
+    """
+    recorded = (
+        read_json(course.exports / "results.json", precious=True)
+        .get("theme4", {})
+        .get("models", {})
+    )
     if "fp32" not in recorded:
-        raise CourseError("exports/results.json names no exported network: run notebooks/theme4_onnx_deployment.ipynb "
-                          "first.")  # fmt: skip
+        raise CourseError(
+            "exports/results.json names no exported network: run"
+            " notebooks/theme4_onnx_deployment.ipynb first."
+        )
     path = course.exports / "models" / f"{recorded['fp32']}.onnx"
     return OnnxModel(path, course.classes, provider or course.device.type)
 
@@ -6737,25 +10354,40 @@ def read_drift_report(course: Course) -> dict:
     CourseError
         Missing or damaged file, or a report of another network.
     """
-    path, watched = course.exports / "drift_report.json", watched_model(course, "cpu").hash
+    path, watched = (
+        course.exports / "drift_report.json",
+        watched_model(course, "cpu").hash,
+    )
     report, advice = read_json(path), "run notebooks/theme6_drift_detection.ipynb"
     if not {"model", "decision", "scenario", "policy", "streams"} <= report.keys():
         raise CourseError(f"{path} is missing or damaged: {advice} first.")
     if report["model"] != watched:
-        raise CourseError(f"{path} is about model {report['model']}, theme 4 has exported {watched} since: {advice} "
-                          "again.")  # fmt: skip
+        raise CourseError(
+            f"{path} is about model {report['model']}, theme 4 has exported {watched}"
+            f" since: {advice} again."
+        )
     return report
 
 
-def drift_grid(model: OnnxModel, data: Data, reference: Reference, pool="production", sizes=(25, 50, 100), draws=10,
-               permutations=200, seed=42) -> dict[str, list]:  # fmt: skip
-    """Every drift of DRIFTS in every severity: who sees it, what it costs, and what the estimates say.
+def drift_grid(
+    model: OnnxModel,
+    data: Data,
+    reference: Reference,
+    pool="production",
+    sizes=(25, 50, 100),
+    draws=10,
+    permutations=200,
+    seed=42,
+) -> dict[str, list]:
+    """Every drift of DRIFTS in every severity: who sees it, what it costs, and what the
+    estimates say.
 
     Returns
     -------
     dict
         power : rows of `power_grid`
-        accuracy : rows kind, severity, n, accuracy, low, high (Wilson), balanced_accuracy, and ESTIMATES. Labels are
+        accuracy : rows kind, severity, n, accuracy, low, high (Wilson),
+        balanced_accuracy, and ESTIMATES. Labels are
             used here to judge the estimates, which never see them.
     """
     seen, rows, pixels, own = {}, [], {}, data.where(pool)
@@ -6769,15 +10401,30 @@ def drift_grid(model: OnnxModel, data: Data, reference: Reference, pool="product
         answer = seen[kind, severity].probabilities.argmax(axis=1)
         low, high = wilson((answer == labels).sum(), len(labels))
         balanced = float(_recalls(answer, labels, len(data.classes)).mean())
-        rows.append({"kind": kind, "severity": severity, "n": len(labels), "accuracy": float((answer == labels).mean()),
-                     "low": low, "high": high, "balanced_accuracy": balanced,
-                     **estimate_accuracy(reference, seen[kind, severity])})  # fmt: skip
-    return {"power": power_grid(reference, seen, sizes, draws=draws, permutations=permutations, seed=seed),
-            "accuracy": rows}  # fmt: skip
+        rows.append(
+            {
+                "kind": kind,
+                "severity": severity,
+                "n": len(labels),
+                "accuracy": float((answer == labels).mean()),
+                "low": low,
+                "high": high,
+                "balanced_accuracy": balanced,
+                **estimate_accuracy(reference, seen[kind, severity]),
+            }
+        )
+    return {
+        "power": power_grid(
+            reference, seen, sizes, draws=draws, permutations=permutations, seed=seed
+        ),
+        "accuracy": rows,
+    }
 
 
 def plot_alarm_rates(rows: list, title: str, alpha: float = 0.05):
-    """How often each detector cries wolf, with 95 % intervals, against what it promises."""
+    """How often each detector cries wolf, with 95 % intervals, against what it
+    promises.
+    """
     import matplotlib.pyplot as plt
 
     style()
@@ -6786,51 +10433,118 @@ def plot_alarm_rates(rows: list, title: str, alpha: float = 0.05):
     axis.hlines(table.index, table["low"], table["high"], color=COLOURS[0], lw=2)
     axis.plot(table["rate"], table.index, "o", color=COLOURS[0])
     axis.axvline(alpha, color=COLOURS[1], ls="--")
-    axis.annotate(f"α = {alpha:g}", (alpha, 1), xycoords=("data", "axes fraction"), color=COLOURS[1], ha="left",
-                  xytext=(4, 2), textcoords="offset points")  # fmt: skip
-    axis.set(yticks=table.index, yticklabels=table["detector"], xlim=(-0.01, max(0.2, table["high"].max() + 0.02)),
-             xlabel="share of undrifted windows in which drift is told (95 % interval)")  # fmt: skip
+    axis.annotate(
+        f"α = {alpha:g}",
+        (alpha, 1),
+        xycoords=("data", "axes fraction"),
+        color=COLOURS[1],
+        ha="left",
+        xytext=(4, 2),
+        textcoords="offset points",
+    )
+    axis.set(
+        yticks=table.index,
+        yticklabels=table["detector"],
+        xlim=(-0.01, max(0.2, table["high"].max() + 0.02)),
+        xlabel="share of undrifted windows in which drift is told (95 % interval)",
+    )
     axis.set_title(title, pad=16)
     return figure
 
 
-def heat_maps(panels: dict[str, pd.DataFrame], title: str, label: str, columns: str = "severity", low=0.0, high=1.0,
-              cmap="Blues"):  # fmt: skip
-    """Tables of shares side by side, one row a kind of drift, with the numbers written in; hatched: not measured."""
+def heat_maps(
+    panels: dict[str, pd.DataFrame],
+    title: str,
+    label: str,
+    columns: str = "severity",
+    low=0.0,
+    high=1.0,
+    cmap="Blues",
+):
+    """Tables of shares side by side, one row a kind of drift, with the numbers written
+    in; hatched: not measured.
+    """
     import matplotlib.pyplot as plt
 
     style()
     rows, count = len(next(iter(panels.values()))), len(panels)
-    figure, axes = plt.subplots(1, count, figsize=(3.6 + 2.6 * count, 0.36 * rows + 1.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1,
+        count,
+        figsize=(3.6 + 2.6 * count, 0.36 * rows + 1.6),
+        sharey=True,
+        squeeze=False,
+    )
     for axis, (name, table) in zip(axes[0], panels.items(), strict=True):
         image = axis.imshow(table, vmin=low, vmax=high, cmap=cmap, aspect="auto")
         for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
             dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.59, 0.11)) < 0.5
-            axis.text(column, row, "" if math.isnan(value) else round(100 * value), ha="center", va="center",
-                      fontsize=9, color="white" if dark else "black")  # fmt: skip
+            axis.text(
+                column,
+                row,
+                "" if math.isnan(value) else round(100 * value),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if dark else "black",
+            )
         axis.grid(False)
         axis.patch.set(hatch="///", edgecolor="0.7")  # shows where nothing was measured
-        axis.set(title=name, xlabel=columns, xticks=range(table.shape[1]), xticklabels=table.columns,
-                 yticks=range(rows), yticklabels=[name.replace("_", " ") for name in table.index])  # fmt: skip
-    figure.colorbar(image, ax=axes[0], label=label, format=lambda value, _: f"{100 * value:.0f}", pad=0.01)
+        axis.set(
+            title=name,
+            xlabel=columns,
+            xticks=range(table.shape[1]),
+            xticklabels=table.columns,
+            yticks=range(rows),
+            yticklabels=[name.replace("_", " ") for name in table.index],
+        )
+    figure.colorbar(
+        image,
+        ax=axes[0],
+        label=label,
+        format=lambda value, _: f"{100 * value:.0f}",
+        pad=0.01,
+    )
     figure.suptitle(title)
     return figure
 
 
 def plot_estimates(rows: list, title: str):
-    """Estimated against true accuracy, one point for each drift and severity; above the line: too optimistic."""
+    """Estimated against true accuracy, one point for each drift and severity; above the
+    line: too optimistic.
+    """
     import matplotlib.pyplot as plt
 
     style()
     table = pd.DataFrame(rows)
-    figure, axes = plt.subplots(1, len(ESTIMATES), figsize=(12.5, 4.4), sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        1, len(ESTIMATES), figsize=(12.5, 4.4), sharex=True, sharey=True
+    )
     least = min(table["accuracy"].min(), table[list(ESTIMATES)].min().min()) - 0.03
     for axis, name in zip(axes, ESTIMATES, strict=True):
         axis.plot([least, 1], [least, 1], color="black", lw=1)
-        drawn = axis.scatter(table["accuracy"], table[name], c=table["severity"], cmap="viridis_r", s=30, zorder=3)
-        axis.scatter(*table.loc[table["kind"] == "none", ["accuracy", name]].T.to_numpy(), marker="*", s=160,
-                     color=COLOURS[1], zorder=4, label="no drift")  # fmt: skip
-        axis.set(title=name.replace("_", " "), xlabel="true accuracy", xlim=(least, 1.01), ylim=(least, 1.01))
+        drawn = axis.scatter(
+            table["accuracy"],
+            table[name],
+            c=table["severity"],
+            cmap="viridis_r",
+            s=30,
+            zorder=3,
+        )
+        axis.scatter(
+            *table.loc[table["kind"] == "none", ["accuracy", name]].T.to_numpy(),
+            marker="*",
+            s=160,
+            color=COLOURS[1],
+            zorder=4,
+            label="no drift",
+        )
+        axis.set(
+            title=name.replace("_", " "),
+            xlabel="true accuracy",
+            xlim=(least, 1.01),
+            ylim=(least, 1.01),
+        )
         _name_worst(axis, table, name)
     axes[0].set_ylabel("estimated without labels")
     axes[0].legend(loc="upper left")
@@ -6840,20 +10554,41 @@ def plot_estimates(rows: list, title: str):
 
 
 def _name_worst(axis, table: pd.DataFrame, name: str) -> None:
-    """The names of the five largest errors of an estimate, below the diagonal; their lines do not cross."""
+    """The names of the five largest errors of an estimate, below the diagonal; their
+    lines do not cross.
+    """
     worst = table.loc[(table[name] - table["accuracy"]).abs().nlargest(5).index]
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-    away = np.arctan2((worst[name] - bottom) / (top - bottom) - 0.2, (worst["accuracy"] - left) / (right - left) - 0.7)
-    worst = worst.iloc[np.argsort(-(away % (2 * math.pi)), kind="stable")]  # lowest: furthest round to the left
+    away = np.arctan2(
+        (worst[name] - bottom) / (top - bottom) - 0.2,
+        (worst["accuracy"] - left) / (right - left) - 0.7,
+    )
+    # lowest: furthest round to the left
+    worst = worst.iloc[np.argsort(-(away % (2 * math.pi)), kind="stable")]
     for place, row in enumerate(worst.to_dict("records")):
-        side = 0 if row["accuracy"] < left + 0.75 * (right - left) else 1  # of the name, where its line begins
-        axis.annotate(f"{row['kind'].replace('_', ' ')} {row['severity']}", (row["accuracy"], row[name]),
-                      xytext=(0.64, 0.04 + 0.07 * place), textcoords="axes fraction", fontsize=9,
-                      arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "grey", "relpos": (side, 0.5)})  # fmt: skip
+        # of the name, where its line begins
+        side = 0 if row["accuracy"] < left + 0.75 * (right - left) else 1
+        axis.annotate(
+            f"{row['kind'].replace('_', ' ')} {row['severity']}",
+            (row["accuracy"], row[name]),
+            xytext=(0.64, 0.04 + 0.07 * place),
+            textcoords="axes fraction",
+            fontsize=9,
+            arrowprops={
+                "arrowstyle": "-",
+                "lw": 0.5,
+                "color": "grey",
+                "relpos": (side, 0.5),
+            },
+        )
 
 
 # Colour and marker, so that a grey print tells them apart.
-LEVELS_OF_DRIFT = {"none": (COLOURS[2], "o"), "watch": (COLOURS[4], "s"), "retrain": (COLOURS[1], "^")}
+LEVELS_OF_DRIFT = {
+    "none": (COLOURS[2], "o"),
+    "watch": (COLOURS[4], "s"),
+    "retrain": (COLOURS[1], "^"),
+}
 
 
 def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: str):
@@ -6861,47 +10596,90 @@ def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: s
 
     Parameters
     ----------
-    streams : dict {name: DataFrame with columns severity, p_value, level, estimated_accuracy, accuracy, low, high}
+    streams : dict {name: DataFrame with columns severity, p_value, level,
+    estimated_accuracy, accuracy, low, high}
         accuracy is the true one, which only a simulation knows.
     """
     import matplotlib.pyplot as plt
 
     style()
-    figure, axes = plt.subplots(2, len(streams), figsize=(3.6 * len(streams) + 0.6, 6), sharex=True, sharey="row",
-                                squeeze=False)  # fmt: skip
+    figure, axes = plt.subplots(
+        2,
+        len(streams),
+        figsize=(3.6 * len(streams) + 0.6, 6),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+    )
     for (name, table), (top, bottom) in zip(streams.items(), axes.T, strict=True):
         for axis in (top, bottom):
             for window in table.index[table["severity"] > 0]:
-                axis.axvspan(window - 0.5, window + 0.5, color="black", alpha=0.04 * table["severity"][window], lw=0)
+                axis.axvspan(
+                    window - 0.5,
+                    window + 0.5,
+                    color="black",
+                    alpha=0.04 * table["severity"][window],
+                    lw=0,
+                )
         for level, (colour, mark) in LEVELS_OF_DRIFT.items():
             own = table[table["level"] == level]
-            top.plot(own.index, own["p_value"].clip(lower=1e-6), mark, color=colour, ms=7, mec="black", mew=0.6,
-                     label=level)  # fmt: skip
+            top.plot(
+                own.index,
+                own["p_value"].clip(lower=1e-6),
+                mark,
+                color=colour,
+                ms=7,
+                mec="black",
+                mew=0.6,
+                label=level,
+            )
         top.axhline(policy.window_alpha, color="black", lw=1, ls="--")
         top.set(yscale="log", title=name)
-        bottom.errorbar(table.index, table["accuracy"], [table["accuracy"] - table["low"], table["high"] -
-                        table["accuracy"]], fmt="o", color=COLOURS[0], ms=4, lw=1, label="true (95 %)")  # fmt: skip
-        bottom.plot(table["estimated_accuracy"], color=COLOURS[3], label=f"estimated ({policy.estimate})")
+        bottom.errorbar(
+            table.index,
+            table["accuracy"],
+            [table["accuracy"] - table["low"], table["high"] - table["accuracy"]],
+            fmt="o",
+            color=COLOURS[0],
+            ms=4,
+            lw=1,
+            label="true (95 %)",
+        )
+        bottom.plot(
+            table["estimated_accuracy"],
+            color=COLOURS[3],
+            label=f"estimated ({policy.estimate})",
+        )
         bottom.axhline(policy.accuracy_floor, color="black", lw=1, ls="--")
         bottom.set(xlabel="window", xticks=range(0, len(table), 2))
     axes[0, 0].set_ylabel("p-value, corrected\n(dashed: limit;\n1e-6: or less)")
     axes[1, 0].set_ylabel("accuracy (dashed: floor)")
-    lines = [pair for axis in axes[:, -1] for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
-    figure.legend(*zip(*lines, strict=True), loc="outside lower center", ncols=len(lines), fontsize=10)
+    lines = [
+        pair
+        for axis in axes[:, -1]
+        for pair in zip(*axis.get_legend_handles_labels(), strict=True)
+    ]
+    figure.legend(
+        *zip(*lines, strict=True),
+        loc="outside lower center",
+        ncols=len(lines),
+        fontsize=10,
+    )
     figure.suptitle(title)
     return figure
 
 
-# ======================================================================================================
+# ======================================================================================
 # 8 · RETRAINING (theme 7)
-# ======================================================================================================
+# ======================================================================================
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # From a labelling budget to a candidate
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
-# Training images of a candidate, at most: it starts from a network that knows its work, and a wish must not take hours.
-# Fewer clean ones forget more: 800 for 1,400 cost 2 to 3 points of clean validation accuracy (real X-rays, two draws).
+# Training images of a candidate, at most: it starts from a network that knows its work,
+# and a wish must not take hours. Fewer clean ones forget more: 800 for 1,400 cost 2 to
+# 3 points of clean validation accuracy (real X-rays, two draws).
 MIX_IMAGES = {"smoke": 64, "quick": 1400, "full": 4096}
 FINE_TUNING = ("whole", "frozen stem", "batch norm")
 
@@ -6909,8 +10687,8 @@ FINE_TUNING = ("whole", "frozen stem", "batch norm")
 def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
     """Draw the drifted images that a labelling budget pays for, from pool "adapt".
 
-    They are drawn at random, not by class: nobody knows the class before paying for it. A larger budget with the same
-    seed holds the smaller one.
+    They are drawn at random, not by class: nobody knows the class before paying for it.
+    A larger budget with the same seed holds the smaller one.
 
     Returns
     -------
@@ -6923,23 +10701,40 @@ def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
     """
     pool = drifted.where("adapt")
     if budget <= 0:
-        raise CourseError(f"A labelling budget of {budget} buys nothing: it is the number of drifted images that "
-                          f"people label for the retraining; choose 1 to {len(pool)}.")  # fmt: skip
+        raise CourseError(
+            f"A labelling budget of {budget} buys nothing: it is the number of drifted"
+            f" images that people label for the retraining; choose 1 to {len(pool)}."
+        )
     if budget > len(pool):
-        raise CourseError(f"A labelling budget of {budget} is more than the {len(pool)} images of pool adapt: choose "
-                          f"at most {len(pool)}.")  # fmt: skip
+        raise CourseError(
+            f"A labelling budget of {budget} is more than the {len(pool)} images of"
+            f" pool adapt: choose at most {len(pool)}."
+        )
     rows = np.sort(np.random.default_rng(seed).permutation(pool)[:budget])
     counts = np.bincount(drifted.labels[rows], minlength=len(drifted.classes))
     if (counts > 0).sum() < 2:
-        told = ", ".join(f"{count} {name}" for name, count in zip(drifted.classes, counts, strict=True))
-        raise CourseError(f"The {budget} labels are of one class only ({told}), and a network would learn that drifted "
-                          "means this class: raise the budget, or draw with another seed.")  # fmt: skip
+        told = ", ".join(
+            f"{count} {name}"
+            for name, count in zip(drifted.classes, counts, strict=True)
+        )
+        raise CourseError(
+            f"The {budget} labels are of one class only ({told}), and a network would"
+            " learn that drifted means this class: raise the budget, or draw with"
+            " another seed."
+        )
     return rows
 
 
-def mix(data: Data, drifted: Data, rows: np.ndarray, share: float = 0.1, images: int | None = None,
-        seed: int = 42) -> Data:  # fmt: skip
-    """The training set of a candidate: clean images, so that nothing is forgotten, and the drifted ones just bought.
+def mix(
+    data: Data,
+    drifted: Data,
+    rows: np.ndarray,
+    share: float = 0.1,
+    images: int | None = None,
+    seed: int = 42,
+) -> Data:
+    """The training set of a candidate: clean images, so that nothing is forgotten, and
+    the drifted ones just bought.
 
     Parameters
     ----------
@@ -6948,81 +10743,145 @@ def mix(data: Data, drifted: Data, rows: np.ndarray, share: float = 0.1, images:
     rows : int64 (n,)
         From `buy_labels`. A share that asks for more of them repeats them.
     share : float
-        Of drifted images in the new pool "train"; the others are clean ones of the old, each at most once.
+        Of drifted images in the new pool "train"; the others are clean ones of the old,
+        each at most once.
     images : int, optional
-        Size of the new pool "train". When None that of the old one, at most MIX_IMAGES of the profile, or as many as
-        it takes to use every bought label once.
+        Size of the new pool "train". When None that of the old one, at most MIX_IMAGES
+        of the profile, or as many as it takes to use every bought label once.
 
     Returns
     -------
     Data
-        Pools "train", and "val": the old one twice, clean and drifted. Its drifted half is labelled as well, and in
-        real life belongs to the budget. Mean and std are those of `data`: one normalisation for one model. The index
-        gains `source` (hash of the clean file, for the gate's check of leakage) and `drifted` (bool).
+        Pools "train", and "val": the old one twice, clean and drifted. Its drifted half
+        is labelled as well, and in real life belongs to the budget. Mean and std are
+        those of `data`: one normalisation for one model. The index gains `source` (hash
+        of the clean file, for the gate's check of leakage) and `drifted` (bool).
 
     Raises
     ------
     CourseError
-        Rows outside pool adapt, or none; a share outside 0..1; more clean images than there are; other images.
+        Rows outside pool adapt, or none; a share outside 0..1; more clean images than
+        there are; other images.
     """
-    rng, train, val, rows = np.random.default_rng([seed, 1]), data.where("train"), data.where("val"), np.unique(rows)
+    rng, train, val, rows = (
+        np.random.default_rng([seed, 1]),
+        data.where("train"),
+        data.where("val"),
+        np.unique(rows),
+    )
     if images is None:
         images = min(len(train), MIX_IMAGES[data.course.profile.name])
         images = max(images, math.ceil(len(rows) / share)) if share else images
-        images = min(images, math.floor(len(train) / (1 - share))) if share < 1 else images
+        images = (
+            min(images, math.floor(len(train) / (1 - share))) if share < 1 else images
+        )
     _check_mix(data, drifted, rows, share, images)
     count = round(share * images)
-    bought = np.resize(rng.permutation(rows), count).astype(np.int64)  # in turn: none is repeated twice before all once
+    # in turn: none is repeated twice before all once
+    bought = np.resize(rng.permutation(rows), count).astype(np.int64)
     clean = rng.choice(train, images - count, replace=False)
     chosen = np.concatenate([clean, bought, val, val])
     old = np.repeat([False, True, False, True], [len(clean), count, len(val), len(val)])
-    index = data.index.iloc[chosen].reset_index(drop=True).assign(
-        pool=np.repeat(["train", "val"], [images, 2 * len(val)]), drifted=old)  # fmt: skip
+    index = (
+        data.index.iloc[chosen]
+        .reset_index(drop=True)
+        .assign(pool=np.repeat(["train", "val"], [images, 2 * len(val)]), drifted=old)
+    )
     index["source"] = index["sha256"]
-    pixels = np.concatenate([source.pixels[part] for source, part in
-                             ((data, clean), (drifted, bought), (data, val), (drifted, val))])  # fmt: skip
+    pixels = np.concatenate(
+        [
+            source.pixels[part]
+            for source, part in (
+                (data, clean),
+                (drifted, bought),
+                (data, val),
+                (drifted, val),
+            )
+        ]
+    )
     key = identity(data.key, drifted.key, code_of(mix), chosen, old)
-    return Data(index, pixels, data.labels[chosen], data.classes, data.mean, data.std, key, data.course)
+    return Data(
+        index,
+        pixels,
+        data.labels[chosen],
+        data.classes,
+        data.mean,
+        data.std,
+        key,
+        data.course,
+    )
 
 
-def _check_mix(data: Data, drifted: Data, rows: np.ndarray, share: float, images: int) -> None:
+def _check_mix(
+    data: Data, drifted: Data, rows: np.ndarray, share: float, images: int
+) -> None:
     if list(data.index["sha256"]) != list(drifted.index["sha256"]):
-        raise CourseError("The clean and the drifted images are not the same ones in the same order: drift the very "
-                          "`data` that is mixed.")  # fmt: skip
+        raise CourseError(
+            "The clean and the drifted images are not the same ones in the same order:"
+            " drift the very `data` that is mixed."
+        )
     pools = data.index["pool"].iloc[rows]
     if (foreign := pools[pools != "adapt"]).size:
-        raise CourseError(f"{len(foreign)} of the {len(rows)} drifted images are of pool {', '.join(set(foreign))}: "
-                          "only pool adapt may be learned from; take rows from buy_labels.")  # fmt: skip
+        raise CourseError(
+            f"{len(foreign)} of the {len(rows)} drifted images are of pool"
+            f" {', '.join(set(foreign))}: only pool adapt may be learned from; take"
+            " rows from buy_labels."
+        )
     if not 0 <= share <= 1 or images < 1:
-        raise CourseError(f"share={share} of {images} images is no mix: choose a share of 0 (clean images only) to 1 "
-                          "(drifted images only), of one image or more.")  # fmt: skip
+        raise CourseError(
+            f"share={share} of {images} images is no mix: choose a share of 0 (clean"
+            " images only) to 1 (drifted images only), of one image or more."
+        )
     if share and not len(rows):
-        raise CourseError("There are no drifted images to mix in: buy some with buy_labels, or set share=0.")
+        raise CourseError(
+            "There are no drifted images to mix in: buy some with buy_labels, or set"
+            " share=0."
+        )
     clean, there = images - round(share * images), len(data.where("train"))
     if clean > there:
-        raise CourseError(f"{clean} clean images are asked for and pool train has {there}: lower images or raise "
-                          "share.")  # fmt: skip
+        raise CourseError(
+            f"{clean} clean images are asked for and pool train has {there}: lower"
+            " images or raise share."
+        )
 
 
 def finetune_recipe(data: Data) -> Recipe:
-    """How theme 7 trains: a quarter to a third of the learning rate of theme 3, two epochs, all else as there.
+    """How theme 7 trains: a quarter to a third of the learning rate of theme 3, two
+    epochs, all else as there.
 
-    The network starts near a good place, which a high rate would leave. The running average is short, as the training.
-    """
+    The network starts near a good place, which a high rate would leave. The running
+    average is short, as the training."""
     epochs = 1 if data.course.profile.name == "smoke" else 2
-    return Recipe(epochs, batch_size=32, lr=1e-3, weight_decay=5e-2, label_smoothing=0.05, augment=True, average=0.5)
+    return Recipe(
+        epochs,
+        batch_size=32,
+        lr=1e-3,
+        weight_decay=5e-2,
+        label_smoothing=0.05,
+        augment=True,
+        average=0.5,
+    )
 
 
-def fine_tune(course: Course, name: str, checkpoint: Path, mixed: Data, how: str = "whole",
-              recipe: Recipe | None = None, **options) -> Run:  # fmt: skip
-    """Train the network of a checkpoint further, on the images of `mix`; resumes and loads as `fit` does.
+def fine_tune(
+    course: Course,
+    name: str,
+    checkpoint: Path,
+    mixed: Data,
+    how: str = "whole",
+    recipe: Recipe | None = None,
+    **options,
+) -> Run:
+    """Train the network of a checkpoint further, on the images of `mix`; resumes and
+    loads as `fit` does.
 
     Parameters
     ----------
     how : {"whole", "frozen stem", "batch norm"}
-        All weights; all but the stem and the first stage, whose edges and textures a drift leaves useful; or no
-        weights at all: the means and variances of batch normalisation are measured anew, without labels.
-        Source of the last: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation (2016).
+        All weights; all but the stem and the first stage, whose edges and textures a
+        drift leaves useful; or no weights at all: the means and variances of batch
+        normalisation are measured anew, without labels. Source of the last: Li et al.,
+        Revisiting Batch Normalization for Practical Domain Adaptation (2016).
     recipe : Recipe, optional
         `finetune_recipe` when None; "batch norm" takes the batch size of it alone.
     **options
@@ -7031,32 +10890,51 @@ def fine_tune(course: Course, name: str, checkpoint: Path, mixed: Data, how: str
     Raises
     ------
     CourseError
-        Another `how`, another normalisation than the checkpoint's, a network that lacks what `how` works on.
+        Another `how`, another normalisation than the checkpoint's, a network that lacks
+        what `how` works on.
     """
     if how not in FINE_TUNING:
-        raise CourseError(f"how={how!r} is unknown: choose one of {', '.join(FINE_TUNING)}.")
+        raise CourseError(
+            f"how={how!r} is unknown: choose one of {', '.join(FINE_TUNING)}."
+        )
     if not {"source", "drifted"} <= set(mixed.index):
-        raise CourseError("A candidate learns from the images of `mix` only, which keeps the pools apart that judge "
-                          "it: pass what mix returns.")  # fmt: skip
+        raise CourseError(
+            "A candidate learns from the images of `mix` only, which keeps the pools"
+            " apart that judge it: pass what mix returns."
+        )
     model, state = load_model(checkpoint, course.classes)
-    if not np.allclose([state["mean"], state["std"]], [mixed.mean, mixed.std], rtol=0, atol=1e-6):
-        raise CourseError(f"{checkpoint} normalises with mean {state['mean']} and std {state['std']}, these images "
-                          "with others: mix images of the dataset it was trained on.")  # fmt: skip
+    if not np.allclose(
+        [state["mean"], state["std"]], [mixed.mean, mixed.std], rtol=0, atol=1e-6
+    ):
+        raise CourseError(
+            f"{checkpoint} normalises with mean {state['mean']} and std {state['std']},"
+            " these images with others: mix images of the dataset it was trained on."
+        )
     recipe, name = recipe or finetune_recipe(mixed), f"{name}-{how.replace(' ', '-')}"
     if how == "batch norm":
         run = _renormalise(course, name, model, mixed, recipe)
     else:
         options = {"tracker": "none", "progress": False} | options
         with _frozen(model, _stem(model) if how == "frozen stem" else []):
-            # What is frozen stands neither in the weights nor in the recipe, so the key of the data names it.
-            named = replace(mixed, key=identity(mixed.key, how, code_of(_stem, _frozen)))
+            # What is frozen stands neither in the weights nor in the recipe, so the key
+            # of the data names it.
+            named = replace(
+                mixed, key=identity(mixed.key, how, code_of(_stem, _frozen))
+            )
             run = fit(course, name, model, named, recipe, **options)
     learned = mixed.index[mixed.index["pool"] == "train"]
-    write_json(run.path / "origin.json", {
-        "images": mixed.key, "parent": _checksum(checkpoint)[:16], "how": how,
-        "parent_trained_on": state.get("trained_on", []),
-        "share": float(learned["drifted"].mean()), "cost_missed": state.get("cost_missed", 5.0),
-        "budget": int(learned.loc[learned["drifted"], "source"].nunique())})  # fmt: skip
+    write_json(
+        run.path / "origin.json",
+        {
+            "images": mixed.key,
+            "parent": _checksum(checkpoint)[:16],
+            "how": how,
+            "parent_trained_on": state.get("trained_on", []),
+            "share": float(learned["drifted"].mean()),
+            "cost_missed": state.get("cost_missed", 5.0),
+            "budget": int(learned.loc[learned["drifted"], "source"].nunique()),
+        },
+    )
     return run
 
 
@@ -7064,14 +10942,18 @@ def _stem(model: nn.Module) -> list[nn.Module]:
     """The layers of the stem and of the first stage."""
     config = getattr(model, "config", {})
     if not {"stem", "depth"} <= config.keys():
-        raise CourseError(f"Where the stem of a {type(model).__name__} ends is unknown, its config names no 'stem' and "
-                          "no 'depth': use how='whole'.")  # fmt: skip
+        raise CourseError(
+            f"Where the stem of a {type(model).__name__} ends is unknown, its config"
+            " names no 'stem' and no 'depth': use how='whole'."
+        )
     return list(model.features[: (4 if config["stem"] == 4 else 3) + config["depth"]])
 
 
 @contextmanager
 def _frozen(model: nn.Module, layers: list[nn.Module]):
-    """Within this block, training changes nothing in `layers`: no weight, and no statistic of batch normalisation."""
+    """Within this block, training changes nothing in `layers`: no weight, and no
+    statistic of batch normalisation.
+    """
 
     def hold(*_):  # `train_epoch` has just put the whole network into training mode
         for layer in layers:
@@ -7089,12 +10971,29 @@ def _frozen(model: nn.Module, layers: list[nn.Module]):
 
 
 @torch.no_grad()
-def _renormalise(course: Course, name: str, model: nn.Module, mixed: Data, recipe: Recipe) -> Run:
-    """Measure the statistics of batch normalisation anew, on pool train as it is (no augmentation), in one pass."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+def _renormalise(
+    course: Course, name: str, model: nn.Module, mixed: Data, recipe: Recipe
+) -> Run:
+    """Measure the statistics of batch normalisation anew, on pool train as it is (no
+    augmentation), in one pass.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
     if not layers:
-        raise CourseError(f"This {type(model).__name__} has no batch normalisation to measure anew: use how='whole'.")
-    key = identity(code_of(_renormalise, model), hash_weights(model), recipe.batch_size, mixed.key, course.seed)
+        raise CourseError(
+            f"This {type(model).__name__} has no batch normalisation to measure anew:"
+            " use how='whole'."
+        )
+    key = identity(
+        code_of(_renormalise, model),
+        hash_weights(model),
+        recipe.batch_size,
+        mixed.key,
+        course.seed,
+    )
     folder = course.runs / f"{name}-{key}"
     if (folder / "finished.pt").exists():
         try:
@@ -7110,23 +11009,51 @@ def _renormalise(course: Course, name: str, model: nn.Module, mixed: Data, recip
     for layer, value in zip(layers, momentum, strict=True):
         layer.momentum = value
     train, val = mixed.loader("train", 256), mixed.loader("val", 256)
-    pairs = [validate(model, part, make_criterion(train, len(course.classes), recipe), course.device)
-             for part in (train, val)]  # fmt: skip
+    pairs = [
+        validate(
+            model,
+            part,
+            make_criterion(train, len(course.classes), recipe),
+            course.device,
+        )
+        for part in (train, val)
+    ]
     (train_loss, train_accuracy), (val_loss, val_accuracy) = pairs
     seconds = time.perf_counter() - began
-    row = {"epoch": 1, "train_loss": train_loss, "train_accuracy": train_accuracy, "val_loss": val_loss,
-           "val_accuracy": val_accuracy, "lr": 0.0, "seconds": seconds}  # fmt: skip
-    _save(folder / "finished.pt", {"weights": model.state_dict(), "history": [row], "seconds": seconds, "date": _now(),
-                                   "hardware": hardware(), "recipe": asdict(recipe)})  # fmt: skip
+    row = {
+        "epoch": 1,
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
+        "lr": 0.0,
+        "seconds": seconds,
+    }
+    _save(
+        folder / "finished.pt",
+        {
+            "weights": model.state_dict(),
+            "history": [row],
+            "seconds": seconds,
+            "date": _now(),
+            "hardware": hardware(),
+            "recipe": asdict(recipe),
+        },
+    )
     return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
 
 
-def save_candidate(course: Course, run: Run, mixed: Data, path: Path | None = None, **extra) -> Path:
-    """Store a fine-tuned network as theme 3 stores its own, temperature and threshold fitted on the mixed pool val.
+def save_candidate(
+    course: Course, run: Run, mixed: Data, path: Path | None = None, **extra
+) -> Path:
+    """Store a fine-tuned network as theme 3 stores its own, temperature and threshold
+    fitted on the mixed pool val.
 
-    Beside what best_model.pth holds: `parent` (hash of the checkpoint it started from), how, share, budget (distinct
-    drifted images learned from), and `trained_on`: the hashes of all images that the weights, the temperature or
-    the choice among candidates depend on, its parent's included, so that the gate can prove that it judges on others.
+    Beside what best_model.pth holds: `parent` (hash of the checkpoint it started from),
+    how, share, budget (distinct drifted images learned from), and `trained_on`: the
+    hashes of all images that the weights, the temperature or the choice among
+    candidates depend on, its parent's included, so that the gate can prove that it
+    judges on others.
 
     Parameters
     ----------
@@ -7137,26 +11064,47 @@ def save_candidate(course: Course, run: Run, mixed: Data, path: Path | None = No
     """
     origin = read_json(run.path / "origin.json")
     if not origin:
-        raise CourseError(f"{run.path} does not say what it started from: make the candidate with fine_tune.")
+        raise CourseError(
+            f"{run.path} does not say what it started from: make the candidate with"
+            " fine_tune."
+        )
     if origin.pop("images", None) != mixed.key:
-        raise CourseError(f"{run.path.name} has learned from other images than these: pass the mix that it was made "
-                          "from, or the record of what it has seen would be false.")  # fmt: skip
+        raise CourseError(
+            f"{run.path.name} has learned from other images than these: pass the mix"
+            " that it was made from, or the record of what it has seen would be false."
+        )
     logits, labels = predict(run.model, mixed.loader("val", 256))
     temperature = fit_temperature(logits, labels)
-    threshold, _ = choose_threshold(softmax(logits, temperature), labels, origin["cost_missed"])
+    threshold, _ = choose_threshold(
+        softmax(logits, temperature), labels, origin["cost_missed"]
+    )
     table = load_index(course)
-    parent = origin.pop("parent_trained_on") or table.loc[table["pool"].isin(["train", "val"]), "sha256"]
+    parent = (
+        origin.pop("parent_trained_on")
+        or table.loc[table["pool"].isin(["train", "val"]), "sha256"]
+    )
     seen = {digest[:16] for digest in (*mixed.index["source"], *parent)}
     return save_checkpoint(
-        path or course.checkpoints / "model_retrained.pth", run.model, classes=list(course.classes), mean=mixed.mean,
-        std=mixed.std, size=course.image_size, channels=course.channels, threshold=threshold, temperature=temperature,
-        dataset=course.dataset, seed=course.seed, run=run.path.name, trained_on=sorted(seen), **origin | extra,
-    )  # fmt: skip
+        path or course.checkpoints / "model_retrained.pth",
+        run.model,
+        classes=list(course.classes),
+        mean=mixed.mean,
+        std=mixed.std,
+        size=course.image_size,
+        channels=course.channels,
+        threshold=threshold,
+        temperature=temperature,
+        dataset=course.dataset,
+        seed=course.seed,
+        run=run.path.name,
+        trained_on=sorted(seen),
+        **origin | extra,
+    )
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # The gate: what a candidate must prove before it may serve
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -7174,8 +11122,9 @@ class GateLimits:
     latency_limit : float
         Latency of the candidate over that of the model in service, at most.
     alpha : float
-        Chance that one check lets a candidate pass that is just not good enough. All checks must pass, so the chance
-        of the whole gate is no larger, however many there are: an intersection-union test (Berger, 1982).
+        Chance that one check lets a candidate pass that is just not good enough. All
+        checks must pass, so the chance of the whole gate is no larger, however many
+        there are: an intersection-union test (Berger, 1982).
     """
 
     clean_margin: float = 0.03
@@ -7187,22 +11136,42 @@ class GateLimits:
     def __post_init__(self):
         for name in ("clean_margin", "recall_margin", "calibration_margin"):
             if not 0 < getattr(self, name) < 1:
-                raise CourseError(f"{name}={getattr(self, name)} is no margin: choose a fraction above 0 and below 1; "
-                                  "at 0 nothing can be proven, however many images.")  # fmt: skip
+                raise CourseError(
+                    f"{name}={getattr(self, name)} is no margin: choose a fraction"
+                    " above 0 and below 1; at 0 nothing can be proven, however many"
+                    " images."
+                )
         if not 0 < self.alpha < 0.5:
-            raise CourseError(f"alpha={self.alpha} is no error rate: choose one above 0 and below 0.5, usually 0.05.")
+            raise CourseError(
+                f"alpha={self.alpha} is no error rate: choose one above 0 and below"
+                " 0.5, usually 0.05."
+            )
         if not self.latency_limit > 0:
-            raise CourseError(f"latency_limit={self.latency_limit} is no ratio: choose one above 0, such as 1.25.")
+            raise CourseError(
+                f"latency_limit={self.latency_limit} is no ratio: choose one above 0,"
+                " such as 1.25."
+            )
 
 
-# What a report must hold before anything is promoted; beside these, the recall of each class.
-GATE_CHECKS = ("leakage", "clean accuracy", "drifted accuracy", "drifted balanced accuracy", "calibration", "latency",
-               "shadow", "onnx agreement")  # fmt: skip
+# What a report must hold before anything is promoted; beside these, the recall of each
+# class.
+GATE_CHECKS = (
+    "leakage",
+    "clean accuracy",
+    "drifted accuracy",
+    "drifted balanced accuracy",
+    "calibration",
+    "latency",
+    "shadow",
+    "onnx agreement",
+)
 
 
 @dataclass
 class GateReport:
-    """What the gate found: `table` has one row a check (name, says, value, low, high, limit, n, passed)."""
+    """What the gate found: `table` has one row a check (name, says, value, low, high,
+    limit, n, passed).
+    """
 
     table: pd.DataFrame
     new: str = ""
@@ -7214,8 +11183,12 @@ class GateReport:
 
     @property
     def complete(self) -> bool:
-        """Is every check there, and was everything measured? What is not stays NaN, and does not pass."""
-        return set(GATE_CHECKS) <= set(self.table["name"]) and bool(self.table["value"].notna().all())
+        """Is every check there, and was everything measured? What is not stays NaN, and
+        does not pass.
+        """
+        return set(GATE_CHECKS) <= set(self.table["name"]) and bool(
+            self.table["value"].notna().all()
+        )
 
     @property
     def reasons(self) -> list[str]:
@@ -7228,22 +11201,38 @@ class GateReport:
             return f"Accepted: all {len(self.table)} checks passed."
         failed = self.table.loc[~self.table["passed"], "name"].tolist()
         unmeasured = "" if self.complete else "; not everything was measured"
-        return f"Refused: {len(failed)} of {len(self.table)} checks failed ({', '.join(failed)}){unmeasured}."
+        return (
+            f"Refused: {len(failed)} of {len(self.table)} checks failed"
+            f" ({', '.join(failed)}){unmeasured}."
+        )
 
     def to_dict(self) -> dict:
         """The same for JSON: NaN becomes null."""
         checks = self.table.to_dict("records")
-        return _finite({"new": self.new, "current": self.current, "passed": self.passed, "complete": self.complete,
-                        "verdict": self.verdict, "reasons": self.reasons, "checks": checks})  # fmt: skip
+        return _finite(
+            {
+                "new": self.new,
+                "current": self.current,
+                "passed": self.passed,
+                "complete": self.complete,
+                "verdict": self.verdict,
+                "reasons": self.reasons,
+                "checks": checks,
+            }
+        )
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Share of images that `second` gets right minus that of `first`, with a score interval: (difference, low, high).
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Share of images that `second` gets right minus that of `first`, with a score
+    interval: (difference, low, high).
 
-    The images are the same, so only those count on which just one of the two is right. Unlike a bootstrap it stays
-    right for a few dozen images: with no such image at all it still says how large a difference may hide.
-    Source: Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample
-    design (1998).
+    The images are the same, so only those count on which just one of the two is right.
+    Unlike a bootstrap it stays right for a few dozen images: with no such image at all
+    it still says how large a difference may hide. Source: Tango, Equivalence test and
+    confidence interval for the difference in proportions for the paired-sample design
+    (1998).
 
     Parameters
     ----------
@@ -7258,10 +11247,18 @@ def paired_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95
     lost, won = int((first & ~second).sum()), int((~first & second).sum())
     value = (won - lost) / n
 
-    def far(delta):  # is `delta` further from what was seen than z standard errors, if it were the true difference?
-        a, b, c = 2 * n, -won - lost + (2 * n - won + lost) * delta, -lost * delta * (1 - delta)
+    # is `delta` further from what was seen than z standard errors, if it were the true
+    # difference?
+    def far(delta):
+        a, b, c = (
+            2 * n,
+            -won - lost + (2 * n - won + lost) * delta,
+            -lost * delta * (1 - delta),
+        )
         share = (math.sqrt(max(b * b - 4 * a * c, 0)) - b) / (2 * a)
-        return n * abs(value - delta) > z * math.sqrt(max(n * (2 * share + delta * (1 - delta)), 0))
+        return n * abs(value - delta) > z * math.sqrt(
+            max(n * (2 * share + delta * (1 - delta)), 0)
+        )
 
     ends = []
     for outside in (-1.0, 1.0):
@@ -7273,41 +11270,73 @@ def paired_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95
     return value, ends[0], ends[1]
 
 
-def provable_margin(n: int, alpha: float = 0.05, differing: float = 0.05, power: float = 0.8) -> float:
-    """The margin within which n images can prove a candidate that is just as good, with a chance of about `power`.
+def provable_margin(
+    n: int, alpha: float = 0.05, differing: float = 0.05, power: float = 0.8
+) -> float:
+    """The margin within which n images can prove a candidate that is just as good, with
+    a chance of about `power`.
 
-    Just as good still means other answers on some images: a share `differing` is won or lost, by a fair coin. A
-    smaller margin refuses good candidates for want of images. It depends on n alone, so it can be fixed beforehand.
-    """
+    Just as good still means other answers on some images: a share `differing` is won or
+    lost, by a fair coin. A smaller margin refuses good candidates for want of images.
+    It depends on n alone, so it can be fixed beforehand."""
     from scipy.stats import norm
 
     if n < 1:
-        raise CourseError("No image proves anything: the gate needs images of every class.")
+        raise CourseError(
+            "No image proves anything: the gate needs images of every class."
+        )
     pairs = max(round(differing * n), 1)
-    lost = min(math.ceil((pairs + norm.ppf(power) * math.sqrt(pairs)) / 2), pairs)  # no worse draw, but for 1 - power
+    # no worse draw, but for 1 - power
+    lost = min(math.ceil((pairs + norm.ppf(power) * math.sqrt(pairs)) / 2), pairs)
     old = np.arange(n) >= pairs - lost
     new = (np.arange(n) < pairs - lost) | (np.arange(n) >= pairs)
     return -paired_difference(old, new, 1 - 2 * alpha)[1]
 
 
 def _check(name, says, value, low, high, limit, n, passed, p_value=math.nan) -> dict:
-    return {"name": name, "says": says, "value": float(value), "low": float(low), "high": float(high),
-            "limit": float(limit), "n": int(n), "passed": bool(passed), "p_value": float(p_value)}  # fmt: skip
+    return {
+        "name": name,
+        "says": says,
+        "value": float(value),
+        "low": float(low),
+        "high": float(high),
+        "limit": float(limit),
+        "n": int(n),
+        "passed": bool(passed),
+        "p_value": float(p_value),
+    }
 
 
 def _leakage(hashes, trained_on, n: int) -> dict:
     """No image of the gate may be among those that the candidate depends on."""
     if hashes is None or len(hashes) < n or not trained_on:
-        lacks = f"the hashes of all {n} images of the gate" if trained_on else "the candidate's trained_on"
-        return _check("leakage", f"that no gate image was learned from cannot be proven: give {lacks}", math.nan,
-                      math.nan, math.nan, 0, n, False)  # fmt: skip
+        lacks = (
+            f"the hashes of all {n} images of the gate"
+            if trained_on
+            else "the candidate's trained_on"
+        )
+        return _check(
+            "leakage",
+            f"that no gate image was learned from cannot be proven: give {lacks}",
+            math.nan,
+            math.nan,
+            math.nan,
+            0,
+            n,
+            False,
+        )
     seen = {digest[:16] for digest in trained_on}
     leaked = len({digest[:16] for digest in hashes} & seen)
-    says = f"{leaked} of the gate's images are among the {len(seen)} that the candidate depends on"
+    says = (
+        f"{leaked} of the gate's images are among the {len(seen)} that the candidate"
+        " depends on"
+    )
     return _check("leakage", says, leaked, leaked, leaked, 0, n, leaked == 0)
 
 
-def _not_worse(name: str, old: np.ndarray, new: np.ndarray, margin: float, alpha: float) -> dict:
+def _not_worse(
+    name: str, old: np.ndarray, new: np.ndarray, margin: float, alpha: float
+) -> dict:
     """Non-inferiority: the lower end of the interval is above minus the margin."""
     value, low, high = paired_difference(old, new, 1 - 2 * alpha)
     n, told, passed = len(old), f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", low > -margin
@@ -7316,28 +11345,43 @@ def _not_worse(name: str, old: np.ndarray, new: np.ndarray, margin: float, alpha
     elif value > -margin:
         # The interval narrows with the square root of the number of images.
         needed = math.ceil(n * ((value - low) / (value + margin)) ** 2) + 1
-        could = f"about {needed} could" if needed <= 10 * n else "even ten times as many hardly could"
-        says = f"{name} changed by {told}: {n} images cannot rule out a fall of {margin:.3g}, {could}"
+        could = (
+            f"about {needed} could"
+            if needed <= 10 * n
+            else "even ten times as many hardly could"
+        )
+        says = (
+            f"{name} changed by {told}: {n} images cannot rule out a fall of"
+            f" {margin:.3g}, {could}"
+        )
     else:
-        says = f"{name} fell by {-value:.3f} [{-high:.3f}, {-low:.3f}], more than the {margin:.3g} allowed"
+        says = (
+            f"{name} fell by {-value:.3f} [{-high:.3f}, {-low:.3f}], more than the"
+            f" {margin:.3g} allowed"
+        )
     return _check(name, says, value, low, high, -margin, n, passed)
 
 
 def mcnemar_p(old: np.ndarray, new: np.ndarray) -> float:
-    """One-sided p-value of McNemar's exact test: of the images, bool (N,), on which just one of both is right, is the
-    new model right more often than a fair coin would have it? Source: McNemar (1947), exact as in Edwards (1948).
-    """
+    """One-sided p-value of McNemar's exact test: of the images, bool (N,), on which
+    just one of both is right, is the new model right more often than a fair coin would
+    have it? Source: McNemar (1947), exact as in Edwards (1948)."""
     from scipy.stats import binomtest
 
     lost, won = int((old & ~new).sum()), int((~old & new).sum())
-    return float(binomtest(won, lost + won, alternative="greater").pvalue) if lost + won else 1.0
+    return (
+        float(binomtest(won, lost + won, alternative="greater").pvalue)
+        if lost + won
+        else 1.0
+    )
 
 
 def _better(name: str, old: np.ndarray, new: np.ndarray, alpha: float) -> dict:
-    """Superiority: McNemar's exact test, one-sided, as a model that is worse is refused anyway.
+    """Superiority: McNemar's exact test, one-sided, as a model that is worse is refused
+    anyway.
 
-    The interval belongs to the test: that of Clopper and Pearson (1934) for the share won among the images on which
-    just one of both is right, times their number.
+    The interval belongs to the test: that of Clopper and Pearson (1934) for the share
+    won among the images on which just one of both is right, times their number.
     """
     from scipy.stats import binomtest
 
@@ -7345,45 +11389,79 @@ def _better(name: str, old: np.ndarray, new: np.ndarray, alpha: float) -> dict:
     p_value, low, high = mcnemar_p(old, new), 0.0, 0.0
     if lost + won:
         share = binomtest(won, lost + won).proportion_ci(1 - 2 * alpha, method="exact")
-        low, high = ((2 * end - 1) * (lost + won) / n for end in (share.low, share.high))
+        low, high = (
+            (2 * end - 1) * (lost + won) / n for end in (share.low, share.high)
+        )
     value, passed = (won - lost) / n, p_value <= alpha
     verb = "rose" if passed else "is not proven to rise, it changed"
-    says = (f"{name} {verb} by {value:+.3f} [{low:+.3f}, {high:+.3f}]: {won} answers won, {lost} lost, "
-            f"p = {p_value:.2g}")  # fmt: skip
+    says = (
+        f"{name} {verb} by {value:+.3f} [{low:+.3f}, {high:+.3f}]: {won} answers won,"
+        f" {lost} lost, p = {p_value:.2g}"
+    )
     return _check(name, says, value, low, high, 0, n, passed, p_value)
 
 
-def _better_balanced(old: np.ndarray, new: np.ndarray, labels: np.ndarray, classes: int, alpha: float) -> dict:
-    """Superiority of balanced accuracy: a gain that is paid for by giving up a small class does not count.
+def _better_balanced(
+    old: np.ndarray, new: np.ndarray, labels: np.ndarray, classes: int, alpha: float
+) -> dict:
+    """Superiority of balanced accuracy: a gain that is paid for by giving up a small
+    class does not count.
 
-    The intervals of the classes are joined by the square-and-add method. Source: Newcombe (1998); Zou and Donner,
-    Construction of confidence limits about effect measures (2008).
+    The intervals of the classes are joined by the square-and-add method. Source:
+    Newcombe (1998); Zou and Donner, Construction of confidence limits about effect
+    measures (2008).
     """
-    ends = np.array([paired_difference(old[labels == k], new[labels == k], 1 - 2 * alpha) for k in range(classes)])
+    ends = np.array(
+        [
+            paired_difference(old[labels == k], new[labels == k], 1 - 2 * alpha)
+            for k in range(classes)
+        ]
+    )
     value = ends[:, 0].mean()
-    low, high = (value + side * np.sqrt(((ends[:, column] - ends[:, 0]) ** 2).sum()) / classes
-                 for side, column in ((-1, 1), (1, 2)))  # fmt: skip
+    low, high = (
+        value + side * np.sqrt(((ends[:, column] - ends[:, 0]) ** 2).sum()) / classes
+        for side, column in ((-1, 1), (1, 2))
+    )
     verb = "rose" if low > 0 else "is not proven to rise, it changed"
     says = f"drifted balanced accuracy {verb} by {value:+.3f} [{low:+.3f}, {high:+.3f}]"
-    return _check("drifted balanced accuracy", says, value, low, high, 0, len(labels), low > 0)
+    return _check(
+        "drifted balanced accuracy", says, value, low, high, 0, len(labels), low > 0
+    )
 
 
 def _calibration(old, new, labels, limits: GateLimits) -> dict:
-    """Confidence less accuracy, the candidate's against that of the model in service: it must not become surer than
-    it is right. A mean of paired differences, so its interval is that of a mean; the calibration error itself (ECE) is
-    biased upwards, the more the better a model is calibrated, and would test nothing at its limit.
-    """
+    """Confidence less accuracy, the candidate's against that of the model in service:
+    it must not become surer than it is right. A mean of paired differences, so its
+    interval is that of a mean; the calibration error itself (ECE) is biased upwards,
+    the more the better a model is calibrated, and would test nothing at its limit."""
     from scipy.stats import norm
 
-    gaps = [answers.max(axis=1) - (answers.argmax(axis=1) == labels) for answers in (old, new)]
+    gaps = [
+        answers.max(axis=1) - (answers.argmax(axis=1) == labels)
+        for answers in (old, new)
+    ]
     change, n = (gaps[1] - gaps[0]).astype(np.float64), len(labels)
-    value, error = change.mean(), change.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
-    low, high = value - norm.ppf(1 - limits.alpha) * error, value + norm.ppf(1 - limits.alpha) * error
-    passed, ece = high < limits.calibration_margin, [expected_calibration_error(part, labels) for part in (old, new)]
-    says = (f"confidence less accuracy changed by {value:+.3f} [{low:+.3f}, {high:+.3f}], "
-            f"{'within' if passed else 'not proven to stay within'} the {limits.calibration_margin:.3g} that it may "
-            f"rise (ECE {ece[0]:.3f} before, {ece[1]:.3f} after)")  # fmt: skip
-    return _check("calibration", says, value, low, high, limits.calibration_margin, n, passed)
+    value, error = (
+        change.mean(),
+        (change.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf),
+    )
+    low, high = (
+        value - norm.ppf(1 - limits.alpha) * error,
+        value + norm.ppf(1 - limits.alpha) * error,
+    )
+    passed, ece = (
+        high < limits.calibration_margin,
+        [expected_calibration_error(part, labels) for part in (old, new)],
+    )
+    says = (
+        f"confidence less accuracy changed by {value:+.3f} [{low:+.3f}, {high:+.3f}],"
+        f" {'within' if passed else 'not proven to stay within'} the"
+        f" {limits.calibration_margin:.3g} that it may rise (ECE {ece[0]:.3f} before,"
+        f" {ece[1]:.3f} after)"
+    )
+    return _check(
+        "calibration", says, value, low, high, limits.calibration_margin, n, passed
+    )
 
 
 def _latency(latency: dict | None, limit: float) -> dict:
@@ -7392,48 +11470,96 @@ def _latency(latency: dict | None, limit: float) -> dict:
         return _check("latency", says, math.nan, math.nan, math.nan, limit, 0, False)
     value, low, high = (latency[key] for key in ("value", "low", "high"))
     passed = high <= limit
-    says = (f"the candidate takes {value:.2f} [{low:.2f}, {high:.2f}] times as long, "
-            f"{'within' if passed else 'not proven to stay within'} the {limit:g} allowed")  # fmt: skip
+    says = (
+        f"the candidate takes {value:.2f} [{low:.2f}, {high:.2f}] times as long, "
+        f"{'within' if passed else 'not proven to stay within'} the {limit:g} allowed"
+    )
     return _check("latency", says, value, low, high, limit, latency["n"], passed)
 
 
 def _in_the_shadow(seen: dict | None) -> dict:
-    """`seen`: what `shadow` returns. A candidate that fails requests must not serve them."""
+    """`seen`: what `shadow` returns. A candidate that fails requests must not serve
+    them.
+    """
     if seen is None:
         says = "the candidate has not run beside the service: give what shadow returns"
         return _check("shadow", says, math.nan, math.nan, math.nan, 0, 0, False)
-    says = (f"the candidate failed {seen['errors']} of {seen['requests']} requests in the shadow, and agreed with the "
-            f"service on {seen['agreement']:.1%} of the others")  # fmt: skip
-    return _check("shadow", says, seen["errors"], seen["errors"], seen["errors"], 0, seen["requests"],
-                  seen["errors"] == 0)  # fmt: skip
+    says = (
+        f"the candidate failed {seen['errors']} of {seen['requests']} requests in the"
+        f" shadow, and agreed with the service on {seen['agreement']:.1%} of the others"
+    )
+    return _check(
+        "shadow",
+        says,
+        seen["errors"],
+        seen["errors"],
+        seen["errors"],
+        0,
+        seen["requests"],
+        seen["errors"] == 0,
+    )
 
 
 def _same_answers(table, limit: float = 1e-5) -> dict:
-    """`table`: what `agreement` returns, of the candidate's checkpoint and its exported file."""
+    """`table`: what `agreement` returns, of the candidate's checkpoint and its exported
+    file.
+    """
     if table is None:
-        says = "the exported file was not compared with its checkpoint: give what agreement returns"
-        return _check("onnx agreement", says, math.nan, math.nan, math.nan, limit, 0, False)
+        says = (
+            "the exported file was not compared with its checkpoint: give what"
+            " agreement returns"
+        )
+        return _check(
+            "onnx agreement", says, math.nan, math.nan, math.nan, limit, 0, False
+        )
     largest, changed = float(table["max_abs_diff"].max()), int(table["changed"].max())
-    says = (f"the exported file answers like its checkpoint to {largest:.1e} (at most {limit:.0e}), "
-            f"{changed} decisions differ (none may)")  # fmt: skip
-    return _check("onnx agreement", says, largest, largest, largest, limit, table["n"].max(),
-                  largest <= limit and changed == 0)  # fmt: skip
+    says = (
+        f"the exported file answers like its checkpoint to {largest:.1e} (at most"
+        f" {limit:.0e}), {changed} decisions differ (none may)"
+    )
+    return _check(
+        "onnx agreement",
+        says,
+        largest,
+        largest,
+        largest,
+        limit,
+        table["n"].max(),
+        largest <= limit and changed == 0,
+    )
 
 
-def gate_checks(new_clean, old_clean, clean_labels, new_drifted, old_drifted, drifted_labels, classes, *,
-                limits: GateLimits | None = None, hashes=None, trained_on=None, latency: dict | None = None,
-                seen: dict | None = None, agreement: pd.DataFrame | None = None, new: str = "",
-                current: str = "") -> GateReport:  # fmt: skip
-    """Every check of the gate, on the answers of the candidate ("new") and of the model in service ("old").
+def gate_checks(
+    new_clean,
+    old_clean,
+    clean_labels,
+    new_drifted,
+    old_drifted,
+    drifted_labels,
+    classes,
+    *,
+    limits: GateLimits | None = None,
+    hashes=None,
+    trained_on=None,
+    latency: dict | None = None,
+    seen: dict | None = None,
+    agreement: pd.DataFrame | None = None,
+    new: str = "",
+    current: str = "",
+) -> GateReport:
+    """Every check of the gate, on the answers of the candidate ("new") and of the model
+    in service ("old").
 
     Parameters
     ----------
     new_clean, old_clean, new_drifted, old_drifted : float (N, K)
-        Calibrated probabilities; both models on the same images, clean ones and drifted ones.
+        Calibrated probabilities; both models on the same images, clean ones and drifted
+        ones.
     clean_labels, drifted_labels : int64 (N,)
     classes : sequence of K str
     hashes : sequence of str
-        Of the gate's images; without them, or without `trained_on`, leakage cannot be ruled out.
+        Of the gate's images; without them, or without `trained_on`, leakage cannot be
+        ruled out.
     trained_on : sequence of str
         Hashes of the images that the candidate depends on, from its checkpoint.
     latency : dict of `latency_ratio`
@@ -7445,56 +11571,110 @@ def gate_checks(new_clean, old_clean, clean_labels, new_drifted, old_drifted, dr
     Raises
     ------
     CourseError
-        Other classes, other numbers of images, NaN among the answers, a class without any image.
+        Other classes, other numbers of images, NaN among the answers, a class without
+        any image.
     """
-    limits, alpha, k = limits or GateLimits(), (limits or GateLimits()).alpha, len(classes)
-    for what, first, second, labels in (("clean", old_clean, new_clean, clean_labels),
-                                        ("drifted", old_drifted, new_drifted, drifted_labels)):  # fmt: skip
+    limits, alpha, k = (
+        limits or GateLimits(),
+        (limits or GateLimits()).alpha,
+        len(classes),
+    )
+    for what, first, second, labels in (
+        ("clean", old_clean, new_clean, clean_labels),
+        ("drifted", old_drifted, new_drifted, drifted_labels),
+    ):
         _check_answers(what, first, second, labels, classes)
     (old_right, new_right), (old_there, new_there) = (
         [answers.argmax(axis=1) == labels for answers in pair]
-        for pair, labels in (((old_clean, new_clean), clean_labels), ((old_drifted, new_drifted), drifted_labels))
+        for pair, labels in (
+            ((old_clean, new_clean), clean_labels),
+            ((old_drifted, new_drifted), drifted_labels),
+        )
     )
-    rows = [_leakage(hashes, trained_on, max(len(clean_labels), len(drifted_labels))),
-            _not_worse("clean accuracy", old_right, new_right, limits.clean_margin, alpha),
-            _better("drifted accuracy", old_there, new_there, alpha),
-            _better_balanced(old_there, new_there, drifted_labels, k, alpha)]  # fmt: skip
+    rows = [
+        _leakage(hashes, trained_on, max(len(clean_labels), len(drifted_labels))),
+        _not_worse("clean accuracy", old_right, new_right, limits.clean_margin, alpha),
+        _better("drifted accuracy", old_there, new_there, alpha),
+        _better_balanced(old_there, new_there, drifted_labels, k, alpha),
+    ]
     for number, name in enumerate(classes):
         own = clean_labels == number
-        rows.append(_not_worse(f"recall {name}", old_right[own], new_right[own], limits.recall_margin, alpha))
-    rows += [_calibration(old_clean, new_clean, clean_labels, limits), _latency(latency, limits.latency_limit),
-             _in_the_shadow(seen), _same_answers(agreement)]  # fmt: skip
+        rows.append(
+            _not_worse(
+                f"recall {name}",
+                old_right[own],
+                new_right[own],
+                limits.recall_margin,
+                alpha,
+            )
+        )
+    rows += [
+        _calibration(old_clean, new_clean, clean_labels, limits),
+        _latency(latency, limits.latency_limit),
+        _in_the_shadow(seen),
+        _same_answers(agreement),
+    ]
     return GateReport(pd.DataFrame(rows), new, current)
 
 
-def _check_answers(what: str, first: np.ndarray, second: np.ndarray, labels: np.ndarray, classes) -> None:
+def _check_answers(
+    what: str, first: np.ndarray, second: np.ndarray, labels: np.ndarray, classes
+) -> None:
     shapes = first.shape, second.shape
     if set(shapes) != {(len(labels), len(classes))}:
-        raise CourseError(f"On the {what} images the answers of the models have shapes {shapes[0]} and {shapes[1]}, "
-                          f"expected {(len(labels), len(classes))}: both models must know the classes {list(classes)} "
-                          "and answer for every image.")  # fmt: skip
-    if lost := int(np.isnan(first).any(axis=1).sum() + np.isnan(second).any(axis=1).sum()):
-        raise CourseError(f"{lost} answers on the {what} images are NaN: such a model is broken, export it again.")
+        raise CourseError(
+            f"On the {what} images the answers of the models have shapes {shapes[0]}"
+            f" and {shapes[1]}, expected {(len(labels), len(classes))}: both models"
+            f" must know the classes {list(classes)} and answer for every image."
+        )
+    if lost := int(
+        np.isnan(first).any(axis=1).sum() + np.isnan(second).any(axis=1).sum()
+    ):
+        raise CourseError(
+            f"{lost} answers on the {what} images are NaN: such a model is broken,"
+            " export it again."
+        )
     counts = np.bincount(labels, minlength=len(classes))
     if few := [name for name, count in zip(classes, counts, strict=True) if not count]:
-        raise CourseError(f"The {what} images of the gate have none of class {', '.join(few)}: a gate needs images of "
-                          "every class, a hundred or more.")  # fmt: skip
+        raise CourseError(
+            f"The {what} images of the gate have none of class {', '.join(few)}: a gate"
+            " needs images of every class, a hundred or more."
+        )
 
 
-def validate_retrained_model(new_model, current_model, clean_loader, drifted_loader, device, *, classes=None,
-                             temperatures=(1.0, 1.0), trained_on=None, hashes=None, agreement=None, latency=None,
-                             seen=None, new=None, current=None, **limits) -> GateReport:  # fmt: skip
-    """May the candidate replace the model in service? Every check with its figure, its interval and its limit.
+def validate_retrained_model(
+    new_model,
+    current_model,
+    clean_loader,
+    drifted_loader,
+    device,
+    *,
+    classes=None,
+    temperatures=(1.0, 1.0),
+    trained_on=None,
+    hashes=None,
+    agreement=None,
+    latency=None,
+    seen=None,
+    new=None,
+    current=None,
+    **limits,
+) -> GateReport:
+    """May the candidate replace the model in service? Every check with its figure, its
+    interval and its limit.
 
-    Both models answer for every image of pool "gate", clean and drifted, and `gate_checks` compares the answers.
+    Both models answer for every image of pool "gate", clean and drifted, and
+    `gate_checks` compares the answers.
 
     Parameters
     ----------
     new_model, current_model
-        A network that maps normalised images to logits, or what serves pixels: OnnxModel, ServedNetwork.
+        A network that maps normalised images to logits, or what serves pixels:
+        OnnxModel, ServedNetwork.
     clean_loader, drifted_loader : BatchLoader
-        `data.loader("gate")` of clean and of drifted images. Networks also take any loader of (images, labels) that
-        repeats its order; then give `hashes`, of its images, too.
+        `data.loader("gate")` of clean and of drifted images. Networks also take any
+        loader of (images, labels) that repeats its order; then give `hashes`, of its
+        images, too.
     classes : sequence of str, optional
         The models' own when None, else "class 0", "class 1", ...
     temperatures : (float, float)
@@ -7502,41 +11682,84 @@ def validate_retrained_model(new_model, current_model, clean_loader, drifted_loa
     trained_on, agreement, latency, seen, new, current
         See `gate_checks`; `new` and `current` are the models' own hashes when None.
     **limits
-        Of GateLimits: clean_margin=0.03, recall_margin=0.10, calibration_margin=0.05, latency_limit=1.25, alpha=0.05.
+        Of GateLimits: clean_margin=0.03, recall_margin=0.10, calibration_margin=0.05,
+        latency_limit=1.25, alpha=0.05.
     """
-    limits, lists = GateLimits(**limits), [getattr(model, "classes", classes) for model in (new_model, current_model)]
+    limits, lists = (
+        GateLimits(**limits),
+        [getattr(model, "classes", classes) for model in (new_model, current_model)],
+    )
     known = [list(names) for names in (*lists, classes) if names is not None]
     if any(names != known[0] for names in known):
-        raise CourseError(f"The models do not share one list of classes ({known[0]} and others): compare models of one "
-                          "dataset.")  # fmt: skip
+        raise CourseError(
+            f"The models do not share one list of classes ({known[0]} and others):"
+            " compare models of one dataset."
+        )
     answers = []
     for loader in (clean_loader, drifted_loader):
-        pair = [_answers(model, loader, torch.device(device), temperature)
-                for model, temperature in zip((new_model, current_model), temperatures, strict=True)]  # fmt: skip
+        pair = [
+            _answers(model, loader, torch.device(device), temperature)
+            for model, temperature in zip(
+                (new_model, current_model), temperatures, strict=True
+            )
+        ]
         if not np.array_equal(pair[0][1], pair[1][1]):
-            raise CourseError("The loader gave the two models other images, or in another order: a gate compares "
-                              "image by image, so switch shuffling off and pass no iterator.")  # fmt: skip
+            raise CourseError(
+                "The loader gave the two models other images, or in another order: a"
+                " gate compares image by image, so switch shuffling off and pass no"
+                " iterator."
+            )
         answers += [pair[0][0], pair[1][0], pair[0][1]]
     if hashes is None:
-        found = [getattr(loader, "hashes", None) for loader in (clean_loader, drifted_loader)]
-        hashes = None if any(part is None for part in found) else [digest for part in found for digest in part]
-    names = known[0] if known else [f"class {number}" for number in range(answers[0].shape[1])]
-    new, current = (getattr(model, "hash", "") if given is None else given
-                    for given, model in ((new, new_model), (current, current_model)))  # fmt: skip
-    return gate_checks(*answers, names, limits=limits, hashes=hashes, trained_on=trained_on, latency=latency,
-                       seen=seen, agreement=agreement, new=new, current=current)  # fmt: skip
+        found = [
+            getattr(loader, "hashes", None) for loader in (clean_loader, drifted_loader)
+        ]
+        hashes = (
+            None
+            if any(part is None for part in found)
+            else [digest for part in found for digest in part]
+        )
+    names = (
+        known[0]
+        if known
+        else [f"class {number}" for number in range(answers[0].shape[1])]
+    )
+    new, current = (
+        getattr(model, "hash", "") if given is None else given
+        for given, model in ((new, new_model), (current, current_model))
+    )
+    return gate_checks(
+        *answers,
+        names,
+        limits=limits,
+        hashes=hashes,
+        trained_on=trained_on,
+        latency=latency,
+        seen=seen,
+        agreement=agreement,
+        new=new,
+        current=current,
+    )
 
 
-def _answers(model, loader, device: torch.device, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+def _answers(
+    model, loader, device: torch.device, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) and labels (N,) of one model over one loader."""
     if isinstance(model, nn.Module) and not isinstance(model, ServedNetwork):
         batches = [(images.to(device), labels) for images, labels in loader]
         if not batches:
-            raise CourseError("The loader of the gate is empty, or an iterator that was read before: pass a loader.")
+            raise CourseError(
+                "The loader of the gate is empty, or an iterator that was read before:"
+                " pass a loader."
+            )
         logits, labels = predict(model.to(device), batches)
         return softmax(logits, temperature), labels
     if not isinstance(loader, BatchLoader):
-        raise CourseError(f"A {type(model).__name__} normalises by itself and needs pixels: pass data.loader('gate').")
+        raise CourseError(
+            f"A {type(model).__name__} normalises by itself and needs pixels: pass"
+            " data.loader('gate')."
+        )
     parts = [loader.pixels[rows].numpy() for rows in loader.rows.split(128)]
     if isinstance(model, ServedNetwork):
         with torch.inference_mode():
@@ -7546,41 +11769,76 @@ def _answers(model, loader, device: torch.device, temperature: float) -> tuple[n
     return np.concatenate(answers), loader.labels
 
 
-def latency_ratio(new: OnnxModel, current: OnnxModel, pixels: np.ndarray, rounds: int = 9, batch: int = 1,
-                  seconds: float = 0.03, alpha: float = 0.05, attempts: int = 4,
-                  width: float = 0.15) -> dict:  # fmt: skip
-    """How many times as long the candidate takes: medians of interleaved rounds, new over current.
+def latency_ratio(
+    new: OnnxModel,
+    current: OnnxModel,
+    pixels: np.ndarray,
+    rounds: int = 9,
+    batch: int = 1,
+    seconds: float = 0.03,
+    alpha: float = 0.05,
+    attempts: int = 4,
+    width: float = 0.15,
+) -> dict:
+    """How many times as long the candidate takes: medians of interleaved rounds, new
+    over current.
 
-    Other work on the machine widens the interval. Then it is measured again, up to `attempts` times, until the
-    interval is narrower than `width`, or else the narrowest counts: a choice by width, not by the verdict. Where all
-    attempts are wide it costs a little of the level (0.07 for 0.05 in a simulation).
+    Other work on the machine widens the interval. Then it is measured again, up to
+    `attempts` times, until the interval is narrower than `width`, or else the narrowest
+    counts: a choice by width, not by the verdict. Where all attempts are wide it costs
+    a little of the level (0.07 for 0.05 in a simulation).
 
     Returns
     -------
-    dict: value (median over the rounds), low, high (an interval for it, from the ordered ratios), n (rounds).
-        Each end holds at 1 - alpha, by the sign test: Thompson (1936). It takes five rounds at alpha = 0.05.
+    dict: value (median over the rounds), low, high (an interval for it, from the
+    ordered ratios), n (rounds).
+        Each end holds at 1 - alpha, by the sign test: Thompson (1936). It takes five
+        rounds at alpha = 0.05.
     """
     from scipy.stats import binom
 
-    out = int(binom.ppf(alpha, rounds, 0.5))  # the largest number of ratios that may be left out at each end, plus one
+    # the largest number of ratios that may be left out at each end, plus one
+    out = int(binom.ppf(alpha, rounds, 0.5))
     out -= binom.cdf(out, rounds, 0.5) > alpha
     if out < 0:
-        raise CourseError(f"{rounds} rounds are too few for alpha={alpha}: take {math.ceil(-math.log2(alpha))}.")
-    backends = [Backend(name, model.predict, "cpu", "", model.provider, model.path)
-                for name, model in (("new", new), ("current", current))]  # fmt: skip
+        raise CourseError(
+            f"{rounds} rounds are too few for alpha={alpha}: take"
+            f" {math.ceil(-math.log2(alpha))}."
+        )
+    backends = [
+        Backend(name, model.predict, "cpu", "", model.provider, model.path)
+        for name, model in (("new", new), ("current", current))
+    ]
     found = []
-    while len(found) < attempts and not (found and found[-1]["high"] - found[-1]["low"] < width):
-        rows = benchmark(backends, pixels, batches=(batch,), rounds=rounds, seconds=seconds)
-        medians = {(row["backend"], row["round"]): float(np.median(row["ms"])) for row in rows}
-        ratios = np.sort([medians["new", number] / medians["current", number] for number in range(rounds)])
-        found.append({"value": float(np.median(ratios)), "low": float(ratios[out]), "high": float(ratios[-1 - out]),
-                      "n": rounds})  # fmt: skip
+    while len(found) < attempts and not (
+        found and found[-1]["high"] - found[-1]["low"] < width
+    ):
+        rows = benchmark(
+            backends, pixels, batches=(batch,), rounds=rounds, seconds=seconds
+        )
+        medians = {
+            (row["backend"], row["round"]): float(np.median(row["ms"])) for row in rows
+        }
+        ratios = np.sort(
+            [
+                medians["new", number] / medians["current", number]
+                for number in range(rounds)
+            ]
+        )
+        found.append(
+            {
+                "value": float(np.median(ratios)),
+                "low": float(ratios[out]),
+                "high": float(ratios[-1 - out]),
+                "n": rounds,
+            }
+        )
     return min(found, key=lambda one: one["high"] - one["low"])
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Promotion: one file changes place, and a log says who, when and why
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 AUDIT_COLUMNS = ("timestamp", "who", "event", "model", "previous", "checks", "why")
 # What begins a swap, and the event that ends it.
@@ -7588,55 +11846,84 @@ SWAPS = {"promoting": "in service", "rolling back": "rollback"}
 
 
 def in_service(course: Course) -> str:
-    """Hash of exports/model.onnx, the model that answers now; it must be one of the files in exports/models/."""
+    """Hash of exports/model.onnx, the model that answers now; it must be one of the
+    files in exports/models/.
+    """
     return verify_onnx(course.exports / "model.onnx")
 
 
 def read_audit(course: Course) -> pd.DataFrame:
     """The log of promotions, exports/audit.csv, oldest line first.
 
-    Events: "promoting" and "rolling back" (about to swap), "in service" and "rollback" (done), "refused", "abandoned"
-    (a crash came before the swap). `model` is the one that the line is about, `previous` the one in service before
-    it, `checks` the figures of the gate as JSON.
+    Events: "promoting" and "rolling back" (about to swap), "in service" and "rollback"
+    (done), "refused", "abandoned" (a crash came before the swap). `model` is the one
+    that the line is about, `previous` the one in service before it, `checks` the
+    figures of the gate as JSON.
     """
     file, rows = AppendOnlyCsv(course.exports / "audit.csv", "audit", AUDIT_COLUMNS), []
     if file.path.exists():
         rows, _ = file.read()
     table = pd.DataFrame(rows, columns=list(AUDIT_COLUMNS), dtype=object)
-    table["timestamp"] = _times(table["timestamp"])  # a line whose time is lost still says what served
+    # a line whose time is lost still says what served
+    table["timestamp"] = _times(table["timestamp"])
     return table
 
 
-def promote(course: Course, stored: Path, report: GateReport, who: str | None = None, why: str = "") -> Path:
-    """Put a candidate that passed the gate in service, in one step; returns exports/model.onnx.
+def promote(
+    course: Course,
+    stored: Path,
+    report: GateReport,
+    who: str | None = None,
+    why: str = "",
+) -> Path:
+    """Put a candidate that passed the gate in service, in one step; returns
+    exports/model.onnx.
 
-    A line in the audit log, the swap, a second line. The file carries its metadata, so one rename changes both, and a
-    crash of the process at any moment leaves one whole model in place; the next call finishes the log. (On a local
-    disk: a network drive such as Google Drive promises neither the rename nor the lock. One group, one runtime.)
+    A line in the audit log, the swap, a second line. The file carries its metadata, so
+    one rename changes both, and a crash of the process at any moment leaves one whole
+    model in place; the next call finishes the log. (On a local disk: a network drive
+    such as Google Drive promises neither the rename nor the lock. One group, one
+    runtime.)
 
     Parameters
     ----------
     stored : Path
         exports/models/<hash>.onnx of the candidate, from `export_onnx`.
     report : GateReport
-        Of this very file (`report.new`) against the model in service now (`report.current`).
+        Of this very file (`report.new`) against the model in service now
+        (`report.current`).
     who : str, optional
         The name of the user when None.
 
     Raises
     ------
     CourseError
-        The report did not pass, is incomplete or of other models; the file is missing or damaged; another process is
-        promoting. Nothing has changed, and a refusal is logged.
+        The report did not pass, is incomplete or of other models; the file is missing
+        or damaged; another process is promoting. Nothing has changed, and a refusal is
+        logged.
     """
     with _promotion(course):
         candidate, current = _whole(stored), in_service(course)
         if candidate == current:
             print(f"{candidate} is already in service: nothing to do.")
             return course.exports / "model.onnx"
-        checks = {row["name"]: [row["value"], row["low"], row["high"], row["limit"], row["passed"]]
-                  for row in report.to_dict()["checks"]}  # fmt: skip
-        line = {"who": who, "model": candidate, "previous": current, "checks": json.dumps(checks), "why": why}
+        checks = {
+            row["name"]: [
+                row["value"],
+                row["low"],
+                row["high"],
+                row["limit"],
+                row["passed"],
+            ]
+            for row in report.to_dict()["checks"]
+        }
+        line = {
+            "who": who,
+            "model": candidate,
+            "previous": current,
+            "checks": json.dumps(checks),
+            "why": why,
+        }
         if reason := _refusal(report, candidate, current):
             _audit(course, "refused", **line | {"why": reason})
             raise CourseError(f"{candidate} is not promoted: {reason}.")
@@ -7644,45 +11931,63 @@ def promote(course: Course, stored: Path, report: GateReport, who: str | None = 
 
 
 def rollback(course: Course, who: str | None = None, why: str = "") -> Path:
-    """Put the model back that served before the current one; returns exports/model.onnx.
+    """Put the model back that served before the current one; returns
+    exports/model.onnx.
 
-    A second rollback goes one further back, not forth again: whoever calls it twice wants no bad model back.
+    A second rollback goes one further back, not forth again: whoever calls it twice
+    wants no bad model back.
 
     Raises
     ------
     CourseError
-        Nothing to go back to; the file of that model is missing or damaged. Nothing has changed.
+        Nothing to go back to; the file of that model is missing or damaged. Nothing has
+        changed.
     """
     with _promotion(course) as finished:
         current, served = in_service(course), _served(read_audit(course))
         if finished == "rollback":
-            print(f"The rollback that a crash interrupted is complete: {current} is in service.")
+            print(
+                f"The rollback that a crash interrupted is complete: {current} is in"
+                " service."
+            )
             return course.exports / "model.onnx"
         if served and served[-1] == current:
             served.pop()
         if not served:
-            raise CourseError(f"There is no earlier model to go back to: {course.exports / 'audit.csv'} names none "
-                              f"before {current}.")  # fmt: skip
+            raise CourseError(
+                "There is no earlier model to go back to:"
+                f" {course.exports / 'audit.csv'} names none before {current}."
+            )
         stored = course.exports / "models" / f"{served[-1]}.onnx"
-        return _swap(course, "rolling back", stored, {"who": who, "model": _whole(stored), "previous": current,
-                                                      "why": why})  # fmt: skip
+        return _swap(
+            course,
+            "rolling back",
+            stored,
+            {"who": who, "model": _whole(stored), "previous": current, "why": why},
+        )
 
 
 @contextmanager
 def _promotion(course: Course):
-    """One process at a time; what a crash left unfinished is finished first, and its event given."""
+    """One process at a time; what a crash left unfinished is finished first, and its
+    event given.
+    """
     from filelock import FileLock, Timeout
 
     try:
         with FileLock(_opened(course.exports / "audit.lock"), timeout=10):
             yield _finish(course)
     except Timeout:
-        raise CourseError("Another process is promoting or rolling back: wait until it is done, then look at "
-                          "read_audit(course) before you go on.") from None  # fmt: skip
+        raise CourseError(
+            "Another process is promoting or rolling back: wait until it is done, then"
+            " look at read_audit(course) before you go on."
+        ) from None
 
 
 def _finish(course: Course) -> str | None:
-    """Complete the audit log after a crash in the middle of a swap, and remove the half-written copy it left."""
+    """Complete the audit log after a crash in the middle of a swap, and remove the
+    half-written copy it left.
+    """
     for left in course.exports.glob(".model.onnx.*.tmp"):
         left.unlink()
     audit = read_audit(course)
@@ -7690,7 +11995,14 @@ def _finish(course: Course) -> str | None:
         return None
     last = audit.iloc[-1]
     event = SWAPS[last["event"]] if in_service(course) == last["model"] else "abandoned"
-    _audit(course, event, last["who"], last["model"], last["previous"], why="found after a crash")
+    _audit(
+        course,
+        event,
+        last["who"],
+        last["model"],
+        last["previous"],
+        why="found after a crash",
+    )
     return event
 
 
@@ -7701,7 +12013,9 @@ def _swap(course: Course, begun: str, stored: Path, line: dict) -> Path:
     return path
 
 
-def _audit(course: Course, event: str, who=None, model="", previous="", checks="", why="") -> None:
+def _audit(
+    course: Course, event: str, who=None, model="", previous="", checks="", why=""
+) -> None:
     import getpass
 
     if who is None:
@@ -7714,7 +12028,9 @@ def _audit(course: Course, event: str, who=None, model="", previous="", checks="
 
 
 def _served(audit: pd.DataFrame) -> list[str]:
-    """The models that served one after the other, the current one last; rollbacks take the later ones away."""
+    """The models that served one after the other, the current one last; rollbacks take
+    the later ones away.
+    """
     served = []
     for line in audit.itertuples():
         if line.event == "in service":
@@ -7730,40 +12046,65 @@ def _served(audit: pd.DataFrame) -> list[str]:
 def _whole(stored: Path) -> str:
     """Hash of a file in exports/models/, whose name it must be."""
     if not Path(stored).exists():
-        raise CourseError(f"{stored} is missing: export its checkpoint again with utils.export_onnx.")
+        raise CourseError(
+            f"{stored} is missing: export its checkpoint again with utils.export_onnx."
+        )
     digest = _checksum(stored)[:16]
     if Path(stored).stem != digest or Path(stored).parent.name != "models":
-        raise CourseError(f"{stored} has the hash {digest}, which must be its name in exports/models/: its bytes have "
-                          "changed, or it is a copy. Export its checkpoint again with utils.export_onnx.")  # fmt: skip
+        raise CourseError(
+            f"{stored} has the hash {digest}, which must be its name in"
+            " exports/models/: its bytes have changed, or it is a copy. Export its"
+            " checkpoint again with utils.export_onnx."
+        )
     return digest
 
 
 def _refusal(report: GateReport, candidate: str, current: str) -> str:
-    """Why this report does not allow to put `candidate` in the place of `current`; empty if it does."""
+    """Why this report does not allow to put `candidate` in the place of `current`;
+    empty if it does.
+    """
     if report.new != candidate:
-        return f"the report is of {report.new or 'a model without a hash'}; run the gate on this candidate"
+        return (
+            f"the report is of {report.new or 'a model without a hash'}; run the gate"
+            " on this candidate"
+        )
     if report.current != current:
-        return (f"the gate compared it with {report.current or 'a model without a hash'}, and {current} is in service "
-                "now; run the gate again")  # fmt: skip
+        return (
+            f"the gate compared it with {report.current or 'a model without a hash'},"
+            f" and {current} is in service now; run the gate again"
+        )
     if not report.complete:
-        absent = [f"the check of {name} is missing" for name in GATE_CHECKS if name not in set(report.table["name"])]
+        absent = [
+            f"the check of {name} is missing"
+            for name in GATE_CHECKS
+            if name not in set(report.table["name"])
+        ]
         unmeasured = report.table.loc[report.table["value"].isna(), "says"]
         return "the report is incomplete: " + "; ".join([*absent, *unmeasured])
     return "" if report.passed else "the gate refuses it: " + "; ".join(report.reasons)
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Shadow: the candidate sees the traffic before it may answer
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
-def shadow(current, candidate, data: Data, rows: np.ndarray, logger: InferenceLogger, drifted: Data | None = None,
-           batch: int = 1) -> dict:  # fmt: skip
-    """Replay requests: the current model answers each, then the candidate sees the same pixels; both are logged.
+def shadow(
+    current,
+    candidate,
+    data: Data,
+    rows: np.ndarray,
+    logger: InferenceLogger,
+    drifted: Data | None = None,
+    batch: int = 1,
+) -> dict:
+    """Replay requests: the current model answers each, then the candidate sees the same
+    pixels; both are logged.
 
-    The answer stands before the candidate starts, so that neither an error nor a slow answer of its own can touch it.
-    (A live service hands the second call to a worker behind a bounded queue; a replay needs no hurry.) No label is
-    needed: it shows crashes, latency, and how many answers would change, not which of both is right.
+    The answer stands before the candidate starts, so that neither an error nor a slow
+    answer of its own can touch it. (A live service hands the second call to a worker
+    behind a bounded queue; a replay needs no hurry.) No label is needed: it shows
+    crashes, latency, and how many answers would change, not which of both is right.
 
     Parameters
     ----------
@@ -7772,7 +12113,8 @@ def shadow(current, candidate, data: Data, rows: np.ndarray, logger: InferenceLo
         Its index names the requests' images.
     rows : int64 (n,)
     logger : InferenceLogger
-        Its column `extra` tells the two apart: {"role": "service"} or {"role": "shadow"}.
+        Its column `extra` tells the two apart: {"role": "service"} or {"role":
+        "shadow"}.
     drifted : Data, optional
         The pixels of the requests, when the traffic has drifted.
     batch : int
@@ -7781,12 +12123,15 @@ def shadow(current, candidate, data: Data, rows: np.ndarray, logger: InferenceLo
     Returns
     -------
     dict
-        answers: float32 (n, K), the current model's; requests; errors (requests that the candidate failed);
-        agreement, low, high: share of images with the same class, Wilson; n, the images that both answered; and for
-        both models, as service_* and shadow_*: p50_ms, p95_ms (log line included), confidence (mean).
+        answers: float32 (n, K), the current model's; requests; errors (requests that
+        the candidate failed); agreement, low, high: share of images with the same
+        class, Wilson; n, the images that both answered; and for both models, as
+        service_* and shadow_*: p50_ms, p95_ms (log line included), confidence (mean).
     """
-    service, other = (MonitoredModel(model, logger, role=role)
-                      for model, role in ((current, "service"), (candidate, "shadow")))  # fmt: skip
+    service, other = (
+        MonitoredModel(model, logger, role=role)
+        for model, role in ((current, "service"), (candidate, "shadow"))
+    )
     pixels, paths = (drifted or data).pixels, data.index["path"].to_numpy()
     answers, theirs, ms = [], [], {"service": [], "shadow": []}
     for start in range(0, len(rows), batch):
@@ -7795,23 +12140,50 @@ def shadow(current, candidate, data: Data, rows: np.ndarray, logger: InferenceLo
         try:
             reply = _asked(other, pixels[chosen], paths[chosen], ms["shadow"])
             theirs.append(reply if reply.shape == answers[-1].shape else None)
-        except Exception:  # whatever it is, it is in the log and in the count of errors, and nowhere else
+        except Exception:
+            # whatever it is, it is in the log and in the count of errors, and nowhere
+            # else
             theirs.append(None)
-    pairs = [(ours, other) for ours, other in zip(answers, theirs, strict=True) if other is not None]
-    same = [ours.argmax() == other.argmax() for pair in pairs for ours, other in zip(*pair, strict=True)]
+    pairs = [
+        (ours, other)
+        for ours, other in zip(answers, theirs, strict=True)
+        if other is not None
+    ]
+    same = [
+        ours.argmax() == other.argmax()
+        for pair in pairs
+        for ours, other in zip(*pair, strict=True)
+    ]
     low, high = wilson(sum(same), len(same))
-    summary = {"answers": np.concatenate(answers), "requests": len(answers), "errors": len(answers) - len(pairs),
-               "n": len(same), "agreement": float(np.mean(same)) if same else math.nan, "low": low,
-               "high": high}  # fmt: skip
-    for role, given in (("service", answers), ("shadow", [other for _, other in pairs])):
+    summary = {
+        "answers": np.concatenate(answers),
+        "requests": len(answers),
+        "errors": len(answers) - len(pairs),
+        "n": len(same),
+        "agreement": float(np.mean(same)) if same else math.nan,
+        "low": low,
+        "high": high,
+    }
+    for role, given in (
+        ("service", answers),
+        ("shadow", [other for _, other in pairs]),
+    ):
         times = _percentiles(ms[role]) if ms[role] else {}
-        summary |= {f"{role}_{name}": times.get(name, math.nan) for name in ("p50_ms", "p95_ms")}
-        sure = np.concatenate([part.max(axis=1) for part in given]) if given else [math.nan]
+        summary |= {
+            f"{role}_{name}": times.get(name, math.nan) for name in ("p50_ms", "p95_ms")
+        }
+        sure = (
+            np.concatenate([part.max(axis=1) for part in given])
+            if given
+            else [math.nan]
+        )
         summary[f"{role}_confidence"] = float(np.mean(sure))
     return summary
 
 
-def _asked(model: MonitoredModel, pixels: np.ndarray, paths: np.ndarray, ms: list) -> np.ndarray:
+def _asked(
+    model: MonitoredModel, pixels: np.ndarray, paths: np.ndarray, ms: list
+) -> np.ndarray:
     """One timed answer to a private copy of the pixels."""
     pixels, began = np.array(pixels), time.perf_counter()
     answer = np.array(model.predict(pixels, list(paths)))
@@ -7819,16 +12191,30 @@ def _asked(model: MonitoredModel, pixels: np.ndarray, paths: np.ndarray, ms: lis
     return answer
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # The whole chain as one call
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
-def respond(course: Course, data: Data, drifted: Data, budget: int, share=0.1, how="whole", *, path=None,
-            against: Path | None = None, dry_run=False, seed=42, **limits) -> GateReport:  # fmt: skip
-    """From the decision to the verdict, without a hand: buy labels, mix, fine-tune, export, shadow, gate, promote.
+def respond(
+    course: Course,
+    data: Data,
+    drifted: Data,
+    budget: int,
+    share=0.1,
+    how="whole",
+    *,
+    path=None,
+    against: Path | None = None,
+    dry_run=False,
+    seed=42,
+    **limits,
+) -> GateReport:
+    """From the decision to the verdict, without a hand: buy labels, mix, fine-tune,
+    export, shadow, gate, promote.
 
-    Fine-tunings that have run before load at once, so the call can be repeated after a lost runtime.
+    Fine-tunings that have run before load at once, so the call can be repeated after a
+    lost runtime.
 
     Parameters
     ----------
@@ -7847,7 +12233,8 @@ def respond(course: Course, data: Data, drifted: Data, budget: int, share=0.1, h
     Returns
     -------
     GateReport
-        A candidate that it refuses changes nothing in service; the refusal is logged in the audit.
+        A candidate that it refuses changes nothing in service; the refusal is logged in
+        the audit.
 
     Raises
     ------
@@ -7856,49 +12243,103 @@ def respond(course: Course, data: Data, drifted: Data, budget: int, share=0.1, h
     """
     decision = read_drift_report(course)["decision"]
     if not dry_run and (decision != "retrain" or against):
-        raise CourseError(f"Theme 6 decided {decision!r}, and a promotion needs 'retrain' and the model in service to "
-                          "compare with: rehearse with dry_run=True.")  # fmt: skip
+        raise CourseError(
+            f"Theme 6 decided {decision!r}, and a promotion needs 'retrain' and the"
+            " model in service to compare with: rehearse with dry_run=True."
+        )
     mixed = mix(data, drifted, buy_labels(drifted, budget, seed), share, seed=seed)
-    run = fine_tune(course, f"retrain-{budget}-{share:.0%}", course.checkpoints / "best_model.pth", mixed, how)
+    run = fine_tune(
+        course,
+        f"retrain-{budget}-{share:.0%}",
+        course.checkpoints / "best_model.pth",
+        mixed,
+        how,
+    )
     checkpoint = save_candidate(course, run, mixed, path)
     stored, device = export_onnx(course, checkpoint), course.device.type
     served = against or course.exports / "model.onnx"
-    new, current = (OnnxModel(file, course.classes, device) for file in (stored, served))
+    new, current = (
+        OnnxModel(file, course.classes, device) for file in (stored, served)
+    )
     if new.hash == current.hash:
-        raise CourseError(f"{new.hash}, the candidate of this plan, is in service already: nothing to do.")
+        raise CourseError(
+            f"{new.hash}, the candidate of this plan, is in service already: nothing"
+            " to do."
+        )
     proof = evidence(course, new, current, checkpoint, data, drifted)
     report = validate_retrained_model(
-        new, current, data.loader("gate", 256), drifted.loader("gate", 256), course.device,
-        trained_on=load_checkpoint(checkpoint)["trained_on"], **proof, **limits)  # fmt: skip
+        new,
+        current,
+        data.loader("gate", 256),
+        drifted.loader("gate", 256),
+        course.device,
+        trained_on=load_checkpoint(checkpoint)["trained_on"],
+        **proof,
+        **limits,
+    )
     if not dry_run:
-        with suppress(CourseError if not report.passed else ()):  # refused: the audit has it, the report says why
-            promote(course, stored, report, why=f"{how}, {share:.0%} drifted, {budget} labels")
+        # refused: the audit has it, the report says why
+        with suppress(CourseError if not report.passed else ()):
+            promote(
+                course,
+                stored,
+                report,
+                why=f"{how}, {share:.0%} drifted, {budget} labels",
+            )
     return report
 
 
-def evidence(course: Course, new: OnnxModel, current: OnnxModel, checkpoint: Path, data: Data, drifted: Data) -> dict:
-    """What the gate asks for beside answers: latency, the shadow on drifted traffic, agreement of file and checkpoint.
+def evidence(
+    course: Course,
+    new: OnnxModel,
+    current: OnnxModel,
+    checkpoint: Path,
+    data: Data,
+    drifted: Data,
+) -> dict:
+    """What the gate asks for beside answers: latency, the shadow on drifted traffic,
+    agreement of file and checkpoint.
 
-    Agreement is that of the files: measured on the CPU, where no TF32 rounds the one and not the other.
-    """
-    gate, requests = np.array(data.pixels[data.where("gate")]), data.where("production")[:100]
+    Agreement is that of the files: measured on the CPU, where no TF32 rounds the one
+    and not the other."""
+    gate, requests = (
+        np.array(data.pixels[data.where("gate")]),
+        data.where("production")[:100],
+    )
     exported = OnnxModel(new.path, course.classes, "cpu")
-    return {"latency": latency_ratio(new, current, gate[:8]),
-            "seen": shadow(current, new, data, requests, InferenceLogger(course.logs / "production.csv"), drifted),
-            "agreement": agreement(served_network(course, checkpoint)[0], exported, gate, (1, 32))}  # fmt: skip
+    return {
+        "latency": latency_ratio(new, current, gate[:8]),
+        "seen": shadow(
+            current,
+            new,
+            data,
+            requests,
+            InferenceLogger(course.logs / "production.csv"),
+            drifted,
+        ),
+        "agreement": agreement(
+            served_network(course, checkpoint)[0], exported, gate, (1, 32)
+        ),
+    }
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Figures of theme 7
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """accuracy, low, high (Wilson, 95 %), balanced_accuracy and n: what the figures below draw."""
+    """accuracy, low, high (Wilson, 95 %), balanced_accuracy and n: what the figures
+    below draw.
+    """
     predicted, n = probabilities.argmax(axis=1), len(labels)
-    hits, balanced = int((predicted == labels).sum()), float(_recalls(predicted, labels, probabilities.shape[1]).mean())
+    hits, balanced = (
+        int((predicted == labels).sum()),
+        float(_recalls(predicted, labels, probabilities.shape[1]).mean()),
+    )
     return {"accuracy": hits / n, "balanced_accuracy": balanced, "n": n} | dict(
-        zip(("low", "high"), wilson(hits, n), strict=True))  # fmt: skip
+        zip(("low", "high"), wilson(hits, n), strict=True)
+    )
 
 
 def _bars(axis, x, rows: pd.DataFrame, **look):
@@ -7912,8 +12353,9 @@ def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: s
     Parameters
     ----------
     table : DataFrame
-        budget, images ("clean" or "drifted"), accuracy, low, high: one row a budget and kind of images. Budget 0 is
-        the control: the same training without drifted images.
+        budget, images ("clean" or "drifted"), accuracy, low, high: one row a budget and
+        kind of images. Budget 0 is the control: the same training without drifted
+        images.
     current : dict
         Accuracy of the model in service by kind of images: the dashed lines.
     """
@@ -7929,24 +12371,38 @@ def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: s
     for number, (kind, rows) in enumerate(table.groupby("images", sort=False)):
         rows = rows.sort_values("budget")
         places = place(rows["budget"]) + 0.04 * number
-        look = {"color": COLOURS[number], "marker": "os^"[number], "label": f"retrained, {kind} images"}
+        look = {
+            "color": COLOURS[number],
+            "marker": "os^"[number],
+            "label": f"retrained, {kind} images",
+        }
         _bars(axis, places, rows, **look)
-        axis.axhline(current[kind], color=COLOURS[number], ls=("--", ":")[number], lw=1.5,
-                     label=f"in service, {kind} images")  # fmt: skip
+        axis.axhline(
+            current[kind],
+            color=COLOURS[number],
+            ls=("--", ":")[number],
+            lw=1.5,
+            label=f"in service, {kind} images",
+        )
     axis.set_xticks(place(budgets), budgets)
-    axis.set(xlabel="labels of drifted images (logarithmic; 0: the control)", ylabel="accuracy, 95 %", title=title)
+    axis.set(
+        xlabel="labels of drifted images (logarithmic; 0: the control)",
+        ylabel="accuracy, 95 %",
+        title=title,
+    )
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def plot_candidates(table: pd.DataFrame, clean_margin: float, title: str):
-    """Accuracy on clean against accuracy on drifted images, one point a candidate, with both intervals.
+    """Accuracy on clean against accuracy on drifted images, one point a candidate, with
+    both intervals.
 
     Parameters
     ----------
     table : DataFrame
-        how, share, images ("clean" or "drifted"), accuracy, low, high: two rows a candidate. The model in service has
-        the how "in service".
+        how, share, images ("clean" or "drifted"), accuracy, low, high: two rows a
+        candidate. The model in service has the how "in service".
     clean_margin : float
         Of the gate: the line left of which a candidate has forgotten too much.
     """
@@ -7954,58 +12410,160 @@ def plot_candidates(table: pd.DataFrame, clean_margin: float, title: str):
 
     style()
     figure, axis = plt.subplots(figsize=(9, 5))
-    pairs = {kind: rows.set_index(["how", "share"]) for kind, rows in table.groupby("images")}
-    marks = dict(zip([name for name in pairs["clean"].index.unique("how") if name != "in service"], "os^Dv",
-                     strict=False))  # fmt: skip
+    pairs = {
+        kind: rows.set_index(["how", "share"]) for kind, rows in table.groupby("images")
+    }
+    marks = dict(
+        zip(
+            [
+                name
+                for name in pairs["clean"].index.unique("how")
+                if name != "in service"
+            ],
+            "os^Dv",
+            strict=False,
+        )
+    )
     shares = sorted(share for share in table["share"].dropna().unique())
     # From light to dark, so that a grey print keeps the order.
-    colours = dict(zip(shares, plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(shares))), strict=True))
+    colours = dict(
+        zip(
+            shares,
+            plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(shares))),
+            strict=True,
+        )
+    )
     for (how, share), clean in pairs["clean"].iterrows():
         drifted = pairs["drifted"].loc[(how, share)]
-        ends = [np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]) for row in (drifted, clean)]
-        look = {"marker": "*", "ms": 16, "color": COLOURS[6]} if how == "in service" else {
-            "marker": marks[how], "ms": 10, "color": colours[share], "mec": "black"}  # fmt: skip
-        axis.errorbar(clean["accuracy"], drifted["accuracy"], *ends, ecolor="grey", elinewidth=0.8, capsize=2, **look)
+        ends = [
+            np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]])
+            for row in (drifted, clean)
+        ]
+        look = (
+            {"marker": "*", "ms": 16, "color": COLOURS[6]}
+            if how == "in service"
+            else {
+                "marker": marks[how],
+                "ms": 10,
+                "color": colours[share],
+                "mec": "black",
+            }
+        )
+        axis.errorbar(
+            clean["accuracy"],
+            drifted["accuracy"],
+            *ends,
+            ecolor="grey",
+            elinewidth=0.8,
+            capsize=2,
+            **look,
+        )
         if how == "in service":
-            axis.axvline(clean["accuracy"] - clean_margin, color=COLOURS[6], ls="--", label="in service minus margin")
+            axis.axvline(
+                clean["accuracy"] - clean_margin,
+                color=COLOURS[6],
+                ls="--",
+                label="in service minus margin",
+            )
     axis.plot([], [], "*", color=COLOURS[6], ms=12, label="in service")
     for how, mark in marks.items():
         axis.plot([], [], mark, color="white", mec="black", ms=9, label=how)
     for share, colour in colours.items():
         axis.plot([], [], "-", lw=6, color=colour, label=f"{share:.0%} drifted")
-    axis.set(xlabel="accuracy on clean images, 95 %", ylabel="accuracy on drifted images, 95 %", title=title)
+    axis.set(
+        xlabel="accuracy on clean images, 95 %",
+        ylabel="accuracy on drifted images, 95 %",
+        title=title,
+    )
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def plot_gate(report: GateReport):
-    """Every check of the gate: differences with their interval and limit above, the others in words below."""
+    """Every check of the gate: differences with their interval and limit above, the
+    others in words below.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 
     style()
-    apart = report.table["name"].isin(["leakage", "latency", "shadow", "onnx agreement"])
-    drawn, told = report.table[~apart][::-1].reset_index(drop=True), report.table[apart][::-1].reset_index(drop=True)
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(11, 0.5 * len(report.table) + 2.2),
-                                          height_ratios=[len(drawn) + 1, len(told)])  # fmt: skip
+    apart = report.table["name"].isin(
+        ["leakage", "latency", "shadow", "onnx agreement"]
+    )
+    drawn, told = (
+        report.table[~apart][::-1].reset_index(drop=True),
+        report.table[apart][::-1].reset_index(drop=True),
+    )
+    figure, (upper, lower) = plt.subplots(
+        2,
+        1,
+        figsize=(11, 0.5 * len(report.table) + 2.2),
+        height_ratios=[len(drawn) + 1, len(told)],
+    )
     for row in drawn.itertuples():
-        colour, error = COLOURS[2 if row.passed else 1], [[row.value - row.low], [row.high - row.value]]
-        upper.errorbar(row.value, row.Index, xerr=np.abs(error), fmt="o" if row.passed else "X", color=colour,
-                       capsize=4, ms=8 if row.passed else 12, mec="black", mew=0.6, lw=2)  # fmt: skip
-        upper.plot([row.limit] * 2, [row.Index - 0.35, row.Index + 0.35], color=COLOURS[6], lw=2.5)
-        side = -1 if row.name == "calibration" else 1  # on which side of the limit it passes
-        upper.plot(row.limit, row.Index + 0.28, marker=CARETRIGHTBASE if side > 0 else CARETLEFTBASE, ms=8,
-                   color=COLOURS[6])  # fmt: skip
-    for name, mark, colour in (("passed", "o", COLOURS[2]), ("failed", "X", COLOURS[1])):
+        colour, error = (
+            COLOURS[2 if row.passed else 1],
+            [
+                [row.value - row.low],
+                [row.high - row.value],
+            ],
+        )
+        upper.errorbar(
+            row.value,
+            row.Index,
+            xerr=np.abs(error),
+            fmt="o" if row.passed else "X",
+            color=colour,
+            capsize=4,
+            ms=8 if row.passed else 12,
+            mec="black",
+            mew=0.6,
+            lw=2,
+        )
+        upper.plot(
+            [row.limit] * 2,
+            [row.Index - 0.35, row.Index + 0.35],
+            color=COLOURS[6],
+            lw=2.5,
+        )
+        # on which side of the limit it passes
+        side = -1 if row.name == "calibration" else 1
+        upper.plot(
+            row.limit,
+            row.Index + 0.28,
+            marker=CARETRIGHTBASE if side > 0 else CARETLEFTBASE,
+            ms=8,
+            color=COLOURS[6],
+        )
+    for name, mark, colour in (
+        ("passed", "o", COLOURS[2]),
+        ("failed", "X", COLOURS[1]),
+    ):
         upper.plot([], [], mark, color=colour, ms=9, mec="black", mew=0.6, label=name)
     upper.legend(loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=2)
     upper.axvline(0, color="grey", lw=0.8)
-    upper.set_yticks(drawn.index, [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)])
-    upper.set(xlabel="candidate minus model in service, 5 % at each end\nblack: limit, arrow: the side that passes",
-              ylim=(-0.6, len(drawn)))  # fmt: skip
+    upper.set_yticks(
+        drawn.index,
+        [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)],
+    )
+    upper.set(
+        xlabel=(
+            "candidate minus model in service, 5 % at each end\nblack: limit, arrow:"
+            " the side that passes"
+        ),
+        ylim=(-0.6, len(drawn)),
+    )
     for row in told.itertuples():
         colour = COLOURS[2 if row.passed else 1]
-        lower.plot(0, row.Index, "o" if row.passed else "X", color=colour, ms=9, mec="black", mew=0.6)
+        lower.plot(
+            0,
+            row.Index,
+            "o" if row.passed else "X",
+            color=colour,
+            ms=9,
+            mec="black",
+            mew=0.6,
+        )
         lines = textwrap.shorten(row.says, 118, placeholder=" ...")
         lower.text(0.015, row.Index, lines, va="center", fontsize=9)
     lower.set_yticks(told.index, told["name"])
@@ -8016,32 +12574,79 @@ def plot_gate(report: GateReport):
     return figure
 
 
-def plot_timeline(table: pd.DataFrame, drift: tuple[float, float], decided: float | None, promoted: float | None,
-                  title: str):  # fmt: skip
-    """Accuracy of the service by window, before, during and after; and what the other model would have had.
+def plot_timeline(
+    table: pd.DataFrame,
+    drift: tuple[float, float],
+    decided: float | None,
+    promoted: float | None,
+    title: str,
+):
+    """Accuracy of the service by window, before, during and after; and what the other
+    model would have had.
 
     Parameters
     ----------
     table : DataFrame
-        window, accuracy, low, high (of the model in service then), old, new (accuracies of both models everywhere).
+        window, accuracy, low, high (of the model in service then), old, new (accuracies
+        of both models everywhere).
     drift : (float, float)
         First and last window with drifted images.
     decided, promoted : float, optional
-        Windows of the decision to retrain and of the swap; None where it did not happen.
+        Windows of the decision to retrain and of the swap; None where it did not
+        happen.
     """
     import matplotlib.pyplot as plt
 
     style()
     figure, axis = plt.subplots(figsize=(11, 4.2))
-    axis.axvspan(drift[0] - 0.5, drift[1] + 0.5, color=COLOURS[4], alpha=0.2, lw=0, label="drifted images")
-    axis.plot(table["window"], table["old"], "--", color=COLOURS[1], lw=1.6, label="old model, if kept")
-    axis.plot(table["window"], table["new"], ":", color=COLOURS[2], lw=2, label="new model everywhere")
-    _bars(axis, table["window"], table, fmt="o-", color=COLOURS[0], lw=2, label="in service, 95 %")
-    ends = ((decided, 0.5, "retrain decided", "-.", "right"), (promoted, -0.5, "promoted", "-", "left"))
+    axis.axvspan(
+        drift[0] - 0.5,
+        drift[1] + 0.5,
+        color=COLOURS[4],
+        alpha=0.2,
+        lw=0,
+        label="drifted images",
+    )
+    axis.plot(
+        table["window"],
+        table["old"],
+        "--",
+        color=COLOURS[1],
+        lw=1.6,
+        label="old model, if kept",
+    )
+    axis.plot(
+        table["window"],
+        table["new"],
+        ":",
+        color=COLOURS[2],
+        lw=2,
+        label="new model everywhere",
+    )
+    _bars(
+        axis,
+        table["window"],
+        table,
+        fmt="o-",
+        color=COLOURS[0],
+        lw=2,
+        label="in service, 95 %",
+    )
+    ends = (
+        (decided, 0.5, "retrain decided", "-.", "right"),
+        (promoted, -0.5, "promoted", "-", "left"),
+    )
     for when, shift, text, line, side in ends:  # a window is judged when it is full
         if when is not None:
             axis.axvline(when + shift, color=COLOURS[6], ls=line, lw=1.2)
-            axis.text(when + shift, 1.01, text, transform=axis.get_xaxis_transform(), ha=side, fontsize=9)
+            axis.text(
+                when + shift,
+                1.01,
+                text,
+                transform=axis.get_xaxis_transform(),
+                ha=side,
+                fontsize=9,
+            )
     axis.set(xlabel="window", ylabel="accuracy")
     axis.set_title(title, pad=20)
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -8049,45 +12654,82 @@ def plot_timeline(table: pd.DataFrame, drift: tuple[float, float], decided: floa
     return figure
 
 
-# ======================================================================================================
+# ======================================================================================
 # 9 · SYNTHESIS (theme 8): the whole course in a few tables, read from the record
-# ======================================================================================================
+# ======================================================================================
 
 # The notebook of each theme, and what a synthesis lacks without it.
 THEMES = {
-    1: ("theme1_data_analysis", "no pools and no trivial answer to beat: no later figure has a yardstick"),
-    2: ("theme2_baseline_model", "no baseline: nobody can say what the later work was worth"),
-    3: ("theme3_optimization", "no optimised model, no calibration, no threshold: most rows are empty"),
-    4: ("theme4_onnx_deployment", "no export and no price: a trade-off has one side only"),
+    1: (
+        "theme1_data_analysis",
+        "no pools and no trivial answer to beat: no later figure has a yardstick",
+    ),
+    2: (
+        "theme2_baseline_model",
+        "no baseline: nobody can say what the later work was worth",
+    ),
+    3: (
+        "theme3_optimization",
+        "no optimised model, no calibration, no threshold: most rows are empty",
+    ),
+    4: (
+        "theme4_onnx_deployment",
+        "no export and no price: a trade-off has one side only",
+    ),
     5: ("theme5_monitoring", "no log and no alert: nobody would notice a failure"),
-    6: ("theme6_drift_detection", "no detector and no decision: retraining has no reason"),
+    6: (
+        "theme6_drift_detection",
+        "no detector and no decision: retraining has no reason",
+    ),
     7: ("theme7_retraining", "no gate and no way back: the model only grows older"),
 }
 # The variants of the summary, and the answers to the test images that each has stored.
-VARIANTS = {"baseline": "baseline_test", "optimised": "optimized_test", "ONNX float32": "onnx_test",
-            "ONNX INT8": "int8_test", "TensorRT": "tensorrt_test", "retrained": "retrained_test"}  # fmt: skip
-PAIRS = (("baseline", "optimised"), ("optimised", "ONNX float32"), ("ONNX float32", "ONNX INT8"),
-         ("optimised", "retrained"))  # fmt: skip
+VARIANTS = {
+    "baseline": "baseline_test",
+    "optimised": "optimized_test",
+    "ONNX float32": "onnx_test",
+    "ONNX INT8": "int8_test",
+    "TensorRT": "tensorrt_test",
+    "retrained": "retrained_test",
+}
+PAIRS = (
+    ("baseline", "optimised"),
+    ("optimised", "ONNX float32"),
+    ("ONNX float32", "ONNX INT8"),
+    ("optimised", "retrained"),
+)
 
 
 def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
-    """What ran, when, with how many criteria met; what is missing or stale, and what that costs the synthesis."""
+    """What ran, when, with how many criteria met; what is missing or stale, and what
+    that costs the synthesis.
+    """
     if not _is_record(results):
         raise _damaged(Path(home) / "exports" / "results.json")
     old, rows = stale_sections(Path(home), results), {}
     for theme, (notebook, cost) in THEMES.items():
-        section, criteria = results.get(f"theme{theme}"), results.get("criteria", {}).get(f"theme{theme}", [])
+        section, criteria = (
+            results.get(f"theme{theme}"),
+            results.get("criteria", {}).get(f"theme{theme}", []),
+        )
         says = next((line for line in old if line.startswith(f"theme{theme} ")), "")
         rows[theme] = {
             "recorded": section.get("recorded", "unknown") if section else "missing",
-            "criteria": f"{sum(row['passed'] for row in criteria)} of {len(criteria)}" if criteria else "none",
+            "criteria": (
+                f"{sum(row['passed'] for row in criteria)} of {len(criteria)}"
+                if criteria
+                else "none"
+            ),
             "says": says if section else f"{cost}. Run notebooks/{notebook}.ipynb",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("theme")
 
 
-def stored_predictions(home: str | Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Probabilities (N, K) and labels (N,) as `save_predictions` stored them; None where there are none.
+def stored_predictions(
+    home: str | Path, name: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Probabilities (N, K) and labels (N,) as `save_predictions` stored them; None
+    where there are none.
 
     Raises
     ------
@@ -8101,43 +12743,83 @@ def stored_predictions(home: str | Path, name: str) -> tuple[np.ndarray, np.ndar
         stored = load_arrays(path)
         _check_stored_answers(stored["probabilities"], stored["labels"])
     except (ValueError, KeyError) as error:
-        raise CourseError(f"{path} is damaged ({error}): delete it, then run the notebook that wrote it.") from error
+        raise CourseError(
+            f"{path} is damaged ({error}): delete it, then run the notebook that"
+            " wrote it."
+        ) from error
     return stored["probabilities"], stored["labels"]
 
 
 def _check_stored_answers(probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Raise ValueError unless these are finite probabilities (N, K) and class numbers (N,), of one image at least."""
-    if probabilities.ndim != 2 or 0 in probabilities.shape or labels.shape != probabilities.shape[:1]:
-        raise ValueError(f"probabilities {probabilities.shape} for labels {labels.shape}")
-    if probabilities.dtype.kind != "f" or labels.dtype.kind not in "iu" or not np.isfinite(probabilities).all():
+    """Raise ValueError unless these are finite probabilities (N, K) and class numbers
+    (N,), of one image at least.
+    """
+    if (
+        probabilities.ndim != 2
+        or 0 in probabilities.shape
+        or labels.shape != probabilities.shape[:1]
+    ):
+        raise ValueError(
+            f"probabilities {probabilities.shape} for labels {labels.shape}"
+        )
+    if (
+        probabilities.dtype.kind != "f"
+        or labels.dtype.kind not in "iu"
+        or not np.isfinite(probabilities).all()
+    ):
         raise ValueError("probabilities or labels that are no such numbers")
     if not ((labels >= 0) & (labels < probabilities.shape[1])).all():
         raise ValueError("labels of other classes")
 
 
-def summary_backends(course: Course, results: dict, pixels: np.ndarray) -> list[Backend]:
-    """The variants of the summary that exist here, ready to be timed side by side; one that does not start is said."""
+def summary_backends(
+    course: Course, results: dict, pixels: np.ndarray
+) -> list[Backend]:
+    """The variants of the summary that exist here, ready to be timed side by side; one
+    that does not start is said.
+    """
     device, backends = course.device.type, []
     for name, file in (("baseline", "baseline.pth"), ("optimised", "best_model.pth")):
         path = course.checkpoints / file
         if path.exists():
             run = torch_runner(served_network(course, path)[0], device)
             backends.append(Backend(name, run, device, "float32", "PyTorch", path))
-    models, deployed = results.get("theme4", {}).get("models", {}), results.get("theme7", {}).get("models", {})
-    rt = models.get("fp32") if results.get("theme4", {}).get("tensorrt", {}).get("works") and device == "cuda" else None
-    served = (("ONNX float32", "fp32", models.get("fp32"), device), ("ONNX INT8", "int8", models.get("int8"), "cpu"),
-              ("TensorRT", "tensorrt", rt, "cuda"), ("retrained", "fp32", deployed.get("after"), device))  # fmt: skip
+    models, deployed = (
+        results.get("theme4", {}).get("models", {}),
+        results.get("theme7", {}).get("models", {}),
+    )
+    rt = (
+        models.get("fp32")
+        if results.get("theme4", {}).get("tensorrt", {}).get("works")
+        and device == "cuda"
+        else None
+    )
+    served = (
+        ("ONNX float32", "fp32", models.get("fp32"), device),
+        ("ONNX INT8", "int8", models.get("int8"), "cpu"),
+        ("TensorRT", "tensorrt", rt, "cuda"),
+        ("retrained", "fp32", deployed.get("after"), device),
+    )
     for name, kind, digest, where in served:
         path = course.exports / "models" / f"{digest}.onnx"
-        model = _serving_model(course, kind, path, where, pixels)[0] if digest and path.exists() else None
+        model = (
+            _serving_model(course, kind, path, where, pixels)[0]
+            if digest and path.exists()
+            else None
+        )
         if model:
-            backends.append(Backend(name, model.predict, where, kind, model.provider, path))
+            backends.append(
+                Backend(name, model.predict, where, kind, model.provider, path)
+            )
     return backends
 
 
-def serving_table(rows: list, backends: list[Backend], price: float | None) -> pd.DataFrame:
-    """One row a variant: p50_ms and p95_ms of one image; images_s in the largest batch and cost_per_million one by one,
-    both at the median, as one slow call of a busy machine moves a mean; size_mb of its file, runtime.
+def serving_table(
+    rows: list, backends: list[Backend], price: float | None
+) -> pd.DataFrame:
+    """One row a variant: p50_ms and p95_ms of one image; images_s in the largest batch
+    and cost_per_million one by one, both at the median, as one slow call of a busy
+    machine moves a mean; size_mb of its file, runtime.
 
     `rows` as `benchmark` gives them; without a price there is no cost.
     """
@@ -8146,41 +12828,74 @@ def serving_table(rows: list, backends: list[Backend], price: float | None) -> p
     one, many = speed.loc[1], speed.loc[batch]
     table = one[["p50_ms", "p95_ms"]].assign(images_s=1000 * batch / many["p50_ms"])
     if price is not None:
-        table["cost_per_million"] = [cost_per_million(1000 / ms, price) for ms in one["p50_ms"]]
-    files = {b.name: {"size_mb": b.file.stat().st_size / 2**20, "runtime": f"{b.provider}, {b.device}"}
-             for b in backends}  # fmt: skip
-    return table.join(pd.DataFrame.from_dict(files, orient="index")).rename_axis("model")
+        table["cost_per_million"] = [
+            cost_per_million(1000 / ms, price) for ms in one["p50_ms"]
+        ]
+    files = {
+        b.name: {
+            "size_mb": b.file.stat().st_size / 2**20,
+            "runtime": f"{b.provider}, {b.device}",
+        }
+        for b in backends
+    }
+    return table.join(pd.DataFrame.from_dict(files, orient="index")).rename_axis(
+        "model"
+    )
 
 
-def performance_table(home: str | Path, results: dict, serving: pd.DataFrame | None = None, resamples=1000):
-    """Every variant of the model on the test images and, from `serving_table`, as a service.
+def performance_table(
+    home: str | Path, results: dict, serving: pd.DataFrame | None = None, resamples=1000
+):
+    """Every variant of the model on the test images and, from `serving_table`, as a
+    service.
 
     Returns
     -------
-    DataFrame, one row a variant that has answered the test images: accuracy, balanced_accuracy, auroc and ece, each
-    with _low and _high (95 %; see `evaluate`), n; train_seconds (for the retrained model: of the fine-tuning),
-    train_cost at the hourly price of theme 4; the columns of `serving`. What was not measured is NaN.
-    """
-    headline, price = results.get("headline", {}), results.get("theme4", {}).get("price_per_hour")
+    DataFrame, one row a variant that has answered the test images: accuracy,
+    balanced_accuracy, auroc and ece, each with _low and _high (95 %; see `evaluate`),
+    n; train_seconds (for the retrained model: of the fine-tuning), train_cost at the
+    hourly price of theme 4; the columns of `serving`. What was not measured is NaN."""
+    headline, price = (
+        results.get("headline", {}),
+        results.get("theme4", {}).get("price_per_hour"),
+    )
     seconds = {name: headline.get("train_seconds_optimized") for name in VARIANTS} | {
-        "baseline": headline.get("train_seconds_baseline"), "retrained": results.get("theme7", {}).get("train_seconds")}
+        "baseline": headline.get("train_seconds_baseline"),
+        "retrained": results.get("theme7", {}).get("train_seconds"),
+    }
     rows = {}
     for name, file in VARIANTS.items():
         if (stored := stored_predictions(home, file)) is None:
             continue
-        metrics = evaluate(*stored, DATASETS[results["meta"]["dataset"]].classes, resamples, results["meta"]["seed"])
+        metrics = evaluate(
+            *stored,
+            DATASETS[results["meta"]["dataset"]].classes,
+            resamples,
+            results["meta"]["seed"],
+        )
         row = {}
         for metric in ("accuracy", "balanced_accuracy", "auroc", "ece"):
-            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), metrics.loc[metric], strict=False))
+            row |= dict(
+                zip(
+                    (metric, f"{metric}_low", f"{metric}_high"),
+                    metrics.loc[metric],
+                    strict=False,
+                )
+            )
         took = math.nan if seconds[name] is None else seconds[name]
-        rows[name] = row | {"n": len(stored[1]), "train_seconds": took,
-                            "train_cost": math.nan if price is None else took * price / 3600}  # fmt: skip
+        rows[name] = row | {
+            "n": len(stored[1]),
+            "train_seconds": took,
+            "train_cost": math.nan if price is None else took * price / 3600,
+        }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
     return table if serving is None or table.empty else table.join(serving)
 
 
 def with_intervals(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """The same table for reading: `x`, `x_low` and `x_high` in one column, "0.956 [0.932, 0.972]"; nothing for NaN."""
+    """The same table for reading: `x`, `x_low` and `x_high` in one column, "0.956
+    [0.932, 0.972]"; nothing for NaN.
+    """
     shown = {}
     for name in table.columns:
         if name.endswith(("_low", "_high")):
@@ -8188,23 +12903,40 @@ def with_intervals(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
         values = table[name]
         if pd.api.types.is_float_dtype(values):
             if f"{name}_low" in table:
-                ends = zip(values, table[f"{name}_low"], table[f"{name}_high"], strict=True)
-                shown[name] = [f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for v, a, b in ends]
+                ends = zip(
+                    values, table[f"{name}_low"], table[f"{name}_high"], strict=True
+                )
+                shown[name] = [
+                    f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]"
+                    for v, a, b in ends
+                ]
             else:
-                shown[name] = ["" if np.isnan(value) else f"{value:,.0f}" if abs(value) >= 10**digits else
-                               f"{value:.{digits}g}" for value in values]  # fmt: skip
+                shown[name] = [
+                    (
+                        ""
+                        if np.isnan(value)
+                        else (
+                            f"{value:,.0f}"
+                            if abs(value) >= 10**digits
+                            else f"{value:.{digits}g}"
+                        )
+                    )
+                    for value in values
+                ]
         else:
             shown[name] = values.astype(str)
     return pd.DataFrame(shown, index=table.index)
 
 
 def paired_tests(home: str | Path, alpha: float = 0.05) -> pd.DataFrame:
-    """Each pair of PAIRS on the same test images: `paired_difference`, and McNemar's exact test with Holm's correction.
+    """Each pair of PAIRS on the same test images: `paired_difference`, and McNemar's
+    exact test with Holm's correction.
 
     Returns
     -------
-    DataFrame, one row a pair with answers of both: difference of the accuracies with low and high (95 %), won and lost
-    (images on which just one is right), p_value (exact McNemar, two-sided), p_holm, n, says.
+    DataFrame, one row a pair with answers of both: difference of the accuracies with
+    low and high (95 %), won and lost (images on which just one is right), p_value
+    (exact McNemar, two-sided), p_holm, n, says.
     """
     right, rows = right_answers(home), {}
     for first, second in PAIRS:
@@ -8213,18 +12945,32 @@ def paired_tests(home: str | Path, alpha: float = 0.05) -> pd.DataFrame:
         old, new = right[first], right[second]
         difference, low, high = paired_difference(old, new)
         rows[f"{first} → {second}"] = {
-            "difference": difference, "low": low, "high": high, "won": int((new & ~old).sum()),
-            "lost": int((old & ~new).sum()), "p_value": _two_sided(old, new), "n": len(old)}  # fmt: skip
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "won": int((new & ~old).sum()),
+            "lost": int((old & ~new).sum()),
+            "p_value": _two_sided(old, new),
+            "n": len(old),
+        }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
     if len(table):
         table.insert(6, "p_holm", adjust(table["p_value"], "holm"))
-        table["says"] = [_verdict(row.difference, row.p_holm, alpha) if row.won + row.lost else "same images right"
-                         for row in table.itertuples()]  # fmt: skip
+        table["says"] = [
+            (
+                _verdict(row.difference, row.p_holm, alpha)
+                if row.won + row.lost
+                else "same images right"
+            )
+            for row in table.itertuples()
+        ]
     return table
 
 
 def _two_sided(old: np.ndarray, new: np.ndarray) -> float:
-    """McNemar's exact test in either direction: twice the smaller side, as both sides of a fair coin are alike."""
+    """McNemar's exact test in either direction: twice the smaller side, as both sides
+    of a fair coin are alike.
+    """
     return min(1.0, 2 * min(mcnemar_p(old, new), mcnemar_p(new, old)))
 
 
@@ -8235,25 +12981,38 @@ def _verdict(difference: float, p_value: float, alpha: float = 0.05) -> str:
 
 
 def right_answers(home: str | Path) -> dict[str, np.ndarray]:
-    """By variant, which test images it got right, bool (N,); only variants that have answered the same images."""
+    """By variant, which test images it got right, bool (N,); only variants that have
+    answered the same images.
+    """
     stored = {name: stored_predictions(home, file) for name, file in VARIANTS.items()}
     known = stored["optimised"]
-    return {name: answers[0].argmax(1) == answers[1] for name, answers in stored.items()
-            if answers and known and np.array_equal(answers[1], known[1])}  # fmt: skip
+    return {
+        name: answers[0].argmax(1) == answers[1]
+        for name, answers in stored.items()
+        if answers and known and np.array_equal(answers[1], known[1])
+    }
 
 
 def lost_accuracy(home: str | Path) -> pd.Series:
-    """By variant, the most accuracy it may have lost against the optimised model: the low end of `paired_difference`.
+    """By variant, the most accuracy it may have lost against the optimised model: the
+    low end of `paired_difference`.
 
-    Answers that are all the same prove no more than their number: of 150 images, a loss of 2.5 points stays possible.
-    """
+    Answers that are all the same prove no more than their number: of 150 images, a loss
+    of 2.5 points stays possible."""
     right = right_answers(home)
-    lost = {name: 0 - paired_difference(right["optimised"], own)[1] for name, own in right.items()}
-    return pd.Series(lost | ({"optimised": 0.0} if "optimised" in lost else {}), dtype=float)
+    lost = {
+        name: 0 - paired_difference(right["optimised"], own)[1]
+        for name, own in right.items()
+    }
+    return pd.Series(
+        lost | ({"optimised": 0.0} if "optimised" in lost else {}), dtype=float
+    )
 
 
 def not_shown_worse(home: str | Path, alpha: float = 0.05) -> tuple[str, list[str]]:
-    """The variant with the most right answers, and those that these images do not show to be worse (McNemar, Holm)."""
+    """The variant with the most right answers, and those that these images do not show
+    to be worse (McNemar, Holm).
+    """
     right = right_answers(home)
     best = max(right, key=lambda name: right[name].sum())
     others = [name for name in right if name != best]
@@ -8261,8 +13020,14 @@ def not_shown_worse(home: str | Path, alpha: float = 0.05) -> tuple[str, list[st
     return best, [name for name, p in zip(others, p_values, strict=True) if p > alpha]
 
 
-def recommend(table: pd.DataFrame, lost: pd.Series, slo_ms: float, margin: float = 0.02, ahead: tuple = ("", ()),
-              seventh: dict | None = None) -> pd.DataFrame:  # fmt: skip
+def recommend(
+    table: pd.DataFrame,
+    lost: pd.Series,
+    slo_ms: float,
+    margin: float = 0.02,
+    ahead: tuple = ("", ()),
+    seventh: dict | None = None,
+) -> pd.DataFrame:
     """When to use what, by rule, from one's own figures.
 
     Parameters
@@ -8270,7 +13035,8 @@ def recommend(table: pd.DataFrame, lost: pd.Series, slo_ms: float, margin: float
     table : DataFrame
         Of `performance_table`, with the columns of `serving_table`.
     lost : Series
-        Of `lost_accuracy`. A variant may replace the reference when it can have lost `margin` at most.
+        Of `lost_accuracy`. A variant may replace the reference when it can have lost
+        `margin` at most.
     slo_ms : float
         The promise of theme 4: 95 % of the answers within this time.
     ahead : (str, list)
@@ -8280,143 +13046,293 @@ def recommend(table: pd.DataFrame, lost: pd.Series, slo_ms: float, margin: float
 
     Returns
     -------
-    DataFrame: one row a situation; choose (a variant or "none"), because (the figures behind it).
-    """
+    DataFrame: one row a situation; choose (a variant or "none"), because (the figures
+    behind it)."""
     able = table[(lost.reindex(table.index) <= margin) & table["p50_ms"].notna()]
     fast = able[able["p95_ms"] <= slo_ms]
     rules = (
-        (f"one image at a time, 95 % within {slo_ms:g} ms", fast, "p95_ms", "{:.2f} ms at p95", True),
-        ("a night's batch, as many images as possible", able, "images_s", "{:.0f} images/s in batches", False),
-        ("a small device: the least storage", able, "size_mb", "a file of {:.2f} MiB", True),
-        ("the lowest price for a million answers", able, "cost_per_million", "{:.3f} per million", True),
+        (
+            f"one image at a time, 95 % within {slo_ms:g} ms",
+            fast,
+            "p95_ms",
+            "{:.2f} ms at p95",
+            True,
+        ),
+        (
+            "a night's batch, as many images as possible",
+            able,
+            "images_s",
+            "{:.0f} images/s in batches",
+            False,
+        ),
+        (
+            "a small device: the least storage",
+            able,
+            "size_mb",
+            "a file of {:.2f} MiB",
+            True,
+        ),
+        (
+            "the lowest price for a million answers",
+            able,
+            "cost_per_million",
+            "{:.3f} per million",
+            True,
+        ),
     )
     rows = {}
     for situation, among, column, text, low in rules:
         if column not in among or among[column].isna().all():
-            rows[situation] = ("none", f"nothing that lost at most {100 * margin:g} points qualifies")
+            rows[situation] = (
+                "none",
+                f"nothing that lost at most {100 * margin:g} points qualifies",
+            )
             continue
         best = among[column].idxmin() if low else among[column].idxmax()
         others = among[column].drop(best)
-        second = f", next: {(others.idxmin() if low else others.idxmax())}, " if len(others) else ""
-        second += text.format(others.min() if low else others.max()) if len(others) else ""
+        second = (
+            f", next: {(others.idxmin() if low else others.idxmax())}, "
+            if len(others)
+            else ""
+        )
+        second += (
+            text.format(others.min() if low else others.max()) if len(others) else ""
+        )
         rows[situation] = (best, text.format(among.loc[best, column]) + second)
     first, near = ahead
     if first:
         rows["every point of accuracy counts"] = (
             "not decided by these images" if near else first,
-            f"most right answers: {first}; not shown to be worse: {', '.join(near) or 'none'}")
-    gate = {row["model"]: row["accuracy"] for row in (seventh or {}).get("on_gate", []) if row["images"] == "drifted"}
+            (
+                f"most right answers: {first}; not shown to be worse:"
+                f" {', '.join(near) or 'none'}"
+            ),
+        )
+    gate = {
+        row["model"]: row["accuracy"]
+        for row in (seventh or {}).get("on_gate", [])
+        if row["images"] == "drifted"
+    }
     if gate:
         passed = seventh["gate"]["passed"]
         rows["after the drift of theme 6"] = (
             "retrained" if passed else "no model yet: the gate refused",
-            f"on drifted gate images {gate['old model']:.3f} before retraining, {gate['candidate']:.3f} after; all "
-            "other variants have the weights from before")
+            (
+                f"on drifted gate images {gate['old model']:.3f} before retraining,"
+                f" {gate['candidate']:.3f} after; all other variants have the weights"
+                " from before"
+            ),
+        )
     if "baseline" in lost:
         rows["the simplest model that will do"] = (
             "baseline" if lost["baseline"] <= margin else "not the baseline",
-            f"it may have lost {100 * lost['baseline']:.1f} points of accuracy, allowed {100 * margin:g}")
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["choose", "because"]).rename_axis("situation")
+            (
+                f"it may have lost {100 * lost['baseline']:.1f} points of accuracy,"
+                f" allowed {100 * margin:g}"
+            ),
+        )
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=["choose", "because"]
+    ).rename_axis("situation")
 
 
-def drift_robustness(course: Course, data: Data, results: dict, severity: int = 4) -> list[dict]:
-    """Accuracy before and after the retraining under every drift, on pool `production`, which chose neither model.
+def drift_robustness(
+    course: Course, data: Data, results: dict, severity: int = 4
+) -> list[dict]:
+    """Accuracy before and after the retraining under every drift, on pool `production`,
+    which chose neither model.
 
     Returns
     -------
-    list of dict: kind ("none" for clean images), before, after, difference with low and high, p_value (exact McNemar,
-    two-sided), p_holm over all kinds, n. Both models answer the same images.
+    list of dict: kind ("none" for clean images), before, after, difference with low and
+    high, p_value (exact McNemar, two-sided), p_holm over all kinds, n. Both models
+    answer the same images.
     """
-    paths = [course.exports / "models" / f"{results['theme7']['models'][when]}.onnx" for when in ("before", "after")]
+    paths = [
+        course.exports / "models" / f"{results['theme7']['models'][when]}.onnx"
+        for when in ("before", "after")
+    ]
     models, rows = [OnnxModel(path, course.classes) for path in paths], []
     chosen = data.where("production")
     clean, labels = np.asarray(data.pixels[chosen]), data.labels[chosen]
-    kinds = [kind for kind in drifts_of(course.dataset) if kind != "class_prior"]  # which changes no picture
+    # which changes no picture
+    kinds = [kind for kind in drifts_of(course.dataset) if kind != "class_prior"]
     for kind in ("none", *kinds):
-        pixels = clean if kind == "none" else drift_images(clean, kind, severity, course.seed)
+        pixels = (
+            clean
+            if kind == "none"
+            else drift_images(clean, kind, severity, course.seed)
+        )
         before, after = (model.predict_all(pixels)[0].argmax(1) for model in models)
         result = compare(before, after, labels, course.profile.resamples, course.seed)
-        rows.append({"kind": kind, "before": float((before == labels).mean()), "after": float((after == labels).mean())}
-                    | {name: result[name] for name in ("difference", "low", "high", "p_value", "n")})  # fmt: skip
-    for row, p_holm in zip(rows, adjust([row["p_value"] for row in rows], "holm"), strict=True):
+        rows.append(
+            {
+                "kind": kind,
+                "before": float((before == labels).mean()),
+                "after": float((after == labels).mean()),
+            }
+            | {
+                name: result[name]
+                for name in ("difference", "low", "high", "p_value", "n")
+            }
+        )
+    for row, p_holm in zip(
+        rows, adjust([row["p_value"] for row in rows], "holm"), strict=True
+    ):
         row["p_holm"] = float(p_holm)
     return rows
 
 
 def life_of_model(home: str | Path, results: dict) -> pd.DataFrame:
-    """What happened to the model, in order: theme, when (UTC), event, and the accuracy measured then, if any.
+    """What happened to the model, in order: theme, when (UTC), event, and the accuracy
+    measured then, if any.
 
     Returns
     -------
-    DataFrame: theme, when, event, images (which the accuracy is about), accuracy, low, high (Wilson, 95 %).
-    """
-    second, third, fourth, fifth, sixth, seventh = (results.get(f"theme{theme}") for theme in range(2, 8))
-    gate = {(row["model"], row["images"]): row for row in (seventh or {}).get("on_gate", [])}
+    DataFrame: theme, when, event, images (which the accuracy is about), accuracy, low,
+    high (Wilson, 95 %)."""
+    second, third, fourth, fifth, sixth, seventh = (
+        results.get(f"theme{theme}") for theme in range(2, 8)
+    )
+    gate = {
+        (row["model"], row["images"]): row for row in (seventh or {}).get("on_gate", [])
+    }
     events = []
 
     def add(theme, event, images="", measured=None):
         """`measured`: a row of `evaluate` or `accuracy_row`."""
         section, row = results[f"theme{theme}"], measured or {}
         value = row.get("accuracy", row.get("value", math.nan))
-        events.append({"theme": theme, "when": section.get("trained") or section["recorded"], "event": event,
-                       "images": images, "accuracy": value} | {end: row.get(end, math.nan) for end in ("low", "high")})
+        events.append(
+            {
+                "theme": theme,
+                "when": section.get("trained") or section["recorded"],
+                "event": event,
+                "images": images,
+                "accuracy": value,
+            }
+            | {end: row.get(end, math.nan) for end in ("low", "high")}
+        )
 
     if second:
-        add(2, f"baseline trained, {second['parameters']} parameters", "test", second["test"]["accuracy"])
+        add(
+            2,
+            f"baseline trained, {second['parameters']} parameters",
+            "test",
+            second["test"]["accuracy"],
+        )
     if third:
-        add(3, f"optimised, {third['parameters']} parameters", "test", third["test"]["accuracy"])
+        add(
+            3,
+            f"optimised, {third['parameters']} parameters",
+            "test",
+            third["test"]["accuracy"],
+        )
     if fourth:
         add(4, f"exported; cheapest within the SLO: {fourth['shipped'] or 'none'}")
     if fifth:
         raised = sum(row["raised"] for row in fifth["drill"])
-        add(5, f"in service; {raised} of {len(fifth['drill'])} incidents raised their alert")
+        add(
+            5,
+            f"in service; {raised} of {len(fifth['drill'])} incidents raised their"
+            " alert",
+        )
     if sixth:
         at = "" if sixth["decided_at"] is None else f" at window {sixth['decided_at']}"
         case = f"{sixth['scenario']['kind']}, severity {sixth['scenario']['severity']}"
-        add(6, f"drift ({case}): {sixth['decision']}{at}", "gate, drifted", gate.get(("old model", "drifted")))
+        add(
+            6,
+            f"drift ({case}): {sixth['decision']}{at}",
+            "gate, drifted",
+            gate.get(("old model", "drifted")),
+        )
     if seventh:
         verdict = "accepted" if seventh["gate"]["passed"] else "refused"
-        add(7, f"candidate of {seventh['chosen']['budget']} labels {verdict}", "gate, drifted",
-            gate.get(("candidate", "drifted")))  # fmt: skip
+        add(
+            7,
+            f"candidate of {seventh['chosen']['budget']} labels {verdict}",
+            "gate, drifted",
+            gate.get(("candidate", "drifted")),
+        )
         add(7, "the candidate on the test images", "test", seventh["test"]["accuracy"])
-        which = "retrained" if seventh["in_service"] == seventh["models"]["after"] else "original"
+        which = (
+            "retrained"
+            if seventh["in_service"] == seventh["models"]["after"]
+            else "original"
+        )
         add(7, f"in service now: {seventh['in_service'][:8]}, the {which} model")
-    return pd.DataFrame(events, columns=["theme", "when", "event", "images", "accuracy", "low", "high"])
+    return pd.DataFrame(
+        events, columns=["theme", "when", "event", "images", "accuracy", "low", "high"]
+    )
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # What was promised and what was measured: the checklist of the course before submission
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 CHECKLIST = {
-    "Code": ("environment documented", "optimised loader tested", "baseline above 70 % accuracy",
-             "optimised model above 80 % accuracy", "ONNX export works", "ONNX Runtime benchmarks complete",
-             "monitoring in operation (TensorBoard and CSV)", "drift detection, two methods or more",
-             "retraining pipeline tested", "code commented and reproducible", "random seeds fixed"),
-    "Report": ("executive summary", "introduction", "themes 1 to 7", "theme 8", "conclusion", "references",
-               "figures clear, with captions", "comparative tables with precise figures"),
-    "Hand-in": ("report as PDF", "source code: eight notebooks", "checkpoints", "README with instructions",
-                "demo or screenshots (optional)"),
-}  # fmt: skip
+    "Code": (
+        "environment documented",
+        "optimised loader tested",
+        "baseline above 70 % accuracy",
+        "optimised model above 80 % accuracy",
+        "ONNX export works",
+        "ONNX Runtime benchmarks complete",
+        "monitoring in operation (TensorBoard and CSV)",
+        "drift detection, two methods or more",
+        "retraining pipeline tested",
+        "code commented and reproducible",
+        "random seeds fixed",
+    ),
+    "Report": (
+        "executive summary",
+        "introduction",
+        "themes 1 to 7",
+        "theme 8",
+        "conclusion",
+        "references",
+        "figures clear, with captions",
+        "comparative tables with precise figures",
+    ),
+    "Hand-in": (
+        "report as PDF",
+        "source code: eight notebooks",
+        "checkpoints",
+        "README with instructions",
+        "demo or screenshots (optional)",
+    ),
+}
 
 
-def checklist(home: str | Path, results: dict, project: str | Path | None = None) -> pd.DataFrame:
-    """The course's checklist before submission, item by item, with the evidence that stands in the files.
+def checklist(
+    home: str | Path, results: dict, project: str | Path | None = None
+) -> pd.DataFrame:
+    """The course's checklist before submission, item by item, with the evidence that
+    stands in the files.
 
     Parameters
     ----------
-    home : folder of the artefacts; project : folder of notebooks and README, the home's own or else this kit.
+    home : folder of the artefacts; project : folder of notebooks and README, the home's
+    own or else this kit.
 
     Returns
     -------
-    DataFrame: part ("Code", "Report", "Hand-in"), item, evidence (a sentence with measured values), passed (True,
-    False, or None: a human must judge).
+    DataFrame: part ("Code", "Report", "Hand-in"), item, evidence (a sentence with
+    measured values), passed (True, False, or None: a human must judge).
     """
     home = Path(home)
     project = Path(project or (home if (home / "notebooks").is_dir() else KIT))
-    found = _code_evidence(home, results, project) | _report_evidence(home) | _hand_in_evidence(home, project)
-    rows = [{"part": part, "item": item} | dict(zip(("evidence", "passed"), found[item], strict=True))
-            for part, items in CHECKLIST.items() for item in items]  # fmt: skip
+    found = (
+        _code_evidence(home, results, project)
+        | _report_evidence(home)
+        | _hand_in_evidence(home, project)
+    )
+    rows = [
+        {"part": part, "item": item}
+        | dict(zip(("evidence", "passed"), found[item], strict=True))
+        for part, items in CHECKLIST.items()
+        for item in items
+    ]
     return pd.DataFrame(rows)
 
 
@@ -8424,77 +13340,160 @@ def _met(results: dict, theme: int, words: str) -> tuple[str, bool]:
     """Evidence of one criterion that a theme's checkpoint recorded."""
     for row in results.get("criteria", {}).get(f"theme{theme}", []):
         if row["name"].startswith(words):
-            value = f"{row['value']:.4g}" if isinstance(row["value"], float) else row["value"]
+            value = (
+                f"{row['value']:.4g}"
+                if isinstance(row["value"], float)
+                else row["value"]
+            )
             return f"{row['name']}: {value} (target {row['target']})", row["passed"]
     return f"not recorded: run notebooks/{THEMES[theme][0]}.ipynb", False
 
 
 def _all_met(results: dict, *wanted: tuple[int, str]) -> tuple[str, bool]:
-    said, passed = zip(*(_met(results, theme, words) for theme, words in wanted), strict=True)
+    said, passed = zip(
+        *(_met(results, theme, words) for theme, words in wanted), strict=True
+    )
     return "; ".join(said), all(passed)
 
 
 def _seed_evidence(project: Path, seed: int | None) -> tuple[str, bool]:
     """How many of the notebooks hand SEED to `start`, and the seed of the record."""
     notebooks = sorted((project / "notebooks").glob("theme[1-8]_*.ipynb"))
-    fixed = sum(bool(re.search(r"utils\.start\([^)]*\bseed=SEED\b", path.read_text(errors="replace")))
-                for path in notebooks)  # fmt: skip
-    says = f"seed {seed} in the record; {fixed} of {len(notebooks)} notebooks pass SEED to utils.start"
+    fixed = sum(
+        bool(
+            re.search(
+                r"utils\.start\([^)]*\bseed=SEED\b", path.read_text(errors="replace")
+            )
+        )
+        for path in notebooks
+    )
+    says = (
+        f"seed {seed} in the record; {fixed} of {len(notebooks)} notebooks pass SEED to"
+        " utils.start"
+    )
     return says, seed is not None and 0 < fixed == len(notebooks)
 
 
-def _code_evidence(home: Path, results: dict, project: Path) -> dict[str, tuple[str, bool | None]]:
-    meta, fourth, sixth = (results.get(name, {}) for name in ("meta", "theme4", "theme6"))
-    versions, written = meta.get("environment", {}), (home / "exports" / "environment.txt").exists()
+def _code_evidence(
+    home: Path, results: dict, project: Path
+) -> dict[str, tuple[str, bool | None]]:
+    meta, fourth, sixth = (
+        results.get(name, {}) for name in ("meta", "theme4", "theme6")
+    )
+    versions, written = (
+        meta.get("environment", {}),
+        (home / "exports" / "environment.txt").exists(),
+    )
     timed = {(row["backend"], row["batch"]) for row in fourth.get("benchmark", [])}
-    backends, batches = {backend for backend, _ in timed}, sorted({batch for _, batch in timed})
+    backends, batches = (
+        {backend for backend, _ in timed},
+        sorted({batch for _, batch in timed}),
+    )
     served = [name for name in backends if name.startswith("ONNX Runtime")]
     log = home / "logs" / "production.csv"
-    lines = f"; production.csv, {log.stat().st_size / 2**20:.1f} MiB" if log.exists() else "; no logs/production.csv"
+    lines = (
+        f"; production.csv, {log.stat().st_size / 2**20:.1f} MiB"
+        if log.exists()
+        else "; no logs/production.csv"
+    )
     board = _all_met(results, (5, "TensorBoard"), (5, "lines in the log"))
     refused = results.get("theme7", {}).get("refused", {})
     gate = _all_met(results, (7, "gate images"), (7, "bad candidates"))
     methods = _met(results, 6, "detection methods")
     seed = meta.get("seed")
     return {
-        "environment documented": (f"exports/environment.txt, torch {versions.get('torch')}, {meta.get('hardware')}"
-                                   if written else "exports/environment.txt is missing", written),
+        "environment documented": (
+            (
+                f"exports/environment.txt, torch {versions.get('torch')},"
+                f" {meta.get('hardware')}"
+                if written
+                else "exports/environment.txt is missing"
+            ),
+            written,
+        ),
         "optimised loader tested": _met(results, 1, "optimised loader"),
-        "baseline above 70 % accuracy": _all_met(results, (2, "baseline test"), (2, "balanced accuracy above")),
-        "optimised model above 80 % accuracy": _all_met(results, (3, "optimised test"), (3, "balanced accuracy above")),
-        "ONNX export works": _all_met(results, (4, "ONNX against PyTorch"), (4, "decisions changed")),
+        "baseline above 70 % accuracy": _all_met(
+            results, (2, "baseline test"), (2, "balanced accuracy above")
+        ),
+        "optimised model above 80 % accuracy": _all_met(
+            results, (3, "optimised test"), (3, "balanced accuracy above")
+        ),
+        "ONNX export works": _all_met(
+            results, (4, "ONNX against PyTorch"), (4, "decisions changed")
+        ),
         "ONNX Runtime benchmarks complete": (
-            f"{len(backends)} backends, {len(served)} of ONNX Runtime, at batch sizes "
-            f"{', '.join(map(str, batches)) or 'none'}", len(backends) >= 3 and bool(served) and len(batches) >= 2),
-        "monitoring in operation (TensorBoard and CSV)": (board[0] + lines, board[1] and log.exists()),
+            (
+                f"{len(backends)} backends, {len(served)} of ONNX Runtime, at batch"
+                f" sizes {', '.join(map(str, batches)) or 'none'}"
+            ),
+            len(backends) >= 3 and bool(served) and len(batches) >= 2,
+        ),
+        "monitoring in operation (TensorBoard and CSV)": (
+            board[0] + lines,
+            board[1] and log.exists(),
+        ),
         "drift detection, two methods or more": (
-            f"{methods[0]}; false alarms of {len(sixth.get('false_alarms', []))} detectors measured", methods[1]),
-        "retraining pipeline tested": (f"{gate[0]}; {len(refused)} bad candidates tried", gate[1]),
-        "code commented and reproducible": ("run `course.py check` on the hand-in: it repeats the figures", None),
+            (
+                f"{methods[0]}; false alarms of {len(sixth.get('false_alarms', []))}"
+                " detectors measured"
+            ),
+            methods[1],
+        ),
+        "retraining pipeline tested": (
+            f"{gate[0]}; {len(refused)} bad candidates tried",
+            gate[1],
+        ),
+        "code commented and reproducible": (
+            "run `course.py check` on the hand-in: it repeats the figures",
+            None,
+        ),
         "random seeds fixed": _seed_evidence(project, seed),
-    }  # fmt: skip
+    }
 
 
 def _report_evidence(home: Path) -> dict[str, tuple[str, bool | None]]:
     """From report/report.json, which `course.py report` writes beside the PDF."""
     report = read_json(home / "report" / "report.json")
     missing = "no report yet: python course.py report"
-    parts = {"executive summary": ("summary",), "introduction": ("introduction",), "conclusion": ("conclusion",),
-             "themes 1 to 7": tuple(f"theme{n}" for n in range(1, 8)), "theme 8": ("theme8",),
-             "references": ("references",)}  # fmt: skip
+    parts = {
+        "executive summary": ("summary",),
+        "introduction": ("introduction",),
+        "conclusion": ("conclusion",),
+        "themes 1 to 7": tuple(f"theme{n}" for n in range(1, 8)),
+        "theme 8": ("theme8",),
+        "references": ("references",),
+    }
     found = {}
     for item, keys in parts.items():
-        rows = [row for row in report.get("sections", []) if any(key in row["key"] for key in keys)]
-        long = [f"{row['title']}: {row['pages']} of {'–'.join(map(str, row['budget']))} pages" for row in rows
-                if row["budget"] and not row["budget"][0] <= row["pages"] <= row["budget"][1]]  # fmt: skip
+        rows = [
+            row
+            for row in report.get("sections", [])
+            if any(key in row["key"] for key in keys)
+        ]
+        long = [
+            f"{row['title']}: {row['pages']} of {'–'.join(map(str, row['budget']))}"
+            " pages"
+            for row in rows
+            if row["budget"]
+            and not row["budget"][0] <= row["pages"] <= row["budget"][1]
+        ]
         open_ = sum(row["placeholders"] for row in rows)
         said = f"{len(rows)} of {len(keys)} sections, {open_} placeholders left"
         said += f"; outside the budget: {', '.join(long)}" if long else ""
-        found[item] = (said, len(rows) == len(keys) and not long and open_ == 0) if report else (missing, False)
-    for item, kind, suffix in (("figures clear, with captions", "figures", "png"),
-                               ("comparative tables with precise figures", "tables", "csv")):
+        found[item] = (
+            (said, len(rows) == len(keys) and not long and open_ == 0)
+            if report
+            else (missing, False)
+        )
+    for item, kind, suffix in (
+        ("figures clear, with captions", "figures", "png"),
+        ("comparative tables with precise figures", "tables", "csv"),
+    ):
         count = len(list((home / "exports" / kind).glob(f"theme*.{suffix}")))
-        found[item] = (f"{count} {kind} in exports/{kind}: read them as a stranger would", None if count else False)
+        found[item] = (
+            f"{count} {kind} in exports/{kind}: read them as a stranger would",
+            None if count else False,
+        )
     return found
 
 
@@ -8507,35 +13506,72 @@ def _hand_in_evidence(home: Path, project: Path) -> dict[str, tuple[str, bool | 
     demo = (project / "demo").is_dir()
     draft = ", still a draft" if report.get("draft") else ""
     return {
-        "report as PDF": (f"report.pdf, {pages} pages of 40–100{draft}" if pdf else "report/report.pdf is missing",
-                          pdf and 40 <= pages <= 100 and not draft),
+        "report as PDF": (
+            (
+                f"report.pdf, {pages} pages of 40–100{draft}"
+                if pdf
+                else "report/report.pdf is missing"
+            ),
+            pdf and 40 <= pages <= 100 and not draft,
+        ),
         "source code: eight notebooks": (f"{notebooks} of 8 notebooks", notebooks == 8),
-        "checkpoints": (f"{', '.join(there) or 'none'} of {' and '.join(names)}", len(there) == 2),
-        "README with instructions": ("README.md" if (project / "README.md").exists() else "README.md is missing",
-                                     (project / "README.md").exists()),
-        "demo or screenshots (optional)": ("demo/ is there" if demo else "none found, and none is required", None),
-    }  # fmt: skip
+        "checkpoints": (
+            f"{', '.join(there) or 'none'} of {' and '.join(names)}",
+            len(there) == 2,
+        ),
+        "README with instructions": (
+            "README.md" if (project / "README.md").exists() else "README.md is missing",
+            (project / "README.md").exists(),
+        ),
+        "demo or screenshots (optional)": (
+            "demo/ is there" if demo else "none found, and none is required",
+            None,
+        ),
+    }
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # How mature: the ML Test Score of Breck et al. (2017)
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 ML_TEST_SCORE = {
-    "data": ("expectations about the inputs are written down", "every input is useful", "no input costs too much",
-             "inputs respect law and policy", "the pipeline protects privacy", "a new input can be added quickly",
-             "the code that reads inputs is tested"),
-    "model": ("every model specification is reviewed", "offline and online metrics agree", "hyperparameters were tuned",
-              "the price of a stale model is known", "a simpler model is not better",
-              "quality holds on all important slices", "fairness and inclusion were tested"),
-    "infrastructure": ("training is reproducible", "model code has unit tests", "the pipeline has an integration test",
-                       "quality is validated before serving", "single predictions can be debugged",
-                       "a canary or shadow precedes serving", "serving can be rolled back"),
-    "monitoring": ("changes of a dependency are noticed", "invariants of the inputs are watched",
-                   "training and serving do not differ", "the age of the model is watched",
-                   "numerical stability is watched", "speed and memory have not got worse",
-                   "a fall of quality is noticed"),
-}  # fmt: skip
+    "data": (
+        "expectations about the inputs are written down",
+        "every input is useful",
+        "no input costs too much",
+        "inputs respect law and policy",
+        "the pipeline protects privacy",
+        "a new input can be added quickly",
+        "the code that reads inputs is tested",
+    ),
+    "model": (
+        "every model specification is reviewed",
+        "offline and online metrics agree",
+        "hyperparameters were tuned",
+        "the price of a stale model is known",
+        "a simpler model is not better",
+        "quality holds on all important slices",
+        "fairness and inclusion were tested",
+    ),
+    "infrastructure": (
+        "training is reproducible",
+        "model code has unit tests",
+        "the pipeline has an integration test",
+        "quality is validated before serving",
+        "single predictions can be debugged",
+        "a canary or shadow precedes serving",
+        "serving can be rolled back",
+    ),
+    "monitoring": (
+        "changes of a dependency are noticed",
+        "invariants of the inputs are watched",
+        "training and serving do not differ",
+        "the age of the model is watched",
+        "numerical stability is watched",
+        "speed and memory have not got worse",
+        "a fall of quality is noticed",
+    ),
+}
 # Upper end of the score, and how the paper reads it.
 MATURITY = (
     (0, "more of a research project than a productionised system"),
@@ -8548,8 +13584,17 @@ MATURITY = (
 
 
 def _stale_price(section: dict) -> str:
-    old = {row["images"]: row["accuracy"] for row in section.get("on_gate", []) if row["model"] == "old model"}
-    return f"accuracy {old['clean']:.3f} on clean images, {old['drifted']:.3f} after the drift" if old else ""
+    old = {
+        row["images"]: row["accuracy"]
+        for row in section.get("on_gate", [])
+        if row["model"] == "old model"
+    }
+    return (
+        f"accuracy {old['clean']:.3f} on clean images, {old['drifted']:.3f} after the"
+        " drift"
+        if old
+        else ""
+    )
 
 
 def _largest(agreement: list[dict]) -> float:
@@ -8558,31 +13603,86 @@ def _largest(agreement: list[dict]) -> float:
 
 # Test, theme, and what its section of the record says about it.
 _MATURITY_EVIDENCE = (
-    ("expectations about the inputs are written down", 1, lambda s: f"{len(s['quality'])} kinds of faulty files"),
-    ("hyperparameters were tuned", 3, lambda s: f"a search, and {len(s['ablation'])} trainings of the ablation"),
-    ("a simpler model is not better", 3, lambda s: f"optimised against baseline {100 * s['paired']['difference']:+.1f} "
-                                                   f"points, p = {s['paired']['p_value']:.2g}"),
-    ("training and serving do not differ", 4, lambda s: f"answers only: {_largest(s['agreement']):.1e} apart"),
-    ("speed and memory have not got worse", 5, lambda s: "an alert rule on latency; memory is not watched"),
-    ("invariants of the inputs are watched", 5, lambda s: "brightness, sharpness and blank images, by window"),
-    ("a fall of quality is noticed", 6, lambda s: f"{s['policy']['estimate']}, no labels; "
-        f"at worst {100 * s['estimates'][s['policy']['estimate']]['most optimistic']:.0f} points too good"),
+    (
+        "expectations about the inputs are written down",
+        1,
+        lambda s: f"{len(s['quality'])} kinds of faulty files",
+    ),
+    (
+        "hyperparameters were tuned",
+        3,
+        lambda s: f"a search, and {len(s['ablation'])} trainings of the ablation",
+    ),
+    (
+        "a simpler model is not better",
+        3,
+        lambda s: (
+            f"optimised against baseline {100 * s['paired']['difference']:+.1f} "
+            f"points, p = {s['paired']['p_value']:.2g}"
+        ),
+    ),
+    (
+        "training and serving do not differ",
+        4,
+        lambda s: f"answers only: {_largest(s['agreement']):.1e} apart",
+    ),
+    (
+        "speed and memory have not got worse",
+        5,
+        lambda s: "an alert rule on latency; memory is not watched",
+    ),
+    (
+        "invariants of the inputs are watched",
+        5,
+        lambda s: "brightness, sharpness and blank images, by window",
+    ),
+    (
+        "a fall of quality is noticed",
+        6,
+        lambda s: (
+            f"{s['policy']['estimate']}, no labels; at worst"
+            f" {100 * s['estimates'][s['policy']['estimate']]['most optimistic']:.0f}"
+            " points too good"
+        ),
+    ),
     ("the price of a stale model is known", 7, _stale_price),
-    ("quality is validated before serving", 7, lambda s: f"{len(s['gate']['checks'])} checks; {s['gate']['verdict']}"),
-    ("a canary or shadow precedes serving", 7, lambda s: f"{s['shadow']['requests']} requests in the shadow"),
-    ("serving can be rolled back", 7, lambda s: "rehearsed; exports/audit.csv holds the lines"),
-)  # fmt: skip
+    (
+        "quality is validated before serving",
+        7,
+        lambda s: f"{len(s['gate']['checks'])} checks; {s['gate']['verdict']}",
+    ),
+    (
+        "a canary or shadow precedes serving",
+        7,
+        lambda s: f"{s['shadow']['requests']} requests in the shadow",
+    ),
+    (
+        "serving can be rolled back",
+        7,
+        lambda s: "rehearsed; exports/audit.csv holds the lines",
+    ),
+)
 
 
 def maturity_evidence(results: dict) -> dict[str, str]:
-    """What the record holds for a test of the ML Test Score; a test that is not named has no evidence there."""
-    said = {test: (theme, tell(results[f"theme{theme}"])) for test, theme, tell in _MATURITY_EVIDENCE
-            if f"theme{theme}" in results}  # fmt: skip
-    return {test: f"theme {theme}: {text}" for test, (theme, text) in said.items() if text}
+    """What the record holds for a test of the ML Test Score; a test that is not named
+    has no evidence there.
+    """
+    said = {
+        test: (theme, tell(results[f"theme{theme}"]))
+        for test, theme, tell in _MATURITY_EVIDENCE
+        if f"theme{theme}" in results
+    }
+    return {
+        test: f"theme {theme}: {text}" for test, (theme, text) in said.items() if text
+    }
 
 
-def maturity(results: dict, scores: dict[str, tuple]) -> tuple[pd.DataFrame, float, str]:
-    """The ML Test Score of a project: per test 0 (not done), 0.5 (done by hand, written down) or 1 (automated).
+def maturity(
+    results: dict, scores: dict[str, tuple]
+) -> tuple[pd.DataFrame, float, str]:
+    """The ML Test Score of a project: per test 0 (not done), 0.5 (done by hand, written
+    down) or 1 (automated).
 
     Parameters
     ----------
@@ -8591,8 +13691,9 @@ def maturity(results: dict, scores: dict[str, tuple]) -> tuple[pd.DataFrame, flo
 
     Returns
     -------
-    table (section, test, score, evidence in the record), the final score (the lowest of the four sums: a chain is as
-    strong as its weakest link), how the paper reads it. Source: Breck et al. (2017), The ML Test Score.
+    table (section, test, score, evidence in the record), the final score (the lowest of
+    the four sums: a chain is as strong as its weakest link), how the paper reads it.
+    Source: Breck et al. (2017), The ML Test Score.
 
     Raises
     ------
@@ -8603,93 +13704,192 @@ def maturity(results: dict, scores: dict[str, tuple]) -> tuple[pd.DataFrame, flo
     for section, tests in ML_TEST_SCORE.items():
         own = tuple(scores.get(section, ()))
         if len(own) != len(tests) or not set(own) <= {0, 0.5, 1}:
-            raise CourseError(f"Section {section!r} needs {len(tests)} scores of 0, 0.5 or 1, these are {own}: give "
-                              "one for each test, in the order of the table.")  # fmt: skip
-        rows += [{"section": section, "test": test, "score": float(score), "evidence": evidence.get(test, "")}
-                 for test, score in zip(tests, own, strict=True)]  # fmt: skip
+            raise CourseError(
+                f"Section {section!r} needs {len(tests)} scores of 0, 0.5 or 1, these"
+                f" are {own}: give one for each test, in the order of the table."
+            )
+        rows += [
+            {
+                "section": section,
+                "test": test,
+                "score": float(score),
+                "evidence": evidence.get(test, ""),
+            }
+            for test, score in zip(tests, own, strict=True)
+        ]
     table = pd.DataFrame(rows)
     final = float(table.groupby("section")["score"].sum().min())
     return table, final, next(text for end, text in MATURITY if final <= end)
 
 
 def limitations(results: dict) -> list[tuple[str, str]]:
-    """Facts of this run that limit what may be claimed, each with the question that it asks."""
-    meta, third, sixth, seventh = (results.get(name, {}) for name in ("meta", "theme3", "theme6", "theme7"))
+    """Facts of this run that limit what may be claimed, each with the question that it
+    asks.
+    """
+    meta, third, sixth, seventh = (
+        results.get(name, {}) for name in ("meta", "theme3", "theme6", "theme7")
+    )
     found = []
     if meta.get("source") == "sample":
-        found.append(("All images are drawn.", "Which of your conclusions would you dare to repeat on real ones?"))
+        found.append(
+            (
+                "All images are drawn.",
+                "Which of your conclusions would you dare to repeat on real ones?",
+            )
+        )
     if third:
-        low, high, n = (third["test"]["accuracy"][name] for name in ("low", "high", "n"))
-        found.append((f"{n} test images put the accuracy before retraining in [{low:.3f}, {high:.3f}] (95 %), if they "
-                      "are independent: several can come from one patient or one street.",
-                      "Which difference between two models is too small for you to see?"))
-        recalls = {name: row for name, row in third["test"].items() if name.startswith("recall ")}
+        low, high, n = (
+            third["test"]["accuracy"][name] for name in ("low", "high", "n")
+        )
+        found.append(
+            (
+                (
+                    f"{n} test images put the accuracy before retraining in [{low:.3f},"
+                    f" {high:.3f}] (95 %), if they are independent: several can come"
+                    " from one patient or one street."
+                ),
+                "Which difference between two models is too small for you to see?",
+            )
+        )
+        recalls = {
+            name: row
+            for name, row in third["test"].items()
+            if name.startswith("recall ")
+        }
         name, worst = min(recalls.items(), key=lambda item: item[1]["low"])
-        found.append((f"The {name} before retraining may be as low as {worst['low']:.3f} (n = {worst['n']}).",
-                      "Who pays for these errors, and who decides that this is acceptable?"))
+        found.append(
+            (
+                (
+                    f"The {name} before retraining may be as low as {worst['low']:.3f}"
+                    f" (n = {worst['n']})."
+                ),
+                "Who pays for these errors, and who decides that this is acceptable?",
+            )
+        )
     if sixth:
         seen = [name for name, told in sixth["unseen_shift"].items() if told]
-        found.append((f"{len(seen)} of {len(sixth['unseen_shift'])} detectors tell the test images from the training "
-                      "hospital's (or region's).", "Where else will the images come from, and who checks that?"))
+        found.append(
+            (
+                (
+                    f"{len(seen)} of {len(sixth['unseen_shift'])} detectors tell the"
+                    " test images from the training hospital's (or region's)."
+                ),
+                "Where else will the images come from, and who checks that?",
+            )
+        )
         error = sixth["estimates"][sixth["policy"]["estimate"]]["most optimistic"]
-        found.append((f"Accuracy estimated without labels was up to {100 * error:.0f} points too good.",
-                      "How many images a month must somebody label for you to notice?"))
+        found.append(
+            (
+                (
+                    f"Accuracy estimated without labels was up to {100 * error:.0f}"
+                    " points too good."
+                ),
+                "How many images a month must somebody label for you to notice?",
+            )
+        )
     if seventh:
-        checks = [row for row in seventh["gate"]["checks"] if row["name"] == "clean accuracy"]
-        found += [(f"The gate lets clean accuracy fall by {100 * -row['limit']:.1f} points before it refuses; this "
-                   f"time its interval excluded more than {100 * -row['low']:.1f}.",
-                   "How many gate images would three points need?") for row in checks]  # fmt: skip
-    found.append((f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')}).",
-                  "Which of your figures would you expect to move with another seed, and by how much?"))
+        checks = [
+            row for row in seventh["gate"]["checks"] if row["name"] == "clean accuracy"
+        ]
+        found += [
+            (
+                (
+                    f"The gate lets clean accuracy fall by {100 * -row['limit']:.1f}"
+                    " points before it refuses; this time its interval excluded more"
+                    f" than {100 * -row['low']:.1f}."
+                ),
+                "How many gate images would three points need?",
+            )
+            for row in checks
+        ]
+    found.append(
+        (
+            f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')}).",
+            (
+                "Which of your figures would you expect to move with another seed, and"
+                " by how much?"
+            ),
+        )
+    )
     return found
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Figures of the synthesis
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def plot_tradeoff(table: pd.DataFrame, title: str):
-    """Accuracy against latency (left) and against cost (right); hollow: another variant is as good in all and better
-    in one.
+    """Accuracy against latency (left) and against cost (right); hollow: another variant
+    is as good in all and better in one.
 
-    Columns: accuracy with accuracy_low and accuracy_high, p50_ms, size_mb, cost_per_million; index: the variants.
-    """
+    Columns: accuracy with accuracy_low and accuracy_high, p50_ms, size_mb,
+    cost_per_million; index: the variants."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
     style()
     drawn = table.dropna(subset=["p50_ms", "accuracy"])
-    columns = {"p50_ms": "latency of one image, p50 (ms)",
-               "cost_per_million": "cost of a million images (your currency)"}  # fmt: skip
+    columns = {
+        "p50_ms": "latency of one image, p50 (ms)",
+        "cost_per_million": "cost of a million images (your currency)",
+    }
     columns = {name: label for name, label in columns.items() if name in drawn}
     front = pareto(drawn, low=[*columns, "size_mb"], high=("accuracy",))
-    figure, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns) + 1.2, 4.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1,
+        len(columns),
+        figsize=(5.2 * len(columns) + 1.2, 4.2),
+        sharey=True,
+        squeeze=False,
+    )
     for axis, (column, label) in zip(axes.flat, columns.items(), strict=True):
-        for number, (row, best) in enumerate(zip(drawn.itertuples(), front, strict=True)):
+        for number, (row, best) in enumerate(
+            zip(drawn.itertuples(), front, strict=True)
+        ):
             x, colour = getattr(row, column), COLOURS[number % len(COLOURS)]
-            ends = np.abs([[row.accuracy - row.accuracy_low], [row.accuracy_high - row.accuracy]])
-            axis.errorbar(x, row.accuracy, ends, fmt="osD^vP*"[number % 7], ms=9, color=colour, capsize=4, lw=1.2,
-                          mfc=colour if best else "white", label=f"{row.Index}, {row.size_mb:.2f} MiB")  # fmt: skip
+            ends = np.abs(
+                [[row.accuracy - row.accuracy_low], [row.accuracy_high - row.accuracy]]
+            )
+            axis.errorbar(
+                x,
+                row.accuracy,
+                ends,
+                fmt="osD^vP*"[number % 7],
+                ms=9,
+                color=colour,
+                capsize=4,
+                lw=1.2,
+                mfc=colour if best else "white",
+                label=f"{row.Index}, {row.size_mb:.2f} MiB",
+            )
         axis.set(xscale="log", xlabel=f"{label}\nlogarithmic")
         axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         for place in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
             place("{x:g}")
         axis.tick_params(axis="x", which="both", labelrotation=45, labelsize=9)
     axes[0, 0].set_ylabel("accuracy on test, 95 %")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="filled: on the Pareto front")
+    axes[0, -1].legend(
+        loc="center left", bbox_to_anchor=(1, 0.5), title="filled: on the Pareto front"
+    )
     figure.suptitle(title)
     return figure
 
 
 def plot_robustness(rows: list, trained_on: str, title: str):
-    """Accuracy before (open) and after (filled) retraining, by drift; colour: p after Holm's correction."""
+    """Accuracy before (open) and after (filled) retraining, by drift; colour: p after
+    Holm's correction.
+    """
     import matplotlib.pyplot as plt
 
     style()
     table = pd.DataFrame(rows).sort_values("difference").reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.6))
-    looks = {"better": (COLOURS[2], "s"), "worse": (COLOURS[1], "X"), "no difference shown": ("grey", "o")}
+    looks = {
+        "better": (COLOURS[2], "s"),
+        "worse": (COLOURS[1], "X"),
+        "no difference shown": ("grey", "o"),
+    }
     says = [_verdict(row.difference, row.p_holm) for row in table.itertuples()]
     for row, said in zip(table.itertuples(), says, strict=True):
         colour, mark = looks[said]
@@ -8698,16 +13898,25 @@ def plot_robustness(rows: list, trained_on: str, title: str):
         axis.plot(row.after, row.Index, mark, color=colour, ms=9)
     for said, (colour, mark) in looks.items():
         axis.plot([], [], mark, color=colour, ms=9, label=f"{said}: {says.count(said)}")
-    axis.plot([], [], "o", mfc="white", mec="grey", ms=9, label="open: before retraining")
+    axis.plot(
+        [], [], "o", mfc="white", mec="grey", ms=9, label="open: before retraining"
+    )
     names = {"none": "none (clean)", trained_on: f"{trained_on} (retrained on)"}
-    axis.set_yticks(table.index, [names.get(kind, kind).replace("_", " ") for kind in table["kind"]])
-    axis.set(xlabel=f"accuracy on the same {table['n'].min()} images of pool production", title=title)
+    axis.set_yticks(
+        table.index, [names.get(kind, kind).replace("_", " ") for kind in table["kind"]]
+    )
+    axis.set(
+        xlabel=f"accuracy on the same {table['n'].min()} images of pool production",
+        title=title,
+    )
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def plot_life(table: pd.DataFrame, title: str):
-    """The events of `life_of_model` from top to bottom, and beside each the accuracy that was measured then."""
+    """The events of `life_of_model` from top to bottom, and beside each the accuracy
+    that was measured then.
+    """
     import matplotlib.pyplot as plt
 
     style()
@@ -8716,10 +13925,27 @@ def plot_life(table: pd.DataFrame, title: str):
     for number, kind in enumerate(kinds):
         part = table[(table["images"] == kind) & table["accuracy"].notna()]
         ends = np.abs([part["accuracy"] - part["low"], part["high"] - part["accuracy"]])
-        axis.errorbar(part["accuracy"], part.index, xerr=ends, fmt="so^D"[number % 4], ms=9, capsize=4, lw=2, ls="none",
-                      color=COLOURS[number], label=f"images: {kind}")  # fmt: skip
-    axis.set_yticks(table.index, [f"{textwrap.shorten(row.event, 60, placeholder=' ...')}\ntheme {row.theme}, "
-                                  f"{row.when[5:16]}" for row in table.itertuples()], fontsize=10)  # fmt: skip
+        axis.errorbar(
+            part["accuracy"],
+            part.index,
+            xerr=ends,
+            fmt="so^D"[number % 4],
+            ms=9,
+            capsize=4,
+            lw=2,
+            ls="none",
+            color=COLOURS[number],
+            label=f"images: {kind}",
+        )
+    axis.set_yticks(
+        table.index,
+        [
+            f"{textwrap.shorten(row.event, 60, placeholder=' ...')}\ntheme {row.theme},"
+            f" {row.when[5:16]}"
+            for row in table.itertuples()
+        ],
+        fontsize=10,
+    )
     axis.set(xlabel="accuracy, 95 %", ylim=(len(table) - 0.5, -0.5), title=title)
     if kinds:
         axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -8734,9 +13960,25 @@ def plot_maturity(table: pd.DataFrame, final: float, says: str):
     sums = table.groupby("section", sort=False)["score"].agg(["sum", "size"])
     figure, axis = plt.subplots(figsize=(8.5, 2.8))
     axis.barh(sums.index, sums["size"], color="white", edgecolor="grey")
-    axis.barh(sums.index, sums["sum"], color=COLOURS[0], edgecolor="black", hatch="//", alpha=0.85)
-    axis.axvline(final, color=COLOURS[1], ls="--", lw=2, label=f"score {final:g}: the lowest section")
-    axis.set(xlabel="points (0.5 by hand, 1 automated)", title="\n".join(textwrap.wrap(says, 80)))
+    axis.barh(
+        sums.index,
+        sums["sum"],
+        color=COLOURS[0],
+        edgecolor="black",
+        hatch="//",
+        alpha=0.85,
+    )
+    axis.axvline(
+        final,
+        color=COLOURS[1],
+        ls="--",
+        lw=2,
+        label=f"score {final:g}: the lowest section",
+    )
+    axis.set(
+        xlabel="points (0.5 by hand, 1 automated)",
+        title="\n".join(textwrap.wrap(says, 80)),
+    )
     axis.invert_yaxis()
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -1,11 +1,14 @@
-"""A class of submissions: one after the other, and on 1, 2, … workers of a Dask cluster. Run by hand.
+"""A class of submissions: one after the other, and on 1, 2, … workers of a Dask
+cluster. Run by hand.
 
-    .venv-scale/bin/python benchmarks/cluster.py [--submissions 12] [--rounds 5] [--workers 1 2] [--level static]
+    .venv-scale/bin/python benchmarks/cluster.py [--submissions 12] [--rounds 5]
+    [--workers 1 2] [--level static]
 
-The submissions are those of the tests, whole and faithful. Each measurement is a `course.py check --all` of its own,
-from start to summary; the clusters of `--cluster` run before, that of `--jobs` starts and ends within. The sides take
-turns, forth and back, and all must come to the same verdicts. For a level above static, give real ones: --class DIR.
-"""
+The submissions are those of the tests, whole and faithful. Each measurement is a
+`course.py check --all` of its own, from start to summary; the clusters of `--cluster`
+run before, that of `--jobs` starts and ends within. The sides take turns, forth and
+back, and all must come to the same verdicts. For a level above static, give real ones:
+--class DIR."""
 
 import argparse
 import json
@@ -37,10 +40,22 @@ def draw(folder: Path, count: int) -> Path:
     return folder
 
 
-def measure(side: list[str], options: argparse.Namespace, output: Path) -> tuple[float, list]:
+def measure(
+    side: list[str], options: argparse.Namespace, output: Path
+) -> tuple[float, list]:
     """Seconds of one check of the class, and its verdicts."""
-    command = [sys.executable, "course.py", "check", "--all", str(options.folder), "--level", options.level,
-               "--output", str(output), *side]  # fmt: skip
+    command = [
+        sys.executable,
+        "course.py",
+        "check",
+        "--all",
+        str(options.folder),
+        "--level",
+        options.level,
+        "--output",
+        str(output),
+        *side,
+    ]
     began = time.perf_counter()
     done = subprocess.run(command, cwd=KIT, capture_output=True, text=True)
     seconds = time.perf_counter() - began
@@ -51,13 +66,22 @@ def measure(side: list[str], options: argparse.Namespace, output: Path) -> tuple
 
 
 def compare(options: argparse.Namespace) -> pd.DataFrame:
-    """One row for each side: median and range of seconds, and of the ratio to one after the other in the same round."""
+    """One row for each side: median and range of seconds, and of the ratio to one after
+    the other in the same round.
+    """
     with ExitStack() as stack, tempfile.TemporaryDirectory() as output:
         sides = {"one after the other": ["--jobs", "1"]}
         for workers in options.workers:
             running = stack.enter_context(cluster._local(workers))
-            sides[f"{workers} on a running cluster"] = ["--cluster", running.scheduler_address]
-        sides |= {f"--jobs {workers}": ["--jobs", str(workers)] for workers in options.workers if workers > 1}
+            sides[f"{workers} on a running cluster"] = [
+                "--cluster",
+                running.scheduler_address,
+            ]
+        sides |= {
+            f"--jobs {workers}": ["--jobs", str(workers)]
+            for workers in options.workers
+            if workers > 1
+        }
         seconds, verdicts = {name: [] for name in sides}, []
         for number in range(options.rounds):
             for name in list(sides)[:: -1 if number % 2 else 1]:
@@ -67,11 +91,18 @@ def compare(options: argparse.Namespace) -> pd.DataFrame:
     if any(seen != verdicts[0] for seen in verdicts):
         raise SystemExit("The sides came to different verdicts.")
     alone, count = np.array(seconds["one after the other"]), len(verdicts[0])
-    return pd.DataFrame({"submissions": count, "n": options.rounds,
-                         "seconds": {name: spread(values) for name, values in seconds.items()},
-                         "ratio": {name: spread(alone / values) for name, values in seconds.items()},
-                         "submissions a minute": {name: f"{60 * count / np.median(values):.0f}"
-                                                  for name, values in seconds.items()}})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "submissions": count,
+            "n": options.rounds,
+            "seconds": {name: spread(values) for name, values in seconds.items()},
+            "ratio": {name: spread(alone / values) for name, values in seconds.items()},
+            "submissions a minute": {
+                name: f"{60 * count / np.median(values):.0f}"
+                for name, values in seconds.items()
+            },
+        }
+    )
 
 
 def spread(values) -> str:
@@ -80,12 +111,22 @@ def spread(values) -> str:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--submissions", type=int, default=12)
-    parser.add_argument("--class", type=Path, dest="folder", metavar="DIR", help="submissions of your own instead")
+    parser.add_argument(
+        "--class",
+        type=Path,
+        dest="folder",
+        metavar="DIR",
+        help="submissions of your own instead",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--level", choices=("static", "evaluate", "full"), default="static")
+    parser.add_argument(
+        "--level", choices=("static", "evaluate", "full"), default="static"
+    )
     return parser.parse_args()
 
 
@@ -94,8 +135,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as drawn:
         options.folder = options.folder or draw(Path(drawn), options.submissions)
         print(compare(options).to_string())
-    print(f"level {options.level}; {utils.hardware()}; Python {sys.version.split()[0]}, "
-          + ", ".join(f"{name} {version(name)}" for name in ("distributed", "torch")))  # fmt: skip
+    print(
+        f"level {options.level}; {utils.hardware()}; Python {sys.version.split()[0]}, "
+        + ", ".join(f"{name} {version(name)}" for name in ("distributed", "torch"))
+    )
 
 
 if __name__ == "__main__":

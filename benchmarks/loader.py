@@ -1,10 +1,11 @@
-"""Loader: images per second, the usual ImageFolder + PIL + DataLoader against the decode-once cache. Run by hand.
+"""Loader: images per second, the usual ImageFolder + PIL + DataLoader against the
+decode-once cache. Run by hand.
 
     python benchmarks/loader.py [--images 600] [--sizes 96 224] [--rounds 5]
 
-Draws its own 1300x1000 JPEG files. Both sides augment every sample (ours with gamma, blur and noise on top) and deliver
-normalised float32 batches of 64 on the device, in interleaved rounds; the cache is built once and its time is reported
-beside.
+Draws its own 1300x1000 JPEG files. Both sides augment every sample (ours with gamma,
+blur and noise on top) and deliver normalised float32 batches of 64 on the device, in
+interleaved rounds; the cache is built once and its time is reported beside.
 """
 
 import argparse
@@ -27,11 +28,17 @@ def large_images(root: Path, images: int) -> Path:
     place = sample_data.draw_chest_xray(root, images)
     for path in place.rglob("*.jpeg"):
         try:
-            picture = Image.open(path).convert("L").resize((1300, 1000), Image.Resampling.BICUBIC)
+            picture = (
+                Image.open(path)
+                .convert("L")
+                .resize((1300, 1000), Image.Resampling.BICUBIC)
+            )
         except OSError:
             continue  # the planted cut file stays as it is
         grain = np.random.default_rng(len(path.name)).normal(0, 4, (1000, 1300))
-        Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)).save(path, "JPEG", quality=90)
+        Image.fromarray(
+            np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)
+        ).save(path, "JPEG", quality=90)
     return root
 
 
@@ -45,12 +52,18 @@ def compare(source: Path, size: int, rounds: int, home: Path) -> None:
     table = pd.DataFrame(utils.compare_loaders(data, rounds))
     ratio = table["cached"] / table["naive"]
     print(table.round(0).assign(ratio=ratio.round(2)).to_string())
-    print(f"ratio at {size} px: median {ratio.median():.1f}x, range {ratio.min():.1f}-{ratio.max():.1f}x, {len(ratio)} "
-          f"rounds of {len(data.where('train'))} images; cache of {len(data.labels)} built in {built:.1f} s")
+    print(
+        f"ratio at {size} px: median {ratio.median():.1f}x, range"
+        f" {ratio.min():.1f}-{ratio.max():.1f}x, {len(ratio)} rounds of"
+        f" {len(data.where('train'))} images; cache of {len(data.labels)} built in"
+        f" {built:.1f} s"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--sizes", type=int, nargs="+", default=[96, 224])
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,13 +1,16 @@
-"""Logs: time and peak memory of theme 5 on pandas with the CSV and on DuckDB with Parquet, side by side. Run by hand.
+"""Logs: time and peak memory of theme 5 on pandas with the CSV and on DuckDB with
+Parquet, side by side. Run by hand.
 
-    .venv-scale/bin/python benchmarks/logs.py [--rows 10000 100000 1000000] [--rounds 5] [--memory 10] [--data DIR]
+    .venv-scale/bin/python benchmarks/logs.py [--rows 10000 100000 1000000] [--rounds 5]
+    [--memory 10] [--data DIR]
 
-Draws a log of ten days with incidents on the last two. What is timed, from the file to the answers: baseline, windows
-of 30 minutes with the default rules replayed over them, error budget. Every measurement is a process of its own, the
-two sides take turns, and a side whose process runs out of memory (--memory, GiB) is said not to have finished.
-Both must raise the same alerts at the same ticks, with the same percentiles, and count the same bad requests.
-Processor seconds stand beside those of the clock: other work on the machine moves them less. With --data the drawn
-logs stay there for the next time.
+Draws a log of ten days with incidents on the last two. What is timed, from the file to
+the answers: baseline, windows of 30 minutes with the default rules replayed over them,
+error budget. Every measurement is a process of its own, the two sides take turns, and a
+side whose process runs out of memory (--memory, GiB) is said not to have finished. Both
+must raise the same alerts at the same ticks, with the same percentiles, and count the
+same bad requests. Processor seconds stand beside those of the clock: other work on the
+machine moves them less. With --data the drawn logs stay there for the next time.
 """
 
 import argparse
@@ -29,7 +32,8 @@ from tools.compact import compact  # noqa: E402
 from tools.parquet_log import library, open_log  # noqa: E402
 
 DAYS, FIRST_DAY = 10, "2026-03-01"
-NORMAL = "(sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random()))"  # Box and Muller (1958)
+# Box and Muller (1958)
+NORMAL = "(sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random()))"
 DRAW = f"""
 COPY (
     WITH drawn AS (
@@ -56,7 +60,11 @@ def draw(csv: Path, rows: int) -> None:
     database = library("duckdb").connect(config={"threads": 1})
     database.execute("SELECT setseed(0.42)")
     step = DAYS * 86_400 * 10**6 / rows
-    database.execute(DRAW.replace("$rows", str(rows)).replace("$step", repr(step)).replace("$csv", f"{csv}.lines"))
+    database.execute(
+        DRAW.replace("$rows", str(rows))
+        .replace("$step", repr(step))
+        .replace("$csv", f"{csv}.lines")
+    )
     utils.InferenceLogger(csv)  # writes the header
     with open(csv, "ab") as log, open(f"{csv}.lines", "rb") as lines:
         while block := lines.read(1 << 24):
@@ -70,16 +78,31 @@ def answer(log, folder: Path) -> dict:
     manager = utils.AlertManager(utils.default_rules(), folder / "alerts.csv")
     windows, events = utils.watch(log, manager, baseline)
     budget = utils.error_budget(log)
-    told = [(str(event["timestamp"]), event["rule"], event["event"]) for event in events.to_dict("records")]
-    return {"alerts": told, "bad": budget["bad"], "requests": len(log), "p99": windows["latency_p99"].tolist()}
+    told = [
+        (str(event["timestamp"]), event["rule"], event["event"])
+        for event in events.to_dict("records")
+    ]
+    return {
+        "alerts": told,
+        "bad": budget["bad"],
+        "requests": len(log),
+        "p99": windows["latency_p99"].tolist(),
+    }
 
 
 def work(options: argparse.Namespace) -> None:
     """One measurement, in this process; its last line is the result."""
     if options.memory:
         resource.setrlimit(resource.RLIMIT_AS, (int(options.memory * 2**30),) * 2)
-    csv, parquet = options.folder / "production.csv", options.folder / "production.parquet"
-    imported, began, busy = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()
+    csv, parquet = (
+        options.folder / "production.csv",
+        options.folder / "production.parquet",
+    )
+    imported, began, busy = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        time.perf_counter(),
+        time.process_time(),
+    )
     result = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if options.work == "compact":
@@ -88,16 +111,32 @@ def work(options: argparse.Namespace) -> None:
             log = utils.read_log(csv) if options.work == "pandas" else open_log(parquet)
             result["opened"] = time.process_time() - busy
             result |= answer(log, Path(folder))
-        result |= {"seconds": time.perf_counter() - began, "cpu": time.process_time() - busy}
+        result |= {
+            "seconds": time.perf_counter() - began,
+            "cpu": time.process_time() - busy,
+        }
         if options.work == "compact" and not parquet.exists():
             (Path(folder) / "log").rename(parquet)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(result | {"grown": (peak - imported) / 1024, "imported": imported / 1024}))
+    print(
+        json.dumps(
+            result | {"grown": (peak - imported) / 1024, "imported": imported / 1024}
+        )
+    )
 
 
 def measure(name: str, folder: Path, memory: float) -> dict | None:
     """A measurement in a process of its own; None when that ran out of memory."""
-    command = [sys.executable, __file__, "--work", name, "--folder", str(folder), "--memory", str(memory)]
+    command = [
+        sys.executable,
+        __file__,
+        "--work",
+        name,
+        "--folder",
+        str(folder),
+        "--memory",
+        str(memory),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and "MemoryError" in done.stderr:
         return None
@@ -111,24 +150,64 @@ def compare(rows: int, rounds: int, folder: Path, memory: float) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     csv, parquet = folder / "production.csv", folder / "production.parquet"
     if not csv.exists():
-        command = [sys.executable, __file__, "--work", "draw", "--folder", folder, "--rows", str(rows)]
+        command = [
+            sys.executable,
+            __file__,
+            "--work",
+            "draw",
+            "--folder",
+            folder,
+            "--rows",
+            str(rows),
+        ]
         subprocess.run(command, check=True)
     measured = {"compact": [], "pandas": [], "parquet": []}
     for number in range(rounds):
-        for name in sorted(measured, reverse=bool(number % 2)):  # compacts first, as the others need what it makes
-            measured[name].append(None if None in measured[name] else measure(name, folder, memory))
-    both = [result for name in ("pandas", "parquet") for result in measured[name] if result]
-    same = all(result[what] == both[0][what] for result in both for what in ("alerts", "bad", "requests", "p99"))
+        # compacts first, as the others need what it makes
+        for name in sorted(measured, reverse=bool(number % 2)):
+            measured[name].append(
+                None if None in measured[name] else measure(name, folder, memory)
+            )
+    both = [
+        result for name in ("pandas", "parquet") for result in measured[name] if result
+    ]
+    same = all(
+        result[what] == both[0][what]
+        for result in both
+        for what in ("alerts", "bad", "requests", "p99")
+    )
     files = sum(path.stat().st_size for path in parquet.rglob("*.parquet"))
-    row = {"rows": f"{rows:,}", "n": rounds, "alerts": len(both[0]["alerts"]) if same else "DIFFER"}
+    row = {
+        "rows": f"{rows:,}",
+        "n": rounds,
+        "alerts": len(both[0]["alerts"]) if same else "DIFFER",
+    }
     for name, results in measured.items():
-        row |= {f"{name}, s": spread(results, "seconds"), f"{name}, processor s": spread(results, "cpu"),
-                f"{name}, MiB": spread(results, "grown", 0)}  # fmt: skip
-        row |= {f"{name}, opened after processor s": spread(results, "opened")} if name != "compact" else {}
+        row |= {
+            f"{name}, s": spread(results, "seconds"),
+            f"{name}, processor s": spread(results, "cpu"),
+            f"{name}, MiB": spread(results, "grown", 0),
+        }
+        row |= (
+            {f"{name}, opened after processor s": spread(results, "opened")}
+            if name != "compact"
+            else {}
+        )
     row["MiB when imported"] = spread(measured["parquet"], "imported", 0)
-    ratios = [a["cpu"] / b["cpu"] for a, b in zip(measured["pandas"], measured["parquet"], strict=True) if a]
-    row["ratio of processor s"] = f"{np.median(ratios):.1f} [{min(ratios):.1f}, {max(ratios):.1f}]" if ratios else "–"
-    return row | {"CSV, MiB": f"{csv.stat().st_size / 2**20:,.1f}", "Parquet, MiB": f"{files / 2**20:,.1f}"}
+    ratios = [
+        a["cpu"] / b["cpu"]
+        for a, b in zip(measured["pandas"], measured["parquet"], strict=True)
+        if a
+    ]
+    row["ratio of processor s"] = (
+        f"{np.median(ratios):.1f} [{min(ratios):.1f}, {max(ratios):.1f}]"
+        if ratios
+        else "–"
+    )
+    return row | {
+        "CSV, MiB": f"{csv.stat().st_size / 2**20:,.1f}",
+        "Parquet, MiB": f"{files / 2**20:,.1f}",
+    }
 
 
 def spread(results: list[dict | None], what: str, digits: int = 2) -> str:
@@ -136,17 +215,33 @@ def spread(results: list[dict | None], what: str, digits: int = 2) -> str:
     if None in results:
         return "out of memory"
     values = [result[what] for result in results]
-    return f"{np.median(values):,.{digits}f} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
+    return (
+        f"{np.median(values):,.{digits}f} [{min(values):,.{digits}f},"
+        f" {max(values):,.{digits}f}]"
+    )
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7]
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--data", type=Path, help="folder of the drawn logs (default: a temporary one)")
-    parser.add_argument("--memory", type=float, default=10, help="GiB of addresses that a process may have")
+    parser.add_argument(
+        "--data", type=Path, help="folder of the drawn logs (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=10,
+        help="GiB of addresses that a process may have",
+    )
     for name in ("--work", "--folder"):  # for the processes that this one starts
-        parser.add_argument(name, help=argparse.SUPPRESS, type=Path if name == "--folder" else str)
+        parser.add_argument(
+            name, help=argparse.SUPPRESS, type=Path if name == "--folder" else str
+        )
     return parser.parse_args()
 
 
@@ -160,9 +255,18 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             for rows in options.rows:
                 folder = (options.data or Path(temporary)) / str(rows)
-                print(pd.Series(compare(rows, options.rounds, folder, options.memory)).to_string(), flush=True)
-        print(f"{utils.hardware()}; Python {sys.version.split()[0]}, "
-              + ", ".join(f"{name} {version(name)}" for name in ("duckdb", "pyarrow", "pandas")))  # fmt: skip
+                print(
+                    pd.Series(
+                        compare(rows, options.rounds, folder, options.memory)
+                    ).to_string(),
+                    flush=True,
+                )
+        print(
+            f"{utils.hardware()}; Python {sys.version.split()[0]}, "
+            + ", ".join(
+                f"{name} {version(name)}" for name in ("duckdb", "pyarrow", "pandas")
+            )
+        )
 
 
 if __name__ == "__main__":

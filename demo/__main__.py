@@ -9,16 +9,33 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-NO_GRADIO = ("The demo needs gradio, which is not installed here: run `make demo`, which puts it beside the course "
-             "(.venv-bonus), or pip install -r requirements-bonus.txt.")  # fmt: skip
+NO_GRADIO = (
+    "The demo needs gradio, which is not installed here: run `make demo`, which puts it"
+    " beside the course (.venv-bonus), or pip install -r requirements-bonus.txt."
+)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__.split(":")[0])
-    parser.add_argument("--home", type=Path, default=Path("sample-run"), help="folder of a run (default: sample-run)")
+    parser = argparse.ArgumentParser(
+        prog="python -m demo", description=__doc__.split(":")[0]
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        default=Path("sample-run"),
+        help="folder of a run (default: sample-run)",
+    )
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--share", action="store_true", help="a public address, through a server of Gradio's makers")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: this machine alone)",
+    )
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="a public address, through a server of Gradio's makers",
+    )
     return parser.parse_args(arguments)
 
 
@@ -37,17 +54,36 @@ def port_advice(host: str, port: int) -> str:
     """Why the demo cannot listen there, and where it could."""
     if not 1024 <= port <= 65535:
         return f"--port {port} cannot be: give a number from 1024 to 65535."
-    free = next((other for other in range(port + 1, min(port + 100, 65536)) if is_free(host, other)), None)
+    free = next(
+        (
+            other
+            for other in range(port + 1, min(port + 100, 65536))
+            if is_free(host, other)
+        ),
+        None,
+    )
     if free is None:
-        return f"Nothing can listen on {host}: give an address of this machine with --host."
-    return (f"Port {port} of {host} is taken, perhaps by another demo: stop that one, or choose --port {free} "
-            f"(make demo DEMO_ARGS='--port {free}').")  # fmt: skip
+        return (
+            f"Nothing can listen on {host}: give an address of this machine with"
+            " --host."
+        )
+    return (
+        f"Port {port} of {host} is taken, perhaps by another demo: stop that one, or"
+        f" choose --port {free} (make demo DEMO_ARGS='--port {free}')."
+    )
 
 
 def keep_quiet(scratch: str) -> None:
-    """Nothing is sent to the makers of the libraries, and uploads lie in a folder that goes with the process."""
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
-                   "GRADIO_TEMP_DIR": scratch, "MPLBACKEND": "agg"}  # fmt: skip
+    """Nothing is sent to the makers of the libraries, and uploads lie in a folder that
+    goes with the process.
+    """
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "GRADIO_TEMP_DIR": scratch,
+        "MPLBACKEND": "agg",
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not 1024 <= options.port <= 65535 or not is_free(options.host, options.port):
         print(port_advice(options.host, options.port))
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as after Ctrl+C, so that the scratch folder goes
+    # as after Ctrl+C, so that the scratch folder goes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="demo-") as scratch:
         keep_quiet(scratch)
         import utils
@@ -69,7 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
         except utils.CourseError as error:
             print(error)
             return 2
-        from demo import app  # loads gradio, for seconds: only what will be served is worth them
+        # loads gradio, for seconds: only what will be served is worth them
+        from demo import app
 
         app.serve(served, options.host, options.port, options.share)
     return 0

@@ -1,4 +1,6 @@
-"""From a file that a stranger sends to pixels: refused in one sentence, or decoded as the training pictures were."""
+"""From a file that a stranger sends to pixels: refused in one sentence, or decoded as
+the training pictures were.
+"""
 
 import io
 import time
@@ -8,27 +10,34 @@ import numpy as np
 import utils
 
 MAX_BYTES = 20 << 20  # of one file: an X-ray or a photo is far smaller
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # those of the course; PIL would open scripts, too
+# those of the course; PIL would open scripts, too
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 
 
 class Refused(utils.CourseError):
     """This file gets no answer: why, and what to send instead."""
 
 
-def read_picture(content: bytes, size: int, channels: int) -> tuple[np.ndarray, float, list[str]]:
+def read_picture(
+    content: bytes, size: int, channels: int
+) -> tuple[np.ndarray, float, list[str]]:
     """Decode one file.
 
     Returns
     -------
-    pixels uint8 (channels, size, size), the milliseconds of the decoding, sentences on what was converted
+    pixels uint8 (channels, size, size), the milliseconds of the decoding, sentences on
+    what was converted
 
     Raises
     ------
     Refused
-        Too large, no image, another format, cut short, animated, or more than 8 bits a channel.
+        Too large, no image, another format, cut short, animated, or more than 8 bits a
+        channel.
     """
     if len(content) > MAX_BYTES:
-        raise Refused(f"The file is larger than {MAX_BYTES >> 20} MB: send a smaller copy.")
+        raise Refused(
+            f"The file is larger than {MAX_BYTES >> 20} MB: send a smaller copy."
+        )
     try:
         notes = _inspect(content, channels)
         began = time.perf_counter()
@@ -39,22 +48,35 @@ def read_picture(content: bytes, size: int, channels: int) -> tuple[np.ndarray, 
 
 
 def _inspect(content: bytes, channels: int) -> list[str]:
-    """What a picture is beside its pixels: refuse what has no clear meaning, note what the decoding changes."""
-    with utils.open_image(io.BytesIO(content)) as image:  # which turns whatever is raised inside into "no image"
+    """What a picture is beside its pixels: refuse what has no clear meaning, note what
+    the decoding changes.
+    """
+    # which turns whatever is raised inside into "no image"
+    with utils.open_image(io.BytesIO(content)) as image:
         kind, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
         turned, alpha = image.getexif().get(0x0112, 1) != 1, image.has_transparency_data
     if kind not in FORMATS:
         raise Refused(f"{kind} files are not read: save the picture as JPEG or PNG.")
     if frames > 1 and kind != "MPO":
-        raise Refused(f"The file holds {frames} pictures, and one gets one answer: save one of them as JPEG or PNG.")
+        raise Refused(
+            f"The file holds {frames} pictures, and one gets one answer: save one of"
+            " them as JPEG or PNG."
+        )
     coloured = _is_coloured(content)
     notes = {
         f"Only the first of {frames} pictures in the file is looked at.": frames > 1,
-        "Transparency is ignored: the colours behind it are read.": alpha and _is_transparent(content),
+        "Transparency is ignored: the colours behind it are read.": (
+            alpha and _is_transparent(content)
+        ),
         "CMYK colours, made for print, were converted.": mode == "CMYK",
-        "The file asks to be turned (EXIF); like the training pictures it is read as it was stored.": turned,
-        "A colour picture, read in grey: the model knows grey pictures only.": channels == 1 and coloured,
-        "A grey picture: the model has learned from colours.": channels == 3 and not coloured,
+        "The file asks to be turned (EXIF); like the training pictures it is read as it"
+        " was stored.": turned,
+        "A colour picture, read in grey: the model knows grey pictures only.": (
+            channels == 1 and coloured
+        ),
+        "A grey picture: the model has learned from colours.": (
+            channels == 3 and not coloured
+        ),
     }
     return [note for note, holds in notes.items() if holds]
 
@@ -74,10 +96,21 @@ def _reason(content: bytes, told: str) -> str:
     if not content:
         return "The file is empty: choose another."
     if "too many for one image" in told or "DecompressionBomb" in told:
-        return f"The picture has more than {utils.MAX_PIXELS // 10**6} million pixels: send a smaller copy."
+        return (
+            f"The picture has more than {utils.MAX_PIXELS // 10**6} million pixels:"
+            " send a smaller copy."
+        )
     if "8 bits" in told:
-        return ("The picture has more than 8 bits a channel: choose the range to look at (a window) in your viewer and "
-                "save it as 8-bit PNG.")  # fmt: skip
+        return (
+            "The picture has more than 8 bits a channel: choose the range to look at (a"
+            " window) in your viewer and save it as 8-bit PNG."
+        )
     if "truncated" in told or "broken" in told:
-        return "The file breaks off before the picture is complete: copy or download it again."
-    return "This is no image that can be read: send a JPEG, PNG, BMP, TIFF, WebP or GIF file."
+        return (
+            "The file breaks off before the picture is complete: copy or download it"
+            " again."
+        )
+    return (
+        "This is no image that can be read: send a JPEG, PNG, BMP, TIFF, WebP or GIF"
+        " file."
+    )

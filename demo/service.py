@@ -1,4 +1,6 @@
-"""What the pages show: the model in service and what its home knows of it. The home is read, never written."""
+"""What the pages show: the model in service and what its home knows of it. The home is
+read, never written.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -10,7 +12,8 @@ import torch
 import utils
 from demo.unlike import PictureTest
 
-# What each part needs beside the model; without it the page shows the rest and says why.
+# What each part needs beside the model; without it the page shows the rest and says
+# why.
 PARTS = ("images", "reference", "heat map")
 
 
@@ -21,9 +24,11 @@ class Service:
     Attributes
     ----------
     data, reference, test, network : None where the home lacks them
-        Images by pool; what normal looks like; the test of one picture; the network of the checkpoint.
+        Images by pool; what normal looks like; the test of one picture; the network of
+        the checkpoint.
     cost_missed : float or None
-        What a missed positive costs in false alarms, from the checkpoint: the reason of the threshold.
+        What a missed positive costs in false alarms, from the checkpoint: the reason of
+        the threshold.
     missing : dict
         One sentence for each of PARTS that is not there.
     """
@@ -42,9 +47,11 @@ class Service:
 class Answer:
     """What the service says of one picture.
 
-    pixels : uint8 (C, S, S); probabilities : float (K,), calibrated; heat : float (S, S) in 0..1, or None
+    pixels : uint8 (C, S, S); probabilities : float (K,), calibrated; heat : float (S,
+    S) in 0..1, or None
     decode_ms, model_ms : of this request; notes : sentences
-    results : DriftResult by view; furthest : the oddest statistic and its deviation, or None
+    results : DriftResult by view; furthest : the oddest statistic and its deviation, or
+    None
     """
 
     pixels: np.ndarray
@@ -70,28 +77,52 @@ def open_service(home: str | Path) -> Service:
     course = open_home(home)
     utils.set_seed(course.seed)
     service = Service(course, open_model(course))
-    for part, find in zip(PARTS, (_find_data, _find_reference, _find_network), strict=True):
+    for part, find in zip(
+        PARTS, (_find_data, _find_reference, _find_network), strict=True
+    ):
         try:
             find(service)
         except utils.CourseError as error:
             service.missing[part] = str(error).replace(f"{home}/", "")
-    service.model.predict(np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8))  # warm
+    # warm
+    service.model.predict(
+        np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8)
+    )
     return service
 
 
 def open_home(home: Path) -> utils.Course:
-    """The course that a home holds, as its course.json tells; nothing is drawn, downloaded or recorded."""
+    """The course that a home holds, as its course.json tells; nothing is drawn,
+    downloaded or recorded.
+    """
     story = utils.read_json(home / "course.json", precious=True)
     if not utils._is_story(story):
-        raise utils.CourseError(f"{home}/course.json is missing or damaged: run the notebooks with this HOME, or give "
-                                "the folder of a run with --home.")  # fmt: skip
+        raise utils.CourseError(
+            f"{home}/course.json is missing or damaged: run the notebooks with this"
+            " HOME, or give the folder of a run with --home."
+        )
     source, dataset = story["source"], story["dataset"]
     folder = utils.DATASETS[dataset].folder
     above = home / "data" / "raw" if source in ("sample", "kaggle") else Path(source)
     root = above if above.name == folder else above / folder
-    profile, size, seed = utils.PROFILES[story["profile"]], story["image_size"], story["seed"]
-    return utils.Course(8, dataset, source, profile, size, seed, home, home, root, utils.best_device(),
-                        sample=source == "sample")  # fmt: skip
+    profile, size, seed = (
+        utils.PROFILES[story["profile"]],
+        story["image_size"],
+        story["seed"],
+    )
+    return utils.Course(
+        8,
+        dataset,
+        source,
+        profile,
+        size,
+        seed,
+        home,
+        home,
+        root,
+        utils.best_device(),
+        sample=source == "sample",
+    )
 
 
 def open_model(course: utils.Course) -> utils.OnnxModel:
@@ -110,7 +141,9 @@ def _find_data(service: Service) -> None:
 
 
 def _find_reference(service: Service) -> None:
-    """Theme 6's reference where it describes the model in service; after a promotion, its images observed anew."""
+    """Theme 6's reference where it describes the model in service; after a promotion,
+    its images observed anew.
+    """
     data, path = service.data, service.course.exports / "drift_reference.npz"
     try:
         service.reference = utils.load_reference(path, service.model)
@@ -118,39 +151,66 @@ def _find_reference(service: Service) -> None:
         if data is None:
             raise
         rows = data.where("val")
-        service.reference = utils.fit_reference(service.model, np.array(data.pixels[rows]), data.labels[rows])
+        service.reference = utils.fit_reference(
+            service.model, np.array(data.pixels[rows]), data.labels[rows]
+        )
     service.test = PictureTest(service.reference)
 
 
 def _find_network(service: Service) -> None:
-    """The network of the checkpoint that the model in service was exported from, known by its hash."""
+    """The network of the checkpoint that the model in service was exported from, known
+    by its hash.
+    """
     course, wanted = service.course, service.model.metadata.get("checkpoint")
     hashes = utils.inputs(course, *sorted(course.checkpoints.glob("*.pth")))
     found = [name for name, digest in hashes.items() if digest == wanted]
     if not found:
-        raise utils.CourseError(f"no file in checkpoints/ has the hash {wanted}, which exports/model.onnx names as its "
-                                "origin: bring that checkpoint back, or export the model again (theme 4 or 7).")
+        raise utils.CourseError(
+            f"no file in checkpoints/ has the hash {wanted}, which exports/model.onnx"
+            " names as its origin: bring that checkpoint back, or export the model"
+            " again (theme 4 or 7)."
+        )
     service.network, state = utils.served_network(course, course.home / found[0])
     service.cost_missed = state.get("cost_missed")
 
 
-def answer(service: Service, pixels: np.ndarray, decode_ms: float = 0.0, notes=()) -> Answer:
-    """Ask the model in service about one picture, uint8 (C, S, S), and look at the picture beside it."""
+def answer(
+    service: Service, pixels: np.ndarray, decode_ms: float = 0.0, notes=()
+) -> Answer:
+    """Ask the model in service about one picture, uint8 (C, S, S), and look at the
+    picture beside it.
+    """
     began = time.perf_counter()
     probabilities = service.model.predict(pixels[None])[0]
     model_ms = 1000 * (time.perf_counter() - began)
-    seen, test, notes = utils.observe(service.model, pixels[None]), service.test, list(notes)
+    seen, test, notes = (
+        utils.observe(service.model, pixels[None]),
+        service.test,
+        list(notes),
+    )
     results, furthest = (test.look(seen), test.furthest(seen)) if test else ({}, None)
     if utils.image_statistics(pixels[None])["contrast"].item() < utils.BLANK_CONTRAST:
-        notes.append("The picture is blank: whatever the model answers, it saw nothing.")
+        notes.append(
+            "The picture is blank: whatever the model answers, it saw nothing."
+        )
     heat = heat_map(service, pixels, probabilities)
-    return Answer(pixels, probabilities, decode_ms, model_ms, notes, heat, results, furthest)
+    return Answer(
+        pixels, probabilities, decode_ms, model_ms, notes, heat, results, furthest
+    )
 
 
-def heat_map(service: Service, pixels: np.ndarray, probabilities: np.ndarray) -> np.ndarray | None:
-    """Grad-CAM of the class answered, (S, S) in 0..1, with the normalisation of the network in service."""
+def heat_map(
+    service: Service, pixels: np.ndarray, probabilities: np.ndarray
+) -> np.ndarray | None:
+    """Grad-CAM of the class answered, (S, S) in 0..1, with the normalisation of the
+    network in service.
+    """
     if service.network is None:
         return None
     network = service.network
-    images = (torch.from_numpy(pixels[None].copy()).float() / 255 - network.pixel_mean) / network.pixel_std
-    return utils.grad_cam(network.model, images, torch.tensor([int(probabilities.argmax())]))[0]
+    images = (
+        torch.from_numpy(pixels[None].copy()).float() / 255 - network.pixel_mean
+    ) / network.pixel_std
+    return utils.grad_cam(
+        network.model, images, torch.tensor([int(probabilities.argmax())])
+    )[0]

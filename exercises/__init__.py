@@ -2,12 +2,14 @@
 
 In a notebook:
 
-    exercises.check("theme3/ece", my_ece)                       # a function or class of your own
-    exercises.predict("theme3/threshold", MY_PREDICTION, moved)  # what you said before you ran it, and what came out
+    exercises.check("theme3/ece", my_ece)                       # a function or class of
+    your own exercises.predict("theme3/threshold", MY_PREDICTION, moved)  # what you
+    said before you ran it, and what came out
 
-An exercise is stated in its notebook; what it is checked on stands in `exercises/theme<N>.py`. There a typical mistake
-is written as a wrong solution with its hint: an answer that does what this solution does gets this hint. No hint
-prints a right number: nothing is marked here, so whoever looks a solution up only skips the exercise.
+An exercise is stated in its notebook; what it is checked on stands in
+`exercises/theme<N>.py`. There a typical mistake is written as a wrong solution with its
+hint: an answer that does what this solution does gets this hint. No hint prints a right
+number: nothing is marked here, so whoever looks a solution up only skips the exercise.
 """
 
 import copy
@@ -46,18 +48,25 @@ class Mistake:
     hint: str
 
     def fits(self, given: Mapping, cases: Mapping, tolerance: float) -> bool:
-        """Whether the student answered on every case what this wrong solution answers."""
-        return all(_equal(given[name], _quietly(self.wrong, arguments), tolerance) for name, arguments in cases.items())
+        """Whether the student answered on every case what this
+        wrong solution answers.
+        """
+        return all(
+            _equal(given[name], _quietly(self.wrong, arguments), tolerance)
+            for name, arguments in cases.items()
+        )
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """A mistake known by what its answers look like, where no wrong solution gives the same number to all.
+    """A mistake known by what its answers look like, where no wrong solution gives the
+    same number to all.
 
     Attributes
     ----------
     shows : callable
-        Called with the answer and the exercise's arguments; True where the answer shows it.
+        Called with the answer and the exercise's arguments; True where the answer shows
+        it.
     hint : str
         As for a Mistake.
     """
@@ -67,12 +76,17 @@ class Symptom:
 
     def fits(self, given: Mapping, cases: Mapping, tolerance: float) -> bool:
         """Whether the student's answers show it on every case."""
-        return all(_quietly(self.shows, (given[name], *arguments)) for name, arguments in cases.items())
+        return all(
+            _quietly(self.shows, (given[name], *arguments))
+            for name, arguments in cases.items()
+        )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the check of one answer says: `right`, and the sentence that the student reads."""
+    """What the check of one answer says: `right`, and the sentence that the student
+    reads.
+    """
 
     right: bool
     says: str
@@ -80,16 +94,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Implement:
-    """A function to write, checked on cases against a solution that does not use the course's own code.
+    """A function to write, checked on cases against a solution that does not use the
+    course's own code.
 
     Attributes
     ----------
     cases : mapping of str to tuple
-        Arguments of each call; the name says what is special about it ("two classes, one absent").
+        Arguments of each call; the name says what is special about it ("two classes,
+        one absent").
     right : callable
         The solution: SciPy, scikit-learn or a closed form.
     mistakes : iterable of Mistake or Symptom
-        Tried in order; the first that fits what the student answers, on every case, gives the hint.
+        Tried in order; the first that fits what the student answers, on every case,
+        gives the hint.
     hint : str
         For all other mistakes.
     tolerance : float
@@ -106,9 +123,15 @@ class Implement:
     seconds: float = 5.0
 
     def judge(self, answer) -> Verdict:
-        """Call `answer` on every case. It works on copies, so what it changes harms nobody."""
+        """Call `answer` on every case. It works on copies, so what it changes harms
+        nobody.
+        """
         if not callable(answer):
-            return Verdict(False, f"this is {_kind(answer)}; a function is checked here: pass its name, no brackets")
+            return Verdict(
+                False,
+                f"this is {_kind(answer)}; a function is checked here: pass its name,"
+                " no brackets",
+            )
         given, wrong = {}, []
         for name, arguments in self.cases.items():
             mine, same = copy.deepcopy(arguments), copy.deepcopy(arguments)
@@ -120,27 +143,38 @@ class Implement:
             if not _equal(given[name], expected, self.tolerance):
                 wrong.append(name)
             elif not _untouched(mine, arguments):
-                return Verdict(False, f"on the case '{name}' the answer is right, but your function changed its input: "
-                                      f"work on a copy")  # fmt: skip
+                return Verdict(
+                    False,
+                    f"on the case '{name}' the answer is right, but your function"
+                    " changed its input: work on a copy",
+                )
         if not wrong:
             return Verdict(True, f"right on {len(given)} of {len(given)} cases")
-        done = f"right on {len(given) - len(wrong)} of {len(given)} cases, wrong on '{wrong[0]}'"
+        done = (
+            f"right on {len(given) - len(wrong)} of {len(given)} cases, wrong on"
+            f" '{wrong[0]}'"
+        )
         return Verdict(False, f"{done}. {self._hint(given)}")
 
     def _hint(self, given: dict) -> str:
-        fitting = (mistake.hint for mistake in self.mistakes if mistake.fits(given, self.cases, self.tolerance))
+        fitting = (
+            mistake.hint
+            for mistake in self.mistakes
+            if mistake.fits(given, self.cases, self.tolerance)
+        )
         return next(fitting, self.hint)
 
 
 @dataclass(frozen=True)
 class Build:
-    """A thing to build that no single number decides (a network, a rule): a list of properties, in order.
+    """A thing to build that no single number decides (a network, a rule): a list of
+    properties, in order.
 
     Attributes
     ----------
     properties : iterable of (callable, str)
-        Each is called with the answer and says whether the property holds; its hint belongs to the first that does not,
-        or at which the answer raises.
+        Each is called with the answer and says whether the property holds; its hint
+        belongs to the first that does not, or at which the answer raises.
     seconds : float
         Time limit of all of them together.
     """
@@ -157,8 +191,12 @@ class Build:
                 raised = ""
             except (Exception, SystemExit) as error:
                 raised = _told(error) + ". "
-            return Verdict(False, f"{number} of {len(properties)} properties hold. {raised}{hint}")
-        return Verdict(True, f"right: {len(properties)} of {len(properties)} properties hold")
+            return Verdict(
+                False, f"{number} of {len(properties)} properties hold. {raised}{hint}"
+            )
+        return Verdict(
+            True, f"right: {len(properties)} of {len(properties)} properties hold"
+        )
 
 
 @dataclass(frozen=True)
@@ -170,8 +208,9 @@ class Predict:
     choices : tuple
         The answers that can be given. With (float,) a number is asked for.
     why : mapping
-        Hint for each wrong choice; for a number the keys are "too low" and "too high". A pair of choices is the hint
-        for who said the first where the second came: right in theory, and not in these data.
+        Hint for each wrong choice; for a number the keys are "too low" and "too high".
+        A pair of choices is the hint for who said the first where the second came:
+        right in theory, and not in these data.
     factor : float
         A number counts as right within this factor of what came out.
     """
@@ -185,19 +224,31 @@ class Predict:
         return self.choices == (float,)
 
     def allows(self, said) -> bool:
-        """Whether this is a prediction at all: one of the choices, or a finite number that is no True or False."""
+        """Whether this is a prediction at all: one of the choices, or a finite number
+        that is no True or False.
+        """
         if self.a_number:
             value = None if isinstance(said, (bool, np.bool_, list)) else number(said)
             return value is not None and bool(np.isfinite(value))
-        return any(type(said) is type(choice) and said == choice for choice in self.choices)
+        return any(
+            type(said) is type(choice) and said == choice for choice in self.choices
+        )
 
     def judge(self, said, came) -> Verdict:
-        """Compare a prediction with what came out; without one, ask for it and give nothing away."""
+        """Compare a prediction with what came out; without one, ask for it and give
+        nothing away.
+        """
         wanted = "a number" if self.a_number else " or ".join(map(repr, self.choices))
         if said is None:
-            return Verdict(False, f"your prediction first: {wanted}. Then run the cell again")
+            return Verdict(
+                False, f"your prediction first: {wanted}. Then run the cell again"
+            )
         if not self.allows(said):
-            return Verdict(False, f"{said!r} is {'no number' if self.a_number else f'none of the answers: {wanted}'}")
+            return Verdict(
+                False,
+                f"{said!r} is "
+                + ("no number" if self.a_number else f"none of the answers: {wanted}"),
+            )
         if self.a_number:
             return self._judge_number(number(said), came)
         if said == came:
@@ -208,9 +259,14 @@ class Predict:
     def _judge_number(self, said: float, came: float) -> Verdict:
         low, high = sorted((came / self.factor, came * self.factor))
         if low <= said <= high:
-            return Verdict(True, f"predicted within a factor {self.factor:g}: it is {came:.4g}")
+            return Verdict(
+                True, f"predicted within a factor {self.factor:g}: it is {came:.4g}"
+            )
         way = "too low" if said < low else "too high"
-        return Verdict(False, f"you said {said:.4g}, which is {way}: it is {came:.4g}. {self.why[way]}")
+        return Verdict(
+            False,
+            f"you said {said:.4g}, which is {way}: it is {came:.4g}. {self.why[way]}",
+        )
 
 
 def find(name: str) -> Implement | Build | Predict:
@@ -229,14 +285,19 @@ def find(name: str) -> Implement | Build | Predict:
 
 
 def judge(name: str, answer) -> Verdict:
-    """Judge an answer. Whatever it does (raise, loop, return nonsense) becomes a sentence."""
+    """Judge an answer. Whatever it does (raise, loop, return nonsense) becomes a
+    sentence.
+    """
     exercise = find(name)
     try:
         with _time_limit(exercise.seconds):
             return exercise.judge(answer)
     except TooSlow:
-        return Verdict(False, f"no answer after {exercise.seconds:g} s: a loop that never ends? "
-                              "Follow its condition by hand for two rounds")  # fmt: skip
+        return Verdict(
+            False,
+            f"no answer after {exercise.seconds:g} s: a loop that never ends? "
+            "Follow its condition by hand for two rounds",
+        )
     except (Exception, SystemExit) as error:
         return Verdict(False, _told(error))
 
@@ -247,7 +308,8 @@ def check(name: str, answer) -> None:
 
 
 def predict(name: str, said, came, evidence: str = "") -> None:
-    """Print whether what was said came; without a prediction, ask for it and show nothing.
+    """Print whether what was said came; without a prediction, ask for it and show
+    nothing.
 
     Parameters
     ----------
@@ -268,16 +330,27 @@ def predict(name: str, said, came, evidence: str = "") -> None:
 
 def _print(verdict: Verdict) -> None:
     mark = "✓ " if verdict.right else "✗ not yet: "
-    print(textwrap.fill(mark + verdict.says, width=110, subsequent_indent="  ", break_long_words=False))
+    print(
+        textwrap.fill(
+            mark + verdict.says,
+            width=110,
+            subsequent_indent="  ",
+            break_long_words=False,
+        )
+    )
 
 
 @contextmanager
 def _time_limit(seconds: float):
-    """TooSlow after so many seconds, and again every half second in case a bare `except:` swallows it.
+    """TooSlow after so many seconds, and again every half second in case a bare
+    `except:` swallows it.
 
-    Works where there are timers and in the main thread, as in a notebook on Linux and macOS; elsewhere without limit.
-    """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    Works where there are timers and in the main thread, as in a notebook on Linux and
+    macOS; elsewhere without limit."""
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 
@@ -294,16 +367,28 @@ def _time_limit(seconds: float):
 
 
 def _told(error: BaseException) -> str:
-    """What an answer raised, and on which of the student's lines: neither one of ours nor one of a library."""
-    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "site-packages", "dist-packages")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if not any(place in frame.filename for place in others)]  # fmt: skip
+    """What an answer raised, and on which of the student's lines: neither one of ours
+    nor one of a library.
+    """
+    others = (
+        str(Path(__file__).parent),
+        sysconfig.get_path("stdlib"),
+        "site-packages",
+        "dist-packages",
+    )
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(place in frame.filename for place in others)
+    ]
     place = f", in `{frames[0].line}`" if frames and frames[0].line else ""
     return f"your code raises {type(error).__name__}: {error}{place}"
 
 
 def _quietly(wrong: Callable, arguments: tuple) -> Any:
-    """What a typical mistake answers; one that raises answers nothing that a student could answer."""
+    """What a typical mistake answers; one that raises answers nothing that a student
+    could answer.
+    """
     try:
         with np.errstate(all="ignore"):
             return wrong(*copy.deepcopy(arguments))
@@ -315,11 +400,15 @@ def _kind(value) -> str:
     shape = getattr(value, "shape", None)
     if value is None:
         return "None (is the `return` missing?)"
-    return f"{type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
+    return f"{type(value).__name__}" + (
+        f" of shape {tuple(shape)}" if shape is not None else ""
+    )
 
 
 def number(value) -> float | None:
-    """One number as a float, whatever holds it (Python, NumPy, PyTorch); None for what is none."""
+    """One number as a float, whatever holds it (Python, NumPy, PyTorch); None for what
+    is none.
+    """
     array = _array(value)
     return float(array) if array is not None and array.ndim == 0 else None
 
@@ -341,14 +430,23 @@ def _strange(given, expected) -> str | None:
         return None if isinstance(given, str) else f"returns {_kind(given)}, not a str"
     if isinstance(expected, tuple):
         right_kind = isinstance(given, (tuple, list)) and len(given) == len(expected)
-        return None if right_kind else f"returns {_kind(given)}, not a tuple of {len(expected)}"
+        return (
+            None
+            if right_kind
+            else f"returns {_kind(given)}, not a tuple of {len(expected)}"
+        )
     theirs, ours = _array(given), _array(expected)
     if theirs is None:
-        return f"returns {_kind(given)}, not " + ("a number" if ours.ndim == 0 else "an array of numbers")
+        return f"returns {_kind(given)}, not " + (
+            "a number" if ours.ndim == 0 else "an array of numbers"
+        )
     if theirs.shape != ours.shape:
         return f"returns {_form(theirs)}, not {_form(ours)}"
     if not np.isfinite(theirs).all() and np.isfinite(ours).all():
-        return "returns nan or inf: is something divided by zero, or a logarithm taken of it?"
+        return (
+            "returns nan or inf: is something divided by zero, or a logarithm taken"
+            " of it?"
+        )
     return None
 
 
@@ -358,17 +456,29 @@ def _form(array: np.ndarray) -> str:
 
 def _equal(given, expected, tolerance: float) -> bool:
     if isinstance(expected, tuple) and isinstance(given, (tuple, list)):
-        return len(given) == len(expected) and all(map(lambda a, b: _equal(a, b, tolerance), given, expected))
+        return len(given) == len(expected) and all(
+            map(lambda a, b: _equal(a, b, tolerance), given, expected)
+        )
     if isinstance(expected, str) or isinstance(given, str):
         return isinstance(given, str) and given == expected
     theirs, ours = _array(given), _array(expected)
     if theirs is None or ours is None or theirs.shape != ours.shape:
         return False
-    return np.allclose(theirs.astype(float), ours.astype(float), rtol=tolerance, atol=tolerance, equal_nan=True)
+    return np.allclose(
+        theirs.astype(float),
+        ours.astype(float),
+        rtol=tolerance,
+        atol=tolerance,
+        equal_nan=True,
+    )
 
 
 def _untouched(mine: tuple, arguments: tuple) -> bool:
     """Whether arrays that were handed out still hold what they held."""
     pairs = [(_array(a), _array(b)) for a, b in zip(mine, arguments, strict=True)]
-    return all(a is None or b is None or (a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
-               for a, b in pairs)  # fmt: skip
+    return all(
+        a is None
+        or b is None
+        or (a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+        for a, b in pairs
+    )

@@ -1,6 +1,6 @@
 """For teachers: every exercise with the hints that its wrong answers meet, in Markdown.
 
-    python -m exercises [THEME ...]
+python -m exercises [THEME ...]
 """
 
 import sys
@@ -17,7 +17,10 @@ def hints(exercise: Implement | Build | Predict) -> Iterator[str]:
     elif isinstance(exercise, Build):
         yield from (hint for _, hint in exercise.properties)
     else:
-        yield from (*(mistake.hint for mistake in exercise.mistakes), f"(all other mistakes) {exercise.hint}")
+        yield from (
+            *(mistake.hint for mistake in exercise.mistakes),
+            f"(all other mistakes) {exercise.hint}",
+        )
 
 
 def listing(themes) -> str:
@@ -25,10 +28,15 @@ def listing(themes) -> str:
     lines = []
     for theme in themes:
         lines.append(f"## Theme {theme}\n")
-        for name, exercise in import_module(f"exercises.theme{theme}").EXERCISES.items():
+        for name, exercise in import_module(
+            f"exercises.theme{theme}"
+        ).EXERCISES.items():
             told = list(hints(exercise))
-            lines += [f"**{name}** ({type(exercise).__name__.lower()}, {len(told)} hints)\n",
-                      *(f"- {hint}" for hint in told), ""]  # fmt: skip
+            lines += [
+                f"**{name}** ({type(exercise).__name__.lower()}, {len(told)} hints)\n",
+                *(f"- {hint}" for hint in told),
+                "",
+            ]
     return "\n".join(lines)
 
 

@@ -5,8 +5,11 @@ from sklearn.metrics import recall_score
 
 from exercises import Build, Implement, Mistake, Predict
 
-# Interleaved on purpose, and of uneven size: who splits by position or by image is found out.
-GROUPS = np.random.default_rng(1).permutation(np.repeat([f"person{n}" for n in range(60)], np.arange(60) % 6 + 1))
+# Interleaved on purpose, and of uneven size: who splits by position or by image is
+# found out.
+GROUPS = np.random.default_rng(1).permutation(
+    np.repeat([f"person{n}" for n in range(60)], np.arange(60) % 6 + 1)
+)
 SHARES, SEEDS = (0.12, 0.5), range(20)
 
 
@@ -26,7 +29,10 @@ def _leaves_its_input(answer) -> bool:
 
 
 def _repeatable(answer) -> bool:
-    return all(np.array_equal(_split(answer, seed=seed), _split(answer, seed=seed)) for seed in SEEDS)
+    return all(
+        np.array_equal(_split(answer, seed=seed), _split(answer, seed=seed))
+        for seed in SEEDS
+    )
 
 
 def _apart(answer) -> bool:
@@ -51,49 +57,129 @@ def _as_many_as_asked(answer) -> bool:
 
 
 def _balanced_accuracy(counts) -> float:
-    """What scikit-learn says of the images behind the counts; a class without images is left out."""
-    true, predicted = (np.repeat(places, counts.ravel()) for places in np.indices(counts.shape))
+    """What scikit-learn says of the images behind the counts; a class without images is
+    left out.
+    """
+    true, predicted = (
+        np.repeat(places, counts.ravel()) for places in np.indices(counts.shape)
+    )
     return recall_score(true, predicted, labels=np.unique(true), average="macro")
 
 
 EXERCISES = {
     "leak": Predict(
         ("rises", "falls", "stays"),
-        {"rises": "Take an image with one sibling. It leaks only if the sibling went to training: how often is that at "
-                  "12 %, how often at 50 %?",
-         "falls": "Follow one image and one sibling: is the sibling in training more often at 12 % or at 50 %?",
-         "stays": "Take an image with one sibling. Is the sibling in training equally often at 12 % and at 50 %?",
-         ("falls", "stays"): "Right wherever images have siblings. Count them here: how many groups have two images?"},
+        {
+            "rises": (
+                "Take an image with one sibling. It leaks only if the sibling went to"
+                " training: how often is that at 12 %, how often at 50 %?"
+            ),
+            "falls": (
+                "Follow one image and one sibling: is the sibling in training more"
+                " often at 12 % or at 50 %?"
+            ),
+            "stays": (
+                "Take an image with one sibling. Is the sibling in training equally"
+                " often at 12 % and at 50 %?"
+            ),
+            ("falls", "stays"): (
+                "Right wherever images have siblings. Count them here: how many groups"
+                " have two images?"
+            ),
+        },
     ),
     "balanced_accuracy": Implement(
-        {"three of four, and one of two": (np.array([[3, 1], [1, 1]]),),
-         "a rare class": (np.array([[90, 6], [3, 1]]),),
-         "three classes": (np.array([[5, 2, 1], [0, 4, 4], [3, 0, 9]]),),
-         "a class without images": (np.array([[4, 1, 1], [0, 0, 0], [1, 0, 2]]),)},
+        {
+            "three of four, and one of two": (np.array([[3, 1], [1, 1]]),),
+            "a rare class": (np.array([[90, 6], [3, 1]]),),
+            "three classes": (np.array([[5, 2, 1], [0, 4, 4], [3, 0, 9]]),),
+            "a class without images": (np.array([[4, 1, 1], [0, 0, 0], [1, 0, 2]]),),
+        },
         _balanced_accuracy,
-        (Mistake(lambda counts: np.trace(counts) / counts.sum(),
-                 "That is plain accuracy: a class with many images counts for more. Start from one recall per class."),
-         Mistake(lambda counts: np.mean(np.diag(counts) / np.maximum(counts.sum(axis=0), 1)),
-                 "You divide by how often a class was predicted, which is precision. Along which axis are the true "
-                 "classes?"),
-         Mistake(lambda counts: np.mean(np.diag(counts) / counts.sum()),
-                 "Every class is divided by all images. By how many of them can it be found?"),
-         Mistake(lambda counts: np.mean(np.diag(counts) / np.maximum(counts.sum(axis=1), 1)),
-                 "Right where all classes have images. One that has none was never missed: should it pull the mean "
-                 "down?"),
-         Mistake(lambda counts: np.sum(np.diag(counts) / np.maximum(counts.sum(axis=1), 1)),
-                 "That is the sum of the recalls: can an accuracy be above 1?")),
-        "One recall per class: the images on the diagonal over all images of its row. Then their mean.",
+        (
+            Mistake(
+                lambda counts: np.trace(counts) / counts.sum(),
+                "That is plain accuracy: a class with many images counts for more."
+                " Start from one recall per class.",
+            ),
+            Mistake(
+                lambda counts: np.mean(
+                    np.diag(counts) / np.maximum(counts.sum(axis=0), 1)
+                ),
+                "You divide by how often a class was predicted, which is precision."
+                " Along which axis are the true classes?",
+            ),
+            Mistake(
+                lambda counts: np.mean(np.diag(counts) / counts.sum()),
+                "Every class is divided by all images. By how many of them can it be"
+                " found?",
+            ),
+            Mistake(
+                lambda counts: np.mean(
+                    np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
+                ),
+                "Right where all classes have images. One that has none was never"
+                " missed: should it pull the mean down?",
+            ),
+            Mistake(
+                lambda counts: np.sum(
+                    np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
+                ),
+                "That is the sum of the recalls: can an accuracy be above 1?",
+            ),
+        ),
+        "One recall per class: the images on the diagonal over all images of its row."
+        " Then their mean.",
     ),
-    "split_by_patient": Build((
-        (_one_answer_per_image, "Return one True or False per image, True where it is held out: a mask, no positions "
-                                "and no names."),
-        (_leaves_its_input, "Your function changes `groups`, which others still need: work on a copy."),
-        (_repeatable, "The same seed gave two different splits. Where does your generator get its seed from?"),
-        (_apart, "Somebody stands on both sides. Draw the patients first, then look whose images they are."),
-        (_draws, "Every seed gives the same split. Then nobody can see how much is the luck of the split: draw."),
-        (_not_the_other_side, "You hold out nearly everything. Which side does True stand for?"),
-        (_as_many_as_asked, "Over twenty seeds you hold out another share of the images than was asked, or always of "
-                            "the small groups. Does your draw heed `share`, and has every patient the same chance?"),
-    )),
-}  # fmt: skip
+    "split_by_patient": Build(
+        (
+            (
+                _one_answer_per_image,
+                (
+                    "Return one True or False per image, True where it is held out: a"
+                    " mask, no positions and no names."
+                ),
+            ),
+            (
+                _leaves_its_input,
+                (
+                    "Your function changes `groups`, which others still need: work on a"
+                    " copy."
+                ),
+            ),
+            (
+                _repeatable,
+                (
+                    "The same seed gave two different splits. Where does your generator"
+                    " get its seed from?"
+                ),
+            ),
+            (
+                _apart,
+                (
+                    "Somebody stands on both sides. Draw the patients first, then look"
+                    " whose images they are."
+                ),
+            ),
+            (
+                _draws,
+                (
+                    "Every seed gives the same split. Then nobody can see how much is"
+                    " the luck of the split: draw."
+                ),
+            ),
+            (
+                _not_the_other_side,
+                "You hold out nearly everything. Which side does True stand for?",
+            ),
+            (
+                _as_many_as_asked,
+                (
+                    "Over twenty seeds you hold out another share of the images than"
+                    " was asked, or always of the small groups. Does your draw heed"
+                    " `share`, and has every patient the same chance?"
+                ),
+            ),
+        )
+    ),
+}

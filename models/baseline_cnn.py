@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 
 class BaselineCNN(nn.Module):
-    """Three times convolution, ReLU, pooling; then the average of each map, and one linear layer.
+    """Three times convolution, ReLU, pooling; then the average of each map, and one
+    linear layer.
 
     No normalisation and no shortcuts: what these add is the subject of theme 3.
 
@@ -27,11 +28,16 @@ class BaselineCNN(nn.Module):
         self.config = {"channels": channels, "classes": classes, "width": width}
         layers, before = [], channels
         for after in (width, 2 * width, 4 * width):
-            layers += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(before, after, kernel_size=3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
             before = after
         self.features = nn.Sequential(*layers)
         for layer in self.features:
-            if isinstance(layer, nn.Conv2d):  # keeps the signal's size from layer to layer (He et al., 2015)
+            # keeps the signal's size from layer to layer (He et al., 2015)
+            if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
         self.classifier = nn.Linear(before, classes)

@@ -1,4 +1,6 @@
-"""A machine that looks like Google Colab: an interpreter of its own, what is installed, and stand-ins for the rest."""
+"""A machine that looks like Google Colab: an interpreter of its own, what is installed,
+and stand-ins for the rest.
+"""
 
 import inspect
 import json
@@ -15,32 +17,85 @@ import pytest
 KIT = Path(__file__).resolve().parent.parent
 CELL = (KIT / "tools" / "bootstrap.py").read_text()
 
-# What Colab brings, as far as the course touches it: pip-freeze.gpu.txt of github.com/googlecolab/backend-info.
-COMMON = {"numpy": "2.0.2", "pandas": "2.2.2", "setuptools": "75.2.0", "scikit-learn": "1.6.1", "tqdm": "4.67.3",
-          "ml-dtypes": "0.5.4", "typing-extensions": "4.15.0", "google-colab": "1.0.0"}  # fmt: skip
-JANUARY = COMMON | {"torch": "2.9.0+cu126", "torchvision": "0.24.0+cu126", "tensorflow": "2.19.0",
-                    "tensorboard": "2.19.0", "protobuf": "5.29.5", "filelock": "3.20.3",
-                    "nvidia-curand-cu12": "10.3.7.77"}  # fmt: skip
-FEBRUARY = JANUARY | {"torch": "2.10.0+cu128", "torchvision": "0.25.0+cu128", "protobuf": "5.29.6",
-                      "filelock": "3.24.3", "nvidia-curand-cu12": "10.3.9.90"}  # fmt: skip
-JUNE = FEBRUARY | {"torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "tensorflow": "2.20.0",
-                   "tensorboard": "2.20.0", "filelock": "3.29.0"}  # fmt: skip
+# What Colab brings, as far as the course touches it: pip-freeze.gpu.txt of
+# github.com/googlecolab/backend-info.
+COMMON = {
+    "numpy": "2.0.2",
+    "pandas": "2.2.2",
+    "setuptools": "75.2.0",
+    "scikit-learn": "1.6.1",
+    "tqdm": "4.67.3",
+    "ml-dtypes": "0.5.4",
+    "typing-extensions": "4.15.0",
+    "google-colab": "1.0.0",
+}
+JANUARY = COMMON | {
+    "torch": "2.9.0+cu126",
+    "torchvision": "0.24.0+cu126",
+    "tensorflow": "2.19.0",
+    "tensorboard": "2.19.0",
+    "protobuf": "5.29.5",
+    "filelock": "3.20.3",
+    "nvidia-curand-cu12": "10.3.7.77",
+}
+FEBRUARY = JANUARY | {
+    "torch": "2.10.0+cu128",
+    "torchvision": "0.25.0+cu128",
+    "protobuf": "5.29.6",
+    "filelock": "3.24.3",
+    "nvidia-curand-cu12": "10.3.9.90",
+}
+JUNE = FEBRUARY | {
+    "torch": "2.11.0+cu128",
+    "torchvision": "0.26.0+cu128",
+    "tensorflow": "2.20.0",
+    "tensorboard": "2.20.0",
+    "filelock": "3.29.0",
+}
 JUNE_CPU = {name: version for name, version in JUNE.items() if "nvidia" not in name} | {
-    "torch": "2.11.0+cpu", "torchvision": "0.26.0+cpu"}  # fmt: skip
-CUDA13 = JUNE_CPU | {"torch": "2.14.0+cu130", "torchvision": "0.29.0+cu130", "nvidia-curand": "10.4.0.35"}
+    "torch": "2.11.0+cpu",
+    "torchvision": "0.26.0+cpu",
+}
+CUDA13 = JUNE_CPU | {
+    "torch": "2.14.0+cu130",
+    "torchvision": "0.29.0+cu130",
+    "nvidia-curand": "10.4.0.35",
+}
 
 # What an index offers, with the requirements that matter here.
 INDEX = {
-    "optuna": {"5.0.0": ["numpy", "colorlog", "tqdm"]}, "colorlog": {"6.12.0": []}, "typst": {"0.15.2": []},
-    "pypdf": {"7.1.1": []}, "tqdm": {"4.70.1": []}, "filelock": {"4.2.12": []}, "numpy": {"2.0.2": [], "2.4.6": []},
-    "scikit-learn": {"1.6.1": ["numpy"], "1.9.1": ["numpy>=2.1"]}, "protobuf": {"5.29.6": [], "7.36.2": []},
-    "tensorboard": {"2.19.0": ["protobuf"], "2.20.0": ["protobuf"], "2.21.0": ["protobuf>=6.31.1", "setuptools"]},
-    "onnx": {"1.22.0": ["numpy", "protobuf>=4.25.1"], "1.23.2": ["numpy", "protobuf>=6.31.1"]},
-    "onnxscript": {"0.7.2": ["onnx>=1.17"]}, "onnxruntime": {"1.32.0": ["numpy", "protobuf>=4.25.8"]},
-    "onnxruntime-gpu": {"1.26.0": ["numpy", "protobuf"], "1.31.1": ["numpy", "protobuf"]},
-    "nvidia-curand": {"10.4.0.35": []}, "nvidia-curand-cu12": {"10.3.9.90": []},
-}  # fmt: skip
-MODULES = {"scikit-learn": "sklearn", "onnxruntime-gpu": "onnxruntime", "google-colab": "google/colab"}
+    "optuna": {"5.0.0": ["numpy", "colorlog", "tqdm"]},
+    "colorlog": {"6.12.0": []},
+    "typst": {"0.15.2": []},
+    "pypdf": {"7.1.1": []},
+    "tqdm": {"4.70.1": []},
+    "filelock": {"4.2.12": []},
+    "numpy": {"2.0.2": [], "2.4.6": []},
+    "scikit-learn": {"1.6.1": ["numpy"], "1.9.1": ["numpy>=2.1"]},
+    "protobuf": {"5.29.6": [], "7.36.2": []},
+    "tensorboard": {
+        "2.19.0": ["protobuf"],
+        "2.20.0": ["protobuf"],
+        "2.21.0": ["protobuf>=6.31.1", "setuptools"],
+    },
+    "onnx": {
+        "1.22.0": ["numpy", "protobuf>=4.25.1"],
+        "1.23.2": ["numpy", "protobuf>=6.31.1"],
+    },
+    "onnxscript": {"0.7.2": ["onnx>=1.17"]},
+    "onnxruntime": {"1.32.0": ["numpy", "protobuf>=4.25.8"]},
+    "onnxruntime-gpu": {
+        "1.26.0": ["numpy", "protobuf"],
+        "1.31.1": ["numpy", "protobuf"],
+    },
+    "nvidia-curand": {"10.4.0.35": []},
+    "nvidia-curand-cu12": {"10.3.9.90": []},
+}
+MODULES = {
+    "scikit-learn": "sklearn",
+    "onnxruntime-gpu": "onnxruntime",
+    "google-colab": "google/colab",
+}
 
 PIP = '''
 import json, os, shutil, sys
@@ -117,12 +172,18 @@ cp -r "{folder}/kit" "$last"
 
 
 def install(site: Path, name: str, version: str) -> None:
-    """Lay down what an installed package is to Python: its metadata, and a module that knows its version."""
+    """Lay down what an installed package is to Python: its metadata, and a module that
+    knows its version.
+    """
     module = MODULES.get(name, name.replace("-", "_"))
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (info / "RECORD").write_text(f"{module}/__init__.py,,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    )
+    (info / "RECORD").write_text(
+        f"{module}/__init__.py,,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n"
+    )
     (site / module).mkdir(parents=True, exist_ok=True)
     (site / module / "__init__.py").write_text(f"__version__ = {version!r}\n")
 
@@ -131,34 +192,63 @@ def install(site: Path, name: str, version: str) -> None:
 def interpreter(minor: int) -> str | None:
     """A Python 3.<minor> of this machine, outside any virtual environment."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    names = [sys.executable, shutil.which(f"python3.{minor}"), *pyenv.glob(f"3.{minor}.*/bin/python")]
+    names = [
+        sys.executable,
+        shutil.which(f"python3.{minor}"),
+        *pyenv.glob(f"3.{minor}.*/bin/python"),
+    ]
     for name in filter(None, names):
-        ask = [str(name), "-c", "import sys; print(sys.version_info[1], sys.base_prefix)"]
+        ask = [
+            str(name),
+            "-c",
+            "import sys; print(sys.version_info[1], sys.base_prefix)",
+        ]
         done = subprocess.run(ask, capture_output=True, text=True)
         if done.returncode == 0 and done.stdout.split()[0] == str(minor):
-            return str(Path(done.stdout.split(maxsplit=1)[1].strip()) / "bin" / f"python3.{minor}")
+            return str(
+                Path(done.stdout.split(maxsplit=1)[1].strip())
+                / "bin"
+                / f"python3.{minor}"
+            )
     return None
 
 
 class Colab:
-    """One runtime: Python 3.`minor`, these packages, this CUDA (None: no GPU). Its /content is a folder of its own."""
+    """One runtime: Python 3.`minor`, these packages, this CUDA (None: no GPU). Its
+    /content is a folder of its own.
+    """
 
-    def __init__(self, folder: Path, installed: dict[str, str], cuda: str | None, minor: int = sys.version_info[1]):
+    def __init__(
+        self,
+        folder: Path,
+        installed: dict[str, str],
+        cuda: str | None,
+        minor: int = sys.version_info[1],
+    ):
         if not interpreter(minor):
             pytest.skip(f"no Python 3.{minor} on this machine")
         python = Path(interpreter(minor))
         self.folder, self.content = folder, folder / "content"
         self.site = folder / "lib" / python.name / "site-packages"
         self.python = folder / "bin" / "python"
-        for made in (self.site, self.python.parent, self.content, folder / "kit" / "tools", folder / "kit" / "models"):
+        for made in (
+            self.site,
+            self.python.parent,
+            self.content,
+            folder / "kit" / "tools",
+            folder / "kit" / "models",
+        ):
             made.mkdir(parents=True)
-        (folder / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = false\n")
+        (folder / "pyvenv.cfg").write_text(
+            f"home = {python.parent}\ninclude-system-site-packages = false\n"
+        )
         self.python.symlink_to(python)
         for name, version in installed.items():
             install(self.site, name, version)
         (self.site / "torch").mkdir(exist_ok=True)
         (self.site / "torch" / "__init__.py").write_text(
-            f"class version:\n    cuda = {cuda!r}\nclass cuda:\n    is_available = staticmethod(lambda: {bool(cuda)})\n"
+            f"class version:\n    cuda = {cuda!r}\nclass cuda:\n    is_available ="
+            f" staticmethod(lambda: {bool(cuda)})\n"
         )
         (self.site / "packaging").symlink_to(Path(packaging.__file__).parent)
         (self.site / "google" / "colab").mkdir(parents=True, exist_ok=True)
@@ -167,7 +257,10 @@ class Colab:
 
     def _stand_ins(self) -> None:
         (self.site / "pip").mkdir()
-        shared = f"from pathlib import Path\nMODULES = {MODULES!r}\n{inspect.getsource(install)}\n"
+        shared = (
+            "from pathlib import Path\nMODULES ="
+            f" {MODULES!r}\n{inspect.getsource(install)}\n"
+        )
         (self.site / "pip" / "__main__.py").write_text(shared + PIP)
         (self.site / "index.json").write_text(json.dumps(INDEX))
         self.log = self.site.parent / "pip.txt"
@@ -186,26 +279,49 @@ class Colab:
         """What goes wrong at the next clone: "", network, branch, cut or killed."""
         (self.folder / "fault").write_text(name)
 
-    def run(self, cell: str = CELL, before: str = "", after: str = "", **variables: str) -> subprocess.CompletedProcess:
-        """Execute the cell in a fresh session, /content being a folder of this machine."""
+    def run(
+        self, cell: str = CELL, before: str = "", after: str = "", **variables: str
+    ) -> subprocess.CompletedProcess:
+        """Execute the cell in a fresh session, /content being a folder
+        of this machine.
+        """
         cell = cell.replace("/content", str(self.content))
-        code = f"import os, google.colab\nos.environ['PARENT'] = str(os.getpid())\n{before}\n"
-        code += f"cell = compile({cell!r}, 'cell', 'exec')\nexec(cell, globals())\n{after}\n"
-        environment = {"PATH": str(self.python.parent), "HOME": str(self.folder)} | variables
+        code = (
+            "import os, google.colab\nos.environ['PARENT'] ="
+            f" str(os.getpid())\n{before}\n"
+        )
+        code += (
+            f"cell = compile({cell!r}, 'cell', 'exec')\nexec(cell,"
+            f" globals())\n{after}\n"
+        )
+        environment = {
+            "PATH": str(self.python.parent),
+            "HOME": str(self.folder),
+        } | variables
         environment |= {"PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        environment["LD_LIBRARY_PATH"] = os.environ.get("LD_LIBRARY_PATH", "")  # a Python built with a shared library
+        # a Python built with a shared library
+        environment["LD_LIBRARY_PATH"] = os.environ.get("LD_LIBRARY_PATH", "")
         command = [self.python, "-c", code]
-        return subprocess.run(command, cwd=self.content, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=self.content, env=environment, capture_output=True, text=True
+        )
 
     @property
     def installed(self) -> dict[str, str]:
-        names = (path.name.removesuffix(".dist-info").rsplit("-", 1) for path in self.site.glob("*.dist-info"))
+        names = (
+            path.name.removesuffix(".dist-info").rsplit("-", 1)
+            for path in self.site.glob("*.dist-info")
+        )
         return {name.replace("_", "-"): version for name, version in names}
 
     @property
     def commands(self) -> list[dict]:
         """What pip was asked, in order."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return (
+            [json.loads(line) for line in self.log.read_text().splitlines()]
+            if self.log.exists()
+            else []
+        )
 
     @property
     def clones(self) -> list[str]:

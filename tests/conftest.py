@@ -1,4 +1,6 @@
-"""Fixtures: small drawn datasets, courses on the smoke profile, and no network but the loopback."""
+"""Fixtures: small drawn datasets, courses on the smoke profile, and no network but the
+loopback.
+"""
 
 import os
 import shutil
@@ -10,7 +12,8 @@ from pathlib import Path
 
 os.environ["COURSE_THREADS"] = "1"  # two test processes share two cores
 os.environ["MPLBACKEND"] = "agg"
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # what a script puts in the background
+# what a script puts in the background
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 KIT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(KIT))
@@ -23,8 +26,12 @@ import utils  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    """Tests whose forked children train come first: exporting a model starts threads that no fork survives."""
-    items.sort(key=lambda item: item.path.name not in ("test_kills.py", "test_search.py"))
+    """Tests whose forked children train come first: exporting a model starts threads
+    that no fork survives.
+    """
+    items.sort(
+        key=lambda item: item.path.name not in ("test_kills.py", "test_search.py")
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +40,11 @@ def only_loopback(monkeypatch):
     connect = socket.socket.connect
 
     def guarded(self, address):
-        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if isinstance(address, tuple) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise OSError(f"tests have no network (asked for {address[0]})")
         return connect(self, address)
 
@@ -57,11 +68,19 @@ def raw(drawn, tmp_path) -> Path:
 
 @pytest.fixture
 def open_course(drawn, tmp_path):
-    """open_course(dataset="pneumonia", source=..., ...) -> Course on the smoke profile, in a home of its own."""
+    """open_course(dataset="pneumonia", source=..., ...) -> Course on the smoke profile,
+    in a home of its own.
+    """
 
     def open_it(dataset="pneumonia", source=None, theme=1, home=None, **options):
-        return utils.start(theme, dataset, source=source or drawn, profile="smoke", home=home or tmp_path / "home",
-                           **options)  # fmt: skip
+        return utils.start(
+            theme,
+            dataset,
+            source=source or drawn,
+            profile="smoke",
+            home=home or tmp_path / "home",
+            **options,
+        )
 
     return open_it
 
@@ -75,13 +94,18 @@ def data(open_course) -> utils.Data:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """small_disk(size, place=...) mounts a real file system of so many bytes and returns its folder."""
+    """small_disk(size, place=...) mounts a real file system of so many bytes and
+    returns its folder.
+    """
     mounted = []
 
     def mount(size: int, place: Path = tmp_path / "disk") -> Path:
         place.mkdir(parents=True)
         options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]
-        if shutil.which("mount") is None or subprocess.run(["mount", *options], capture_output=True).returncode:
+        if (
+            shutil.which("mount") is None
+            or subprocess.run(["mount", *options], capture_output=True).returncode
+        ):
             pytest.skip("this machine does not let the tests mount a disk")
         mounted.append(place)
         return place

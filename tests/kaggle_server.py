@@ -1,4 +1,6 @@
-"""A stand-in for kaggle.com on the loopback: what the official client asks for, and faults on order."""
+"""A stand-in for kaggle.com on the loopback: what the official client asks for, and
+faults on order.
+"""
 
 import base64
 import hashlib
@@ -13,14 +15,16 @@ DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
 
 
 class KaggleServer(ThreadingHTTPServer):
-    """Serves one archive as Kaggle does: a POST with credentials answers 302 to a signed address of a storage.
+    """Serves one archive as Kaggle does: a POST with credentials answers 302 to a
+    signed address of a storage.
 
     Attributes
     ----------
     api, storage : list
-        What to do with the next requests of either kind instead of serving them, first first: a status, a pair
-        (status, headers), "html", "drop" (no answer at all), ("cut", n) (the body ends after n bytes), ("slow", event)
-        (half of the body before the event is set), or None (serve it).
+        What to do with the next requests of either kind instead of serving them, first
+        first: a status, a pair (status, headers), "html", "drop" (no answer at all),
+        ("cut", n) (the body ends after n bytes), ("slow", event) (half of the body
+        before the event is set), or None (serve it).
     asked : list of str
         Every request, as "POST DownloadDataset" or "GET bytes=100-".
     ranges, checksum : bool, str
@@ -33,7 +37,10 @@ class KaggleServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.api, self.storage, self.asked = content, [], [], []
         self.ranges = True
-        self.checksum = "crc32c=AAAAAA==, md5=" + base64.b64encode(hashlib.md5(content).digest()).decode()
+        self.checksum = (
+            "crc32c=AAAAAA==, md5="
+            + base64.b64encode(hashlib.md5(content).digest()).decode()
+        )
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_):
@@ -49,7 +56,11 @@ class Handler(BaseHTTPRequestHandler):
         method = self.path.rsplit("/", 1)[1]
         self.server.asked.append(f"POST {method}")
         if method == "IntrospectToken":
-            return self.answer(200, b'{"active": true, "username": "student"}', {"Content-Type": "application/json"})
+            return self.answer(
+                200,
+                b'{"active": true, "username": "student"}',
+                {"Content-Type": "application/json"},
+            )
         if self.ordered(self.server.api):
             return None
         if self.headers.get("Authorization") not in (BASIC, f"Bearer {TOKEN}"):
@@ -70,7 +81,11 @@ class Handler(BaseHTTPRequestHandler):
             case "drop":
                 self.close_connection = True
             case "html":
-                self.answer(200, b"<html>Please log in</html>", {"Content-Type": "text/html; charset=utf-8"})
+                self.answer(
+                    200,
+                    b"<html>Please log in</html>",
+                    {"Content-Type": "text/html; charset=utf-8"},
+                )
             case "cut", length:
                 self.serve(until=length)
             case "slow", event:
@@ -83,7 +98,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, content: bytes = b"", headers=()):
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **dict(headers)}.items():
+        for name, value in {
+            "Content-Length": str(len(content)),
+            **dict(headers),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
@@ -93,10 +111,18 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.ranges and (asked := self.headers.get("Range")):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
-        headers = {"Content-Length": str(len(content) - start), "Content-Type": "application/zip", "ETag": '"1"',
-                   "Last-Modified": DATE, "x-goog-hash": self.server.checksum}  # fmt: skip
+        headers = {
+            "Content-Length": str(len(content) - start),
+            "Content-Type": "application/zip",
+            "ETag": '"1"',
+            "Last-Modified": DATE,
+            "x-goog-hash": self.server.checksum,
+        }
         if self.server.ranges:
-            headers |= {"Accept-Ranges": "bytes", "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+            headers |= {
+                "Accept-Ranges": "bytes",
+                "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}",
+            }
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -111,7 +137,9 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(content: bytes):
     server = KaggleServer(content)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    ).start()
     try:
         yield server
     finally:
@@ -128,5 +156,9 @@ def point_client_at(url: str) -> None:
 
 def environment(home) -> dict[str, str]:
     """The variables of a user with this home folder and no Kaggle credentials."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KAGGLE_", "XDG_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("KAGGLE_", "XDG_"))
+    }
     return kept | {"HOME": str(home)}

@@ -1,4 +1,6 @@
-"""Real kills and real full disks for tests: forked processes that the system stops at a chosen moment."""
+"""Real kills and real full disks for tests: forked processes that the system stops at a
+chosen moment.
+"""
 
 import os
 import resource
@@ -12,16 +14,21 @@ from pathlib import Path
 
 import utils
 
-CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}  # what Python tells of itself, by its names
+# what Python tells of itself, by its names
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 
 
 def killed(step: int, work) -> bool:
-    """Run `work` in a process that is killed at its step-th file operation; False when it ended before."""
+    """Run `work` in a process that is killed at its step-th file operation; False when
+    it ended before.
+    """
     return _child(lambda: (_die_at(step), work())) == -signal.SIGKILL
 
 
 def killed_after(seconds: float, work, ready) -> None:
-    """Run `work` in a process that is killed so many seconds after `ready()` became true."""
+    """Run `work` in a process that is killed so many seconds after `ready()` became
+    true.
+    """
 
     def child():
         threading.Thread(target=kill, daemon=True).start()
@@ -53,7 +60,9 @@ def operations(work) -> int:
 
 
 def killed_in_writing(size: int, work) -> bool:
-    """Run `work` in a process that is killed in the middle of the first file that grows beyond `size` bytes."""
+    """Run `work` in a process that is killed in the middle of the first file that grows
+    beyond `size` bytes.
+    """
 
     def child():
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -64,15 +73,18 @@ def killed_in_writing(size: int, work) -> bool:
 
 
 def on_full_disk(work, size: int = 2000) -> str:
-    """What a student reads when `work` runs in a process whose files may have `size` bytes; "" when it ended well.
+    """What a student reads when `work` runs in a process whose files may have `size`
+    bytes; "" when it ended well.
 
-    The system then answers as a full disk does, in the middle of a write: a short write, then an error.
-    """
+    The system then answers as a full disk does, in the middle of a write: a short
+    write, then an error."""
     return error_of(lambda: (_allow(size), work()))
 
 
 def error_of(work) -> str:
-    """The message of the CourseError with which `work` ends in a process of its own; "" when it ends well."""
+    """The message of the CourseError with which `work` ends in a process of its own; ""
+    when it ends well.
+    """
     reader, writer = os.pipe()  # not a file: that may be full as well
 
     def child():
@@ -91,16 +103,25 @@ def error_of(work) -> str:
 
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files and folders anywhere below `folder`."""
-    return sorted(path for path in folder.rglob(".*") if path.suffix == ".tmp" or path.name.endswith((".drawing",)))
+    return sorted(
+        path
+        for path in folder.rglob(".*")
+        if path.suffix == ".tmp" or path.name.endswith((".drawing",))
+    )
 
 
 def _allow(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a death by signal shall leave no core file
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    # a death by signal shall leave no core file
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    )
 
 
 def _child(work) -> int:
-    """Exit code of a forked process that runs `work`, minus the signal if one ended it."""
+    """Exit code of a forked process that runs `work`, minus the signal if
+    one ended it.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -115,10 +136,11 @@ def _child(work) -> int:
 
 
 def _die_at(step: int) -> list[int]:
-    """From now on, SIGKILL comes at the step-th file operation of this process, in the middle where it has one.
+    """From now on, SIGKILL comes at the step-th file operation of this process, in the
+    middle where it has one.
 
-    Returns the number of operations that are left until then, in a list that is kept up to date.
-    """
+    Returns the number of operations that are left until then, in a list that is kept up
+    to date."""
     left = [step]
 
     def count(cut=lambda: None):
@@ -128,7 +150,9 @@ def _die_at(step: int) -> list[int]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(event, arguments):
-        if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        if event in CHANGES or (
+            event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             count()
 
     def deadly(owner, name, cut):
@@ -147,6 +171,12 @@ def _die_at(step: int) -> list[int]:
     deadly(Path, "write_bytes", half)
     deadly(Path, "write_text", half)
     deadly(os, "close", lambda *_: None)
-    deadly(shutil, "copy", lambda _, source, target: Path(target).write_bytes(Path(source).read_bytes()[:50_000]))
+    deadly(
+        shutil,
+        "copy",
+        lambda _, source, target: Path(target).write_bytes(
+            Path(source).read_bytes()[:50_000]
+        ),
+    )
     sys.addaudithook(hook)
     return left

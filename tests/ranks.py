@@ -1,4 +1,5 @@
-"""What the processes of a distributed test do; torchrun starts this file, and rank 0 stores what all of them saw.
+"""What the processes of a distributed test do; torchrun starts this file, and rank 0
+stores what all of them saw.
 
 python -m torch.distributed.run --nproc-per-node N tests/ranks.py HOME TASK [TASK …]
 """
@@ -55,17 +56,31 @@ def normed() -> nn.Module:
 def opened(home: Path) -> utils.Data:
     """The home that the test has prepared."""
     story = json.loads((home / "course.json").read_text())
-    course = utils.from_rank0(lambda: utils.start(1, story["dataset"], story["source"], "smoke", home=home))
+    course = utils.from_rank0(
+        lambda: utils.start(1, story["dataset"], story["source"], "smoke", home=home)
+    )
     utils.set_seed(course.seed, threads=1)
     return utils.load_data(course)
 
 
-def train(data: utils.Data, name: str, make=baseline, stop: int | None = None, **recipe) -> utils.Run | None:
-    """A short training; None when it broke at training step `stop`, the step before which is saved."""
+def train(
+    data: utils.Data, name: str, make=baseline, stop: int | None = None, **recipe
+) -> utils.Run | None:
+    """A short training; None when it broke at training step `stop`, the step before
+    which is saved.
+    """
     Break.left = stop
     try:
-        return utils.fit(data.course, name, make(), data, replace(RECIPE, **recipe), save_every=0.0, tracker="none",
-                         progress=False)  # fmt: skip
+        return utils.fit(
+            data.course,
+            name,
+            make(),
+            data,
+            replace(RECIPE, **recipe),
+            save_every=0.0,
+            tracker="none",
+            progress=False,
+        )
     except Interrupted:
         return None
     finally:
@@ -82,45 +97,81 @@ def uneven(data) -> dict:
 
 
 def broken(data) -> dict:
-    """With batch norm and dropout: a training that breaks and goes on, and one that does not break."""
+    """With batch norm and dropout: a training that breaks and goes on, and one that
+    does not break.
+    """
     assert train(data, "broken", normed, stop=8) is None
     train(data, "broken", normed)
     run = train(data, "unbroken", normed)
-    return {"history": run.history.to_dict("list"), "seeds": utils.gather_ranks(torch.initial_seed())}
+    return {
+        "history": run.history.to_dict("list"),
+        "seeds": utils.gather_ranks(torch.initial_seed()),
+    }
 
 
 def left_behind(data) -> dict:
-    """What breaks here goes on in the test, and what the test has broken goes on here."""
+    """What breaks here goes on in the test, and what the test has broken
+    goes on here.
+    """
     assert train(data, "from two to one", stop=7) is None
     return {"hardware": train(data, "from one to two").hardware}
 
 
 def gradients(data) -> dict:
-    """The gradient of one batch in a network with batch norm, each process with its share."""
+    """The gradient of one batch in a network with batch norm, each process with its
+    share.
+    """
     rank, world = utils.ranks()
     model, images, labels, criterion = one_batch()
-    parallel, optimizer = nn.parallel.DistributedDataParallel(model), torch.optim.SGD(model.parameters(), lr=0.0)
+    parallel, optimizer = (
+        nn.parallel.DistributedDataParallel(model),
+        torch.optim.SGD(model.parameters(), lr=0.0),
+    )
     scaler = utils.make_scaler(torch.device("cpu"))
-    loss, correct, _ = utils.train_step(parallel, images.tensor_split(world)[rank], labels.tensor_split(world)[rank],
-                                        criterion, optimizer, scaler, total=len(labels))  # fmt: skip
-    return {"loss": loss, "correct": correct, "gradients": [p.grad.tolist() for p in model.parameters()]}
+    loss, correct, _ = utils.train_step(
+        parallel,
+        images.tensor_split(world)[rank],
+        labels.tensor_split(world)[rank],
+        criterion,
+        optimizer,
+        scaler,
+        total=len(labels),
+    )
+    return {
+        "loss": loss,
+        "correct": correct,
+        "gradients": [p.grad.tolist() for p in model.parameters()],
+    }
 
 
 def one_batch():
     torch.manual_seed(0)
     model = utils.OptimizedCNN(1, 2, (8, 8), dropout=0.0).train()
-    return model, torch.randn(12, 1, 32, 32), torch.arange(12) % 2, utils.WeightedCrossEntropy(torch.tensor([0.5, 2.0]))
+    return (
+        model,
+        torch.randn(12, 1, 32, 32),
+        torch.arange(12) % 2,
+        utils.WeightedCrossEntropy(torch.tensor([0.5, 2.0])),
+    )
 
 
 def shares(data) -> dict:
-    """The labels and the images, told apart by their mean, that each process sees in one pass of three batches."""
+    """The labels and the images, told apart by their mean, that each process sees in
+    one pass of three batches.
+    """
     seen = {}
     for pool in ("train", "val"):
         for shared in (True, False):
             loader = data.loader(pool, 5, shuffle=pool == "train")
-            loader.rows, loader.shared = loader.rows[:11], shared  # the last batch has one image
-            batches = [[images.mean(dim=(1, 2, 3)).tolist(), labels.tolist()] for images, labels in loader]
-            seen[f"{pool} {'shared' if shared else 'alone'}"] = utils.gather_ranks(batches)
+            # the last batch has one image
+            loader.rows, loader.shared = loader.rows[:11], shared
+            batches = [
+                [images.mean(dim=(1, 2, 3)).tolist(), labels.tolist()]
+                for images, labels in loader
+            ]
+            seen[f"{pool} {'shared' if shared else 'alone'}"] = utils.gather_ranks(
+                batches
+            )
     return seen
 
 
@@ -131,16 +182,27 @@ def validated(data) -> dict:
 
 
 def strangers(data) -> dict:
-    """Rank 1 is another one in one respect after the other; then rank 0 fails in what it does for all."""
+    """Rank 1 is another one in one respect after the other; then rank 0 fails in what
+    it does for all.
+    """
     second, said, own = utils.ranks()[0] == 1, [], (torch.__version__, utils.amp_dtype)
     for what in ("index", "recipe", "torch", "precision", "rank 0"):
         torch.__version__ = "2.6.0" if second and what == "torch" else own[0]
-        utils.amp_dtype = (lambda device: torch.float16) if second and what == "precision" else own[1]
+        utils.amp_dtype = (
+            (lambda device: torch.float16) if second and what == "precision" else own[1]
+        )
         try:
             if what == "rank 0":
                 utils.from_rank0(lambda: utils.load_checkpoint("none.pth"))
-            train(replace(data, key="0123456789ab") if second and what == "index" else data, "never",
-                  lr=0.5 if second and what == "recipe" else 0.25)  # fmt: skip
+            train(
+                (
+                    replace(data, key="0123456789ab")
+                    if second and what == "index"
+                    else data
+                ),
+                "never",
+                lr=0.5 if second and what == "recipe" else 0.25,
+            )
         except utils.CourseError as error:
             said.append(f"{str(error)} {error.everywhere}")
     return {"said": utils.gather_ranks(said)}
@@ -156,21 +218,34 @@ def exploding(data) -> dict:
 
 
 def exploding_in_half_precision(data) -> dict:
-    """One image of rank 1 is no number, with loss scaling: what each process keeps of the step."""
+    """One image of rank 1 is no number, with loss scaling: what each process keeps of
+    the step.
+    """
     rank, _ = utils.ranks()
     model, images, labels, criterion = one_batch()
     images[-1] = float("nan")
     before = [buffer.clone() for buffer in model.buffers()]
     parallel = nn.parallel.DistributedDataParallel(model)
-    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD(model.parameters(), lr=0.1)
-    loss, *_ = utils.train_step(parallel, images.tensor_split(2)[rank], labels.tensor_split(2)[rank], criterion,
-                                optimizer, scaler, total=len(labels))  # fmt: skip
+    scaler, optimizer = (
+        torch.amp.GradScaler("cpu"),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+    )
+    loss, *_ = utils.train_step(
+        parallel,
+        images.tensor_split(2)[rank],
+        labels.tensor_split(2)[rank],
+        criterion,
+        optimizer,
+        scaler,
+        total=len(labels),
+    )
     same = all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
     return {"told": utils.gather_ranks([loss != loss, same, scaler.get_scale()])}
 
 
 if __name__ == "__main__":
-    utils.amp_dtype = lambda device: None  # float32: what differs is not the rounding of half precision
+    # float32: what differs is not the rounding of half precision
+    utils.amp_dtype = lambda device: None
     torch.distributed.init_process_group("gloo")
     home, opened_data = Path(sys.argv[1]), opened(Path(sys.argv[1]))
     answers = {task: globals()[task](opened_data) for task in sys.argv[2:]}

@@ -1,4 +1,6 @@
-"""A whole submission made by hand: the kit's own code, a record, models and a report that fit each other."""
+"""A whole submission made by hand: the kit's own code, a record, models and a report
+that fit each other.
+"""
 
 import json
 import shutil
@@ -12,22 +14,52 @@ import pypdf
 
 import utils
 
-SECTIONS = ("Executive Summary", "Introduction", "Theme 1: Data Analysis", "Theme 2: Baseline Model",
-            "Theme 3: Optimization", "Theme 4: ONNX Deployment", "Theme 5: Monitoring", "Theme 6: Drift Detection",
-            "Theme 7: Retraining", "Theme 8: Synthesis", "Conclusion", "References")  # fmt: skip
+SECTIONS = (
+    "Executive Summary",
+    "Introduction",
+    "Theme 1: Data Analysis",
+    "Theme 2: Baseline Model",
+    "Theme 3: Optimization",
+    "Theme 4: ONNX Deployment",
+    "Theme 5: Monitoring",
+    "Theme 6: Drift Detection",
+    "Theme 7: Retraining",
+    "Theme 8: Synthesis",
+    "Conclusion",
+    "References",
+)
 PAGES = (1, 2, 5, 6, 7, 7, 5, 6, 6, 6, 2, 1)
-CODE = ("utils.py", "sample_data.py", "course.py", "requirements.txt", "requirements-dev.txt", "constraints.txt",
-        "README.md", "models", "notebooks", "exercises", "tools")  # fmt: skip
-HEADLINE = {name: 0.75 for name in utils.HEADLINE_TAGS} | {"provider": "CPUExecutionProvider", "gate_passed": True,
-                                                           "loader_speedup": 12.0, "alerts_raised": 7}  # fmt: skip
+CODE = (
+    "utils.py",
+    "sample_data.py",
+    "course.py",
+    "requirements.txt",
+    "requirements-dev.txt",
+    "constraints.txt",
+    "README.md",
+    "models",
+    "notebooks",
+    "exercises",
+    "tools",
+)
+HEADLINE = {name: 0.75 for name in utils.HEADLINE_TAGS} | {
+    "provider": "CPUExecutionProvider",
+    "gate_passed": True,
+    "loader_speedup": 12.0,
+    "alerts_raised": 7,
+}
 
 
 def make_submission(root: Path) -> Path:
-    """Lay out a faithful submission; the notebooks are clean, their executed copies stand in exports/notebooks/."""
+    """Lay out a faithful submission; the notebooks are clean, their executed copies
+    stand in exports/notebooks/.
+    """
     for name in CODE:
         source = utils.KIT / name
         if source.is_dir():
-            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                source, root / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             root.mkdir(exist_ok=True)
             shutil.copy(source, root / name)
@@ -36,7 +68,13 @@ def make_submission(root: Path) -> Path:
         shutil.copy(root / "notebooks" / "theme7_retraining.ipynb", last)
     for path in (root / "notebooks").glob("theme*.ipynb"):
         execute(path, root / "exports" / "notebooks" / path.name)
-    story = {"dataset": "pneumonia", "source": "sample", "profile": "smoke", "image_size": 32, "seed": 42}
+    story = {
+        "dataset": "pneumonia",
+        "source": "sample",
+        "profile": "smoke",
+        "image_size": 32,
+        "seed": 42,
+    }
     utils.write_json(root / "course.json", story)
     make_results(root, story)
     make_report(root / "report" / "report.pdf")
@@ -64,11 +102,20 @@ def make_results(root: Path, story: dict) -> None:
     stored = make_onnx(root, "best_model")
     shutil.copy(stored, root / "exports" / "model.onnx")
     (root / "exports" / "environment.txt").write_text("torch 2.15.0\n")
-    audit = utils.AppendOnlyCsv(root / "exports" / "audit.csv", "audit", utils.AUDIT_COLUMNS)
+    audit = utils.AppendOnlyCsv(
+        root / "exports" / "audit.csv", "audit", utils.AUDIT_COLUMNS
+    )
     for event in ("promoting", "in service"):
         audit.append([[datetime.now(UTC), "a", event, stored.stem, "0" * 16, "", ""]])
-    read = {name: digest(root / name) for name in ("data/pneumonia/index.csv", "checkpoints/baseline.pth")}
-    record = {"schema": utils.SCHEMA, "meta": story | {"hardware": "test"}, "headline": HEADLINE}
+    read = {
+        name: digest(root / name)
+        for name in ("data/pneumonia/index.csv", "checkpoints/baseline.pth")
+    }
+    record = {
+        "schema": utils.SCHEMA,
+        "meta": story | {"hardware": "test"},
+        "headline": HEADLINE,
+    }
     record |= {f"theme{n}": {"inputs": read} for n in range(1, 9)}
     record["theme4"]["models"] = {"fp32": stored.stem}
     for name in ("baseline_test", "optimized_test"):
@@ -79,12 +126,18 @@ def make_results(root: Path, story: dict) -> None:
 
 
 def make_answers(root: Path, stored: str, right: int = 3) -> None:
-    """Stored answers on eight test images: of each class `right` of four; at 3, all metrics of HEADLINE are 0.75."""
+    """Stored answers on eight test images: of each class `right` of four; at 3, all
+    metrics of HEADLINE are 0.75.
+    """
     labels = np.repeat([0, 1], 4)
-    positive = np.where(np.tile(np.arange(4) < right, 2) == (labels == 1), 0.9, 0.1).astype(np.float32)
+    positive = np.where(
+        np.tile(np.arange(4) < right, 2) == (labels == 1), 0.9, 0.1
+    ).astype(np.float32)
     path = root / "exports" / "predictions" / f"{stored}.npz"
     path.parent.mkdir(exist_ok=True)
-    np.savez(path, probabilities=np.column_stack([1 - positive, positive]), labels=labels)
+    np.savez(
+        path, probabilities=np.column_stack([1 - positive, positive]), labels=labels
+    )
 
 
 def digest(path: Path) -> str:
@@ -93,13 +146,28 @@ def digest(path: Path) -> str:
 
 def make_onnx(root: Path, checkpoint: str, **settings) -> Path:
     """The smallest model that checks, with the metadata of an export."""
-    shape = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", shape[:1], shape[1:])
-    about = {"dataset": "pneumonia", "seed": 42, "checkpoint": digest(root / "checkpoints" / f"{checkpoint}.pth")}
-    return utils.store_onnx(SimpleNamespace(exports=root / "exports"), onnx.helper.make_model(graph), about | settings)
+    shape = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1])
+        for name in "xy"
+    ]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])], "g", shape[:1], shape[1:]
+    )
+    about = {
+        "dataset": "pneumonia",
+        "seed": 42,
+        "checkpoint": digest(root / "checkpoints" / f"{checkpoint}.pth"),
+    }
+    return utils.store_onnx(
+        SimpleNamespace(exports=root / "exports"),
+        onnx.helper.make_model(graph),
+        about | settings,
+    )
 
 
-def make_report(path: Path, sections=SECTIONS, pages=PAGES, password: str | None = None) -> None:
+def make_report(
+    path: Path, sections=SECTIONS, pages=PAGES, password: str | None = None
+) -> None:
     """A PDF of blank pages with an outline."""
     writer = pypdf.PdfWriter()
     for title, count in zip(sections, pages, strict=False):
@@ -123,10 +191,22 @@ def code_cells(notebook: dict) -> list[dict]:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def add_cell(root: Path, source: str, theme: str = "theme2_baseline_model", **more) -> None:
+def add_cell(
+    root: Path, source: str, theme: str = "theme2_baseline_model", **more
+) -> None:
     """Put a code cell at the end of a notebook, and of its executed copy."""
     for folder in ("notebooks", "exports/notebooks"):
         path = root / folder / f"{theme}.ipynb"
-        count = len(code_cells(json.loads(path.read_text()))) + 1 if folder.startswith("exports") else None
-        cell = {"cell_type": "code", "source": source, "execution_count": count, "outputs": [], "metadata": {}} | more
+        count = (
+            len(code_cells(json.loads(path.read_text()))) + 1
+            if folder.startswith("exports")
+            else None
+        )
+        cell = {
+            "cell_type": "code",
+            "source": source,
+            "execution_count": count,
+            "outputs": [],
+            "metadata": {},
+        } | more
         edit_json(path, lambda notebook, cell=cell: notebook["cells"].append(cell))

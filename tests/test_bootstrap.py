@@ -1,4 +1,6 @@
-"""The bootstrap cell, executed in runtimes that look like Colab's: what it fetches, installs, removes and says."""
+"""The bootstrap cell, executed in runtimes that look like Colab's: what it fetches,
+installs, removes and says.
+"""
 
 import os
 import re
@@ -18,10 +20,17 @@ KIT = Path(__file__).resolve().parent.parent
 PATHS = sorted((KIT / "notebooks").glob("*.ipynb"))
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 KEPT = ("torch", "torchvision", "numpy", "pandas", "setuptools")
-RIGHT = {"12.8": {"onnxruntime-gpu": "1.26.0"}, "13.0": {"onnxruntime-gpu": "1.31.1"}, None: {"onnxruntime": "1.32.0"}}
+RIGHT = {
+    "12.8": {"onnxruntime-gpu": "1.26.0"},
+    "13.0": {"onnxruntime-gpu": "1.31.1"},
+    None: {"onnxruntime": "1.32.0"},
+}
 IMAGES = {"12.8": colab.JUNE, "13.0": colab.CUDA13, None: colab.JUNE_CPU}
 
-SHOWN = f"try:\n    exec({colab.CELL!r})\nexcept RuntimeError as error:\n    print(*error._render_traceback_())"
+SHOWN = (
+    f"try:\n    exec({colab.CELL!r})\nexcept RuntimeError as error:\n   "
+    " print(*error._render_traceback_())"
+)
 
 
 @pytest.fixture
@@ -34,8 +43,12 @@ def runtime(tmp_path):
 
 def runtimes_of(state: str, cuda: str | None) -> dict[str, str]:
     wrong = {"onnxruntime-gpu": "1.31.1" if cuda == "12.8" else "1.26.0"}
-    return {"none": {}, "cpu": {"onnxruntime": "1.32.0"}, "wrong": wrong,
-            "both": {"onnxruntime": "1.32.0"} | (RIGHT[cuda] if cuda else wrong)}[state]  # fmt: skip
+    return {
+        "none": {},
+        "cpu": {"onnxruntime": "1.32.0"},
+        "wrong": wrong,
+        "both": {"onnxruntime": "1.32.0"} | (RIGHT[cuda] if cuda else wrong),
+    }[state]
 
 
 @pytest.mark.parametrize("state", ["none", "cpu", "wrong", "both"])
@@ -44,24 +57,46 @@ def runtimes_of(state: str, cuda: str | None) -> dict[str, str]:
 def test_installs_only_what_is_missing(runtime, minor, cuda, state):
     before = IMAGES[cuda] | runtimes_of(state, cuda)
     machine = runtime(before, cuda, minor=minor)
-    done = machine.run(after="exec(cell)\nimport onnxruntime\nprint(onnxruntime.__version__)")
+    done = machine.run(
+        after="exec(cell)\nimport onnxruntime\nprint(onnxruntime.__version__)"
+    )
     assert done.returncode == 0, done.stderr
-    added = {"optuna": "5.0.0", "colorlog": "6.12.0", "onnx": "1.22.0", "onnxscript": "0.7.2", "typst": "0.15.2",
-             "pypdf": "7.1.1"}  # fmt: skip
+    added = {
+        "optuna": "5.0.0",
+        "colorlog": "6.12.0",
+        "onnx": "1.22.0",
+        "onnxscript": "0.7.2",
+        "typst": "0.15.2",
+        "pypdf": "7.1.1",
+    }
     kept = {name: version for name, version in before.items() if name not in RUNTIMES}
-    assert machine.installed == kept | added | RIGHT[cuda]  # exactly one runtime; all that was there, as it was
+    # exactly one runtime; all that was there, as it was
+    assert machine.installed == kept | added | RIGHT[cuda]
     named = " ".join(name for command in machine.commands for name in command["named"])
     assert not any(name in named for name in KEPT)
-    removed = [name for command in machine.commands if command["action"] == "uninstall" for name in command["named"]]
+    removed = [
+        name
+        for command in machine.commands
+        if command["action"] == "uninstall"
+        for name in command["named"]
+    ]
     other = set(runtimes_of(state, cuda)) - set(RIGHT[cuda])
     assert removed == (sorted(runtimes_of(state, cuda)) if other else [])
-    assert {f"{name}=={before[name]}" for name in KEPT} <= set(machine.commands[-1]["pins"])
+    assert {f"{name}=={before[name]}" for name in KEPT} <= set(
+        machine.commands[-1]["pins"]
+    )
     assert done.stdout.count("installing ") == 1  # not the second time
 
 
-@pytest.mark.parametrize("image, cuda", [
-    (colab.JANUARY, "12.6"), (colab.FEBRUARY, "12.8"), (colab.JUNE, "12.8"), (colab.JUNE_CPU, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "image, cuda",
+    [
+        (colab.JANUARY, "12.6"),
+        (colab.FEBRUARY, "12.8"),
+        (colab.JUNE, "12.8"),
+        (colab.JUNE_CPU, None),
+    ],
+)
 def test_images_of_colab_stay_as_they_are(runtime, image, cuda):
     machine = runtime(image, cuda, minor=12)
     assert machine.run().returncode == 0
@@ -70,9 +105,11 @@ def test_images_of_colab_stay_as_they_are(runtime, image, cuda):
 
 
 def test_tensorboard_that_cannot_start_is_replaced(runtime):
-    machine = runtime(colab.JUNE | {"setuptools": "82.0.0"})  # which no longer has what 2.20 imports
+    # which no longer has what 2.20 imports
+    machine = runtime(colab.JUNE | {"setuptools": "82.0.0"})
     assert machine.run().returncode == 0
-    assert machine.installed["tensorboard"] == "2.19.0"  # 2.21 would take a protobuf that TensorFlow refuses
+    # 2.21 would take a protobuf that TensorFlow refuses
+    assert machine.installed["tensorboard"] == "2.19.0"
     assert machine.installed["protobuf"] == colab.JUNE["protobuf"]
 
 
@@ -87,8 +124,14 @@ def test_where_nothing_else_goes_only_the_five_stay(runtime):
 
 
 def test_ready_runtime_asks_nobody(runtime):
-    machine = runtime(colab.JUNE | {name: max(colab.INDEX[name]) for name in ("optuna", "onnx", "onnxscript", "typst",
-                                                                              "pypdf")} | RIGHT["12.8"])  # fmt: skip
+    machine = runtime(
+        colab.JUNE
+        | {
+            name: max(colab.INDEX[name])
+            for name in ("optuna", "onnx", "onnxscript", "typst", "pypdf")
+        }
+        | RIGHT["12.8"]
+    )
     shutil.copytree(machine.folder / "kit", machine.content / "course-kit")
     done = machine.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -98,16 +141,26 @@ def test_ready_runtime_asks_nobody(runtime):
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_cell_of_every_notebook_makes_the_runtime_ready(runtime, path):
     machine = runtime()
-    cell = next(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
-    done = machine.run(cell, after="import utils, optuna, onnxruntime\nprint(utils.__file__)")
+    cell = next(
+        cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+    )
+    done = machine.run(
+        cell, after="import utils, optuna, onnxruntime\nprint(utils.__file__)"
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(machine.content / "course-kit" / "utils.py")
+    assert done.stdout.splitlines()[-1] == str(
+        machine.content / "course-kit" / "utils.py"
+    )
 
 
 def sentence(done: subprocess.CompletedProcess) -> str:
-    """What a notebook shows: checks that it is one sentence, and that IPython is told to leave the traceback out."""
+    """What a notebook shows: checks that it is one sentence, and that IPython is told
+    to leave the traceback out.
+    """
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    (said,) = [line for line in done.stdout.splitlines() if not line.startswith("installing ")]
+    (said,) = [
+        line for line in done.stdout.splitlines() if not line.startswith("installing ")
+    ]
     return said
 
 
@@ -118,9 +171,13 @@ def test_replaced_package_asks_for_a_restart_until_it_is_done(runtime):
     machine = runtime(colab.JUNE | {"onnxruntime": "1.32.0"})
     done = machine.run(SHOWN, before="import onnxruntime", after="exec(cell)")
     asked = [line for line in done.stdout.splitlines() if "Restart session" in line]
-    assert len(asked) == 2 and asked[0].startswith("onnxruntime-gpu replaced while this session was using it: choose")
+    assert len(asked) == 2 and asked[0].startswith(
+        "onnxruntime-gpu replaced while this session was using it: choose"
+    )
     assert "Exécution > Redémarrer la session" in asked[0] and done.stderr == ""
-    after_restart = machine.run(after="import onnxruntime\nprint(onnxruntime.__version__)")
+    after_restart = machine.run(
+        after="import onnxruntime\nprint(onnxruntime.__version__)"
+    )
     assert (after_restart.returncode, after_restart.stdout) == (0, "1.26.0\n")
 
 
@@ -133,16 +190,27 @@ def test_package_nobody_loaded_needs_no_restart(runtime):
 # --- what cannot be done
 
 
-@pytest.mark.parametrize("fault, says", [
-    ("network", "Could not resolve host: github.com"), ("branch", "fatal: Remote branch x not found"),
-    ("cut", "fatal: early EOF"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault, says",
+    [
+        ("network", "Could not resolve host: github.com"),
+        ("branch", "fatal: Remote branch x not found"),
+        ("cut", "fatal: early EOF"),
+    ],
+)
 def test_clone_that_fails_leaves_no_kit_and_can_be_repeated(runtime, fault, says):
     machine = runtime()
     machine.fault(fault)
     said = sentence(machine.run(SHOWN))
-    assert said.startswith("The kit was not fetched (") and says in said and said.endswith("then run this again.")
-    stamped = re.search(r'REPOSITORY, BRANCH = "(.+)", "(.+)"', (KIT / "tools" / "bootstrap.py").read_text())
+    assert (
+        said.startswith("The kit was not fetched (")
+        and says in said
+        and said.endswith("then run this again.")
+    )
+    stamped = re.search(
+        r'REPOSITORY = "(.+)"\nBRANCH = "(.+)"',
+        (KIT / "tools" / "bootstrap.py").read_text(),
+    )
     assert f"{stamped[1]} is public with a branch {stamped[2]}" in said
     assert not (machine.content / "course-kit").exists() and machine.commands == []
     machine.fault("")
@@ -188,7 +256,9 @@ def test_folder_that_is_not_the_whole_kit_is_left_alone(runtime):
     mine.parent.mkdir()
     mine.write_text("mine")
     said = sentence(machine.run(SHOWN))
-    assert said.endswith("course-kit is there but is not the whole kit: rename it, then run this cell again.")
+    assert said.endswith(
+        "course-kit is not the whole kit: rename it, then run this cell again."
+    )
     assert mine.read_text() == "mine" and machine.clones == []
 
 
@@ -196,7 +266,10 @@ def test_no_network_for_pip_keeps_the_runtime_that_is_there(runtime):
     machine = runtime(colab.JUNE | {"onnxruntime": "1.32.0"})
     before = machine.installed
     said = sentence(machine.run(SHOWN, PIP_FAULT="--dry-run"))
-    assert said.startswith("pip could not install optuna>=4.5, ") and "connect this machine to the internet" in said
+    assert (
+        said.startswith("pip could not install optuna>=4.5, ")
+        and "connect this machine to the internet" in said
+    )
     assert machine.installed == before
 
 
@@ -207,37 +280,74 @@ def test_torch_that_is_missing_is_not_installed(runtime):
     assert said.startswith("torch is not installed for ") and machine.commands == []
 
 
-@pytest.mark.parametrize("code, says", [
-    (colab.CELL, "utils.py is not above"),
-    (f"import sys; sys.path.insert(0, {str(KIT)!r})\nimport utils\nutils.start(1, dataset='cats')",
-     "DATASET='cats' is unknown: choose one of pneumonia, pneumonia3, solar."),
-], ids=["cell", "utils"])  # fmt: skip
+@pytest.mark.parametrize(
+    "code, says",
+    [
+        (colab.CELL, "utils.py is not above"),
+        (
+            (
+                f"import sys; sys.path.insert(0, {str(KIT)!r})\nimport"
+                " utils\nutils.start(1, dataset='cats')"
+            ),
+            "DATASET='cats' is unknown: choose one of pneumonia, pneumonia3, solar.",
+        ),
+    ],
+    ids=["cell", "utils"],
+)
 def test_notebook_shows_the_sentence_alone(tmp_path, code, says):
-    command = [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "-c", code]
+    command = [
+        sys.executable,
+        "-m",
+        "IPython",
+        "--no-banner",
+        "--colors=NoColor",
+        "-c",
+        code,
+    ]
     environment = os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    (said,) = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    (said,) = [
+        line for line in (done.stdout + done.stderr).splitlines() if line.strip()
+    ]
     assert said.startswith(says)
 
 
 def test_python_that_is_too_old(runtime):
     machine = runtime()
-    said = sentence(machine.run(SHOWN, before="sys = __import__('sys')\nsys.version_info = (3, 10, 0, 'final', 0)"))
-    assert "is too old: the course needs 3.11 or newer" in said and machine.commands == []
+    said = sentence(
+        machine.run(
+            SHOWN,
+            before="sys = __import__('sys')\nsys.version_info = (3, 10, 0, 'final', 0)",
+        )
+    )
+    assert (
+        "is too old: the course needs 3.11 or newer" in said and machine.commands == []
+    )
 
 
 # --- the real pip
 
 
 def make_wheel(folder: Path, name: str, version: str, needs: list[str]) -> None:
-    module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
+    module, info = (
+        name.replace("-", "_"),
+        f"{name.replace('-', '_')}-{version}.dist-info",
+    )
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     metadata += "".join(f"Requires-Dist: {need}\n" for need in needs)
     with zipfile.ZipFile(folder / f"{module}-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{info}/METADATA", metadata)
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         wheel.writestr(f"{info}/RECORD", "")
-        wheel.writestr(f"{colab.MODULES.get(name, module)}/__init__.py", f"__version__ = {version!r}\n")
+        wheel.writestr(
+            f"{colab.MODULES.get(name, module)}/__init__.py",
+            f"__version__ = {version!r}\n",
+        )
 
 
 def test_real_pip_moves_nothing_that_is_there(runtime, tmp_path):
@@ -250,9 +360,21 @@ def test_real_pip_moves_nothing_that_is_there(runtime, tmp_path):
             make_wheel(wheels, name, version, needs)
     shutil.rmtree(machine.site / "pip")
     (machine.site / "pip").symlink_to(Path(packaging.__file__).parent.parent / "pip")
-    index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": "/dev/null"}
-    done = machine.run(after="import onnxruntime\nprint(onnxruntime.__version__)", **index)
+    index = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
+        "PIP_CONFIG_FILE": "/dev/null",
+    }
+    done = machine.run(
+        after="import onnxruntime\nprint(onnxruntime.__version__)", **index
+    )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1.26.0"), done.stderr
-    added = {"optuna": "5.0.0", "colorlog": "6.12.0", "onnx": "1.22.0", "onnxscript": "0.7.2", "typst": "0.15.2",
-             "pypdf": "7.1.1"}  # fmt: skip
+    added = {
+        "optuna": "5.0.0",
+        "colorlog": "6.12.0",
+        "onnx": "1.22.0",
+        "onnxscript": "0.7.2",
+        "typst": "0.15.2",
+        "pypdf": "7.1.1",
+    }
     assert machine.installed == colab.JUNE | added | RIGHT["12.8"]

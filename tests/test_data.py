@@ -1,4 +1,6 @@
-"""From folders of files to batches: repairs, quality, pools, cache, loader, augmentation."""
+"""From folders of files to batches: repairs, quality, pools, cache, loader,
+augmentation.
+"""
 
 import json
 import shutil
@@ -60,15 +62,31 @@ def test_rgb_mode_grayscale_is_reported_and_read_as_one_channel(raw, open_course
 
 
 def test_patient_key_is_subtype_and_person():
-    names = ["person1_bacteria_1.jpeg", "person1_bacteria_2.jpeg", "person1_virus_6.jpeg", "IM-0115-0001.jpeg",
-             "NORMAL2-IM-0115-0001.jpeg"]  # fmt: skip
+    names = [
+        "person1_bacteria_1.jpeg",
+        "person1_bacteria_2.jpeg",
+        "person1_virus_6.jpeg",
+        "IM-0115-0001.jpeg",
+        "NORMAL2-IM-0115-0001.jpeg",
+    ]
     folders = ["PNEUMONIA"] * 3 + ["NORMAL"] * 2
-    files = pd.DataFrame({"path": [f"train/{f}/{n}" for f, n in zip(folders, names, strict=True)],
-                          "folder": folders, "split": "train"})  # fmt: skip
+    files = pd.DataFrame(
+        {
+            "path": [f"train/{f}/{n}" for f, n in zip(folders, names, strict=True)],
+            "folder": folders,
+            "split": "train",
+        }
+    )
     table = utils.label_images(files, Path("/nowhere"), "pneumonia")
     assert table["patient"].nunique() == 4
     assert table["patient"][0] == table["patient"][1] != table["patient"][2]
-    assert table["subtype"].tolist() == ["BACTERIA", "BACTERIA", "VIRUS", "NORMAL", "NORMAL"]
+    assert table["subtype"].tolist() == [
+        "BACTERIA",
+        "BACTERIA",
+        "VIRUS",
+        "NORMAL",
+        "NORMAL",
+    ]
 
 
 def test_three_classes(open_course):
@@ -93,16 +111,22 @@ def test_unknown_folder_names_are_asked_for(raw, open_course):
     (place / "positive").rename(place / "mit")
     (place / "negative").rename(place / "ohne")
     course = open_course("solar", source=raw)
-    with pytest.raises(utils.CourseError, match="which is which is unknown: write .*classes.json"):
+    with pytest.raises(
+        utils.CourseError, match="which is which is unknown: write .*classes.json"
+    ):
         utils.build_index(course)
-    (place / "classes.json").write_text(json.dumps({"mit": "PANEL", "ohne": "NO_PANEL"}))
+    (place / "classes.json").write_text(
+        json.dumps({"mit": "PANEL", "ohne": "NO_PANEL"})
+    )
     index = utils.build_index(course)
     assert (index.loc[index["path"].str.startswith("mit"), "label"] == "PANEL").all()
 
 
 def test_corrected_mapping_is_read_again(raw, open_course):
     place = raw / "solar_panels"
-    (place / "classes.json").write_text(json.dumps({"positive": "NO_PANEL", "negative": "PANEL"}))
+    (place / "classes.json").write_text(
+        json.dumps({"positive": "NO_PANEL", "negative": "PANEL"})
+    )
     course = open_course("solar", source=raw)
     wrong = utils.build_index(course)["label"]
     (place / "classes.json").unlink()
@@ -116,17 +140,26 @@ def test_images_left_out_are_reported(raw, open_course):
     shutil.copy(first, roofs / "unsure" / "a.jpg")
     (roofs / "more" / "positive").mkdir(parents=True)
     shutil.copy(second, roofs / "more" / "positive" / second.name)
-    shutil.copy(first, roofs / "more" / "positive" / third.name)  # its name, another picture
+    # its name, another picture
+    shutil.copy(first, roofs / "more" / "positive" / third.name)
     index = utils.build_index(open_course("solar", source=raw))
     assert {row["what"]: row["files"] for row in index.attrs["repairs"]} == {
-        "second copy of an image": 1, "two images of one name": 1, "images in folders of no known class": 1}
+        "second copy of an image": 1,
+        "two images of one name": 1,
+        "images in folders of no known class": 1,
+    }
     shutil.copytree(xrays / "train" / "NORMAL", xrays / "extra" / "NORMAL")
     (xrays / "again" / "train" / "NORMAL").mkdir(parents=True)
-    shutil.copy(xray(raw, 1, label="NORMAL"), xrays / "again" / "train" / "NORMAL" / xray(raw, 0, label="NORMAL").name)
+    shutil.copy(
+        xray(raw, 1, label="NORMAL"),
+        xrays / "again" / "train" / "NORMAL" / xray(raw, 0, label="NORMAL").name,
+    )
     index = utils.build_index(open_course(source=raw, home=raw / "other"))
     count = len(list((xrays / "train" / "NORMAL").iterdir()))
     assert {row["what"]: row["files"] for row in index.attrs["repairs"]} == {
-        "images outside train/ and test/": count, "second copy that differs": 1}
+        "images outside train/ and test/": count,
+        "second copy that differs": 1,
+    }
 
 
 # --- bad datasets
@@ -140,7 +173,10 @@ def test_missing_or_empty_class_folder(raw, open_course, gone):
         if gone == "empty":
             folder.mkdir()
     course = open_course(source=raw)
-    with pytest.raises(utils.CourseError, match=r"no images of class NORMAL \(class folders found: PNEUMONIA\)"):
+    with pytest.raises(
+        utils.CourseError,
+        match=r"no images of class NORMAL \(class folders found: PNEUMONIA\)",
+    ):
         utils.build_index(course)
     assert not (course.data / "index.csv").exists()
 
@@ -155,23 +191,34 @@ def test_no_images_at_all(raw, open_course):
 def test_too_few_images_of_a_class(raw, open_course):
     for path in sorted((raw / "chest_xray" / "train" / "NORMAL").iterdir())[3:]:
         path.unlink()
-    with pytest.raises(utils.CourseError, match="would get no image of class NORMAL.*add some"):
+    with pytest.raises(
+        utils.CourseError, match="would get no image of class NORMAL.*add some"
+    ):
         utils.build_index(open_course(source=raw))
 
 
 def test_no_image_can_be_read(raw, open_course):
     for path in (raw / "chest_xray").rglob("*.jpeg"):
         path.write_text("<html>Sign in</html>")
-    with pytest.raises(utils.CourseError, match="None of the 121 images can be read.*delete the dataset folder"):
+    with pytest.raises(
+        utils.CourseError,
+        match="None of the 121 images can be read.*delete the dataset folder",
+    ):
         utils.build_index(open_course(source=raw))
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_picture_of_more_than_eight_bits_is_refused_not_cut_off_at_white(tmp_path, kind):
+def test_picture_of_more_than_eight_bits_is_refused_not_cut_off_at_white(
+    tmp_path, kind
+):
     """PIL clips such values at 255 instead of scaling them."""
     path = tmp_path / "deep.tiff"
-    Image.fromarray(np.linspace(0, 60_000, 64 * 64).reshape(64, 64).astype(kind)).save(path)
-    with pytest.raises(OSError, match="more than 8 bits a channel: save it with 8 bits"):
+    Image.fromarray(np.linspace(0, 60_000, 64 * 64).reshape(64, 64).astype(kind)).save(
+        path
+    )
+    with pytest.raises(
+        OSError, match="more than 8 bits a channel: save it with 8 bits"
+    ):
         utils.decode(path, 32, 1)
     assert utils.inspect_image(path)["flags"] == ["unreadable"]
 
@@ -182,11 +229,16 @@ def test_odd_sizes_odd_modes_and_rare_classes_are_reported(raw, open_course):
     Image.open(xray(raw, 1)).convert("RGBA").save(palette)
     xray(raw, 1).unlink()
     index = utils.build_index(open_course(source=raw))
-    assert flags(index, banner.name) == {"odd_size"} and flags(index, palette.name) == {"odd_mode"}
+    assert flags(index, banner.name) == {"odd_size"} and flags(index, palette.name) == {
+        "odd_mode"
+    }
     assert index["flags"].str.contains("odd").sum() == 2
     report = utils.quality_report(index).set_index("problem")
     usable = index[index["pool"] != ""]
-    assert report.loc["few images of NORMAL", "images"] == (usable["label"] == "NORMAL").sum()
+    assert (
+        report.loc["few images of NORMAL", "images"]
+        == (usable["label"] == "NORMAL").sum()
+    )
     assert report.loc["odd_size", "images"] == 1
 
 
@@ -204,7 +256,9 @@ def test_bad_files_are_flagged_and_excluded(raw, open_course):
         assert flags(index, path.name) == {"unreadable"}
     assert "animated" in flags(index, gif.name)
     assert "blank" in flags(index, xray(raw, 4).name)
-    bad = index["path"].str.contains("|".join(p.stem for p in (cut, empty, text))) | index["path"].str.endswith(".gif")
+    bad = index["path"].str.contains(
+        "|".join(p.stem for p in (cut, empty, text))
+    ) | index["path"].str.endswith(".gif")
     assert (index.loc[bad, "pool"] == "").all()
 
 
@@ -212,15 +266,20 @@ def test_copies_are_found_and_kept_out_or_together(raw, open_course):
     original, resized, tested = xray(raw), xray(raw, 1), xray(raw, 0, "test")
     shutil.copy(original, original.with_name("person700_bacteria_1.jpeg"))
     picture = Image.open(resized)
-    picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)).save(resized.with_name("person701_virus_1.jpeg"))
+    picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)).save(
+        resized.with_name("person701_virus_1.jpeg")
+    )
     shutil.copy(tested, original.with_name("person702_bacteria_1.jpeg"))
     shutil.copy(original, xray(raw, 2, label="NORMAL").with_name("IM-0700-0001.jpeg"))
     index = utils.build_index(open_course(source=raw))
-    assert "conflicting_label" in flags(index, original.name)  # the same picture stands in both classes
+    # the same picture stands in both classes
+    assert "conflicting_label" in flags(index, original.name)
     assert "near_duplicate" in flags(index, "person701_virus_1.jpeg")
     group = index.set_index(index["path"].str.split("/").str[-1])["group"]
     assert group["person701_virus_1.jpeg"] == group[resized.name]
-    assert {"exact_duplicate", "leak_into_test"} <= flags(index, "person702_bacteria_1.jpeg")
+    assert {"exact_duplicate", "leak_into_test"} <= flags(
+        index, "person702_bacteria_1.jpeg"
+    )
     assert index.loc[index["path"].str.endswith(tested.name), "pool"].item() == "test"
 
 
@@ -256,9 +315,17 @@ def made_up_index(patients=900, seed=0) -> pd.DataFrame:
     group = np.repeat(np.arange(patients), sizes)
     split = np.where(np.isin(group, np.arange(100)), "test", "train")
     subtype = kinds[group]
-    return pd.DataFrame({"path": [f"{i}.jpeg" for i in range(len(group))], "group": group, "patient": group,
-                         "subtype": subtype, "label": np.where(subtype == "NORMAL", "NORMAL", "PNEUMONIA"),
-                         "split": split, "flags": ""})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.jpeg" for i in range(len(group))],
+            "group": group,
+            "patient": group,
+            "subtype": subtype,
+            "label": np.where(subtype == "NORMAL", "NORMAL", "PNEUMONIA"),
+            "split": split,
+            "flags": "",
+        }
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -271,12 +338,16 @@ def test_pools_are_grouped_stratified_and_of_the_stated_size(seed):
     for pool, wanted in utils.POOLS.items():
         assert share[pool] == pytest.approx(wanted, abs=0.01)
     kinds = pd.crosstab(rest["pool"], rest["subtype"], normalize="index")
-    assert (kinds - rest["subtype"].value_counts(normalize=True)).abs().to_numpy().max() < 0.03
+    assert (
+        kinds - rest["subtype"].value_counts(normalize=True)
+    ).abs().to_numpy().max() < 0.03
 
 
 def test_pools_depend_on_the_seed_alone():
     table = made_up_index()
-    first, again, other = (utils.assign_pools(table, ("NORMAL", "PNEUMONIA"), s)["pool"] for s in (1, 1, 2))
+    first, again, other = (
+        utils.assign_pools(table, ("NORMAL", "PNEUMONIA"), s)["pool"] for s in (1, 1, 2)
+    )
     assert first.equals(again) and not first.equals(other)
 
 
@@ -289,11 +360,15 @@ def test_no_patient_and_no_duplicate_crosses_pools(open_course, dataset):
         assert (usable.groupby(key)["pool"].nunique() == 1).all()
 
 
-def test_index_is_read_again_only_when_a_file_has_changed(raw, open_course, monkeypatch):
+def test_index_is_read_again_only_when_a_file_has_changed(
+    raw, open_course, monkeypatch
+):
     course, reads = open_course(source=raw), []
     inspect = utils.inspect_image
     monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
-    monkeypatch.setattr(utils, "inspect_image", lambda path: reads.append(path) or inspect(path))
+    monkeypatch.setattr(
+        utils, "inspect_image", lambda path: reads.append(path) or inspect(path)
+    )
     first = utils.build_index(course)
     count = len(reads)
     assert utils.build_index(course).equals(first) and len(reads) == count
@@ -309,14 +384,19 @@ def test_damaged_index_is_made_again(open_course):
     assert utils.build_index(course).equals(first)
     (course.data / "index.json").write_text('{"key": ["cut')
     assert utils.build_index(course).equals(first)
-    assert len(pd.concat([first[:3], first[3:]])) == len(first)  # nothing in .attrs that pandas cannot compare
+    # nothing in .attrs that pandas cannot compare
+    assert len(pd.concat([first[:3], first[3:]])) == len(first)
 
 
 def test_perceptual_hash_sees_likeness_not_size():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 255, (60, 16, 16)).astype(np.uint8)
-    pictures = np.stack([np.asarray(Image.fromarray(c).resize((32, 32), 3)) for c in coarse])
-    noisy = np.clip(pictures + rng.normal(0, 1, pictures.shape), 0, 255).astype(np.uint8)
+    pictures = np.stack(
+        [np.asarray(Image.fromarray(c).resize((32, 32), 3)) for c in coarse]
+    )
+    noisy = np.clip(pictures + rng.normal(0, 1, pictures.shape), 0, 255).astype(
+        np.uint8
+    )
     pairs = utils.near_duplicates(np.concatenate([pictures, noisy]))
     assert set(pairs) == {(i, i + 60) for i in range(60)}
 
@@ -334,7 +414,9 @@ def test_cache_holds_what_decode_gives(data):
         path = data.course.root / data.index["path"][row]
         assert (data.pixels[row] == utils.decode(path, 32, 1)).all()
     train = data.pixels[data.where("train")] / 255
-    assert data.mean == pytest.approx([train.mean()]) and data.std == pytest.approx([train.std()])
+    assert data.mean == pytest.approx([train.mean()]) and data.std == pytest.approx(
+        [train.std()]
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
@@ -359,12 +441,17 @@ def test_cache_follows_the_content_of_the_images(raw, open_course):
     assert (utils.load_data(course).pixels != before).any()
 
 
-@pytest.mark.parametrize("change", [Path.unlink, lambda path: Image.open(path).rotate(180).save(path)])
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: Image.open(path).rotate(180).save(path)]
+)
 def test_image_that_has_gone_or_changed_since_it_was_indexed(raw, open_course, change):
     course = open_course(source=raw)
     utils.build_index(course)
     change(xray(raw))
-    with pytest.raises(utils.CourseError, match="has gone or changed since it was indexed.*theme1_data_analysis"):
+    with pytest.raises(
+        utils.CourseError,
+        match="has gone or changed since it was indexed.*theme1_data_analysis",
+    ):
         utils.load_data(course)
     assert not list((course.local / "data" / course.dataset / "cache").glob("*.npy"))
 
@@ -375,12 +462,20 @@ def test_image_that_has_gone_or_changed_since_it_was_indexed(raw, open_course, c
 def test_batches_are_normalised_floats_of_every_row_once(data):
     seen = []
     for images, labels in data.loader("train", 16, shuffle=True):
-        assert images.dtype == torch.float32 and images.shape[1:] == (1, 32, 32) and labels.dtype == torch.int64
+        assert (
+            images.dtype == torch.float32
+            and images.shape[1:] == (1, 32, 32)
+            and labels.dtype == torch.int64
+        )
         seen.append(images)
     rows = data.where("train")
     expected = (data.pixels[rows] / 255 - data.mean[0]) / data.std[0]
-    assert np.sort(torch.cat(seen).sum((1, 2, 3)).numpy()) == pytest.approx(np.sort(expected.sum((1, 2, 3))), abs=1e-2)
-    assert abs(torch.cat(seen).mean()) < 1e-4 and torch.cat(seen).std().item() == pytest.approx(1, abs=1e-3)
+    assert np.sort(torch.cat(seen).sum((1, 2, 3)).numpy()) == pytest.approx(
+        np.sort(expected.sum((1, 2, 3))), abs=1e-2
+    )
+    assert abs(torch.cat(seen).mean()) < 1e-4 and torch.cat(
+        seen
+    ).std().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_only_training_is_shuffled_or_augmented(data):
@@ -421,10 +516,21 @@ def test_an_epoch_can_go_on_in_the_middle(data):
 
 def test_one_draw_per_sample_whatever_the_batch(data):
     rows = np.repeat(data.where("train")[:1], 24)
-    small, large = (torch.cat([x for x, _ in utils.BatchLoader(data, rows, size, utils.AUGMENT["pneumonia"], False)])
-                    for size in (4, 24))  # fmt: skip
+    small, large = (
+        torch.cat(
+            [
+                x
+                for x, _ in utils.BatchLoader(
+                    data, rows, size, utils.AUGMENT["pneumonia"], False
+                )
+            ]
+        )
+        for size in (4, 24)
+    )
     torch.testing.assert_close(small, large, atol=1e-5, rtol=1e-5)
-    differences = [(large[i] - large[j]).abs().mean().item() for i in range(24) for j in range(i)]
+    differences = [
+        (large[i] - large[j]).abs().mean().item() for i in range(24) for j in range(i)
+    ]
     assert min(differences) > 0.01  # one image, 24 different pictures
 
 
@@ -436,14 +542,22 @@ def test_augmentation_of_nothing_changes_nothing():
 
 def test_shift_and_mirror_move_pixels_and_blur_none():
     images = torch.rand(40, 1, 32, 32)
-    draws = utils.draw_augmentation(40, {"shift": 0.1, "flip": True}, torch.Generator().manual_seed(0))
+    draws = utils.draw_augmentation(
+        40, {"shift": 0.1, "flip": True}, torch.Generator().manual_seed(0)
+    )
     moved = utils.augment(images, draws)
     found = set()
     for n, (before, after) in enumerate(zip(images, moved, strict=True)):
         x, y = (round(draws[axis][n].item() * 32) for axis in "xy")
         mirrored = bool(draws["mirror"][n] < 0)
-        sideways = torch.roll(torch.flip(before, [2]) if mirrored else before, (-y, x if mirrored else -x), (1, 2))
-        torch.testing.assert_close(after[:, 4:-4, 4:-4], sideways[:, 4:-4, 4:-4], atol=1e-3, rtol=0)
+        sideways = torch.roll(
+            torch.flip(before, [2]) if mirrored else before,
+            (-y, x if mirrored else -x),
+            (1, 2),
+        )
+        torch.testing.assert_close(
+            after[:, 4:-4, 4:-4], sideways[:, 4:-4, 4:-4], atol=1e-3, rtol=0
+        )
         found.add((x != 0, y != 0, mirrored))
     assert {(True, True, True), (True, True, False)} <= found
 
@@ -451,25 +565,36 @@ def test_shift_and_mirror_move_pixels_and_blur_none():
 def one_effect(images: torch.Tensor, **given) -> torch.Tensor:
     """augment() with every draw at rest but those given."""
     draws = utils.draw_augmentation(len(images), {}, torch.Generator().manual_seed(0))
-    return utils.augment(images, draws | {name: torch.full((len(images),), value) for name, value in given.items()})
+    return utils.augment(
+        images,
+        draws
+        | {name: torch.full((len(images),), value) for name, value in given.items()},
+    )
 
 
 def test_light_contrast_and_gamma_by_their_formulas():
     x = torch.rand(4, 3, 24, 24) * 0.5 + 0.25
     mean = x.mean(dim=(2, 3), keepdim=True)
     for result, expected in (
-        (one_effect(x, brightness=0.1), x + 0.1), (one_effect(x, contrast=0.7), (x - mean) * 0.7 + mean),
+        (one_effect(x, brightness=0.1), x + 0.1),
+        (one_effect(x, contrast=0.7), (x - mean) * 0.7 + mean),
         (one_effect(x, gamma=1.4), x**1.4),
-    ):  # fmt: skip
+    ):
         torch.testing.assert_close(result, expected.clamp(0, 1), atol=2e-4, rtol=0)
 
 
 def test_turn_zoom_and_stretch_move_pixels_where_they_should():
     x = torch.rand(2, 1, 32, 32)
-    torch.testing.assert_close(one_effect(x, angle=np.pi / 2), torch.rot90(x, 1, (2, 3)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        one_effect(x, angle=np.pi / 2), torch.rot90(x, 1, (2, 3)), atol=1e-3, rtol=0
+    )
     dot = torch.zeros(1, 1, 65, 65)
     dot[0, 0, 31:34, 47:50] = 1  # 16 pixels right of the middle
-    for given, distance in (({"scale": 1.25}, 20), ({"stretch": 1.25}, 20), ({"stretch": 0.75}, 12)):
+    for given, distance in (
+        ({"scale": 1.25}, 20),
+        ({"stretch": 1.25}, 20),
+        ({"stretch": 0.75}, 12),
+    ):
         row, column = divmod(int(one_effect(dot, **given).argmax()), 65)
         assert abs(row - 32) <= 1 and abs(column - 32 - distance) <= 1
     tall = torch.zeros(1, 1, 65, 65)
@@ -483,10 +608,15 @@ def test_blur_noise_and_hole():
     torch.testing.assert_close(one_effect(x, blur=1.0), soft, atol=2e-4, rtol=0)
     grey = torch.full((3, 1, 32, 32), 0.5)
     noisy = one_effect(grey, noise=0.05)
-    assert noisy.std().item() == pytest.approx(0.05, rel=0.1) and abs(noisy.mean() - 0.5) < 0.01
+    assert (
+        noisy.std().item() == pytest.approx(0.05, rel=0.1)
+        and abs(noisy.mean() - 0.5) < 0.01
+    )
     holed = one_effect(x, erase=0.5, place_x=0.5, place_y=0.5)
     inside = holed[:, :, 9:23, 9:23]
-    torch.testing.assert_close(inside, x.mean(dim=(2, 3), keepdim=True).expand_as(inside), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        inside, x.mean(dim=(2, 3), keepdim=True).expand_as(inside), atol=1e-3, rtol=0
+    )
     torch.testing.assert_close(holed[:, :, :7], x[:, :, :7], atol=2e-4, rtol=0)
 
 
@@ -502,13 +632,24 @@ def test_augmentation_keeps_shape_and_range_and_draws_each_effect(dataset, size)
         draws["angle"] = draws["angle"] - quarters * np.pi / 2
     for effect in set(ranges) - {"flip", "affine"}:
         name, unit = spread.get(effect, (effect, 1))
-        values = torch.log(draws[name]) if effect in ("gamma", "stretch") else draws[name]
+        values = (
+            torch.log(draws[name]) if effect in ("gamma", "stretch") else draws[name]
+        )
         values = values - float(name in ("scale", "contrast"))
-        assert 0.9 * ranges[effect] * unit < values.abs().max() <= ranges[effect] * unit * 1.0001
+        assert (
+            0.9 * ranges[effect] * unit
+            < values.abs().max()
+            <= ranges[effect] * unit * 1.0001
+        )
     few = {name: values[:4] for name, values in draws.items()}
     images = torch.rand(4, 3, size, size) * 0.6 + 0.2
     out = utils.augment(images, few)
-    assert out.shape == images.shape and out.min() >= 0 and out.max() <= 1 and out.isfinite().all()
+    assert (
+        out.shape == images.shape
+        and out.min() >= 0
+        and out.max() <= 1
+        and out.isfinite().all()
+    )
 
 
 def test_decode_gives_the_mean_colour_and_the_right_channels(tmp_path):
@@ -525,7 +666,9 @@ def test_decode_gives_the_mean_colour_and_the_right_channels(tmp_path):
 def test_a_source_is_what_was_asked_for(tmp_path, open_course):
     utils.start(1, source="sample", profile="smoke", home=tmp_path / "home")
     (tmp_path / "home" / "course.json").unlink()
-    with pytest.raises(utils.CourseError, match="already holds drawn images.*choose another HOME"):
+    with pytest.raises(
+        utils.CourseError, match="already holds drawn images.*choose another HOME"
+    ):
         utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
     with pytest.raises(utils.CourseError, match="was not drawn with"):
         utils.start(1, source="sample", profile="smoke", seed=7, home=tmp_path / "home")

@@ -1,4 +1,6 @@
-"""The demo: what it answers, what it refuses, what it keeps to itself, and all of it in a real browser."""
+"""The demo: what it answers, what it refuses, what it keeps to itself, and all of it in
+a real browser.
+"""
 
 import io
 import json
@@ -40,8 +42,13 @@ KIT = Path(utils.__file__).parent
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A home in which themes 1 to 6 have left what the demo reads, on drawn X-rays; read only."""
-    home, images = tmp_path_factory.mktemp("demo") / "home", tmp_path_factory.mktemp("drawn")
+    """A home in which themes 1 to 6 have left what the demo reads, on drawn X-rays;
+    read only.
+    """
+    home, images = (
+        tmp_path_factory.mktemp("demo") / "home",
+        tmp_path_factory.mktemp("drawn"),
+    )
     sample_data.draw_chest_xray(images, 700, seed=1)
     course = utils.start(1, source=images, profile="smoke", home=home)
     utils.build_index(course)
@@ -49,14 +56,27 @@ def finished(tmp_path_factory) -> Path:
     stored = utils.export_onnx(course, store_checkpoint(course, data, cost_missed=5.0))
     utils.put_in_service(course, stored)
     model, val = utils.OnnxModel(stored), data.where("val")
-    utils.fit_reference(model, data.pixels[val], data.labels[val]).save(course.exports / "drift_reference.npz")
-    quiet, drill = (utils.MonitoredModel(model, utils.InferenceLogger(course.logs / "production.csv")) for _ in "12")
+    utils.fit_reference(model, data.pixels[val], data.labels[val]).save(
+        course.exports / "drift_reference.npz"
+    )
+    quiet, drill = (
+        utils.MonitoredModel(
+            model, utils.InferenceLogger(course.logs / "production.csv")
+        )
+        for _ in "12"
+    )
     calm, _, _ = utils.replay_day(quiet, data, 1, 400)
     baseline = utils.monitoring_baseline(calm)
-    utils.write_json(course.exports / "monitoring_baseline.json", {"quantities": baseline})
+    utils.write_json(
+        course.exports / "monitoring_baseline.json", {"quantities": baseline}
+    )
     manager = utils.AlertManager(utils.default_rules(), course.logs / "alerts.csv")
     utils.replay_day(drill, data, 2, 1500, utils.drill(), manager, baseline)
-    utils.record(course, "theme5", {"runs": {"quiet": quiet.logger.run_id, "drill": drill.logger.run_id}})
+    utils.record(
+        course,
+        "theme5",
+        {"runs": {"quiet": quiet.logger.run_id, "drill": drill.logger.run_id}},
+    )
     return home
 
 
@@ -88,12 +108,17 @@ def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 def photo(mode: str = "RGB", size=(64, 48)) -> Image.Image:
     """Something coloured, smooth enough for JPEG."""
     x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
-    return Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8)).convert(mode)
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8)).convert(
+        mode
+    )
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and ".locks" not in
-            p.parts}  # fmt: skip
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and ".locks" not in p.parts
+    }
 
 
 # --- one picture: files
@@ -111,17 +136,35 @@ REFUSED = {
     "cut JPEG": (lambda: encode(photo(size=(300, 300)), "JPEG")[:2000], "breaks off"),
     "cut PNG": (lambda: encode(photo(size=(300, 300)))[:900], "breaks off"),
     "head only": (lambda: encode(photo(), "JPEG")[:10], "no image"),
-    "too many bytes": (lambda: encode(photo()) + bytes(pictures.MAX_BYTES), "larger than 20 MB"),
-    "too many pixels": (lambda: encode(Image.new("1", (9000, 9000))), "64 million pixels"),
+    "too many bytes": (
+        lambda: encode(photo()) + bytes(pictures.MAX_BYTES),
+        "larger than 20 MB",
+    ),
+    "too many pixels": (
+        lambda: encode(Image.new("1", (9000, 9000))),
+        "64 million pixels",
+    ),
     "bomb": (lambda: encode(Image.new("1", (30_000, 30_000))), "64 million pixels"),
     "animated GIF": (lambda: frames("GIF"), "3 pictures"),
     "animated PNG": (lambda: frames("PNG"), "3 pictures"),
     "animated WebP": (lambda: frames("WEBP"), "3 pictures"),
     "pages of a TIFF": (lambda: frames("TIFF"), "3 pictures"),
-    "16-bit PNG": (lambda: encode(Image.fromarray(DEEP.astype(np.uint16))), "more than 8 bits"),
-    "16-bit TIFF": (lambda: encode(Image.fromarray(DEEP.astype(np.uint16)), "TIFF"), "more than 8 bits"),
-    "32-bit TIFF": (lambda: encode(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), "more than 8 bits"),
-    "numbers as TIFF": (lambda: encode(Image.fromarray(DEEP.astype(np.float32)), "TIFF"), "more than 8 bits"),
+    "16-bit PNG": (
+        lambda: encode(Image.fromarray(DEEP.astype(np.uint16))),
+        "more than 8 bits",
+    ),
+    "16-bit TIFF": (
+        lambda: encode(Image.fromarray(DEEP.astype(np.uint16)), "TIFF"),
+        "more than 8 bits",
+    ),
+    "32-bit TIFF": (
+        lambda: encode(Image.fromarray(DEEP.astype(np.int32)), "TIFF"),
+        "more than 8 bits",
+    ),
+    "numbers as TIFF": (
+        lambda: encode(Image.fromarray(DEEP.astype(np.float32)), "TIFF"),
+        "more than 8 bits",
+    ),
     "PostScript": (lambda: encode(photo(), "EPS"), "EPS files are not read"),
     "PPM": (lambda: encode(photo(), "PPM"), "PPM files are not read"),
 }
@@ -132,7 +175,9 @@ def test_file_that_gets_no_answer_is_refused_in_one_sentence(name):
     make, words = REFUSED[name]
     with pytest.raises(pictures.Refused, match=words) as refused:
         pictures.read_picture(make(), 32, 1)
-    assert len(str(refused.value)) < 160 and ":" in str(refused.value), "it says what to do instead"
+    assert len(str(refused.value)) < 160 and ":" in str(refused.value), (
+        "it says what to do instead"
+    )
 
 
 def transparent() -> Image.Image:
@@ -151,19 +196,43 @@ CONVERTED = {
     "grey": (1, lambda: encode(photo("L"), "JPEG"), []),
     "colour": (3, lambda: encode(photo(), "JPEG"), []),
     "opaque RGBA": (3, lambda: encode(photo("RGBA")), []),
-    "grey in three channels": (1, lambda: encode(photo("L").convert("RGB"), "JPEG"), []),
+    "grey in three channels": (
+        1,
+        lambda: encode(photo("L").convert("RGB"), "JPEG"),
+        [],
+    ),
     "palette": (3, lambda: encode(photo("P")), []),
     "black and white": (1, lambda: encode(photo("1")), []),
     "colour to grey": (1, lambda: encode(photo(), "JPEG"), ["read in grey"]),
     "grey to colour": (3, lambda: encode(photo("L"), "JPEG"), ["learned from colours"]),
     "CMYK": (3, lambda: encode(photo("CMYK"), "JPEG"), ["CMYK"]),
-    "CMYK to grey": (1, lambda: encode(photo("CMYK"), "TIFF"), ["CMYK", "read in grey"]),
+    "CMYK to grey": (
+        1,
+        lambda: encode(photo("CMYK"), "TIFF"),
+        ["CMYK", "read in grey"],
+    ),
     "transparent": (3, lambda: encode(transparent()), ["Transparency"]),
-    "transparent WebP": (3, lambda: encode(transparent(), "WEBP", lossless=True), ["Transparency"]),
-    "transparent palette": (3, lambda: encode(photo("P"), transparency=photo("P").getpixel((0, 0))), ["Transparency"]),
-    "transparent grey": (1, lambda: encode(transparent().convert("LA")), ["Transparency"]),
+    "transparent WebP": (
+        3,
+        lambda: encode(transparent(), "WEBP", lossless=True),
+        ["Transparency"],
+    ),
+    "transparent palette": (
+        3,
+        lambda: encode(photo("P"), transparency=photo("P").getpixel((0, 0))),
+        ["Transparency"],
+    ),
+    "transparent grey": (
+        1,
+        lambda: encode(transparent().convert("LA")),
+        ["Transparency"],
+    ),
     "turned": (3, turned, ["EXIF"]),
-    "two in one photo": (3, lambda: encode(photo(), "MPO", save_all=True, append_images=[photo()]), ["first of 2"]),
+    "two in one photo": (
+        3,
+        lambda: encode(photo(), "MPO", save_all=True, append_images=[photo()]),
+        ["first of 2"],
+    ),
 }
 
 
@@ -172,7 +241,9 @@ def test_odd_picture_is_decoded_like_all_others_and_says_what_changed(name):
     channels, make, words = CONVERTED[name]
     content = make()
     pixels, decode_ms, notes = pictures.read_picture(content, 32, channels)
-    np.testing.assert_array_equal(pixels, utils.decode(io.BytesIO(content), 32, channels))
+    np.testing.assert_array_equal(
+        pixels, utils.decode(io.BytesIO(content), 32, channels)
+    )
     assert decode_ms > 0 and len(notes) == len(words), notes
     assert all(word in note for word, note in zip(words, notes, strict=True))
 
@@ -195,50 +266,81 @@ def test_upload_that_another_visitor_s_answer_has_removed_is_said(tmp_path, caps
     both = [str(tmp_path / "a.png")]
     assert app.read_upload(both) == encode(photo())
     page = app.told(lambda: app.read_upload(both))()
-    assert 'role="alert"' in page and "send it again" in page and capsys.readouterr().out.count("\n") == 1
+    assert (
+        'role="alert"' in page
+        and "send it again" in page
+        and capsys.readouterr().out.count("\n") == 1
+    )
 
 
 # --- one picture: unlike the reference?
 
 
 def clouds(n: int, seed: int, shift: float = 0.0) -> utils.Observation:
-    """n pictures of no content: embeddings and statistics drawn at random, the statistics in very different units."""
+    """n pictures of no content: embeddings and statistics drawn at random, the
+    statistics in very different units.
+    """
     rng = np.random.default_rng(seed)
-    numbers = pd.DataFrame(rng.normal(shift, 1, (n, 3)) * [100, 1, 0.01], columns=["brightness", "contrast", "p05"])
-    return utils.Observation(numbers, np.full((n, 2), 0.5), rng.normal(shift, 1, (n, 8)))
+    numbers = pd.DataFrame(
+        rng.normal(shift, 1, (n, 3)) * [100, 1, 0.01],
+        columns=["brightness", "contrast", "p05"],
+    )
+    return utils.Observation(
+        numbers, np.full((n, 2), 0.5), rng.normal(shift, 1, (n, 8))
+    )
 
 
 def test_p_value_against_its_definition_in_scipy():
     reference, k = clouds(80, 1), 5
     test = PictureTest(reference, k)
-    mean, std = reference.statistics.to_numpy().mean(axis=0), reference.statistics.to_numpy().std(axis=0)
+    mean, std = (
+        reference.statistics.to_numpy().mean(axis=0),
+        reference.statistics.to_numpy().std(axis=0),
+    )
     scale = {"embedding": lambda x: x, "statistics": lambda x: (x - mean) / std}
     for seed, shift in ((2, 0.0), (3, 1.0), (4, 4.0)):
         seen = clouds(1, seed, shift)
         results = test.look(seen)
         for view, result in results.items():
             x, y = scale[view](reference.space(view)), scale[view](seen.space(view))
-            own = np.sort(cdist(x, x), axis=1)[:, k]  # the first is the distance to itself
+            # the first is the distance to itself
+            own = np.sort(cdist(x, x), axis=1)[:, k]
             distance = np.sort(cdist(y, x)[0])[k - 1]
             assert result.statistic == pytest.approx(distance)
             assert result.p_value == pytest.approx((1 + (own >= distance).sum()) / 81)
-            assert result.drift == (result.p_value <= 0.025) == (result.statistic > result.threshold)
+            assert (
+                result.drift
+                == (result.p_value <= 0.025)
+                == (result.statistic > result.threshold)
+            )
 
 
 def test_pictures_like_the_reference_get_even_p_values_and_others_small_ones():
     test = PictureTest(clouds(300, 1))
     like, shifted = clouds(400, 2), clouds(100, 3, shift=2.0)
-    p = pd.DataFrame([{view: r.p_value for view, r in test.look(like.take([i])).items()} for i in range(len(like))])
+    p = pd.DataFrame(
+        [
+            {view: r.p_value for view, r in test.look(like.take([i])).items()}
+            for i in range(len(like))
+        ]
+    )
     for view in p:
         assert stats.kstest(p[view], "uniform").pvalue > 0.001
     alarms = (p <= 0.025).any(axis=1).mean()
-    assert alarms <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400), "both views together keep the promised rate"
-    assert np.mean([test.look(shifted.take([i]))["embedding"].drift for i in range(100)]) > 0.9
+    assert alarms <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400), (
+        "both views together keep the promised rate"
+    )
+    assert (
+        np.mean([test.look(shifted.take([i]))["embedding"].drift for i in range(100)])
+        > 0.9
+    )
 
 
 def test_furthest_number_is_named_in_its_own_spread():
     reference = clouds(200, 1)
-    odd = replace(reference.take([0]), statistics=reference.statistics.mean().to_frame().T)
+    odd = replace(
+        reference.take([0]), statistics=reference.statistics.mean().to_frame().T
+    )
     odd.statistics["p05"] += 7 * reference.statistics["p05"].std(ddof=0)
     assert PictureTest(reference).furthest(odd) == ("p05", pytest.approx(7))
 
@@ -246,14 +348,21 @@ def test_furthest_number_is_named_in_its_own_spread():
 def test_small_reference_cannot_tell_and_says_so(service):
     few = PictureTest(service.reference.take(range(20)))
     results = few.look(service.reference.take([30]))
-    assert all(result.threshold == np.inf and not result.drift for result in results.values())
+    assert all(
+        result.threshold == np.inf and not result.drift for result in results.values()
+    )
     pixels = service.data.pixels[service.data.where("production")[0]]
     page = pages.answer_page(service, replace(answer(service, pixels), results=results))
-    assert "Cannot be told: with 20 pictures" in page and page.count("<td>cannot tell</td>") == 2
+    assert (
+        "Cannot be told: with 20 pictures" in page
+        and page.count("<td>cannot tell</td>") == 2
+    )
 
 
 def test_a_picture_like_the_reference_is_no_proof(service):
-    """In the page's words, a p-value above the limit is no sign of anything, and the promised rate is a ceiling."""
+    """In the page's words, a p-value above the limit is no sign of anything, and the
+    promised rate is a ceiling.
+    """
     pixels = service.data.pixels[service.data.where("val")[0]]
     page = pages.answer_page(service, answer(service, pixels))
     assert page.count("<td>no sign</td>") == 2 and "at most about one in twenty" in page
@@ -263,7 +372,10 @@ def test_a_picture_like_the_reference_is_no_proof(service):
 def test_share_of_the_reference_s_own_kind_called_unlike_is_at_most_alpha(n, called):
     test = PictureTest(clouds(n, 1), alpha=0.05)
     results = test.look(clouds(1, 2)).values()
-    ranks = [sum(own >= result.threshold) / (n + 1) for own, result in zip(test.own.values(), results, strict=True)]
+    ranks = [
+        sum(own >= result.threshold) / (n + 1)
+        for own, result in zip(test.own.values(), results, strict=True)
+    ]
     assert sum(ranks) == pytest.approx(called) and called <= 0.05
 
 
@@ -271,7 +383,9 @@ def test_noise_and_black_are_unlike_the_drawn_x_rays_and_black_is_called_blank(s
     size = (service.model.channels, service.model.size, service.model.size)
     noise = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
     assert "Yes, in " in pages.answer_page(service, answer(service, noise))
-    assert any("blank" in note for note in answer(service, np.zeros(size, np.uint8)).notes)
+    assert any(
+        "blank" in note for note in answer(service, np.zeros(size, np.uint8)).notes
+    )
 
 
 # --- one picture: the answer
@@ -284,31 +398,52 @@ def test_answer_is_that_of_the_model_in_service(service, finished):
     assert content == path.read_bytes()
     pixels, _, _ = pictures.read_picture(content, 32, 1)
     found = answer(service, pixels)
-    expected = utils.OnnxModel(finished / "exports" / "model.onnx").predict(utils.decode(path, 32, 1)[None])[0]
+    expected = utils.OnnxModel(finished / "exports" / "model.onnx").predict(
+        utils.decode(path, 32, 1)[None]
+    )[0]
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-7)
     page = pages.answer_page(service, found, "NORMAL")
-    assert all(f"{p:.1%}" in page for p in expected) and "Label of this picture: NORMAL" in page
+    assert (
+        all(f"{p:.1%}" in page for p in expected)
+        and "Label of this picture: NORMAL" in page
+    )
     assert "CPUExecutionProvider" in page and found.model_ms > 0
 
 
-@pytest.mark.parametrize("positive, argmax, treated, differ", [
-    (0.1, "NORMAL", "NORMAL", False), (0.4, "NORMAL", "PNEUMONIA", True), (0.9, "PNEUMONIA", "PNEUMONIA", False)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "positive, argmax, treated, differ",
+    [
+        (0.1, "NORMAL", "NORMAL", False),
+        (0.4, "NORMAL", "PNEUMONIA", True),
+        (0.9, "PNEUMONIA", "PNEUMONIA", False),
+    ],
+)
 def test_both_decisions_are_said(service, positive, argmax, treated, differ):
     pixels = service.data.pixels[0]
-    shown = replace(answer(service, pixels), probabilities=np.array([1 - positive, positive]))
+    shown = replace(
+        answer(service, pixels), probabilities=np.array([1 - positive, positive])
+    )
     page = pages.answer_page(service, shown)
-    assert f"Most probable: {argmax}" in page and f"At the cost threshold 0.30: treat as {treated}" in page
-    assert ("decisions differ" in page) == differ and "A missed one costs 5 false alarms" in page
+    assert (
+        f"Most probable: {argmax}" in page
+        and f"At the cost threshold 0.30: treat as {treated}" in page
+    )
+    assert (
+        "decisions differ" in page
+    ) == differ and "A missed one costs 5 false alarms" in page
 
 
 def test_heat_map_is_grad_cam_on_the_normalisation_of_the_checkpoint(service):
     pixels = np.array(service.data.pixels[service.data.where("production")[:1]])
     model, state = utils.load_model(service.course.checkpoints / "best_model.pth")
-    images = torch.from_numpy((pixels / 255 - np.reshape(state["mean"], (1, -1, 1, 1))).astype(np.float32))
+    images = torch.from_numpy(
+        (pixels / 255 - np.reshape(state["mean"], (1, -1, 1, 1))).astype(np.float32)
+    )
     images /= torch.tensor(state["std"]).view(1, -1, 1, 1)
     found = answer(service, pixels[0])
-    expected = utils.grad_cam(model, images, torch.tensor([int(found.probabilities.argmax())]))[0]
+    expected = utils.grad_cam(
+        model, images, torch.tensor([int(found.probabilities.argmax())])
+    )[0]
     np.testing.assert_allclose(found.heat, expected, atol=1e-3)
 
 
@@ -321,7 +456,10 @@ def test_example_without_its_file_is_its_cached_pixels(service):
 
 def test_examples_are_of_pool_production_and_of_every_class(service):
     rows = app.chosen_rows(service)
-    assert set(rows) <= set(service.data.where("production")) and len(set(rows)) == len(rows) > 4
+    assert (
+        set(rows) <= set(service.data.where("production"))
+        and len(set(rows)) == len(rows) > 4
+    )
     assert set(service.data.labels[rows]) == {0, 1}
 
 
@@ -335,14 +473,22 @@ def test_home_is_read_and_never_written(home):
     assert files_of(home) == before
 
 
-def test_no_model_is_said_with_the_notebook_that_makes_it(home, capsys, quiet_environment):
+def test_no_model_is_said_with_the_notebook_that_makes_it(
+    home, capsys, quiet_environment
+):
     (home / "exports" / "model.onnx").unlink()
     assert command.main(["--home", str(home), "--port", str(free_port())]) == 2
     told = capsys.readouterr().out
-    assert "model.onnx is missing: run notebooks/theme4_onnx_deployment.ipynb first" in told and told.count("\n") == 1
+    assert (
+        "model.onnx is missing: run notebooks/theme4_onnx_deployment.ipynb first"
+        in told
+        and told.count("\n") == 1
+    )
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"dataset": "cats"}', '{"dataset": "solar"}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"dataset": "cats"}', '{"dataset": "solar"}']
+)
 def test_home_without_its_story_is_said(home, content):
     (home / "course.json").unlink()
     if content is not None:
@@ -375,7 +521,10 @@ def test_without_its_checkpoint_the_rest_is_shown_and_says_why(home, service, ho
 
 def test_after_a_promotion_the_reference_is_observed_anew(home):
     kept = utils.load_arrays(home / "exports" / "drift_reference.npz")
-    np.savez(home / "exports" / "drift_reference.npz", **kept | {"model": np.array("another model")})
+    np.savez(
+        home / "exports" / "drift_reference.npz",
+        **kept | {"model": np.array("another model")},
+    )
     opened = open_service(home)
     assert not opened.missing and opened.reference.model == opened.model.hash
     np.testing.assert_allclose(opened.reference.embedding, kept["embedding"], atol=1e-5)
@@ -384,14 +533,21 @@ def test_after_a_promotion_the_reference_is_observed_anew(home):
 def test_without_images_the_picture_is_still_judged(home):
     (home / "data" / "pneumonia" / "index.csv").unlink()
     opened = open_service(home)
-    assert opened.data is None and opened.reference is not None and "index.csv is missing" in opened.missing["images"]
+    assert (
+        opened.data is None
+        and opened.reference is not None
+        and "index.csv is missing" in opened.missing["images"]
+    )
     assert str(home) not in " ".join(opened.missing.values())
     with pytest.raises(utils.CourseError, match=r"index.csv is missing"):
         Replay(opened)
     (home / "exports" / "drift_reference.npz").unlink()
     bare = open_service(home)
     page = pages.answer_page(bare, answer(bare, np.zeros((1, 32, 32), np.uint8)))
-    assert "Most probable" in page and "No reference: exports/drift_reference.npz is missing" in page
+    assert (
+        "Most probable" in page
+        and "No reference: exports/drift_reference.npz is missing" in page
+    )
     app.build(bare)
 
 
@@ -401,18 +557,30 @@ def test_without_images_the_picture_is_still_judged(home):
 def test_window_is_judged_as_theme_6_does(service):
     replayed = Replay(service)
     look = replayed.look("blur", 4)
-    pixels, rows = utils.drift_window(service.data, replayed.rows, "blur", 4, 42, replayed.policy.window)
+    pixels, rows = utils.drift_window(
+        service.data, replayed.rows, "blur", 4, 42, replayed.policy.window
+    )
     np.testing.assert_array_equal(look.after, pixels)
     np.testing.assert_array_equal(look.before, service.data.pixels[rows])
     expected = service.model.predict(pixels)
     assert look.right == (expected.argmax(axis=1) == service.data.labels[rows]).sum()
     assert look.confidence == pytest.approx(expected.max(axis=1).mean())
     seen, policy = utils.observe(service.model, pixels), replayed.policy
-    by_hand = utils.mmd_test(service.reference.space("embedding"), seen.space("embedding"), policy.window_alpha / 3,
-                             policy.permutations, service.reference.gamma, seed=0)  # fmt: skip
+    by_hand = utils.mmd_test(
+        service.reference.space("embedding"),
+        seen.space("embedding"),
+        policy.window_alpha / 3,
+        policy.permutations,
+        service.reference.gamma,
+        seed=0,
+    )
     assert look.decision.results["MMD embedding"].p_value == by_hand.p_value
     holm = adjusted_p(look.decision, policy)
-    assert look.decision.p_value == min(holm.values()) <= 3 * min(r.p_value for r in look.decision.results.values())
+    assert (
+        look.decision.p_value
+        == min(holm.values())
+        <= 3 * min(r.p_value for r in look.decision.results.values())
+    )
 
 
 def test_p_values_of_sentence_table_and_figure_are_told_apart_and_agree(service):
@@ -421,13 +589,22 @@ def test_p_values_of_sentence_table_and_figure_are_told_apart_and_agree(service)
     replayed = Replay(service)
     look = replayed.look("noise", 5)
     page = pages.window_page(look, service.model.classes, 5, replayed.policy)
-    heads, *rows = [[cell.get_text() for cell in row(["th", "td"])] for row in BeautifulSoup(page, "html.parser")("tr")]
-    table, curve = pd.DataFrame(rows, columns=heads).set_index("detector"), replayed.curve("noise").iloc[5]
+    heads, *rows = [
+        [cell.get_text() for cell in row(["th", "td"])]
+        for row in BeautifulSoup(page, "html.parser")("tr")
+    ]
+    table, curve = (
+        pd.DataFrame(rows, columns=heads).set_index("detector"),
+        replayed.curve("noise").iloc[5],
+    )
     assert "The policy, which reads p after Holm, says" in page
     quoted = re.findall(r"(\w+ \w+) p = ([\d.e-]+)", page)
     assert quoted, "a severity at which something is found"
     for name, p in quoted:
-        before, after = float(table["p before Holm"][name]), float(table["p after Holm"][name])
+        before, after = (
+            float(table["p before Holm"][name]),
+            float(table["p after Holm"][name]),
+        )
         assert before <= after == float(p) == float(f"{curve[name]:.2g}")
 
 
@@ -436,21 +613,38 @@ def test_legends_lie_below_the_curves(service):
     figure = plot_curve(replayed.curve("noise"), 3, replayed.policy, "noise")
     figure.canvas.draw()
     for axis in figure.axes:
-        assert axis.get_legend().get_window_extent().y1 < axis.xaxis.label.get_window_extent().y0
+        assert (
+            axis.get_legend().get_window_extent().y1
+            < axis.xaxis.label.get_window_extent().y0
+        )
     pages.drawing(figure, "closed")
 
 
-def test_severity_moves_the_numbers_and_each_window_is_computed_once(service, monkeypatch):
+def test_severity_moves_the_numbers_and_each_window_is_computed_once(
+    service, monkeypatch
+):
     replayed = Replay(service)
     curve = replayed.curve("noise")
-    np.testing.assert_array_equal(replayed.look("noise", 0).before, replayed.look("noise", 0).after)
-    assert curve["KS statistics"].iloc[5] < replayed.policy.window_alpha < curve["KS statistics"].iloc[0]
+    np.testing.assert_array_equal(
+        replayed.look("noise", 0).before, replayed.look("noise", 0).after
+    )
+    assert (
+        curve["KS statistics"].iloc[5]
+        < replayed.policy.window_alpha
+        < curve["KS statistics"].iloc[0]
+    )
     monkeypatch.setattr(replayed, "_look", None)
     pd.testing.assert_frame_equal(replayed.curve("noise"), curve)
     figure = plot_curve(curve, 3, replayed.policy, "noise")
     assert [axis.get_xlabel() for axis in figure.axes] == ["severity (0: no drift)"] * 2
-    page = pages.window_page(replayed.look("noise", 5), service.model.classes, 5, replayed.policy)
-    assert "Severity 5" in page and page.count("<figure>") == 8 and pages.drawing(figure, "x").count("<img") == 1
+    page = pages.window_page(
+        replayed.look("noise", 5), service.model.classes, 5, replayed.policy
+    )
+    assert (
+        "Severity 5" in page
+        and page.count("<figure>") == 8
+        and pages.drawing(figure, "x").count("<img") == 1
+    )
 
 
 def test_rarest_class_mix_still_fills_the_window(service):
@@ -460,7 +654,9 @@ def test_rarest_class_mix_still_fills_the_window(service):
 
 
 def test_too_few_production_pictures_are_said_in_place_of_a_verdict(home):
-    index = pd.read_csv(home / "data" / "pneumonia" / "index.csv", keep_default_na=False)
+    index = pd.read_csv(
+        home / "data" / "pneumonia" / "index.csv", keep_default_na=False
+    )
     surplus = (index["pool"] == "production") & index.duplicated(["pool", "label"])
     index.loc[surplus, "pool"] = ""  # one picture of each class is left
     index.to_csv(home / "data" / "pneumonia" / "index.csv", index=False)
@@ -469,21 +665,41 @@ def test_too_few_production_pictures_are_said_in_place_of_a_verdict(home):
 
 
 def test_policy_of_theme_6_is_kept(home):
-    told = {"accuracy_floor": 0.7, "window": 10, "alpha": 0.1, "detectors": ["KS softmax"], "window_alpha": 0.01}
+    told = {
+        "accuracy_floor": 0.7,
+        "window": 10,
+        "alpha": 0.1,
+        "detectors": ["KS softmax"],
+        "window_alpha": 0.01,
+    }
     utils.write_json(home / "exports" / "drift_report.json", {"policy": told})
     policy = Replay(open_service(home)).policy
-    assert (policy.accuracy_floor, policy.window, policy.detectors) == (0.7, 10, ("KS softmax",))
+    assert (policy.accuracy_floor, policy.window, policy.detectors) == (
+        0.7,
+        10,
+        ("KS softmax",),
+    )
 
 
-@pytest.mark.parametrize("policy", [None, [], {"window": "many"}, {"alpha": 7, "window": 9, "detectors": ["PSI"]}])
+@pytest.mark.parametrize(
+    "policy",
+    [None, [], {"window": "many"}, {"alpha": 7, "window": 9, "detectors": ["PSI"]}],
+)
 def test_damaged_records_are_done_without(home, policy):
     utils.write_json(home / "exports" / "drift_report.json", {"policy": policy})
     utils.write_json(home / "exports" / "results.json", {"theme5": [policy]})
-    utils.write_json(home / "exports" / "monitoring_baseline.json", {"quantities": policy})
+    utils.write_json(
+        home / "exports" / "monitoring_baseline.json", {"quantities": policy}
+    )
     opened = open_service(home)
-    assert Replay(opened).policy.alpha == 0.05 and Replay(opened).policy.detectors[0] == "KS statistics"
+    assert (
+        Replay(opened).policy.alpha == 0.05
+        and Replay(opened).policy.detectors[0] == "KS statistics"
+    )
     journal = logs.read_journal(home)
-    windows, _ = logs.windows_of(journal, logs.first_run(logs.list_runs(journal, home)), home)
+    windows, _ = logs.windows_of(
+        journal, logs.first_run(logs.list_runs(journal, home)), home
+    )
     assert len(windows) > 100
 
 
@@ -493,23 +709,40 @@ def test_damaged_records_are_done_without(home, policy):
 def test_a_run_shows_its_own_alerts_though_all_days_share_one_date(finished):
     journal = logs.read_journal(finished)
     labels = logs.list_runs(journal, finished)
-    drill, quiet = (next(run for run in labels if labels[run].startswith(name)) for name in ("drill", "quiet"))
+    drill, quiet = (
+        next(run for run in labels if labels[run].startswith(name))
+        for name in ("drill", "quiet")
+    )
     assert logs.first_run(labels) == drill and len(labels) == 2
     _, alerts = logs.windows_of(journal, drill, finished)
-    assert len(alerts) == len(journal.alerts) > 4 and {"slow", "blank_images"} <= set(alerts["rule"])
+    assert len(alerts) == len(journal.alerts) > 4 and {"slow", "blank_images"} <= set(
+        alerts["rule"]
+    )
     windows, none = logs.windows_of(journal, quiet, finished)
-    assert none.empty and windows["requests"].max() > 0 and "No alert rang" in pages.alerts_table(none)
+    assert (
+        none.empty
+        and windows["requests"].max() > 0
+        and "No alert rang" in pages.alerts_table(none)
+    )
 
 
-def test_names_in_the_log_are_text_and_torn_lines_are_said_on_the_page(home, service, capsys):
+def test_names_in_the_log_are_text_and_torn_lines_are_said_on_the_page(
+    home, service, capsys
+):
     log_file = home / "logs" / "production.csv"
     logger = utils.InferenceLogger(log_file)
     logger.log(1, 0.9, 2.0, image="<script>alert(1)</script>", model="<b>")
     with log_file.open("a") as file:
         file.write("2026-01-01T00:00:00Z,half a li\n")
     journal = logs.read_journal(home)
-    assert "1 of " in journal.told and "torn" in journal.told and capsys.readouterr().out == ""
-    page = pages.log_tail(journal.log[journal.log["run_id"] == logger.run_id], service.model.classes)
+    assert (
+        "1 of " in journal.told
+        and "torn" in journal.told
+        and capsys.readouterr().out == ""
+    )
+    page = pages.log_tail(
+        journal.log[journal.log["run_id"] == logger.run_id], service.model.classes
+    )
     assert "&lt;script&gt;" in page and "<script>" not in page and "PNEUMONIA" in page
 
 
@@ -531,7 +764,12 @@ def test_no_log_and_an_empty_one_are_said(home):
 @pytest.fixture
 def quiet_environment(monkeypatch):
     """`main` sets these for its process: not for the tests after this one."""
-    for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "GRADIO_TEMP_DIR"):
+    for name in (
+        "GRADIO_ANALYTICS_ENABLED",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DO_NOT_TRACK",
+        "GRADIO_TEMP_DIR",
+    ):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
@@ -554,10 +792,14 @@ def test_port_taken_is_said_with_a_free_one(capsys, monkeypatch):
     assert offered > port and command.is_free("127.0.0.1", offered)
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--port", "80"], "from 1024 to 65535"), (["--port", "70000"], "from 1024 to 65535"),
-    (["--host", "192.0.2.1", "--port", "7860"], "Nothing can listen on 192.0.2.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--port", "80"], "from 1024 to 65535"),
+        (["--port", "70000"], "from 1024 to 65535"),
+        (["--host", "192.0.2.1", "--port", "7860"], "Nothing can listen on 192.0.2.1"),
+    ],
+)
 def test_address_that_cannot_be_is_said(capsys, arguments, words):
     assert command.main(["--home", "nowhere", *arguments]) == 2
     assert words in capsys.readouterr().out
@@ -576,12 +818,16 @@ def test_listens_on_this_machine_alone_unless_told():
 
 def test_a_refusal_is_one_line_of_the_server_s_window_and_a_box_on_the_page(capsys):
     page = app.told(lambda: pictures.read_picture(b"", 32, 1))()
-    assert 'role="alert"' in page and capsys.readouterr().out == "refused: The file is empty: choose another.\n"
+    assert (
+        'role="alert"' in page
+        and capsys.readouterr().out == "refused: The file is empty: choose another.\n"
+    )
 
 
 # --- in a real browser
 
-# Started with a hook on every address that Python code of the server asks for or connects to.
+# Started with a hook on every address that Python code of the server asks for or
+# connects to.
 GUARDED = """
 import sys
 def note(event, values):
@@ -599,27 +845,64 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.fixture(scope="module")
 def server(finished, tmp_path_factory):
-    """The demo, started as its users start it; yields its address and folders, and looks at what it left behind."""
+    """The demo, started as its users start it; yields its address and folders, and
+    looks at what it left behind.
+    """
     place, port = tmp_path_factory.mktemp("server"), free_port()
-    outside, output, scratch = place / "outside.txt", place / "output.txt", place / "scratch"
+    outside, output, scratch = (
+        place / "outside.txt",
+        place / "output.txt",
+        place / "scratch",
+    )
     scratch.mkdir()
-    environment = os.environ | {"TMPDIR": str(scratch), "COURSE_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {
+        "TMPDIR": str(scratch),
+        "COURSE_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     with output.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-c", GUARDED, outside, "--home", finished, "--port", str(port)],
-                                   cwd=KIT, env=environment, stdout=file, stderr=file)  # fmt: skip
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                GUARDED,
+                outside,
+                "--home",
+                finished,
+                "--port",
+                str(port),
+            ],
+            cwd=KIT,
+            env=environment,
+            stdout=file,
+            stderr=file,
+        )
     while "Demo on" not in output.read_text():
         assert process.poll() is None, output.read_text()
         time.sleep(0.1)
-    yield {"url": f"http://127.0.0.1:{port}/", "output": output, "outside": outside, "scratch": scratch}
+    yield {
+        "url": f"http://127.0.0.1:{port}/",
+        "output": output,
+        "outside": outside,
+        "scratch": scratch,
+    }
     process.terminate()
     assert process.wait(30) == 0
-    assert not list(scratch.glob("demo-*")), "the folder of uploads goes with the server"
+    assert not list(scratch.glob("demo-*")), (
+        "the folder of uploads goes with the server"
+    )
     assert not outside.exists(), outside.read_text()
 
 
 def serious(page) -> list[str]:
-    """Problems but two of Gradio's own: streams that it closes when they are done, and its warning in doing so."""
-    return [told for told in page.problems if "/queue/data?" not in told and told != "Method not implemented."]
+    """Problems but two of Gradio's own: streams that it closes when they are done, and
+    its warning in doing so.
+    """
+    return [
+        told
+        for told in page.problems
+        if "/queue/data?" not in told and told != "Method not implemented."
+    ]
 
 
 @pytest.fixture
@@ -633,27 +916,43 @@ def open_demo(browse, server):
 
 
 def send(page, *paths) -> str:
-    """Upload files and return the text of the answer, once it is no longer the one before."""
+    """Upload files and return the text of the answer, once it is no longer the one
+    before.
+    """
     page.evaluate("document.querySelector('#answer .prose').innerHTML = ''")
-    page.locator("#upload input[type=file]").set_input_files([str(path) for path in paths])
+    page.locator("#upload input[type=file]").set_input_files(
+        [str(path) for path in paths]
+    )
     page.wait_for_selector("#answer section, #answer [role=alert]")
     return page.locator("#answer").inner_text()
 
 
-def test_uploaded_picture_is_answered_and_not_kept(open_demo, server, service, tmp_path):
+def test_uploaded_picture_is_answered_and_not_kept(
+    open_demo, server, service, tmp_path
+):
     page = open_demo()
     assert "Not a medical device" in page.inner_text("body")
     path = tmp_path / "secret name of a patient.jpeg"
-    path.write_bytes((service.course.root / service.data.index["path"].iloc[5]).read_bytes())
+    path.write_bytes(
+        (service.course.root / service.data.index["path"].iloc[5]).read_bytes()
+    )
     text = send(page, path)
     expected = service.model.predict(utils.decode(path, 32, 1)[None])[0]
     assert all(f"{p:.1%}" in text for p in expected) and "p-value" in text
-    assert page.locator("#answer img.figure").evaluate("image => image.naturalWidth") > 200
-    assert not [kept for kept in server["scratch"].rglob("*") if kept.is_file() and kept.stat().st_size]
+    assert (
+        page.locator("#answer img.figure").evaluate("image => image.naturalWidth") > 200
+    )
+    assert not [
+        kept
+        for kept in server["scratch"].rglob("*")
+        if kept.is_file() and kept.stat().st_size
+    ]
     assert "secret" not in server["output"].read_text() and not serious(page)
 
 
-def test_bad_files_get_a_sentence_and_the_next_good_one_an_answer(open_demo, server, tmp_path):
+def test_bad_files_get_a_sentence_and_the_next_good_one_an_answer(
+    open_demo, server, tmp_path
+):
     page = open_demo()
     (tmp_path / "notes.png").write_text("not a picture")
     (tmp_path / "moving.gif").write_bytes(frames("GIF"))
@@ -662,27 +961,51 @@ def test_bad_files_get_a_sentence_and_the_next_good_one_an_answer(open_demo, ser
     assert "This is no image that can be read" in send(page, tmp_path / "notes.png")
     assert "holds 3 pictures" in send(page, tmp_path / "moving.gif")
     assert "larger than 20 MB" in send(page, tmp_path / "large.png")
-    assert "2 files were sent" in send(page, tmp_path / "good.png", tmp_path / "notes.png")
+    assert "2 files were sent" in send(
+        page, tmp_path / "good.png", tmp_path / "notes.png"
+    )
     assert "read in grey" in send(page, tmp_path / "good.png")
     told = server["output"].read_text()
-    assert told.count("refused:") == 4 and "Traceback" not in told and "notes.png" not in told
-    assert not [kept for kept in server["scratch"].rglob("*") if kept.is_file() and kept.stat().st_size]
+    assert (
+        told.count("refused:") == 4
+        and "Traceback" not in told
+        and "notes.png" not in told
+    )
+    assert not [
+        kept
+        for kept in server["scratch"].rglob("*")
+        if kept.is_file() and kept.stat().st_size
+    ]
     assert not serious(page)
 
 
 def ask_about(server, path, session: str) -> dict:
-    """What the page asks once a file is on the server, without the page: the last line of the answer."""
+    """What the page asks once a file is on the server, without the page: the last line
+    of the answer.
+    """
     with urllib.request.urlopen(server["url"] + "config") as told:
         events = json.load(told)["dependencies"]
     upload = next(event["id"] for event in events if event["targets"][0][1] == "upload")
-    sent = {"data": [[{"path": str(path), "meta": {"_type": "gradio.FileData"}}]], "fn_index": upload,
-            "session_hash": session}  # fmt: skip
-    request = urllib.request.Request(server["url"] + "gradio_api/queue/join", json.dumps(sent).encode(),
-                                     {"Content-Type": "application/json"})  # fmt: skip
+    sent = {
+        "data": [[{"path": str(path), "meta": {"_type": "gradio.FileData"}}]],
+        "fn_index": upload,
+        "session_hash": session,
+    }
+    request = urllib.request.Request(
+        server["url"] + "gradio_api/queue/join",
+        json.dumps(sent).encode(),
+        {"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request):
         pass
-    with urllib.request.urlopen(f"{server['url']}gradio_api/queue/data?session_hash={session}", timeout=30) as answers:
-        return json.loads(next(line for line in answers if b"process_completed" in line).removeprefix(b"data: "))
+    with urllib.request.urlopen(
+        f"{server['url']}gradio_api/queue/data?session_hash={session}", timeout=30
+    ) as answers:
+        return json.loads(
+            next(line for line in answers if b"process_completed" in line).removeprefix(
+                b"data: "
+            )
+        )
 
 
 def test_file_that_nobody_uploaded_is_neither_read_nor_removed(server, tmp_path):
@@ -694,10 +1017,17 @@ def test_file_that_nobody_uploaded_is_neither_read_nor_removed(server, tmp_path)
 def test_two_visitors_with_the_same_picture_both_get_an_answer_or_a_sentence(server):
     import httpx
 
-    sent = [httpx.post(server["url"] + "gradio_api/upload", files={"files": (name, encode(photo()))}).json()[0]
-            for name in ("x.png", "x.png")]  # fmt: skip
+    sent = [
+        httpx.post(
+            server["url"] + "gradio_api/upload",
+            files={"files": (name, encode(photo()))},
+        ).json()[0]
+        for name in ("x.png", "x.png")
+    ]
     assert sent[0] == sent[1]  # Gradio names a file by its content
-    first, second = (ask_about(server, path, f"visitor{n}") for n, path in enumerate(sent))
+    first, second = (
+        ask_about(server, path, f"visitor{n}") for n, path in enumerate(sent)
+    )
     assert first["success"] and "Most probable" in str(first["output"])
     assert second["success"] and "send it again" in str(second["output"])
     assert "refused: The file was gone" in server["output"].read_text()
@@ -707,7 +1037,9 @@ def test_example_shows_its_label(open_demo):
     page = open_demo()
     page.locator("#examples button").nth(2).click()
     page.wait_for_selector("#answer section")
-    assert "Label of this picture" in page.locator("#answer").inner_text() and not serious(page)
+    assert "Label of this picture" in page.locator(
+        "#answer"
+    ).inner_text() and not serious(page)
 
 
 def test_slider_moves_numbers_and_pictures(open_demo):
@@ -720,7 +1052,10 @@ def test_slider_moves_numbers_and_pictures(open_demo):
         slider.press("ArrowRight")
     page.get_by_text("Severity 4: mean confidence").wait_for()
     assert page.locator("#chart img").get_attribute("src") != before
-    assert page.locator("#window figure").count() == 8 and "KS statistics" in page.locator("#window").inner_text()
+    assert (
+        page.locator("#window figure").count() == 8
+        and "KS statistics" in page.locator("#window").inner_text()
+    )
     page.locator("#kind input").click()
     page.get_by_role("option", name="blur").click()
     page.get_by_text("The lens is out of focus.").wait_for()
@@ -732,7 +1067,10 @@ def test_third_tab_shows_statistics_alerts_and_lines(open_demo):
     page.get_by_role("tab", name="Production log").click()
     shown = page.locator("#log")
     shown.get_by_role("heading", name="Last lines of the log").wait_for()
-    assert "roll back the last release" in shown.inner_text() and shown.locator("table tr").count() > 15
+    assert (
+        "roll back the last release" in shown.inner_text()
+        and shown.locator("table tr").count() > 15
+    )
     page.get_by_role("button", name="Read again").click()
     page.locator("#run input").click()
     page.get_by_role("option", name="quiet").click()
@@ -752,7 +1090,9 @@ def test_fits_a_phone_and_keeps_the_warning_in_sight(open_demo, scheme):
         page.mouse.wheel(0, 500)
         page.wait_for_timeout(300)
         top = page.locator(".banner .medical").bounding_box()["y"]
-        assert page.evaluate("window.scrollY") > 100 and 0 <= top < 200, f"{name}: warning at {top}"
+        assert page.evaluate("window.scrollY") > 100 and 0 <= top < 200, (
+            f"{name}: warning at {top}"
+        )
         page.mouse.wheel(0, -5000)
         page.wait_for_timeout(300)
     assert not serious(page)

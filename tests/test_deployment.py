@@ -1,4 +1,6 @@
-"""Deployment: the exported network answers like PyTorch, refuses what it was not made for, and is measured fairly."""
+"""Deployment: the exported network answers like PyTorch, refuses what it was not made
+for, and is measured fairly.
+"""
 
 import itertools
 import json
@@ -21,8 +23,12 @@ import utils
 from tools import service
 
 
-def store_checkpoint(course, data, network="optimized", name="best_model.pth", **changes) -> Path:
-    """An untrained network whose normalisations have seen images and whose answers fall to both sides."""
+def store_checkpoint(
+    course, data, network="optimized", name="best_model.pth", **changes
+) -> Path:
+    """An untrained network whose normalisations have seen images and whose answers fall
+    to both sides.
+    """
     torch.manual_seed(0)
     if network == "baseline":
         model = utils.BaselineCNN(course.channels, len(course.classes))
@@ -32,22 +38,34 @@ def store_checkpoint(course, data, network="optimized", name="best_model.pth", *
     with torch.no_grad():
         for block in model.features:
             if hasattr(block, "norm2"):
-                block.norm2.weight.fill_(1)  # it starts at zero, and the block would do nothing
+                # it starts at zero, and the block would do nothing
+                block.norm2.weight.fill_(1)
         for images, _ in loader:
             model.train()(images)
         logits, _ = utils.predict(model, data.loader("val", 64))
         model.classifier.weight *= 2 / float(logits.std(axis=0).mean())
         logits, _ = utils.predict(model, data.loader("val", 64))
         model.classifier.bias -= torch.from_numpy(np.median(logits, axis=0))
-    state = {"classes": list(course.classes), "mean": data.mean, "std": data.std, "size": course.image_size,
-             "channels": course.channels, "threshold": 0.3, "temperature": 1.7, "dataset": course.dataset, "seed": 42}
-    return utils.save_checkpoint(course.checkpoints / name, model, **state | changes)  # fmt: skip
+    state = {
+        "classes": list(course.classes),
+        "mean": data.mean,
+        "std": data.std,
+        "size": course.image_size,
+        "channels": course.channels,
+        "threshold": 0.3,
+        "temperature": 1.7,
+        "dataset": course.dataset,
+        "seed": 42,
+    }
+    return utils.save_checkpoint(course.checkpoints / name, model, **state | changes)
 
 
 @pytest.fixture(scope="module")
 def exported(drawn, tmp_path_factory) -> Path:
     """A home with a checkpoint and its model in service; read only."""
-    course = utils.start(1, source=drawn, profile="smoke", home=tmp_path_factory.mktemp("exported"))
+    course = utils.start(
+        1, source=drawn, profile="smoke", home=tmp_path_factory.mktemp("exported")
+    )
     utils.build_index(course)
     data = utils.load_data(course)
     stored = utils.export_onnx(course, store_checkpoint(course, data))
@@ -80,42 +98,72 @@ def model(data):
 # --- export
 
 
-@pytest.mark.parametrize("dataset,network", [("pneumonia", "optimized"), ("pneumonia", "baseline"),
-                                             ("solar", "optimized"), ("pneumonia3", "baseline")])  # fmt: skip
+@pytest.mark.parametrize(
+    "dataset,network",
+    [
+        ("pneumonia", "optimized"),
+        ("pneumonia", "baseline"),
+        ("solar", "optimized"),
+        ("pneumonia3", "baseline"),
+    ],
+)
 def test_onnx_answers_like_pytorch_at_every_batch_size(open_course, dataset, network):
     course = open_course(dataset)
     utils.build_index(course)
     data = utils.load_data(course)
     path = store_checkpoint(course, data, network)
     stored = utils.export_onnx(course, path)
-    table = utils.agreement(utils.served_network(course, path)[0], utils.OnnxModel(stored), data.pixels)
+    table = utils.agreement(
+        utils.served_network(course, path)[0], utils.OnnxModel(stored), data.pixels
+    )
     assert list(table.index) == [1, 2, 7, 32] and (table["n"] == len(data.pixels)).all()
     assert table["max_abs_diff"].max() <= 1e-5 and table["embedding_diff"].max() <= 1e-5
     assert table["changed"].sum() == 0
 
 
 def test_normalisation_temperature_and_softmax_are_inside(data, checkpoint, model):
-    """Against the other way to the same figures: the loader's normalisation and SciPy's softmax."""
+    """Against the other way to the same figures: the loader's normalisation and SciPy's
+    softmax.
+    """
     network, state = utils.load_model(checkpoint)
     logits, _ = utils.predict(network, data.loader("test", 16))
     pixels = data.pixels[data.where("test")]
     probabilities, embedding = model.predict_all(pixels, batch=7)
-    assert np.allclose(probabilities, utils.softmax(logits, state["temperature"]), atol=1e-5)
+    assert np.allclose(
+        probabilities, utils.softmax(logits, state["temperature"]), atol=1e-5
+    )
     assert embedding.shape == (len(pixels), network.classifier.in_features)
-    assert np.array_equal(model.predict(pixels), model.predict_all(pixels, len(pixels))[0])
+    assert np.array_equal(
+        model.predict(pixels), model.predict_all(pixels, len(pixels))[0]
+    )
 
 
 def test_one_file_with_dynamic_batch_that_says_what_it_is(data, checkpoint, stored):
-    assert [path.name for path in stored.parent.iterdir()] == [stored.name]  # no .data beside it
+    # no .data beside it
+    assert [path.name for path in stored.parent.iterdir()] == [stored.name]
     loaded = onnx.load(stored)
     onnx.checker.check_model(loaded, full_check=True)
     source = loaded.graph.input[0]
-    assert source.name == "pixels" and source.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert (
+        source.name == "pixels"
+        and source.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    )
     assert source.type.tensor_type.shape.dim[0].dim_param
-    assert [output.name for output in loaded.graph.output] == ["probabilities", "embedding"]
+    assert [output.name for output in loaded.graph.output] == [
+        "probabilities",
+        "embedding",
+    ]
     told = {item.key: json.loads(item.value) for item in loaded.metadata_props}
-    assert told["classes"] == ["NORMAL", "PNEUMONIA"] and told["size"] == 32 and told["threshold"] == 0.3
-    assert told["dataset"] == "pneumonia" and told["seed"] == 42 and told["torch"] == torch.__version__
+    assert (
+        told["classes"] == ["NORMAL", "PNEUMONIA"]
+        and told["size"] == 32
+        and told["threshold"] == 0.3
+    )
+    assert (
+        told["dataset"] == "pneumonia"
+        and told["seed"] == 42
+        and told["torch"] == torch.__version__
+    )
     assert told["checkpoint"] == utils._checksum(checkpoint)[:16]
     assert str(utils.KIT).encode() not in stored.read_bytes()  # no path of this machine
 
@@ -126,7 +174,9 @@ def test_same_checkpoint_same_hash(data, checkpoint, stored):
 
 
 def test_half_precision_keeps_the_types_of_its_ports(data, checkpoint, model):
-    half = utils.OnnxModel(utils.export_onnx(data.course, checkpoint, dtype=torch.float16))
+    half = utils.OnnxModel(
+        utils.export_onnx(data.course, checkpoint, dtype=torch.float16)
+    )
     assert half.metadata["precision"] == "float16"
     assert half.path.stat().st_size < 0.6 * model.path.stat().st_size
     assert np.abs(half.predict(data.pixels) - model.predict(data.pixels)).max() < 0.02
@@ -150,7 +200,9 @@ def test_changed_bytes_are_refused(data, model):
     content = bytearray(model.path.read_bytes())
     content[len(content) // 2] ^= 1
     model.path.write_bytes(content)
-    with pytest.raises(utils.CourseError, match="its bytes have changed. Run notebooks/theme4"):
+    with pytest.raises(
+        utils.CourseError, match="its bytes have changed. Run notebooks/theme4"
+    ):
         utils.OnnxModel(model.path)
     with pytest.raises(utils.CourseError, match="is missing: run notebooks/theme4"):
         utils.OnnxModel(model.path.with_name("other.onnx"))
@@ -166,23 +218,28 @@ def test_other_classes_and_foreign_files_are_refused(data, model):
         utils.OnnxModel(path)
 
 
-@pytest.mark.parametrize("pixels,words", [
-    (np.zeros((1, 1, 32, 32), np.float32), "must be uint8.*float32"),
-    (np.full((1, 1, 32, 32), np.nan, np.float32), "float32 with 1024 NaN"),
-    (np.zeros((1, 1, 32, 32), np.int64), "these are int64"),
-    ([[0]], "these are list"),
-    (np.zeros((1, 1, 64, 64), np.uint8), r"these are \(1, 1, 64, 64\)"),
-    (np.zeros((1, 3, 32, 32), np.uint8), r"must be \(N, 1, 32, 32\)"),
-    (np.zeros((1, 32, 32), np.uint8), "pixels.None. for one image"),
-    (np.zeros((0, 1, 32, 32), np.uint8), "N >= 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pixels,words",
+    [
+        (np.zeros((1, 1, 32, 32), np.float32), "must be uint8.*float32"),
+        (np.full((1, 1, 32, 32), np.nan, np.float32), "float32 with 1024 NaN"),
+        (np.zeros((1, 1, 32, 32), np.int64), "these are int64"),
+        ([[0]], "these are list"),
+        (np.zeros((1, 1, 64, 64), np.uint8), r"these are \(1, 1, 64, 64\)"),
+        (np.zeros((1, 3, 32, 32), np.uint8), r"must be \(N, 1, 32, 32\)"),
+        (np.zeros((1, 32, 32), np.uint8), "pixels.None. for one image"),
+        (np.zeros((0, 1, 32, 32), np.uint8), "N >= 1"),
+    ],
+)
 def test_what_the_network_was_not_made_for_is_refused(model, pixels, words):
     for ask in (model.predict, model.predict_all):
         with pytest.raises(utils.CourseError, match=words):
             ask(pixels)
 
 
-def test_a_new_model_goes_into_service_whole_or_not_at_all(data, stored, model, monkeypatch):
+def test_a_new_model_goes_into_service_whole_or_not_at_all(
+    data, stored, model, monkeypatch
+):
     before = model.path.read_bytes()
 
     def disk_full(source, target):
@@ -192,7 +249,9 @@ def test_a_new_model_goes_into_service_whole_or_not_at_all(data, stored, model, 
     monkeypatch.setattr(utils.shutil, "copy", disk_full)
     with pytest.raises(utils.CourseError, match="untouched"):
         utils.put_in_service(data.course, stored)
-    assert model.path.read_bytes() == before and not list(model.path.parent.glob(".*.tmp"))
+    assert model.path.read_bytes() == before and not list(
+        model.path.parent.glob(".*.tmp")
+    )
 
 
 # --- providers
@@ -201,52 +260,81 @@ def test_a_new_model_goes_into_service_whole_or_not_at_all(data, stored, model, 
 def test_provider_that_is_not_compiled_in(stored):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed here")
-    with pytest.raises(utils.CourseError, match="CUDAExecutionProvider cannot start.*onnxruntime-gpu"):
+    with pytest.raises(
+        utils.CourseError, match="CUDAExecutionProvider cannot start.*onnxruntime-gpu"
+    ):
         utils.make_session(stored, "cuda")
     with pytest.raises(utils.CourseError, match="cannot start"):
-        utils.benchmark_onnx(stored, (1, 1, 32, 32), providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+        utils.benchmark_onnx(
+            stored,
+            (1, 1, 32, 32),
+            providers=["CUDAExecutionProvider", "CPUExecutionProvider"],
+        )
     with pytest.raises(utils.CourseError, match="no provider of this course"):
         utils.benchmark_onnx(stored, (1, 1, 32, 32), providers=["Abacus"])
 
 
 def test_silent_fallback_to_the_cpu_is_a_loud_failure(stored, monkeypatch, tmp_path):
-    """As onnxruntime-gpu behaves without a GPU: CUDA is listed as available, the session runs on the CPU."""
+    """As onnxruntime-gpu behaves without a GPU: CUDA is listed as available, the
+    session runs on the CPU.
+    """
     fallen = types.SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(utils.PROVIDERS.values()))
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: list(utils.PROVIDERS.values())
+    )
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: fallen)
     capi = tmp_path / "capi"
     capi.mkdir()
     for name in ("shared", "cuda"):
         (capi / f"libonnxruntime_providers_{name}.so").write_bytes(b"not a library")
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(utils.CourseError, match="fell back to CPUExecutionProvider: .*providers_shared.so"):
+    with pytest.raises(
+        utils.CourseError,
+        match="fell back to CPUExecutionProvider: .*providers_shared.so",
+    ):
         utils.make_session(stored, "cuda")
 
 
-def test_bound_buffers_give_the_same_answers_also_to_several_clients(data, stored, model):
+def test_bound_buffers_give_the_same_answers_also_to_several_clients(
+    data, stored, model
+):
     bound, before = utils.BoundModel(stored, provider="cpu"), np.array(data.pixels[:4])
     expected = model.predict(data.pixels[:4])
     for batch in (1, 4, 1, 3):
-        assert np.allclose(bound.predict(data.pixels[:batch]), expected[:batch], atol=1e-6)
+        assert np.allclose(
+            bound.predict(data.pixels[:batch]), expected[:batch], atol=1e-6
+        )
     assert np.array_equal(data.pixels[:4], before)  # the caller's images are left alone
     answers, threads = {}, []
     for number in range(4):
+
         def ask(number=number):
-            answers[number] = [bound.predict(data.pixels[number : number + 1]) for _ in range(50)]
+            answers[number] = [
+                bound.predict(data.pixels[number : number + 1]) for _ in range(50)
+            ]
+
         threads.append(threading.Thread(target=ask))
     [thread.start() for thread in threads], [thread.join() for thread in threads]
-    assert all(np.allclose(answer, expected[number], atol=1e-6) for number in range(4) for answer in answers[number])
+    assert all(
+        np.allclose(answer, expected[number], atol=1e-6)
+        for number in range(4)
+        for answer in answers[number]
+    )
 
 
 def test_error_of_onnx_runtime_is_told_in_words(data, stored):
     stored.write_bytes(b"no model")
     renamed = stored.rename(stored.with_name(f"{utils._checksum(stored)[:16]}.onnx"))
-    with pytest.raises(utils.CourseError, match="gives no session on CPUExecutionProvider"):
+    with pytest.raises(
+        utils.CourseError, match="gives no session on CPUExecutionProvider"
+    ):
         utils.OnnxModel(renamed)
 
 
 def test_export_stays_with_operators_that_older_gpu_runtimes_have(stored):
-    assert {item.version for item in onnx.load(stored).opset_import if not item.domain} == {18}
+    assert {
+        item.version for item in onnx.load(stored).opset_import if not item.domain
+    } == {18}
 
 
 @pytest.mark.parametrize("size", [45, 100])
@@ -257,13 +345,22 @@ def test_odd_sizes_and_three_classes(open_course, size):
     data = utils.load_data(course)
     path = store_checkpoint(course, data)
     model = utils.OnnxModel(utils.export_onnx(course, path))
-    table = utils.agreement(utils.served_network(course, path)[0], model, data.pixels[:24], (1, 7))
-    assert table["max_abs_diff"].max() <= 1e-5 and model.predict(np.array(data.pixels[:2])).shape == (2, 3)
+    table = utils.agreement(
+        utils.served_network(course, path)[0], model, data.pixels[:24], (1, 7)
+    )
+    assert table["max_abs_diff"].max() <= 1e-5 and model.predict(
+        np.array(data.pixels[:2])
+    ).shape == (2, 3)
 
 
 @pytest.mark.parametrize("graphs, plain", [(True, True), (False, True), (False, False)])
-def test_gpu_without_cuda_graphs_and_gpu_that_does_not_start(data, stored, monkeypatch, capsys, graphs, plain):
-    """With a stand-in for the session on a GPU: what does not run is said, and never runs on the CPU instead."""
+def test_gpu_without_cuda_graphs_and_gpu_that_does_not_start(
+    data, stored, monkeypatch, capsys, graphs, plain
+):
+    """With a stand-in for the session on a GPU: what does not run is said, and never
+    runs on the CPU instead.
+    """
+
     class StandIn:
         def __init__(self, path, provider, **options):
             if not (graphs if "enable_cuda_graph" in options else plain):
@@ -273,7 +370,9 @@ def test_gpu_without_cuda_graphs_and_gpu_that_does_not_start(data, stored, monke
             return pixels
 
     monkeypatch.setattr(utils, "BoundModel", StandIn)
-    model, options = utils._serving_model(data.course, "fp32", stored, "cuda", np.array(data.pixels[:2]))
+    model, options = utils._serving_model(
+        data.course, "fp32", stored, "cuda", np.array(data.pixels[:2])
+    )
     said = capsys.readouterr().out
     assert (model is not None) == plain and ("enable_cuda_graph" in options) == graphs
     assert said.count("DOES NOT RUN") == (not graphs) + (not plain)
@@ -289,14 +388,20 @@ def test_bound_model_refuses_what_its_buffers_do_not_hold(data, stored):
 
 def test_calibration_set_is_stratified_and_from_train_only(data):
     rows = utils.calibration_rows(data, images=20)
-    assert np.bincount(data.labels[rows]).tolist() == [10, 10] and set(rows) <= set(data.where("train"))
-    assert np.array_equal(rows, utils.calibration_rows(data, images=20)) and len(set(rows)) == len(rows)
+    assert np.bincount(data.labels[rows]).tolist() == [10, 10] and set(rows) <= set(
+        data.where("train")
+    )
+    assert np.array_equal(rows, utils.calibration_rows(data, images=20)) and len(
+        set(rows)
+    ) == len(rows)
 
 
 def test_calibration_set_that_is_too_small(data):
     normal = data.where("train")[data.labels[data.where("train")] == 0]
     data.index.loc[normal[3:], "pool"] = "val"
-    with pytest.raises(utils.CourseError, match="needs 8 training images of class NORMAL, there are 3"):
+    with pytest.raises(
+        utils.CourseError, match="needs 8 training images of class NORMAL, there are 3"
+    ):
         utils.calibration_rows(data)
 
 
@@ -304,42 +409,85 @@ def test_int8_is_u8s8_per_channel(data, stored, model):
     calibration = data.pixels[utils.calibration_rows(data)]
     path = utils.quantize_int8(data.course, stored, calibration)
     graph = onnx.load(path).graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    weights = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
-               and constants[node.input[0]].ndim == 4]  # fmt: skip
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer
+    }
+    weights = [
+        node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+        and node.input[0] in constants
+        and constants[node.input[0]].ndim == 4
+    ]
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     assert len(weights) == len(convolutions) > 4
     for node in weights:
         values, scale = constants[node.input[0]], constants[node.input[1]]
-        assert values.dtype == np.int8 and scale.shape == (values.shape[0],)  # one scale an output channel
-    zeros = {constants[node.input[2]].dtype for node in graph.node if node.op_type == "QuantizeLinear"}
+        # one scale an output channel
+        assert values.dtype == np.int8 and scale.shape == (values.shape[0],)
+    zeros = {
+        constants[node.input[2]].dtype
+        for node in graph.node
+        if node.op_type == "QuantizeLinear"
+    }
     assert zeros == {np.dtype(np.uint8)}
     small = utils.OnnxModel(path, data.classes)
-    assert small.metadata["float_model"] == stored.stem and small.metadata["calibration_images"] == len(calibration)
+    assert small.metadata["float_model"] == stored.stem and small.metadata[
+        "calibration_images"
+    ] == len(calibration)
     assert np.abs(small.predict(data.pixels) - model.predict(data.pixels)).mean() < 0.05
 
 
 def test_layers_that_hurt_are_kept_in_float(data):
-    """In one block a map is made a thousand times larger than the others: eight bits cannot hold both."""
+    """In one block a map is made a thousand times larger than the others: eight bits
+    cannot hold both.
+    """
     course = data.course
-    network, state = utils.load_model(store_checkpoint(course, data, "no shortcuts", "plain.pth"))
+    network, state = utils.load_model(
+        store_checkpoint(course, data, "no shortcuts", "plain.pth")
+    )
     block = next(layer for layer in network.features if hasattr(layer, "conv2"))
     with torch.no_grad():
         block.norm1.weight[0] *= 1e3
         block.norm1.bias[0] = 1e3
         block.conv2.weight[:, 0] /= 1e3
-    kept = {key: state[key] for key in ("classes", "mean", "std", "size", "channels", "threshold", "temperature")}
-    stored = utils.export_onnx(course, utils.save_checkpoint(course.checkpoints / "spiky.pth", network, **kept))
+    kept = {
+        key: state[key]
+        for key in (
+            "classes",
+            "mean",
+            "std",
+            "size",
+            "channels",
+            "threshold",
+            "temperature",
+        )
+    }
+    stored = utils.export_onnx(
+        course, utils.save_checkpoint(course.checkpoints / "spiky.pth", network, **kept)
+    )
     labels = utils.OnnxModel(stored).predict_all(data.pixels)[0].argmax(1)
     calibration = data.pixels[utils.calibration_rows(data)]
     scan = utils.sensitivity(course, stored, calibration, data.pixels, labels)
-    assert scan[0]["layer"] == "features.4.conv2" and scan[0]["kl"] > 10 * np.median([row["kl"] for row in scan])
-    assert [row["kl"] for row in scan] == sorted((row["kl"] for row in scan), reverse=True)
-    path, attempts = utils.quantize_within(course, stored, calibration, data.pixels, labels, scan, limit=0.02)
+    assert scan[0]["layer"] == "features.4.conv2" and scan[0]["kl"] > 10 * np.median(
+        [row["kl"] for row in scan]
+    )
+    assert [row["kl"] for row in scan] == sorted(
+        (row["kl"] for row in scan), reverse=True
+    )
+    path, attempts = utils.quantize_within(
+        course, stored, calibration, data.pixels, labels, scan, limit=0.02
+    )
     assert attempts[0]["drop"] > 0.02 >= attempts[-1]["drop"]
-    assert [attempt["quantized"] for attempt in attempts] == ["everything"] + ["layers"] * (len(attempts) - 1)
-    assert attempts[1]["kept_float"] == [] and attempts[2]["kept_float"] == [scan[0]["layer"]]
-    assert utils.OnnxModel(path).metadata["kept_float"] == [row["node"] for row in scan[: len(attempts) - 2]]
+    assert [attempt["quantized"] for attempt in attempts] == ["everything"] + [
+        "layers"
+    ] * (len(attempts) - 1)
+    assert attempts[1]["kept_float"] == [] and attempts[2]["kept_float"] == [
+        scan[0]["layer"]
+    ]
+    assert utils.OnnxModel(path).metadata["kept_float"] == [
+        row["node"] for row in scan[: len(attempts) - 2]
+    ]
 
 
 # --- the benchmark
@@ -351,11 +499,24 @@ def fake(name, run=lambda pixels: pixels, file=Path(__file__)):
 
 def test_rounds_are_interleaved_on_the_same_images():
     calls = []
-    backends = [fake(name, lambda pixels, name=name: calls.append((name, len(pixels)))) for name in "abc"]
+    backends = [
+        fake(name, lambda pixels, name=name: calls.append((name, len(pixels))))
+        for name in "abc"
+    ]
     pixels = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
     rows = utils.benchmark(backends, pixels, batches=(1, 8), rounds=3, seconds=0)
     turns = [key for key, _ in itertools.groupby(calls)]
-    assert [name for name, batch in turns if batch == 8] == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+    assert [name for name, batch in turns if batch == 8] == [
+        "a",
+        "b",
+        "c",
+        "b",
+        "c",
+        "a",
+        "c",
+        "a",
+        "b",
+    ]
     assert all(len(row["ms"]) >= 3 for row in rows) and len(rows) == 3 * 3 * 2
 
 
@@ -371,14 +532,27 @@ def test_warm_up_ends_when_the_times_are_stable(monkeypatch):
 
 def test_table_against_numpy():
     rng = np.random.default_rng(0)
-    rows = [{"backend": name, "batch": 4, "round": number, "ms": rng.gamma(4, scale, 50).tolist()}
-            for number in range(3) for name, scale in (("slow", 2.0), ("quick", 0.5))]  # fmt: skip
+    rows = [
+        {
+            "backend": name,
+            "batch": 4,
+            "round": number,
+            "ms": rng.gamma(4, scale, 50).tolist(),
+        }
+        for number in range(3)
+        for name, scale in (("slow", 2.0), ("quick", 0.5))
+    ]
     table = utils.benchmark_table(rows, "slow").set_index("backend")
     mine = [row["ms"] for row in rows if row["backend"] == "quick"]
-    assert np.allclose(table.loc["quick", ["p50_ms", "p95_ms", "p99_ms"]].to_numpy(float),
-                       np.percentile(np.concatenate(mine), [50, 95, 99]))  # fmt: skip
+    assert np.allclose(
+        table.loc["quick", ["p50_ms", "p95_ms", "p99_ms"]].to_numpy(float),
+        np.percentile(np.concatenate(mine), [50, 95, 99]),
+    )
     assert table.loc["quick", "images_s"] == pytest.approx(4000 / np.mean(mine))
-    ratios = [np.median(rows[2 * n]["ms"]) / np.median(rows[2 * n + 1]["ms"]) for n in range(3)]
+    ratios = [
+        np.median(rows[2 * n]["ms"]) / np.median(rows[2 * n + 1]["ms"])
+        for n in range(3)
+    ]
     assert table.loc["quick", "speedup"] == pytest.approx(np.median(ratios))
     assert table.loc["quick", "speedup_low"] == pytest.approx(min(ratios))
     assert table.loc["slow", "speedup"] == 1 and table.loc["quick", "calls"] == 150
@@ -391,17 +565,37 @@ def test_clients_really_run_at_once():
         together.wait()  # passes only when four clients are inside
 
     shares = []
-    told = service.turn(run, shares.append, np.zeros((1, 1, 1, 1)), clients=4, seconds=0, threads=2)
+    told = service.turn(
+        run, shares.append, np.zeros((1, 1, 1, 1)), clients=4, seconds=0, threads=2
+    )
     assert len(told["ms"]) == 4 and shares == [1] * 4
-    assert told["images_s"] == pytest.approx(sum(1000 / ms for ms in told["ms"]), rel=0.05)  # ms are rounded
-    alone = service.turn(lambda _: None, shares.append, np.zeros((1, 1, 1, 1)), clients=1, seconds=0, threads=2)
+    # ms are rounded
+    assert told["images_s"] == pytest.approx(
+        sum(1000 / ms for ms in told["ms"]), rel=0.05
+    )
+    alone = service.turn(
+        lambda _: None,
+        shares.append,
+        np.zeros((1, 1, 1, 1)),
+        clients=1,
+        seconds=0,
+        threads=2,
+    )
     assert len(alone["ms"]) == 1 and shares[-1] == 2
 
 
 def test_clients_table_against_numpy():
     rng = np.random.default_rng(1)
-    rows = [{"backend": "a", "clients": 4, "round": n, "images_s": 10.0 * n, "ms": rng.gamma(4, 1, 30).tolist()}
-            for n in range(3)]  # fmt: skip
+    rows = [
+        {
+            "backend": "a",
+            "clients": 4,
+            "round": n,
+            "images_s": 10.0 * n,
+            "ms": rng.gamma(4, 1, 30).tolist(),
+        }
+        for n in range(3)
+    ]
     (row,) = utils.clients_table(rows).to_dict("records")
     pooled = np.concatenate([part["ms"] for part in rows])
     assert row["calls"] == 90 and row["images_s"] == 10
@@ -411,42 +605,82 @@ def test_clients_table_against_numpy():
 
 def test_a_finished_benchmark_loads_and_is_measured_again_on_demand(data, capsys):
     calls = []
-    backend, pixels = fake("a", lambda pixels: calls.append(1)), np.zeros((1, 1, 2, 2), np.uint8)
-    first, second = (utils.benchmark_once(data.course, "b", [backend], pixels, batches=(1,), rounds=1, seconds=0)
-                     for _ in range(2))  # fmt: skip
+    backend, pixels = (
+        fake("a", lambda pixels: calls.append(1)),
+        np.zeros((1, 1, 2, 2), np.uint8),
+    )
+    first, second = (
+        utils.benchmark_once(
+            data.course, "b", [backend], pixels, batches=(1,), rounds=1, seconds=0
+        )
+        for _ in range(2)
+    )
     assert first == second and "b: loaded, measured" in capsys.readouterr().out
     before = len(calls)
-    utils.benchmark_once(data.course, "b", [backend], pixels, again=True, batches=(1,), rounds=1, seconds=0)
+    utils.benchmark_once(
+        data.course,
+        "b",
+        [backend],
+        pixels,
+        again=True,
+        batches=(1,),
+        rounds=1,
+        seconds=0,
+    )
     assert len(calls) > before
     other = fake("a", lambda pixels: calls.append(1), file=utils.KIT / "utils.py")
     before = len(calls)
-    utils.benchmark_once(data.course, "b", [other], pixels, batches=(1,), rounds=1, seconds=0)
+    utils.benchmark_once(
+        data.course, "b", [other], pixels, batches=(1,), rounds=1, seconds=0
+    )
     assert len(calls) > before  # another file is another benchmark
 
 
-def test_every_backend_answers_alike_and_serves_in_a_process_of_its_own(data, checkpoint, stored):
-    int8 = utils.quantize_int8(data.course, stored, data.pixels[utils.calibration_rows(data)])
+def test_every_backend_answers_alike_and_serves_in_a_process_of_its_own(
+    data, checkpoint, stored
+):
+    int8 = utils.quantize_int8(
+        data.course, stored, data.pixels[utils.calibration_rows(data)]
+    )
     pixels = np.array(data.pixels[:8])
-    backends, reference, tuning = utils.make_backends(data.course, checkpoint, {"fp32": stored, "int8": int8}, pixels)
+    backends, reference, tuning = utils.make_backends(
+        data.course, checkpoint, {"fp32": stored, "int8": int8}, pixels
+    )
     answers = {backend.name: backend.run(pixels) for backend in backends}
     eager = answers["PyTorch eager"]
     assert np.abs(answers["ONNX Runtime fp32"] - eager).max() < 1e-5
-    assert all(a.dtype == np.float32 and np.abs(a - eager).max() < 0.1 for a in answers.values())
-    assert set(reference.values()) == {"PyTorch eager"} and (tuning.drop(columns="device") > 0).all(axis=None)
-    services = utils.benchmark_services(backends, pixels, clients=(1, 2), seconds=0.01, rounds=2)
-    assert len(services["clients"]) == 4 * 2 * 2 and all(row["ms"] for row in services["clients"])
+    assert all(
+        a.dtype == np.float32 and np.abs(a - eager).max() < 0.1
+        for a in answers.values()
+    )
+    assert set(reference.values()) == {"PyTorch eager"} and (
+        tuning.drop(columns="device") > 0
+    ).all(axis=None)
+    services = utils.benchmark_services(
+        backends, pixels, clients=(1, 2), seconds=0.01, rounds=2
+    )
+    assert len(services["clients"]) == 4 * 2 * 2 and all(
+        row["ms"] for row in services["clients"]
+    )
     if Path("/proc/self/status").exists():
         memory = {name: told["memory_mb"] for name, told in services["memory"].items()}
-        assert memory["ONNX Runtime fp32"] < 200 < memory["PyTorch eager"]  # the service without torch has no torch
+        # the service without torch has no torch
+        assert memory["ONNX Runtime fp32"] < 200 < memory["PyTorch eager"]
 
 
-def test_choice_of_pytorch_settings_is_kept_when_the_notebook_runs_again(data, checkpoint, monkeypatch):
-    """Two layouts that are as fast as each other must not swap: every measurement after them would start anew."""
+def test_choice_of_pytorch_settings_is_kept_when_the_notebook_runs_again(
+    data, checkpoint, monkeypatch
+):
+    """Two layouts that are as fast as each other must not swap: every measurement after
+    them would start anew.
+    """
     monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.bfloat16)
     chosen = []
     for ms in (1.0, 2.0):  # what a clock would say the first and the second time
         monkeypatch.setattr(utils, "_timed", lambda run, pixels, ms=ms: ms)
-        backends, _, tuning = utils.make_backends(data.course, checkpoint, {}, np.array(data.pixels[:4]))
+        backends, _, tuning = utils.make_backends(
+            data.course, checkpoint, {}, np.array(data.pixels[:4])
+        )
         chosen.append(backends[1].name)
         assert (tuning[[1, 32]] == 1.0).all(axis=None) and len(tuning) == 2
     assert chosen[0] == chosen[1]
@@ -455,30 +689,50 @@ def test_choice_of_pytorch_settings_is_kept_when_the_notebook_runs_again(data, c
 def test_service_that_dies_says_so(monkeypatch, tmp_path):
     """With a service that serves once, then ends."""
     (tmp_path / "tools").mkdir()
-    (tmp_path / "tools" / "service.py").write_text("print('\"VmHWM: 1024 kB\"', flush=True)")
+    (tmp_path / "tools" / "service.py").write_text(
+        "print('\"VmHWM: 1024 kB\"', flush=True)"
+    )
     monkeypatch.setattr(utils, "KIT", tmp_path)
     with pytest.raises(utils.CourseError, match="serves a died with 1 clients"):
         utils.benchmark_services([fake("a")], np.zeros((1, 1, 2, 2), np.uint8))
 
 
 def test_service_that_does_not_start_says_why(data, stored):
-    spec = {"path": str(stored), "provider": "CPUExecutionProvider", "threads": 1, "channels": 3, "size": 32}
+    spec = {
+        "path": str(stored),
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+        "channels": 3,
+        "size": 32,
+    }
     broken = replace(fake("three channels", file=stored), spec=spec)
-    with pytest.raises(utils.CourseError, match="three channels did not start in a process of its own: .*INVALID_ARG"):
+    with pytest.raises(
+        utils.CourseError,
+        match="three channels did not start in a process of its own: .*INVALID_ARG",
+    ):
         utils.benchmark_services([broken], np.zeros((1, 3, 32, 32), np.uint8))
 
 
-def test_compiler_that_fails_is_left_out_in_one_sentence(data, checkpoint, monkeypatch, capsys):
+def test_compiler_that_fails_is_left_out_in_one_sentence(
+    data, checkpoint, monkeypatch, capsys
+):
     def no_compiler(*_, **__):
         def call(pixels):
-            raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nand ten more lines")
+            raise RuntimeError(
+                "InvalidCxxCompiler: no working C++ compiler\nand ten more lines"
+            )
 
         return call
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     network, _ = utils.served_network(data.course, checkpoint)
-    label, run, _, table = utils.tuned_torch(network, "cpu", np.array(data.pixels[:4]), compiled=True)
-    assert "torch.compile: left out, RuntimeError: InvalidCxxCompiler" in capsys.readouterr().out
+    label, run, _, table = utils.tuned_torch(
+        network, "cpu", np.array(data.pixels[:4]), compiled=True
+    )
+    assert (
+        "torch.compile: left out, RuntimeError: InvalidCxxCompiler"
+        in capsys.readouterr().out
+    )
     assert label.startswith("channels_last") and "torch.compile" not in table.index
     assert run(np.array(data.pixels[:4])).shape == (4, 2)
 
@@ -486,17 +740,25 @@ def test_compiler_that_fails_is_left_out_in_one_sentence(data, checkpoint, monke
 def test_names_of_the_handout(data, stored, checkpoint):
     network, _ = utils.load_model(checkpoint)
     keys = {"latency_p50", "latency_p95", "latency_p99", "throughput"}
-    ours = utils.benchmark_model(network, (2, 1, 32, 32), device="cpu", num_runs=5, warmup=1)
+    ours = utils.benchmark_model(
+        network, (2, 1, 32, 32), device="cpu", num_runs=5, warmup=1
+    )
     theirs = utils.benchmark_onnx(stored, (2, 1, 32, 32), num_runs=5, warmup=1)
     assert ours.keys() == keys and theirs.keys() == keys | {"provider"}
-    assert theirs["provider"] == "CPUExecutionProvider" and ours["latency_p50"] <= ours["latency_p99"]
+    assert (
+        theirs["provider"] == "CPUExecutionProvider"
+        and ours["latency_p50"] <= ours["latency_p99"]
+    )
     if not torch.cuda.is_available():
         with pytest.raises(utils.CourseError, match='pass device="cpu"'):
             utils.benchmark_model(network, (2, 1, 32, 32))
 
 
 def test_pareto_front_against_its_definition():
-    table = pd.DataFrame(np.random.default_rng(3).integers(0, 5, (40, 3)), columns=["ms", "mb", "accuracy"])
+    table = pd.DataFrame(
+        np.random.default_rng(3).integers(0, 5, (40, 3)),
+        columns=["ms", "mb", "accuracy"],
+    )
 
     def beats(a, b):
         signed = [(a.ms, b.ms), (a.mb, b.mb), (-a.accuracy, -b.accuracy)]
@@ -504,41 +766,84 @@ def test_pareto_front_against_its_definition():
 
     rows = list(table.itertuples())
     expected = [not any(beats(other, row) for other in rows) for row in rows]
-    assert utils.pareto(table, low=("ms", "mb"), high=("accuracy",)) == expected and 0 < sum(expected) < 40
+    assert (
+        utils.pareto(table, low=("ms", "mb"), high=("accuracy",)) == expected
+        and 0 < sum(expected) < 40
+    )
 
 
 def test_cost_of_a_million_predictions():
-    assert utils.cost_per_million(images_s=1000, price_per_hour=3.6) == pytest.approx(1.0)
+    assert utils.cost_per_million(images_s=1000, price_per_hour=3.6) == pytest.approx(
+        1.0
+    )
 
 
 def test_graph_table_counts_what_onnx_runtime_fused(stored, data, checkpoint):
     plain = utils.export_onnx(data.course, checkpoint, fuse=False)
-    table = utils.graph_table({"plain": plain, "exported": stored, "all": utils.rewritten(stored, "all")})
-    assert table.loc["BatchNormalization", "plain"] > 0 == table.loc["BatchNormalization", "exported"]
+    table = utils.graph_table(
+        {"plain": plain, "exported": stored, "all": utils.rewritten(stored, "all")}
+    )
+    assert (
+        table.loc["BatchNormalization", "plain"]
+        > 0
+        == table.loc["BatchNormalization", "exported"]
+    )
     assert table.loc["all nodes"].is_monotonic_decreasing
     assert table.loc["all nodes", "exported"] == len(onnx.load(stored).graph.node)
-    assert table.drop(index=["all nodes", "KiB on disk"]).sum().tolist() == table.loc["all nodes"].tolist()
+    assert (
+        table.drop(index=["all nodes", "KiB on disk"]).sum().tolist()
+        == table.loc["all nodes"].tolist()
+    )
 
 
 # --- TensorRT
 
 
-@pytest.mark.parametrize("message,reason", [
-    ("there is no GPU here: torch.cuda.is_available() is False", "no GPU"),
-    ("CUDA error 100: no CUDA-capable device is detected", "no GPU"),
-    ("[TRT] CUDA initialization failure with error: 35. Please check your CUDA installation", "driver"),
-    ("CUDA driver version is insufficient for CUDA runtime version", "driver"),
-    ("In node 12 (importNonMaxSuppression): UNSUPPORTED_NODE: Assertion failed", "unsupported operator"),
-    ("No importer registered for op: GroupNormalization", "unsupported operator"),
-    ("TensorrtExecutionProvider did not start and ONNX Runtime fell back to CPUExecutionProvider: libnvinfer.so.10: "
-     "cannot open shared object file: No such file or directory", "library version"),
-    ("No module named 'tensorrt'", "not installed"),
-    ("Target GPU SM 70 is not supported by this TensorRT release", "GPU generation"),
-    ("This session cannot use the graph capture feature as all compute graph nodes have not been partitioned",
-     "unsupported operator"),
-    ("The engine plan file is not compatible with this version of TensorRT", "library version"),
-    ("something else went wrong", "other"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "message,reason",
+    [
+        ("there is no GPU here: torch.cuda.is_available() is False", "no GPU"),
+        ("CUDA error 100: no CUDA-capable device is detected", "no GPU"),
+        (
+            (
+                "[TRT] CUDA initialization failure with error: 35. Please check your"
+                " CUDA installation"
+            ),
+            "driver",
+        ),
+        ("CUDA driver version is insufficient for CUDA runtime version", "driver"),
+        (
+            "In node 12 (importNonMaxSuppression): UNSUPPORTED_NODE: Assertion failed",
+            "unsupported operator",
+        ),
+        ("No importer registered for op: GroupNormalization", "unsupported operator"),
+        (
+            (
+                "TensorrtExecutionProvider did not start and ONNX Runtime fell back to"
+                " CPUExecutionProvider: libnvinfer.so.10: cannot open shared object"
+                " file: No such file or directory"
+            ),
+            "library version",
+        ),
+        ("No module named 'tensorrt'", "not installed"),
+        (
+            "Target GPU SM 70 is not supported by this TensorRT release",
+            "GPU generation",
+        ),
+        (
+            (
+                "This session cannot use the graph capture feature as all compute graph"
+                " nodes have not been partitioned"
+            ),
+            "unsupported operator",
+        ),
+        (
+            "The engine plan file is not compatible with this version of TensorRT",
+            "library version",
+        ),
+        ("something else went wrong", "other"),
+    ],
+)
 def test_reasons_of_tensorrt(message, reason):
     assert utils.classify_tensorrt(message) == reason
 
@@ -552,32 +857,60 @@ def test_tensorrt_without_a_gpu_is_a_documented_result(data, stored):
     found = [(attempt["route"], attempt["reason"]) for attempt in written["attempts"]]
     assert found == [("onnxruntime", "no GPU"), ("tensorrt", "no GPU")]
     section = utils.tensorrt_section(written)
-    assert "| tensorrt | failed | no GPU |" in section and "documented fallback" in section
+    assert (
+        "| tensorrt | failed | no GPU |" in section and "documented fallback" in section
+    )
     assert not (data.course.exports / "model.trt").exists()
 
 
 @pytest.mark.parametrize("parses", [True, False])
-def test_tensorrt_builds_an_engine_or_says_which_operator_it_lacks(data, stored, monkeypatch, parses):
+def test_tensorrt_builds_an_engine_or_says_which_operator_it_lacks(
+    data, stored, monkeypatch, parses
+):
     """With a stand-in for the package: this machine has none."""
-    error = types.SimpleNamespace(desc=lambda: "No importer registered for op: Whatever")
-    parser = types.SimpleNamespace(parse=lambda _: parses, num_errors=1, get_error=lambda _: error)
-    config = types.SimpleNamespace(add_optimization_profile=lambda _: None, set_flag=lambda _: None)
+    error = types.SimpleNamespace(
+        desc=lambda: "No importer registered for op: Whatever"
+    )
+    parser = types.SimpleNamespace(
+        parse=lambda _: parses, num_errors=1, get_error=lambda _: error
+    )
+    config = types.SimpleNamespace(
+        add_optimization_profile=lambda _: None, set_flag=lambda _: None
+    )
     profile = types.SimpleNamespace(set_shape=lambda *_: None)
     builder = types.SimpleNamespace(
-        create_network=lambda _: None, create_builder_config=lambda: config,
-        create_optimization_profile=lambda: profile, build_serialized_network=lambda *_: b"engine")  # fmt: skip
+        create_network=lambda _: None,
+        create_builder_config=lambda: config,
+        create_optimization_profile=lambda: profile,
+        build_serialized_network=lambda *_: b"engine",
+    )
     module = types.SimpleNamespace(
-        __version__="10.9", Builder=lambda _: builder, OnnxParser=lambda *_: parser,
+        __version__="10.9",
+        Builder=lambda _: builder,
+        OnnxParser=lambda *_: parser,
         Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda self, _: None}),
-        BuilderFlag=types.SimpleNamespace(FP16=1))  # fmt: skip
+        BuilderFlag=types.SimpleNamespace(FP16=1),
+    )
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(utils, "environment", lambda: pd.Series({"python": "3", "torch": "2", "hardware": "stand-in",
-                                                                 "CUDA of torch": "13"}))  # fmt: skip
+    monkeypatch.setattr(
+        utils,
+        "environment",
+        lambda: pd.Series(
+            {"python": "3", "torch": "2", "hardware": "stand-in", "CUDA of torch": "13"}
+        ),
+    )
     result = utils.try_tensorrt(data.course, stored)
     engine, attempt = data.course.exports / "model.trt", result["attempts"][1]
     if parses:
         assert engine.read_bytes() == b"engine" and attempt["works"]
-        assert "TensorRT built an engine; ONNX Runtime serves." in utils.tensorrt_section(result)
+        assert (
+            "TensorRT built an engine; ONNX Runtime serves."
+            in utils.tensorrt_section(result)
+        )
     else:
-        assert attempt["reason"] == "unsupported operator" and "Whatever" in attempt["message"] and not engine.exists()
+        assert (
+            attempt["reason"] == "unsupported operator"
+            and "Whatever" in attempt["message"]
+            and not engine.exists()
+        )

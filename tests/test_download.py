@@ -1,4 +1,6 @@
-"""The official Kaggle client against a server on the loopback: every fault, what the student reads, what is left."""
+"""The official Kaggle client against a server on the loopback: every fault, what the
+student reads, what is left.
+"""
 
 import base64
 import errno
@@ -31,15 +33,20 @@ SECRETS = (KEY, TOKEN, SIGNATURE, base64.b64encode(f"student:{KEY}".encode()).de
 
 @pytest.fixture(scope="session")
 def content(drawn) -> bytes:
-    """A zip in the layout of the real one: everything below chest_xray/, a second copy, litter of a Mac."""
+    """A zip in the layout of the real one: everything below chest_xray/, a second copy,
+    litter of a Mac.
+    """
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as zipped:
-        zipped.writestr("chest_xray/notes.bin", os.urandom(5 << 19))  # the client writes a MiB at a time
+        # the client writes a MiB at a time
+        zipped.writestr("chest_xray/notes.bin", os.urandom(5 << 19))
         for path in sorted((drawn / "chest_xray").rglob("*.jpeg")):
             name = path.relative_to(drawn / "chest_xray").as_posix()
             zipped.write(path, f"chest_xray/{name}")
             zipped.write(path, f"chest_xray/chest_xray/{name}")
-            zipped.writestr(f"chest_xray/__MACOSX/{Path(name).parent}/._{path.name}", b"\0\5\x16\7")
+            zipped.writestr(
+                f"chest_xray/__MACOSX/{Path(name).parent}/._{path.name}", b"\0\5\x16\7"
+            )
     return packed.getvalue()
 
 
@@ -60,7 +67,9 @@ def user(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def server(content, user, monkeypatch):
-    """The server, a client that asks it, a key in the environment; afterwards: no secret was told or written."""
+    """The server, a client that asks it, a key in the environment; afterwards: no
+    secret was told or written.
+    """
     with serving(content) as running:
         point_client_at(running.url)
         monkeypatch.setenv("KAGGLE_USERNAME", "student")
@@ -87,7 +96,10 @@ def place(tmp_path) -> Path:
 def left(place: Path) -> set[str]:
     """What lies beside the images, the lock aside."""
     assert (place.parent / "solar_panels" / "roof.jpg").read_bytes() == b"precious"
-    return {path.name for path in place.parent.iterdir()} - {"solar_panels", ".chest_xray.lock"}
+    return {path.name for path in place.parent.iterdir()} - {
+        "solar_panels",
+        ".chest_xray.lock",
+    }
 
 
 def fails(place: Path) -> download.DownloadError:
@@ -102,7 +114,9 @@ def no_secret(text: str, folder: Path) -> None:
     assert not [secret for secret in SECRETS if secret in text]
     for path in folder.rglob("*"):
         found = path.is_file() and path.name != "kaggle.json" and path.read_bytes()
-        assert not [secret for secret in SECRETS if found and secret.encode() in found], path
+        assert not [
+            secret for secret in SECRETS if found and secret.encode() in found
+        ], path
 
 
 # --- a download that goes well
@@ -119,45 +133,77 @@ def test_key_file_is_made_private_and_the_real_layout_becomes_the_index(
     file.chmod(0o644)
     from kaggle.api.kaggle_api_extended import KaggleApi
 
-    monkeypatch.setattr(KaggleApi, "args", ["--verbose"])  # with VERBOSE=1 the client prints its requests, key and all
+    # with VERBOSE=1 the client prints its requests, key and all
+    monkeypatch.setattr(KaggleApi, "args", ["--verbose"])
     for _ in range(2):
-        course = utils.start(1, source="kaggle", profile="smoke", home=tmp_path / "home")
+        course = utils.start(
+            1, source="kaggle", profile="smoke", home=tmp_path / "home"
+        )
     out, err = capfd.readouterr()
     index = utils.build_index(course)
     images = expected[["label", "pool"]].value_counts()
     assert not course.sample and index[["label", "pool"]].value_counts().equals(images)
     repairs = {row["what"]: row["files"] for row in index.attrs["repairs"]}
-    assert repairs["second copy of an image"] == repairs["__MACOSX and ._ files"] == len(index)
-    assert server.asked == ["POST DownloadDataset", "GET all"]  # the second start asks for nothing
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and "~/.kaggle/kaggle.json could be read by others" in out
+    assert (
+        repairs["second copy of an image"]
+        == repairs["__MACOSX and ._ files"]
+        == len(index)
+    )
+    # the second start asks for nothing
+    assert server.asked == ["POST DownloadDataset", "GET all"]
+    assert (
+        stat.S_IMODE(file.stat().st_mode) == 0o600
+        and "~/.kaggle/kaggle.json could be read by others" in out
+    )
     assert "100%" in err and "B/s" in err  # the progress bar
-    assert {path.name for path in course.root.parent.iterdir()} == {"chest_xray", ".chest_xray.lock"}
+    assert {path.name for path in course.root.parent.iterdir()} == {
+        "chest_xray",
+        ".chest_xray.lock",
+    }
     no_secret(out + err, tmp_path)
 
 
 def test_download_that_broke_off_goes_on_from_there(server, place, waits, capfd):
     server.storage = [("cut", 3 << 19)]
     download.install(XRAY, place)
-    assert server.asked[-1] == f"GET bytes={MIB}-" and left(place) == {"chest_xray"} and waits == [2]
-    assert "The connection to Kaggle broke off: try 2 of 5 in 2 s." in capfd.readouterr()[0]
+    assert (
+        server.asked[-1] == f"GET bytes={MIB}-"
+        and left(place) == {"chest_xray"}
+        and waits == [2]
+    )
+    assert (
+        "The connection to Kaggle broke off: try 2 of 5 in 2 s."
+        in capfd.readouterr()[0]
+    )
 
 
 def test_storage_that_refuses_in_between_does_not_cost_the_part(server, place, waits):
-    server.storage = [("cut", 3 << 19), None, 503]  # the client asks for all, then for the rest
+    # the client asks for all, then for the rest
+    server.storage = [("cut", 3 << 19), None, 503]
     download.install(XRAY, place)
-    assert server.asked[-1] == f"GET bytes={MIB}-" and waits == [2, 5] and left(place) == {"chest_xray"}
+    assert (
+        server.asked[-1] == f"GET bytes={MIB}-"
+        and waits == [2, 5]
+        and left(place) == {"chest_xray"}
+    )
 
 
 def test_part_that_an_earlier_call_left_is_continued(server, place, waits):
     server.storage = [("cut", 3 << 19)] + [503] * 4
-    assert fails(place).kind == "5xx" and left(place) == {PART.parent.name} and waits == list(download.WAITS)
+    assert (
+        fails(place).kind == "5xx"
+        and left(place) == {PART.parent.name}
+        and waits == list(download.WAITS)
+    )
     assert (place.parent / PART).stat().st_size == MIB
     download.install(XRAY, place)
     assert server.asked[-1] == f"GET bytes={MIB}-" and left(place) == {"chest_xray"}
 
 
 @pytest.mark.parametrize("kind", ["web page", "403", "disk", "unreachable"])
-def test_fault_does_not_cost_the_part_that_is_there(kind, server, user, place, waits, monkeypatch):
+def test_fault_does_not_cost_the_part_that_is_there(
+    kind, server, user, place, waits, monkeypatch
+):
     server.storage = [("cut", 3 << 19)] + [503] * 4
     fails(place)
     provoke(kind, server, user, place, monkeypatch)
@@ -166,7 +212,9 @@ def test_fault_does_not_cost_the_part_that_is_there(kind, server, user, place, w
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_part_of_full_length_is_taken_only_if_it_is_whole(whole, server, place, waits, content):
+def test_part_of_full_length_is_taken_only_if_it_is_whole(
+    whole, server, place, waits, content
+):
     (place.parent / PART).parent.mkdir()
     (place.parent / PART).write_bytes(content if whole else bytes(len(content)))
     download.install(XRAY, place)
@@ -176,15 +224,26 @@ def test_part_of_full_length_is_taken_only_if_it_is_whole(whole, server, place, 
 def test_server_without_ranges_is_asked_for_everything_again(server, place, waits):
     server.ranges, server.storage = False, [("cut", 3 << 19)]
     download.install(XRAY, place)
-    assert server.asked[1:] == ["GET all", "POST DownloadDataset", "GET all"] and left(place) == {"chest_xray"}
+    assert server.asked[1:] == ["GET all", "POST DownloadDataset", "GET all"] and left(
+        place
+    ) == {"chest_xray"}
 
 
-@pytest.mark.parametrize(("about", "expected"), [({}, 2), ({"Retry-After": "7"}, 7), ({"Retry-After": "soon"}, 2)])
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [({}, 2), ({"Retry-After": "7"}, 7), ({"Retry-After": "soon"}, 2)],
+)
 @pytest.mark.parametrize("status", [429, 503])
-def test_busy_server_is_asked_again_after_the_time_it_names(server, place, waits, status, about, expected, capfd):
+def test_busy_server_is_asked_again_after_the_time_it_names(
+    server, place, waits, status, about, expected, capfd
+):
     server.api = [(status, about)]
     download.install(XRAY, place)
-    assert waits == [expected] and f"{status}" in (out := capfd.readouterr()[0]) and f"in {expected} s." in out
+    assert (
+        waits == [expected]
+        and f"{status}" in (out := capfd.readouterr()[0])
+        and f"in {expected} s." in out
+    )
 
 
 def test_server_that_asks_for_long_patience_is_not_waited_for(server, place, waits):
@@ -192,7 +251,9 @@ def test_server_that_asks_for_long_patience_is_not_waited_for(server, place, wai
     assert "wait 60 minutes, then run again" in str(fails(place)) and waits == []
 
 
-def test_server_that_falls_silent_does_not_hold_the_notebook(server, place, waits, monkeypatch):
+def test_server_that_falls_silent_does_not_hold_the_notebook(
+    server, place, waits, monkeypatch
+):
     monkeypatch.setattr(download, "TIME_LIMITS", (5, 2))
     done = threading.Event()
     server.storage = [("slow", done)]
@@ -201,10 +262,14 @@ def test_server_that_falls_silent_does_not_hold_the_notebook(server, place, wait
     assert server.asked[-1] == f"GET bytes={MIB}-" and waits == [2]
 
 
-def test_archive_that_waits_is_unpacked_and_not_downloaded_again(server, place, monkeypatch):
+def test_archive_that_waits_is_unpacked_and_not_downloaded_again(
+    server, place, monkeypatch
+):
     with monkeypatch.context() as full:
         full.setattr(archive, "open", no_space, raising=False)
-        assert fails(place).kind == "disk, unpacking" and left(place) == {".chest-xray-pneumonia.zip"}
+        assert fails(place).kind == "disk, unpacking" and left(place) == {
+            ".chest-xray-pneumonia.zip"
+        }
     asked = list(server.asked)
     download.install(XRAY, place)
     assert server.asked == asked and left(place) == {"chest_xray"}
@@ -217,11 +282,17 @@ def test_zip_downloaded_by_hand_is_taken_and_kept(user, place, content):
     assert left(place) == {"chest_xray", given.name} and given.read_bytes() == content
 
 
-def test_disk_that_fills_in_the_middle_leaves_nothing(server, place, waits, monkeypatch):
+def test_disk_that_fills_in_the_middle_leaves_nothing(
+    server, place, waits, monkeypatch
+):
     from kaggle.api import kaggle_api_extended as client
 
     def filling(path, mode="r"):
-        return open(path, mode) if "w" not in mode or path.endswith("partial") else no_space()
+        return (
+            open(path, mode)
+            if "w" not in mode or path.endswith("partial")
+            else no_space()
+        )
 
     monkeypatch.setattr(client, "open", filling, raising=False)
     fault = fails(place)
@@ -234,7 +305,10 @@ def test_one_process_downloads_and_the_other_waits(server, user, place):
     first = process(server, user, place)
     until(lambda: "GET all" in server.asked)
     second = process(server, user, place)
-    assert second.stdout.readline() == "Another process is downloading chest_xray: waiting for it.\n"
+    assert (
+        second.stdout.readline()
+        == "Another process is downloading chest_xray: waiting for it.\n"
+    )
     done.set()
     outputs = [running.communicate(timeout=60)[0] for running in (first, second)]
     assert first.returncode == second.returncode == 0, outputs
@@ -245,7 +319,12 @@ def test_killed_download_is_continued(server, user, place):
     done = threading.Event()
     server.storage = [("slow", done)]
     running = process(server, user, place)
-    until(lambda: (place.parent / PART).exists() and (place.parent / PART).stat().st_size == MIB)
+    until(
+        lambda: (
+            (place.parent / PART).exists()
+            and (place.parent / PART).stat().st_size == MIB
+        )
+    )
     running.kill()
     running.communicate()
     done.set()
@@ -259,12 +338,23 @@ def no_space(*_, **__):
 
 def process(server, user: Path, place: Path) -> subprocess.Popen:
     """The same download in a process of its own."""
-    code = ("import kaggle_server, pathlib, sys; kaggle_server.point_client_at(sys.argv[1]);"
-            "from tools import download; download.install(sys.argv[2], pathlib.Path(sys.argv[3]))")  # fmt: skip
-    variables = environment(user) | {"KAGGLE_USERNAME": "student", "KAGGLE_KEY": KEY,
-                                     "PYTHONPATH": os.pathsep.join((str(KIT), str(KIT / "tests")))}  # fmt: skip
-    return subprocess.Popen([sys.executable, "-c", code, server.url, XRAY, place], env=variables, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    code = (
+        "import kaggle_server, pathlib, sys;"
+        " kaggle_server.point_client_at(sys.argv[1]);from tools import download;"
+        " download.install(sys.argv[2], pathlib.Path(sys.argv[3]))"
+    )
+    variables = environment(user) | {
+        "KAGGLE_USERNAME": "student",
+        "KAGGLE_KEY": KEY,
+        "PYTHONPATH": os.pathsep.join((str(KIT), str(KIT / "tests"))),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code, server.url, XRAY, place],
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def until(holds) -> None:
@@ -320,11 +410,16 @@ def provoke(kind: str, server, user: Path, place: Path, monkeypatch) -> None:
         case "damaged":
             server.checksum = "md5=AAAAAAAAAAAAAAAAAAAAAA=="
         case "refused":
-            server.content, server.checksum = zipped(**{"chest_xray/../../evil.txt": "x"}), ""
+            server.content, server.checksum = (
+                zipped(**{"chest_xray/../../evil.txt": "x"}),
+                "",
+            )
         case "your zip":
             place.with_name("chest-xray-pneumonia.zip").write_bytes(b"PK")
         case "disk":
-            monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=MIB))
+            monkeypatch.setattr(
+                shutil, "disk_usage", lambda _: types.SimpleNamespace(free=MIB)
+            )
         case "disk, unpacking":
             monkeypatch.setattr(archive, "open", no_space, raising=False)
         case "not writable":
@@ -342,25 +437,40 @@ def test_fault_is_one_sentence_with_a_next_step_and_leaves_nothing(
     provoke(kind, server, user, place, monkeypatch)
     fault = fails(place)
     said, printed = str(fault), "".join(capfd.readouterr())
-    assert fault.kind == kind and said.startswith(f"{fault.reason}: ") and said.endswith(".")
+    assert (
+        fault.kind == kind
+        and said.startswith(f"{fault.reason}: ")
+        and said.endswith(".")
+    )
     assert "\n" not in said and "{" not in said and "Traceback" not in said + printed
-    kept = {"your zip": "chest-xray-pneumonia.zip", "disk, unpacking": ".chest-xray-pneumonia.zip",
-            "not writable": PART.parent.name}  # fmt: skip
+    kept = {
+        "your zip": "chest-xray-pneumonia.zip",
+        "disk, unpacking": ".chest-xray-pneumonia.zip",
+        "not writable": PART.parent.name,
+    }
     assert left(place) == ({kept[kind]} if kind in kept else set())
-    assert waits == (list(download.WAITS) if kind in ("429", "5xx", "broken off", "damaged") else [])
+    assert waits == (
+        list(download.WAITS) if kind in ("429", "5xx", "broken off", "damaged") else []
+    )
     no_secret(said + printed, tmp_path)
     print(f"| {kind} | {said} |")
 
 
-@pytest.mark.parametrize("kind", ["401", "403", "404", "429", "5xx", "broken off", "web page"])
-def test_after_a_fault_the_same_call_works(kind, server, user, place, waits, monkeypatch):
+@pytest.mark.parametrize(
+    "kind", ["401", "403", "404", "429", "5xx", "broken off", "web page"]
+)
+def test_after_a_fault_the_same_call_works(
+    kind, server, user, place, waits, monkeypatch
+):
     provoke(kind, server, user, place, monkeypatch)
     fails(place)
     download.install(XRAY, place)
     assert left(place) == {"chest_xray"}
 
 
-def test_name_that_is_not_found_and_encryption_that_fails(server, place, monkeypatch, waits):
+def test_name_that_is_not_found_and_encryption_that_fails(
+    server, place, monkeypatch, waits
+):
     point_client_at(server.url.replace("http:", "https:"))
     assert fails(place).kind == "proxy"
     point_client_at("http://kaggle.invalid")
@@ -369,10 +479,13 @@ def test_name_that_is_not_found_and_encryption_that_fails(server, place, monkeyp
 
 def test_content_that_is_no_archive(server, place, waits, content):
     server.checksum = ""
-    server.content = content[:-100]  # the server itself has only that, so the size is as stated
+    # the server itself has only that, so the size is as stated
+    server.content = content[:-100]
     assert "it is no whole zip" in str(fails(place)) and left(place) == set()
     server.content = content.replace(b"\xff\xd8", b"\0\0", 1)
-    assert "cannot be unpacked (Bad CRC-32" in str(fails(place)) and left(place) == set()
+    assert (
+        "cannot be unpacked (Bad CRC-32" in str(fails(place)) and left(place) == set()
+    )
     server.content = b"<!doctype html><p>Log in"
     assert fails(place).kind == "web page" and left(place) == set()
 
@@ -393,7 +506,10 @@ def packed(*files, **options) -> bytes:
     with zipfile.ZipFile(made, "w", **options) as zipped, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name twice
         for name, content in files:
-            zipped.writestr(name if isinstance(name, zipfile.ZipInfo) else zipfile.ZipInfo(name), content)
+            zipped.writestr(
+                name if isinstance(name, zipfile.ZipInfo) else zipfile.ZipInfo(name),
+                content,
+            )
     return made.getvalue()
 
 
@@ -418,9 +534,12 @@ HOSTILE = {
     "cut": (packed(("a.jpeg", "x" * 900))[:-30], "no zip"),
     "changed": (packed(("a.jpeg", "x" * 900)).replace(b"xxx", b"yyy", 1), "damaged"),
     "larger than it says": (
-        packed(("a.jpeg", "x" * 900)).replace((900).to_bytes(4, "little"), (9).to_bytes(4, "little")), "damaged",
+        packed(("a.jpeg", "x" * 900)).replace(
+            (900).to_bytes(4, "little"), (9).to_bytes(4, "little")
+        ),
+        "damaged",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -443,16 +562,22 @@ def test_bomb_is_refused_and_images_that_hardly_shrink_are_not(tmp_path, monkeyp
         archive.unpack(path, tmp_path / "target")
     assert caught.value.kind == "large" and list(tmp_path.iterdir()) == [path]
     archive._refuse_bombs(path, [types.SimpleNamespace(file_size=MIB - 1)], MIB, 1)
-    real = [types.SimpleNamespace(file_size=150_000)] * 17_568  # 2.4 GiB of X-rays and their litter
+    # 2.4 GiB of X-rays and their litter
+    real = [types.SimpleNamespace(file_size=150_000)] * 17_568
     monkeypatch.undo()
-    monkeypatch.setattr(Path, "stat", lambda _: types.SimpleNamespace(st_size=int(2.3 * 2**30)))
+    monkeypatch.setattr(
+        Path, "stat", lambda _: types.SimpleNamespace(st_size=int(2.3 * 2**30))
+    )
     archive._refuse_bombs(path, real, 1 << 40, archive.MAX_FILES)
 
 
 def test_links_in_a_dataset_are_not_made(server, place, capfd):
     link = zipfile.ZipInfo("chest_xray/passwords")
     link.external_attr = 0o120777 << 16
-    server.content, server.checksum = packed((link, "/etc/passwd"), ("chest_xray/a.jpeg", "x")), ""
+    server.content, server.checksum = (
+        packed((link, "/etc/passwd"), ("chest_xray/a.jpeg", "x")),
+        "",
+    )
     download.install(XRAY, place)
     assert [path.name for path in place.rglob("*")] == ["chest_xray", "a.jpeg"]
     assert "Links inside the archive were not made: 1." in capfd.readouterr()[0]
@@ -463,7 +588,9 @@ def test_links_in_a_dataset_are_not_made(server, place, capfd):
 
 @pytest.fixture
 def colab(monkeypatch):
-    """colab(secrets, uploaded) puts a stand-in for google.colab in place; an exception as `secrets` is raised."""
+    """colab(secrets, uploaded) puts a stand-in for google.colab in place; an exception
+    as `secrets` is raised.
+    """
 
     def install(secrets=(), uploaded=()):
         def get(name):
@@ -474,12 +601,18 @@ def colab(monkeypatch):
         def upload():
             if isinstance(uploaded, Exception):
                 raise uploaded
-            for name, content in dict(uploaded).items():  # as Colab does: never over a file that is there
+            # as Colab does: never over a file that is there
+            for name, content in dict(uploaded).items():
                 path = Path(name)
-                (path.with_stem(f"{path.stem} (1)") if path.exists() else path).write_bytes(content)
+                (
+                    path.with_stem(f"{path.stem} (1)") if path.exists() else path
+                ).write_bytes(content)
             return dict(uploaded)
 
-        parts = {"userdata": types.SimpleNamespace(get=get), "files": types.SimpleNamespace(upload=upload)}
+        parts = {
+            "userdata": types.SimpleNamespace(get=get),
+            "files": types.SimpleNamespace(upload=upload),
+        }
         module = types.ModuleType("google.colab")
         vars(module).update(parts)
         monkeypatch.setitem(sys.modules, "google.colab", module)
@@ -498,27 +631,43 @@ def test_credentials_are_looked_for_in_this_order(user, monkeypatch, colab):
     secrets = {"KAGGLE_USERNAME": "student", "KAGGLE_KEY": KEY}
     colab({"KAGGLE_API_TOKEN": TOKEN, **secrets})
     found = [download.find_credentials()]
-    for remove in (lambda: monkeypatch.delenv("KAGGLE_API_TOKEN"), (files / "access_token").unlink,
-                   lambda: monkeypatch.delenv("KAGGLE_KEY"), (files / "kaggle.json").unlink,
-                   lambda: colab(secrets)):  # fmt: skip
+    for remove in (
+        lambda: monkeypatch.delenv("KAGGLE_API_TOKEN"),
+        (files / "access_token").unlink,
+        lambda: monkeypatch.delenv("KAGGLE_KEY"),
+        (files / "kaggle.json").unlink,
+        lambda: colab(secrets),
+    ):
         remove()
         found.append(download.find_credentials())
     assert [each.account for each in found] == [
-        "the token of KAGGLE_API_TOKEN", "the token of ~/.kaggle/access_token", "KAGGLE_USERNAME and KAGGLE_KEY",
-        "the key of ~/.kaggle/kaggle.json", "the Colab secret KAGGLE_API_TOKEN",
+        "the token of KAGGLE_API_TOKEN",
+        "the token of ~/.kaggle/access_token",
+        "KAGGLE_USERNAME and KAGGLE_KEY",
+        "the key of ~/.kaggle/kaggle.json",
+        "the Colab secret KAGGLE_API_TOKEN",
         "the Colab secrets KAGGLE_USERNAME and KAGGLE_KEY",
-    ]  # fmt: skip
-    assert all(each.token == TOKEN or (each.username, each.key) == ("student", KEY) for each in found)
+    ]
+    assert all(
+        each.token == TOKEN or (each.username, each.key) == ("student", KEY)
+        for each in found
+    )
     assert KEY not in repr(found) and TOKEN not in repr(found)
 
 
 @pytest.mark.parametrize("way", ["token", "token file", "secret", "login"])
-def test_token_opens_kaggle(way, server, user, place, monkeypatch, colab, capfd, tmp_path):
+def test_token_opens_kaggle(
+    way, server, user, place, monkeypatch, colab, capfd, tmp_path
+):
     monkeypatch.delenv("KAGGLE_KEY")
     if way == "login":
         (user / ".kaggle").mkdir()
-        told = {"refresh_token": "r", "access_token": TOKEN, "access_token_expiration": "2999-01-01T00:00:00+00:00",
-                "username": "student"}  # fmt: skip
+        told = {
+            "refresh_token": "r",
+            "access_token": TOKEN,
+            "access_token_expiration": "2999-01-01T00:00:00+00:00",
+            "username": "student",
+        }
         (user / ".kaggle" / "credentials.json").write_text(json.dumps(told))
     elif way == "secret":
         colab({"KAGGLE_API_TOKEN": TOKEN})
@@ -540,7 +689,9 @@ def test_key_that_no_header_can_carry(value, server, place, monkeypatch):
     assert fault.kind == "no key" and value not in str(fault) and server.asked == []
 
 
-def test_upload_on_colab_makes_a_private_key_file(server, user, place, monkeypatch, colab, capfd):
+def test_upload_on_colab_makes_a_private_key_file(
+    server, user, place, monkeypatch, colab, capfd
+):
     monkeypatch.delenv("KAGGLE_KEY")
     content = json.dumps({"username": "student", "key": KEY}).encode()
     Path("kaggle.json").write_text("of the student")
@@ -549,31 +700,50 @@ def test_upload_on_colab_makes_a_private_key_file(server, user, place, monkeypat
     file = user / ".kaggle" / "kaggle.json"
     assert file.read_bytes() == content and stat.S_IMODE(file.stat().st_mode) == 0o600
     assert Path("kaggle.json").read_text() == "of the student"
-    assert {path.name for path in user.iterdir()} - {".config"} == {".kaggle", "kaggle.json"}
+    assert {path.name for path in user.iterdir()} - {".config"} == {
+        ".kaggle",
+        "kaggle.json",
+    }
     assert "Choose your kaggle.json" in (printed := "".join(capfd.readouterr()))
     no_secret(printed, user)
 
 
-def test_uploaded_key_that_kaggle_refuses_is_asked_for_again(server, user, place, monkeypatch, colab):
+def test_uploaded_key_that_kaggle_refuses_is_asked_for_again(
+    server, user, place, monkeypatch, colab
+):
     monkeypatch.delenv("KAGGLE_KEY")
-    colab(uploaded={"kaggle.json": json.dumps({"username": "student", "key": "0" * 32}).encode()})
+    colab(
+        uploaded={
+            "kaggle.json": json.dumps({"username": "student", "key": "0" * 32}).encode()
+        }
+    )
     assert fails(place).kind == "401" and list((user / ".kaggle").iterdir()) == []
-    colab(uploaded={"kaggle.json": json.dumps({"username": "student", "key": KEY}).encode()})
+    colab(
+        uploaded={
+            "kaggle.json": json.dumps({"username": "student", "key": KEY}).encode()
+        }
+    )
     download.install(XRAY, place)
     assert left(place) == {"chest_xray"}
 
 
-@pytest.mark.parametrize("uploaded", [(), RuntimeError("no page"), {"kaggle.json": b"[1]"}, {"kaggle.json": b"\xff"}])
+@pytest.mark.parametrize(
+    "uploaded",
+    [(), RuntimeError("no page"), {"kaggle.json": b"[1]"}, {"kaggle.json": b"\xff"}],
+)
 def test_upload_that_brings_no_key(uploaded, user, place, colab):
     colab(uploaded=uploaded)
-    assert fails(place).kind == ("no key" if isinstance(uploaded, dict) else "no credentials")
+    assert fails(place).kind == (
+        "no key" if isinstance(uploaded, dict) else "no credentials"
+    )
     assert not (user / ".kaggle").exists() and not (user / "kaggle.json").exists()
 
 
 def test_nobody_is_asked_where_nobody_looks(user, place, monkeypatch, colab):
     monkeypatch.setenv("COURSE_UNATTENDED", "1")  # as course.py run does
     key_file = json.dumps({"username": "student", "key": KEY}).encode()
-    colab({"KAGGLE_API_TOKEN": TOKEN}, {"kaggle.json": key_file})  # in truth either would wait for a page, for ever
+    # in truth either would wait for a page, for ever
+    colab({"KAGGLE_API_TOKEN": TOKEN}, {"kaggle.json": key_file})
     assert fails(place).kind == "no credentials" and not (user / ".kaggle").exists()
 
 
@@ -591,13 +761,17 @@ def test_auto_falls_back_with_a_banner_that_says_why_and_kaggle_never_does(
     assert not (tmp_path / "real" / "course.json").exists()
     course = utils.start(1, source="auto", profile="smoke", home=tmp_path / "home")
     first = capsys.readouterr().out
-    assert course.sample and str(caught.value) in first  # the whole sentence, with what to do next
+    # the whole sentence, with what to do next
+    assert course.sample and str(caught.value) in first
     utils.build_index(course)
     utils.start(2, source="auto", profile="smoke", home=tmp_path / "home")
     later = capsys.readouterr().out
     for printed in (first, later):
         banner = printed.split("=" * 100)[1]
-        assert "SAMPLE DATA" in banner and f"Why: {str(caught.value).split(': ')[0]}." in " ".join(banner.split())
+        assert (
+            "SAMPLE DATA" in banner
+            and f"Why: {str(caught.value).split(': ')[0]}." in " ".join(banner.split())
+        )
         assert "SOURCE='kaggle'" in banner
     no_secret(first + later + str(caught.value), tmp_path)
 
@@ -606,10 +780,26 @@ def test_auto_falls_back_with_a_banner_that_says_why_and_kaggle_never_does(
 
 
 def test_table_of_the_readme_has_the_very_sentences():
-    example = {"reference": XRAY, "account": "the key of ~/.kaggle/kaggle.json", "file": "~/.kaggle/kaggle.json",
-               "archive": "data/raw/chest-xray-pneumonia.zip", "status": 503, "wait": "60 minutes", "kept": "700 MiB",
-               "what": "…", "folder": "data/raw"}  # fmt: skip
-    rows = {f"| {reason.format(**example)} | {step.format(**example)} |" for reason, step in download.FAULTS.values()}
-    section = (KIT / "README.md").read_text(encoding="utf-8").split("## Kaggle")[1].split("\n## ")[0]
+    example = {
+        "reference": XRAY,
+        "account": "the key of ~/.kaggle/kaggle.json",
+        "file": "~/.kaggle/kaggle.json",
+        "archive": "data/raw/chest-xray-pneumonia.zip",
+        "status": 503,
+        "wait": "60 minutes",
+        "kept": "700 MiB",
+        "what": "…",
+        "folder": "data/raw",
+    }
+    rows = {
+        f"| {reason.format(**example)} | {step.format(**example)} |"
+        for reason, step in download.FAULTS.values()
+    }
+    section = (
+        (KIT / "README.md")
+        .read_text(encoding="utf-8")
+        .split("## Kaggle")[1]
+        .split("\n## ")[0]
+    )
     shown = [line for line in section.splitlines() if line.startswith("| ")][2:]
     assert len(shown) >= 8 and set(shown) <= rows, sorted(set(shown) - rows)

@@ -1,4 +1,6 @@
-"""Results on Google Drive, pixels and running files on the local disk; what happens when either is lost."""
+"""Results on Google Drive, pixels and running files on the local disk; what happens
+when either is lost.
+"""
 
 import shutil
 import sys
@@ -17,15 +19,25 @@ RECIPE = utils.Recipe(epochs=2, batch_size=32)
 
 @pytest.fixture
 def drive(tmp_path, monkeypatch):
-    """Colab's module `drive`: mounting makes the folder, as long as `refuses` says nothing else."""
+    """Colab's module `drive`: mounting makes the folder, as long as `refuses` says
+    nothing else.
+    """
 
     def mount(place):
         if stand_in.refuses:
             raise stand_in.refuses
         stand_in.mounted.append(place)
-        (stand_in.folder if stand_in.whole else stand_in.folder.parent).mkdir(parents=True, exist_ok=True)
+        (stand_in.folder if stand_in.whole else stand_in.folder.parent).mkdir(
+            parents=True, exist_ok=True
+        )
 
-    stand_in = SimpleNamespace(mount=mount, mounted=[], refuses=None, whole=True, folder=tmp_path / "drive" / "MyDrive")
+    stand_in = SimpleNamespace(
+        mount=mount,
+        mounted=[],
+        refuses=None,
+        whole=True,
+        folder=tmp_path / "drive" / "MyDrive",
+    )
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=stand_in))
     monkeypatch.setattr(utils, "COLAB", tmp_path)
     monkeypatch.delenv("COURSE_HOME", raising=False)
@@ -33,22 +45,39 @@ def drive(tmp_path, monkeypatch):
 
 
 def session(theme=1, **options) -> utils.Course:
-    return utils.start(theme, **({"source": "sample", "profile": "smoke", "drive": True} | options))
+    return utils.start(
+        theme, **({"source": "sample", "profile": "smoke", "drive": True} | options)
+    )
 
 
 def test_two_homes_share_no_running_files(drive, tmp_path):
     first, second = session(), session(home="second", dataset="solar")
     assert drive.mounted == [str(tmp_path / "drive")] * 2
-    assert (first.home, second.home) == (drive.folder / "dl-course", drive.folder / "second")
-    assert first.local == tmp_path / "dl-course-local" / "MyDrive" / "dl-course" and first.logs != second.logs
+    assert (first.home, second.home) == (
+        drive.folder / "dl-course",
+        drive.folder / "second",
+    )
+    assert (
+        first.local == tmp_path / "dl-course-local" / "MyDrive" / "dl-course"
+        and first.logs != second.logs
+    )
 
 
 def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
     course = session()
     utils.build_index(course)
     data = utils.load_data(course)
-    finished = utils.fit(course, "done", utils.optimized_network(course), data, RECIPE, progress=False)
-    unbroken = utils.fit(course, "unbroken", utils.optimized_network(course), data, RECIPE, progress=False)
+    finished = utils.fit(
+        course, "done", utils.optimized_network(course), data, RECIPE, progress=False
+    )
+    unbroken = utils.fit(
+        course,
+        "unbroken",
+        utils.optimized_network(course),
+        data,
+        RECIPE,
+        progress=False,
+    )
     course.logs.mkdir()
     (course.logs / "production.csv").write_text("time,run_id\n1,a\n")
     utils.keep(course, course.logs)
@@ -58,17 +87,32 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        utils.fit(course, "cut", utils.optimized_network(course), data, RECIPE, progress=False, on_epoch=stop)
+        utils.fit(
+            course,
+            "cut",
+            utils.optimized_network(course),
+            data,
+            RECIPE,
+            progress=False,
+            on_epoch=stop,
+        )
     on_drive = [path.suffix for path in course.home.rglob("*") if path.is_file()]
     assert ".npy" not in on_drive and ".jpeg" not in on_drive
-    shutil.rmtree(utils.COLAB / "dl-course-local")  # the runtime is gone, the Drive is not
+    # the runtime is gone, the Drive is not
+    shutil.rmtree(utils.COLAB / "dl-course-local")
 
     capsys.readouterr()
     course = session(theme=2)
     data = utils.load_data(course)
-    again = utils.fit(course, "done", utils.optimized_network(course), data, RECIPE, progress=False)
-    assert again.loaded and utils.hash_weights(again.model) == utils.hash_weights(finished.model)
-    resumed = utils.fit(course, "cut", utils.optimized_network(course), data, RECIPE, progress=False)
+    again = utils.fit(
+        course, "done", utils.optimized_network(course), data, RECIPE, progress=False
+    )
+    assert again.loaded and utils.hash_weights(again.model) == utils.hash_weights(
+        finished.model
+    )
+    resumed = utils.fit(
+        course, "cut", utils.optimized_network(course), data, RECIPE, progress=False
+    )
     said = capsys.readouterr().out
     assert "done: loaded, trained" in said and "resumed in epoch 2 of 2" in said
     assert utils.hash_weights(resumed.model) == utils.hash_weights(unbroken.model)
@@ -81,39 +125,75 @@ def test_full_drive_does_not_stop_a_training_and_loses_nothing(drive, capsys):
     course = session()
     utils.build_index(course)
     data = utils.load_data(course)
-    unbroken = utils.fit(course, "unbroken", utils.optimized_network(course), data, RECIPE, progress=False)
+    unbroken = utils.fit(
+        course,
+        "unbroken",
+        utils.optimized_network(course),
+        data,
+        RECIPE,
+        progress=False,
+    )
     shutil.rmtree(course.runs)
-    course.runs.write_text("where a folder was wanted")  # every write below fails, as it does on a full Drive
+    # every write below fails, as it does on a full Drive
+    course.runs.write_text("where a folder was wanted")
     with pytest.raises(utils.CourseError, match="finished.pt could not be written"):
-        utils.fit(course, "full", utils.optimized_network(course), data, RECIPE, progress=False)
+        utils.fit(
+            course,
+            "full",
+            utils.optimized_network(course),
+            data,
+            RECIPE,
+            progress=False,
+        )
     said = capsys.readouterr().out
-    assert "Not on Drive yet (" in said and "the work goes on, kept on this machine in" in said
+    assert (
+        "Not on Drive yet (" in said
+        and "the work goes on, kept on this machine in" in said
+    )
     assert len(list(course.local.rglob("running.pt"))) == 1  # both epochs are there
     course.runs.unlink()  # room was made
-    run = utils.fit(course, "full", utils.optimized_network(course), data, RECIPE, progress=False)
+    run = utils.fit(
+        course, "full", utils.optimized_network(course), data, RECIPE, progress=False
+    )
     assert "resumed after the last epoch" in capsys.readouterr().out
     assert utils.hash_weights(run.model) == utils.hash_weights(unbroken.model)
 
 
-@pytest.mark.parametrize("refuses, why", [
-    (ValueError("mount failed"), "mount failed"),
-    (RuntimeError("Error: credential propagation was unsuccessful"), "credential propagation was unsuccessful"),
-])  # fmt: skip
-def test_refused_drive_is_one_sentence_and_starts_nothing(drive, tmp_path, refuses, why):
+@pytest.mark.parametrize(
+    "refuses, why",
+    [
+        (ValueError("mount failed"), "mount failed"),
+        (
+            RuntimeError("Error: credential propagation was unsuccessful"),
+            "credential propagation was unsuccessful",
+        ),
+    ],
+)
+def test_refused_drive_is_one_sentence_and_starts_nothing(
+    drive, tmp_path, refuses, why
+):
     drive.refuses = refuses
-    with pytest.raises(utils.CourseError, match=rf"was not opened \(.*{why}\): run this cell again .*DRIVE=False"):
+    with pytest.raises(
+        utils.CourseError,
+        match=rf"was not opened \(.*{why}\): run this cell again .*DRIVE=False",
+    ):
         session()
     assert not (tmp_path / "dl-course-local").exists() and not drive.folder.exists()
 
 
 def test_mount_without_its_folder(drive):
     drive.whole = False
-    with pytest.raises(utils.CourseError, match=r"Google Drive was not opened \(.*MyDrive"):
+    with pytest.raises(
+        utils.CourseError, match=r"Google Drive was not opened \(.*MyDrive"
+    ):
         session()
 
 
 def test_home_beside_the_drive_is_refused(drive, tmp_path):
-    with pytest.raises(utils.CourseError, match="is not on Google Drive, but DRIVE=True: give a folder below"):
+    with pytest.raises(
+        utils.CourseError,
+        match="is not on Google Drive, but DRIVE=True: give a folder below",
+    ):
         session(home=tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
 
@@ -129,7 +209,10 @@ def test_files_brought_back_are_whole_or_not_there(drive):
     shutil.rmtree(course.local / "runs")
     broken = course.runs / "events" / "broken"
     broken.symlink_to("nowhere")
-    with pytest.raises(utils.CourseError, match="events could not be brought back .*then run the cell again"):
+    with pytest.raises(
+        utils.CourseError,
+        match="events could not be brought back .*then run the cell again",
+    ):
         utils.fetch(course, folder)
     assert not folder.exists()
     broken.unlink()
@@ -141,18 +224,27 @@ def test_files_brought_back_are_whole_or_not_there(drive):
 
 
 def test_missing_theme_on_colab_speaks_of_drive(drive):
-    with pytest.raises(utils.CourseError, match="run notebooks/theme1_data_analysis.* set DRIVE = True in both"):
+    with pytest.raises(
+        utils.CourseError,
+        match="run notebooks/theme1_data_analysis.* set DRIVE = True in both",
+    ):
         session(theme=2)
 
 
 @pytest.mark.slow
 def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkeypatch):
-    """What Colab does: each notebook finds an empty local disk, and Drive as the one before has left it."""
+    """What Colab does: each notebook finds an empty local disk, and Drive as the one
+    before has left it.
+    """
     stand_in = tmp_path / "stand-in" / "google" / "colab"
     stand_in.mkdir(parents=True)
     (stand_in / "__init__.py").write_text("")
-    (stand_in / "drive.py").write_text("import os\ndef mount(to):\n    os.makedirs(to + '/MyDrive', exist_ok=True)\n")
-    (stand_in / "files.py").write_text("def download(path):\n    print('downloaded', path)\n")
+    (stand_in / "drive.py").write_text(
+        "import os\ndef mount(to):\n    os.makedirs(to + '/MyDrive', exist_ok=True)\n"
+    )
+    (stand_in / "files.py").write_text(
+        "def download(path):\n    print('downloaded', path)\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(stand_in.parent.parent))
     monkeypatch.delenv("COURSE_HOME", raising=False)
     content = tmp_path / "content"
@@ -162,32 +254,68 @@ def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkey
         notebook.cells.insert(2, nbformat.v4.new_code_cell(moved))
         copy = tmp_path / path.name
         nbformat.write(notebook, copy)
-        parameters = {"SOURCE": "sample", "PROFILE": "smoke", "DRIVE": True, "HOME": None}
+        parameters = {
+            "SOURCE": "sample",
+            "PROFILE": "smoke",
+            "DRIVE": True,
+            "HOME": None,
+        }
         run.execute(theme, copy, parameters, tmp_path)
         shutil.rmtree(content / "dl-course-local")
     home = content / "drive" / "MyDrive" / "dl-course"
     record = utils.read_record(home)
     assert {f"theme{theme}" for theme in range(1, 9)} <= record.keys()
-    assert (home / "hand-in-pneumonia.zip").exists() and (home / "report" / "report.pdf").exists()
+    assert (home / "hand-in-pneumonia.zip").exists() and (
+        home / "report" / "report.pdf"
+    ).exists()
     assert not list(home.rglob("*.npy")) and not list(home.rglob("*.jpeg"))
 
 
 # --- the first screen
 
-MENU = ("Switch one on: Runtime > Change runtime type > T4 GPU (Exécution > Modifier le type d'exécution > GPU T4), "
-        "then run from the first cell.")  # fmt: skip
+MENU = (
+    "Switch one on: Runtime > Change runtime type > T4 GPU (Exécution > Modifier le"
+    " type d'exécution > GPU T4), then run from the first cell."
+)
 
 
-@pytest.mark.parametrize("device, name, profile, says", [
-    ("cuda", "Tesla T4", "full", "GPU: Tesla T4."),
-    ("cuda", "NVIDIA L4", "full",
-     "GPU: NVIDIA L4, not the T4 that the course's times are for: yours will differ."),
-    ("cuda", "Tesla T4", "quick", "GPU: Tesla T4. This home holds profile quick: for full choose another HOME."),
-    ("cpu", "", "quick", f"No GPU: profile quick on the CPU. {MENU}"),
-    ("cpu", "", "full", f"No GPU: profile full on the CPU, which takes hours. {MENU}"),
-])  # fmt: skip
-def test_first_screen_speaks_of_the_gpu(drive, open_course, monkeypatch, capsys, device, name, profile, says):
-    course = replace(open_course(), device=torch.device(device), profile=utils.PROFILES[profile])
+@pytest.mark.parametrize(
+    "device, name, profile, says",
+    [
+        ("cuda", "Tesla T4", "full", "GPU: Tesla T4."),
+        (
+            "cuda",
+            "NVIDIA L4",
+            "full",
+            (
+                "GPU: NVIDIA L4, not the T4 that the course's times are for: yours will"
+                " differ."
+            ),
+        ),
+        (
+            "cuda",
+            "Tesla T4",
+            "quick",
+            (
+                "GPU: Tesla T4. This home holds profile quick: for full choose another"
+                " HOME."
+            ),
+        ),
+        ("cpu", "", "quick", f"No GPU: profile quick on the CPU. {MENU}"),
+        (
+            "cpu",
+            "",
+            "full",
+            f"No GPU: profile full on the CPU, which takes hours. {MENU}",
+        ),
+    ],
+)
+def test_first_screen_speaks_of_the_gpu(
+    drive, open_course, monkeypatch, capsys, device, name, profile, says
+):
+    course = replace(
+        open_course(), device=torch.device(device), profile=utils.PROFILES[profile]
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     monkeypatch.setattr(utils, "amp_dtype", lambda device: None)
     capsys.readouterr()

@@ -1,7 +1,8 @@
-"""Kills and full disks: the system's own SIGKILL and the system's own "no space", at every stage of the course.
+"""Kills and full disks: the system's own SIGKILL and the system's own "no space", at
+every stage of the course.
 
-After any of them the next run works, nothing valid was lost, and nothing half-written passes for a result.
-"""
+After any of them the next run works, nothing valid was lost, and nothing half-written
+passes for a result."""
 
 import hashlib
 import os
@@ -20,7 +21,15 @@ import onnx
 import pandas as pd
 import pytest
 import torch
-from killing import error_of, killed, killed_after, killed_in_writing, leftovers, on_full_disk, operations
+from killing import (
+    error_of,
+    killed,
+    killed_after,
+    killed_in_writing,
+    leftovers,
+    on_full_disk,
+    operations,
+)
 from test_training import RECIPE, Interrupted, network, same_weights
 
 import sample_data
@@ -33,7 +42,9 @@ ONE_EPOCH = replace(RECIPE, epochs=1)
 
 
 def every_step(work, most: int = 80):
-    """Kill `work(step)` at its first file operation, its second, and so on until it ends before; yields each kill."""
+    """Kill `work(step)` at its first file operation, its second, and so on until it
+    ends before; yields each kill.
+    """
     for step in range(1, most):
         if not killed(step, lambda step=step: work(step)):
             assert step > 3, "hardly a file operation seen: this proves nothing"
@@ -44,10 +55,14 @@ def every_step(work, most: int = 80):
 
 def tiny_model(value: float = 0.0):
     """An ONNX model of 100 kB that nobody runs."""
-    weights = onnx.numpy_helper.from_array(np.full(25_000, value, np.float32), "weights")
+    weights = onnx.numpy_helper.from_array(
+        np.full(25_000, value, np.float32), "weights"
+    )
     node = onnx.helper.make_node("Add", ["weights", "weights"], ["sum"])
     sums = onnx.helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, [25_000])
-    return onnx.helper.make_model(onnx.helper.make_graph([node], "tiny", [], [sums], [weights]))
+    return onnx.helper.make_model(
+        onnx.helper.make_graph([node], "tiny", [], [sums], [weights])
+    )
 
 
 @pytest.fixture
@@ -65,15 +80,29 @@ def indexed(course):
 
 
 WRITERS = {
-    "record": (lambda c, v: utils.record(c, "theme1", {"value": v}),
-               lambda c: utils.read_record(c.home)["theme1"]["value"]),
-    "checkpoint": (lambda c, v: utils.save_checkpoint(c.checkpoints / "m.pth", network(), value=v),
-                   lambda c: utils.load_model(c.checkpoints / "m.pth")[1]["value"]),
-    "table": (lambda c, v: utils.save_table(c, pd.DataFrame({"value": [v] * 500}), "t"),
-              lambda c: pd.read_csv(c.exports / "tables" / "theme1_t.csv")["value"].unique().item()),
-    "predictions": (lambda c, v: utils.save_predictions(c, "p", np.full((500, 2), v), np.zeros(500)),
-                    lambda c: np.unique(np.load(c.exports / "predictions" / "p.npz")["probabilities"]).item()),
-}  # fmt: skip
+    "record": (
+        lambda c, v: utils.record(c, "theme1", {"value": v}),
+        lambda c: utils.read_record(c.home)["theme1"]["value"],
+    ),
+    "checkpoint": (
+        lambda c, v: utils.save_checkpoint(c.checkpoints / "m.pth", network(), value=v),
+        lambda c: utils.load_model(c.checkpoints / "m.pth")[1]["value"],
+    ),
+    "table": (
+        lambda c, v: utils.save_table(c, pd.DataFrame({"value": [v] * 500}), "t"),
+        lambda c: (
+            pd.read_csv(c.exports / "tables" / "theme1_t.csv")["value"].unique().item()
+        ),
+    ),
+    "predictions": (
+        lambda c, v: utils.save_predictions(
+            c, "p", np.full((500, 2), v), np.zeros(500)
+        ),
+        lambda c: np.unique(
+            np.load(c.exports / "predictions" / "p.npz")["probabilities"]
+        ).item(),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -96,7 +125,9 @@ def test_once_runs_again_what_was_killed_and_loads_what_was_stored(course, capsy
         stored = any(course.runs.glob(f"sum-{step}-*/result.json"))
         capsys.readouterr()
         assert utils.once(course, f"sum-{step}", work, 1) == {"value": 2}
-        assert stored == ("loaded, measured" in capsys.readouterr().out) and not leftovers(course.runs)
+        assert stored == (
+            "loaded, measured" in capsys.readouterr().out
+        ) and not leftovers(course.runs)
 
 
 def test_leftovers_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
@@ -104,8 +135,12 @@ def test_leftovers_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
     dead.wait()
     old, new = (tmp_path / f".cache.npy.elsewhere-{number}.tmp" for number in (1, 2))
     gone = tmp_path / f".cache.npy.{utils.HOST}-{dead.pid}.tmp"
-    mine = [tmp_path / f".other.{utils.HOST}-{os.getpid()}.tmp", tmp_path / ".notes.tmp", new,
-            tmp_path / f".x.{utils.HOST}-99999999999999.tmp"]  # fmt: skip
+    mine = [
+        tmp_path / f".other.{utils.HOST}-{os.getpid()}.tmp",
+        tmp_path / ".notes.tmp",
+        new,
+        tmp_path / f".x.{utils.HOST}-99999999999999.tmp",
+    ]
     for path in (old, gone, *mine):
         path.write_text("half")
     os.utime(old, (0, 0))
@@ -117,21 +152,37 @@ def test_leftovers_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
 
 
 def test_drawing_killed(tmp_path):
-    """Hundreds of pictures: killed at the first operations, somewhere in the middle, and at the last ones."""
+    """Hundreds of pictures: killed at the first operations, somewhere in the middle,
+    and at the last ones.
+    """
     whole = sample_data.draw_solar_panels(tmp_path / "whole", 100, seed=1)
-    steps = operations(lambda: sample_data.draw_solar_panels(tmp_path / "counted", 100, seed=1))
-    for step in (1, random.Random(0).randrange(2, steps - 3), *range(steps - 2, steps + 1)):
+    steps = operations(
+        lambda: sample_data.draw_solar_panels(tmp_path / "counted", 100, seed=1)
+    )
+    for step in (
+        1,
+        random.Random(0).randrange(2, steps - 3),
+        *range(steps - 2, steps + 1),
+    ):
         folder = tmp_path / f"killed-{step}"
-        assert killed(step, lambda folder=folder: utils.acquire("solar", "sample", folder, 100, 1))
+        assert killed(
+            step, lambda folder=folder: utils.acquire("solar", "sample", folder, 100, 1)
+        )
         place = folder / "solar_panels"
-        assert not place.exists() or (place / ".drawn.json").exists()  # whole or not at all
+        # whole or not at all
+        assert not place.exists() or (place / ".drawn.json").exists()
         assert utils.acquire("solar", "sample", folder, 100, 1)[:2] == ("sample", place)
         assert not leftovers(folder) and files_of(place) == files_of(whole)
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.rglob("*") if path.is_file()}  # fmt: skip
+    return {
+        path.relative_to(folder).as_posix(): (
+            hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_index_killed_at_every_step(course):
@@ -172,16 +223,27 @@ def test_cache_killed_at_every_step_and_in_the_middle(indexed):
 
 def fit(data, name="probe", recipe=RECIPE, **options):
     options = {"tracker": "none", "progress": False} | options
-    return utils.fit(data.course, name, options.pop("model", None) or network(), data, recipe, **options)
+    return utils.fit(
+        data.course,
+        name,
+        options.pop("model", None) or network(),
+        data,
+        recipe,
+        **options,
+    )
 
 
 def test_training_killed_at_every_step(data):
-    """Every operation on a file: the saved step, the finished training, what is removed at the end."""
+    """Every operation on a file: the saved step, the finished training, what is removed
+    at the end.
+    """
     recipe = replace(RECIPE, epochs=1)
     whole = fit(data, "whole", recipe)
     for step in every_step(lambda step: fit(data, f"probe-{step}", recipe)):
         again = fit(data, f"probe-{step}", recipe)
-        assert same_weights(again.model, whole.model) and not leftovers(data.course.runs)
+        assert same_weights(again.model, whole.model) and not leftovers(
+            data.course.runs
+        )
         assert [path.name for path in again.path.iterdir()] == ["finished.pt"]
 
 
@@ -189,15 +251,28 @@ def test_training_killed_in_the_middle_of_saving(data):
     whole = fit(data, "whole")
     assert killed_in_writing(100_000, lambda: fit(data, save_every=0.0))
     left = leftovers(data.course.runs)
-    assert len(left) == 1 and left[0].name.startswith(".running.pt.") and left[0].stat().st_size == 100_000
-    assert same_weights(fit(data).model, whole.model) and not leftovers(data.course.runs)
+    assert (
+        len(left) == 1
+        and left[0].name.startswith(".running.pt.")
+        and left[0].stat().st_size == 100_000
+    )
+    assert same_weights(fit(data).model, whole.model) and not leftovers(
+        data.course.runs
+    )
 
 
 class Noisy(utils.OptimizedCNN):
-    """Draws from all three global generators, as augmentation of a student's own may."""
+    """Draws from all three global generators, as augmentation of a
+    student's own may.
+    """
 
     def forward(self, x):
-        return super().forward(x + 0.1 * random.random() + 0.1 * np.random.rand() + 0.1 * torch.rand(1))  # noqa: NPY002
+        return super().forward(
+            x
+            + 0.1 * random.random()
+            + 0.1 * np.random.rand()  # noqa: NPY002
+            + 0.1 * torch.rand(1)
+        )
 
 
 def noisy():
@@ -218,11 +293,19 @@ def interrupt(epoch, row):
 
 
 def test_loss_scaler_goes_on_where_it_stood(data, monkeypatch):
-    """float16 with a scale that doubles every third step: a scaler that began anew would stand elsewhere."""
+    """float16 with a scale that doubles every third step: a scaler that began anew
+    would stand elsewhere.
+    """
     scale = []
     monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
-    monkeypatch.setattr(utils, "make_scaler", lambda device, enabled=True: scale.append(
-        torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)) or scale[-1])  # fmt: skip
+    monkeypatch.setattr(
+        utils,
+        "make_scaler",
+        lambda device, enabled=True: (
+            scale.append(torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3))
+            or scale[-1]
+        ),
+    )
     whole = fit(data, "whole")
     with pytest.raises(Interrupted):
         fit(data, save_every=0.0, on_epoch=interrupt)
@@ -231,7 +314,9 @@ def test_loss_scaler_goes_on_where_it_stood(data, monkeypatch):
 
 
 def test_resumed_training_tells_its_earlier_epochs_again(data):
-    """The process may have been killed after an epoch was saved and before it was told: a search would not prune."""
+    """The process may have been killed after an epoch was saved and before it was told:
+    a search would not prune.
+    """
     with pytest.raises(Interrupted):
         fit(data, on_epoch=interrupt)
     told = []
@@ -251,7 +336,9 @@ def test_curves_of_a_killed_training_are_whole(data):
     run = fit(data, tracker="tensorboard")
     events = EventAccumulator(str(folder)).Reload()
     assert [point.step for point in events.Scalars("val_loss")] == [1, 2, 3]
-    assert [point.value for point in events.Scalars("val_loss")] == pytest.approx(run.history["val_loss"].tolist())
+    assert [point.value for point in events.Scalars("val_loss")] == pytest.approx(
+        run.history["val_loss"].tolist()
+    )
 
 
 def test_saved_steps_of_a_finished_training_do_not_stay(data):
@@ -265,9 +352,17 @@ def test_saved_steps_of_a_finished_training_do_not_stay(data):
 SHORT = "--kills 2 --again 0 --chain 0 --images 120 --size 32 --saved".split()
 
 
-@pytest.mark.parametrize("options, held", [
-    ([*SHORT, "each step"], ["2 of 2 kills hold"]),
-    pytest.param([], ["20 of 20 kills hold", "6 of 6 kills of the chain hold"], marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, held",
+    [
+        ([*SHORT, "each step"], ["2 of 2 kills hold"]),
+        pytest.param(
+            [],
+            ["20 of 20 kills hold", "6 of 6 kills of the chain hold"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_kills_at_random_moments(options, held):
     command = [sys.executable, KIT / "benchmarks" / "kills.py", *options]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -287,17 +382,25 @@ def test_search_killed_at_random_moments_loses_no_finished_trial(data, tmp_path)
     whole = [trial.params for trial in quick_search(data, "whole", recipe).trials]
     for kill in range(3):
         name = f"search-{kill}"
-        killed_after(rng.uniform(0, 0.4), lambda name=name: quick_search(data, name, recipe),
-                     ready=lambda name=name: list(data.course.runs.glob(f"{name}-*.journal")))  # fmt: skip
+        killed_after(
+            rng.uniform(0, 0.4),
+            lambda name=name: quick_search(data, name, recipe),
+            ready=lambda name=name: list(data.course.runs.glob(f"{name}-*.journal")),
+        )
         stored = next(data.course.runs.glob(f"{name}-*.journal"))
-        copy = shutil.copytree(data.course.runs, tmp_path / name) / stored.name  # to read: it would be repaired
+        # to read: it would be repaired
+        copy = shutil.copytree(data.course.runs, tmp_path / name) / stored.name
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(copy)))
         try:
-            before = finished(optuna.load_study(study_name=stored.stem, storage=storage))
+            before = finished(
+                optuna.load_study(study_name=stored.stem, storage=storage)
+            )
         except KeyError:  # killed before the study was stored
             before = []
         after = finished(quick_search(data, name, recipe))
-        assert after[: len(before)] == before and [params for params, _ in after] == whole
+        assert (
+            after[: len(before)] == before and [params for params, _ in after] == whole
+        )
 
 
 def quick_search(data, name, recipe, trials=6):
@@ -313,26 +416,40 @@ def quick_search(data, name, recipe, trials=6):
 
 
 def finished(study) -> list:
-    return [(trial.params, trial.value) for trial in study.trials if trial.state.name == "COMPLETE"]
+    return [
+        (trial.params, trial.value)
+        for trial in study.trials
+        if trial.state.name == "COMPLETE"
+    ]
 
 
 # --- kills: models, logs, copies
 
 
 def test_export_killed_at_every_step(course):
-    old, new = (utils.store_onnx(course, tiny_model(value), {"value": value}) for value in (0, 1))
+    old, new = (
+        utils.store_onnx(course, tiny_model(value), {"value": value})
+        for value in (0, 1)
+    )
     utils.put_in_service(course, old)
 
     def export(step=None):
-        utils.put_in_service(course, utils.store_onnx(course, tiny_model(1), {"value": 1}))
+        utils.put_in_service(
+            course, utils.store_onnx(course, tiny_model(1), {"value": 1})
+        )
 
     seen = set()
     new.unlink()
     for _ in every_step(export):
         seen.add(utils.verify_onnx(course.exports / "model.onnx"))
-        assert all(path.stem == utils._checksum(path)[:16] for path in (course.exports / "models").glob("*.onnx"))
+        assert all(
+            path.stem == utils._checksum(path)[:16]
+            for path in (course.exports / "models").glob("*.onnx")
+        )
         export()
-        assert utils.verify_onnx(course.exports / "model.onnx") == new.stem and not leftovers(course.exports)
+        assert utils.verify_onnx(
+            course.exports / "model.onnx"
+        ) == new.stem and not leftovers(course.exports)
         utils.put_in_service(course, old)
         new.unlink()
     assert seen == {old.stem, new.stem}
@@ -340,14 +457,20 @@ def test_export_killed_at_every_step(course):
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_log_killed_at_every_step(tmp_path, begun):
-    for step in every_step(lambda step: log(tmp_path / f"{step}.csv", "killed")) if not begun else range(1, 6):
+    for step in (
+        every_step(lambda step: log(tmp_path / f"{step}.csv", "killed"))
+        if not begun
+        else range(1, 6)
+    ):
         path = tmp_path / f"{step}.csv"
         if begun:
             log(path, "before")
             assert killed(step, lambda path=path: log(path, "killed"))
         log(path, "after")
         found = utils.read_log(path)["run_id"].tolist()
-        assert found[-2:] == ["after"] * 2 and found[:2] == (["before"] * 2 if begun else found[:2])
+        assert found[-2:] == ["after"] * 2 and found[:2] == (
+            ["before"] * 2 if begun else found[:2]
+        )
         assert set(found) <= {"before", "killed", "after"} and len(found) <= 6
 
 
@@ -358,9 +481,21 @@ def log(path, name):
 
 
 def test_cut_line_with_all_its_commas_is_not_taken_for_a_whole_one(tmp_path):
-    """The last column is a text: only the missing end of the line tells that it was cut."""
+    """The last column is a text: only the missing end of the line tells that it was
+    cut.
+    """
     path = tmp_path / "alerts.csv"
-    event = [utils.datetime.now(utils.UTC), "run", "slow", "page", "firing", "latency_p95", 80.0, 50.0, "look at the"]
+    event = [
+        utils.datetime.now(utils.UTC),
+        "run",
+        "slow",
+        "page",
+        "firing",
+        "latency_p95",
+        80.0,
+        50.0,
+        "look at the",
+    ]
     file = utils.AppendOnlyCsv(path, "alert", utils.ALERT_COLUMNS)
     file.append([event])
     path.write_bytes(path.read_bytes()[:-5])
@@ -386,13 +521,17 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_copies_between_local_disk_and_home_killed_at_every_step(course, tmp_path, what):
+def test_copies_between_local_disk_and_home_killed_at_every_step(
+    course, tmp_path, what
+):
     """Half a log brought back from Drive would be stored over the whole one."""
     path = Path("logs") / ("production.csv" if what == "file" else "")
     whole = {"production.csv": b"x" * 1000, "alerts.csv": b"y" * 1000}
 
     def place(step, where):
-        return replace(course, home=tmp_path / f"{step}-home", local=tmp_path / f"{step}-{where}")
+        return replace(
+            course, home=tmp_path / f"{step}-home", local=tmp_path / f"{step}-{where}"
+        )
 
     def go(step, where="local"):
         here = place(step, where)
@@ -401,14 +540,20 @@ def test_copies_between_local_disk_and_home_killed_at_every_step(course, tmp_pat
 
     def prepare(step):
         for name, content in whole.items():
-            utils._opened(tmp_path / f"{step}-home" / "logs" / name).write_bytes(content)
+            utils._opened(tmp_path / f"{step}-home" / "logs" / name).write_bytes(
+                content
+            )
 
     for step in range(1, 60):
         prepare(step)
         was_killed = killed(step, lambda step=step: go(step))
         go(step)
         for folder in (f"{step}-home", f"{step}-local"):
-            for name in whole if what == "folder" or folder.endswith("home") else ["production.csv"]:
+            for name in (
+                whole
+                if what == "folder" or folder.endswith("home")
+                else ["production.csv"]
+            ):
                 assert (tmp_path / folder / "logs" / name).read_bytes() == whole[name]
         assert not leftovers(tmp_path)
         if not was_killed:
@@ -429,15 +574,28 @@ def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
 
 
 def told(message: str, path: Path) -> bool:
-    """Which file, why, how much is free, what to do, and that nothing was lost: in two sentences."""
-    return (message.startswith(f"{path} could not be written (") and " MB are free on that disk)" in message
-            and ": free some space there" in message and message.count(". ") == 1)  # fmt: skip
+    """Which file, why, how much is free, what to do, and that nothing was lost: in two
+    sentences.
+    """
+    return (
+        message.startswith(f"{path} could not be written (")
+        and " MB are free on that disk)" in message
+        and ": free some space there" in message
+        and message.count(". ") == 1
+    )
 
 
 def write_reference(course):
     statistics = pd.DataFrame(np.random.default_rng(0).random((300, 3)))
-    utils.Reference(statistics, np.ones((300, 2)), np.random.default_rng(0).random((300, 8)), np.ones(300), "0" * 16,
-                    course.classes, 1.0).save(course.exports / "drift_reference.npz")  # fmt: skip
+    utils.Reference(
+        statistics,
+        np.ones((300, 2)),
+        np.random.default_rng(0).random((300, 8)),
+        np.ones(300),
+        "0" * 16,
+        course.classes,
+        1.0,
+    ).save(course.exports / "drift_reference.npz")
 
 
 def write_figure(course):
@@ -446,40 +604,62 @@ def write_figure(course):
 
 FULL_DISK = {
     "index": (utils.build_index, "data/pneumonia/index.csv"),
-    "record": (lambda c: utils.record(c, "theme1", {"values": [0.5] * 2000}), "exports/results.json"),
-    "checkpoint": (lambda c: utils.save_checkpoint(c.checkpoints / "m.pth", network()), "checkpoints/m.pth"),
-    "table": (lambda c: utils.save_table(c, pd.DataFrame({"value": range(9999)}), "t"), "exports/tables/theme1_t.csv"),
+    "record": (
+        lambda c: utils.record(c, "theme1", {"values": [0.5] * 2000}),
+        "exports/results.json",
+    ),
+    "checkpoint": (
+        lambda c: utils.save_checkpoint(c.checkpoints / "m.pth", network()),
+        "checkpoints/m.pth",
+    ),
+    "table": (
+        lambda c: utils.save_table(c, pd.DataFrame({"value": range(9999)}), "t"),
+        "exports/tables/theme1_t.csv",
+    ),
     "figure": (write_figure, "exports/figures/theme1_f.png"),
-    "predictions": (lambda c: utils.save_predictions(c, "p", np.ones((500, 2)), np.ones(500)),
-                    "exports/predictions/p.npz"),
+    "predictions": (
+        lambda c: utils.save_predictions(c, "p", np.ones((500, 2)), np.ones(500)),
+        "exports/predictions/p.npz",
+    ),
     "reference": (write_reference, "exports/drift_reference.npz"),
-    "export": (lambda c: utils.store_onnx(c, tiny_model(), {}),
-               f"exports/models/{utils.hashlib.sha256(b'').hexdigest()[:16]}.onnx"),
-}  # fmt: skip
+    "export": (
+        lambda c: utils.store_onnx(c, tiny_model(), {}),
+        f"exports/models/{utils.hashlib.sha256(b'').hexdigest()[:16]}.onnx",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", FULL_DISK)
 def test_full_disk_is_explained_and_the_old_file_stays(course, name, monkeypatch):
     write, path = FULL_DISK[name]
     path = course.home / path
-    if name == "export":  # its name is the hash of what it holds, which the test need not know
+    # its name is the hash of what it holds, which the test need not know
+    if name == "export":
         digest = SimpleNamespace(hexdigest=lambda: path.stem)
         monkeypatch.setattr(utils.hashlib, "sha256", lambda content: digest)
     utils._opened(path).write_bytes(b"old" if name != "record" else path.read_bytes())
     before = path.read_bytes()
     message = on_full_disk(lambda: write(course))
-    assert told(message, path) and message.endswith("What stood there before is untouched.")
+    assert told(message, path) and message.endswith(
+        "What stood there before is untouched."
+    )
     assert path.read_bytes() == before and not leftovers(course.home)
     write(course)  # with space again, it works
-    assert path.read_bytes() != before and not on_full_disk(lambda: write(course), size=10**7)
+    assert path.read_bytes() != before and not on_full_disk(
+        lambda: write(course), size=10**7
+    )
 
 
 def test_full_disk_while_the_cache_is_built(indexed, monkeypatch):
-    """It is told before the first image is decoded: on a real dataset the end of the work is minutes away."""
+    """It is told before the first image is decoded: on a real dataset the end of the
+    work is minutes away.
+    """
     index = utils.load_index(indexed)
     decoded = indexed.home / "decoded"
     decode = utils.decode
-    monkeypatch.setattr(utils, "decode", lambda *given: decoded.touch() or decode(*given))
+    monkeypatch.setattr(
+        utils, "decode", lambda *given: decoded.touch() or decode(*given)
+    )
     monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     message = on_full_disk(lambda: utils.load_data(indexed), size=50_000)
     folder = indexed.data / "cache"
@@ -498,7 +678,9 @@ def test_full_disk_while_images_are_drawn(small_disk):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_tells_of_a_full_disk_in_its_own_words(tmp_path, zipped):
-    """A RuntimeError about file positions, which no student would take for a full disk."""
+    """A RuntimeError about file positions, which no student would take for
+    a full disk.
+    """
     path, weights = tmp_path / "own.pt", {"weights": torch.zeros(10_000)}
     path.write_text("old")
 
@@ -506,11 +688,19 @@ def test_torch_tells_of_a_full_disk_in_its_own_words(tmp_path, zipped):
         with utils.atomic(path) as temporary:
             torch.save(weights, temporary, _use_new_zipfile_serialization=zipped)
 
-    assert told(on_full_disk(work), path) and path.read_text() == "old" and not leftovers(tmp_path)
+    assert (
+        told(on_full_disk(work), path)
+        and path.read_text() == "old"
+        and not leftovers(tmp_path)
+    )
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
-    for error in (RuntimeError("shapes differ"), ValueError("no quota"), utils.CourseError("No space left: of ours")):
+    for error in (
+        RuntimeError("shapes differ"),
+        ValueError("no quota"),
+        utils.CourseError("No space left: of ours"),
+    ):
         with pytest.raises(type(error)) as raised, utils.atomic(tmp_path / "x"):
             raise error
         assert raised.value is error
@@ -521,14 +711,23 @@ def test_no_permission_asks_for_no_space(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(utils.os, "replace", refuse)
-    with pytest.raises(utils.CourseError, match=r"x could not be written \(Permission denied\): check the permissions"):
+    with pytest.raises(
+        utils.CourseError,
+        match=r"x could not be written \(Permission denied\): check the permissions",
+    ):
         utils.write_json(tmp_path / "x", 1)
 
 
 def test_training_on_a_disk_that_fills_up(data, small_disk):
-    """A real file system: the training stops with a sentence, and with space again ends with the same weights."""
+    """A real file system: the training stops with a sentence, and with space again ends
+    with the same weights.
+    """
     whole = fit(data, "whole")
-    size = utils._save(data.course.home / "size", {"state": network().state_dict()}).stat().st_size
+    size = (
+        utils._save(data.course.home / "size", {"state": network().state_dict()})
+        .stat()
+        .st_size
+    )
     course = replace(data.course, home=small_disk(24 * size), local=data.course.local)
     course = replace(course, local=course.home)
     ballast = course.home / "ballast"
@@ -546,7 +745,9 @@ def test_training_on_a_disk_that_fills_up(data, small_disk):
     before = running.read_bytes()
     with pytest.raises(utils.CourseError) as error:
         fit(there, save_every=0.0)
-    assert told(str(error.value), running) and "No space left on device" in str(error.value)
+    assert told(str(error.value), running) and "No space left on device" in str(
+        error.value
+    )
     assert running.read_bytes() == before and not leftovers(course.home)
     ballast.unlink()
     assert same_weights(fit(there).model, whole.model)
@@ -568,20 +769,28 @@ def test_search_on_a_full_disk(data):
     before = finished(quick_search(data, "search", recipe, trials=2))
     stored = next(data.course.runs.glob("search-*.journal"))
     full = stored.stat().st_size + 4096
-    said = on_full_disk(lambda: quick_search(data, "search", recipe, trials=50), size=full)
-    assert told(said, stored) and said.endswith("The trials that are finished are all there.")
+    said = on_full_disk(
+        lambda: quick_search(data, "search", recipe, trials=50), size=full
+    )
+    assert told(said, stored) and said.endswith(
+        "The trials that are finished are all there."
+    )
     after = finished(quick_search(data, "search", recipe, trials=8))
     assert len(after) >= 8 and after[:2] == before
 
 
 def test_copies_to_and_from_the_home_on_a_full_disk(course, tmp_path):
-    """A full Drive does not stop the work; a full local disk does, as what is missing would be taken for nothing."""
+    """A full Drive does not stop the work; a full local disk does, as what is missing
+    would be taken for nothing.
+    """
     away = replace(course, local=tmp_path / "local")
     for name in ("a", "b"):
         utils._opened(away.local / "runs" / name).write_text(name * 5000)
         utils._opened(away.home / "runs" / name).write_text("old")
     assert on_full_disk(lambda: utils.keep(away, away.local / "runs")) == ""
-    assert all((away.home / "runs" / name).read_text() == "old" for name in ("a", "b")) and not leftovers(tmp_path)
+    assert all(
+        (away.home / "runs" / name).read_text() == "old" for name in ("a", "b")
+    ) and not leftovers(tmp_path)
     utils.keep(away, away.local / "runs")
     shutil.rmtree(away.local)
     message = on_full_disk(lambda: utils.fetch(away, away.local / "runs"))
@@ -593,10 +802,14 @@ def test_copies_to_and_from_the_home_on_a_full_disk(course, tmp_path):
 
 
 def test_answers_go_on_when_the_log_is_full(small_disk):
-    """Decided: a service answers on. The lines lost are counted, and with space again the log goes on."""
+    """Decided: a service answers on. The lines lost are counted, and with space again
+    the log goes on.
+    """
     disk = small_disk(64 * 1024)
     path, ballast = disk / "production.csv", disk / "ballast"
-    model = SimpleNamespace(hash="0" * 16, predict=lambda pixels: np.full((len(pixels), 2), 0.5, np.float32))
+    model = SimpleNamespace(
+        hash="0" * 16, predict=lambda pixels: np.full((len(pixels), 2), 0.5, np.float32)
+    )
     served = utils.MonitoredModel(model, utils.InferenceLogger(path))
     ballast.write_bytes(b"x" * 32 * 1024)
     answers = 0
@@ -605,7 +818,8 @@ def test_answers_go_on_when_the_log_is_full(small_disk):
     ballast.unlink()
     served.predict(np.zeros((1, 1, 8, 8), np.uint8))
     assert len(utils.read_log(path)) == answers - 3 + 1 and answers > 100
-    assert path.read_text().count(utils.TORN) == 1  # of the line that only half of found its place
+    # of the line that only half of found its place
+    assert path.read_text().count(utils.TORN) == 1
     assert path.read_text().endswith("\n")
 
 
@@ -613,26 +827,43 @@ def test_log_on_a_full_disk_tells_who_asks(tmp_path):
     path = tmp_path / "production.csv"
     log(path, "before")
     message = on_full_disk(lambda: [log(path, "x") for _ in range(100)])
-    assert told(message, path) and message.endswith("The lines written before are all there.")
+    assert told(message, path) and message.endswith(
+        "The lines written before are all there."
+    )
     log(path, "after")
     assert utils.read_log(path)["run_id"].tolist()[:2] == ["before"] * 2
     assert utils.read_log(path, "after")["pred_class"].tolist() == [1, 1]
 
 
 def test_promotion_on_a_full_disk(course):
-    """No space for the log: no swap. None for the copy: the old model serves on, and the log says it was given up."""
+    """No space for the log: no swap. None for the copy: the old model serves on, and
+    the log says it was given up.
+    """
     old, new = (utils.store_onnx(course, tiny_model(value), {}) for value in (0, 1))
     utils.put_in_service(course, old)
-    assert told(on_full_disk(lambda: swap(course, old, new), size=20), course.exports / "audit.csv")
+    assert told(
+        on_full_disk(lambda: swap(course, old, new), size=20),
+        course.exports / "audit.csv",
+    )
     assert utils.in_service(course) == old.stem and utils.read_audit(course).empty
     message = on_full_disk(lambda: swap(course, old, new), size=50_000)
     assert told(message, course.exports / "model.onnx")
     assert utils.in_service(course) == old.stem and not leftovers(course.home)
     swap(course, old, new)
     assert utils.in_service(course) == new.stem
-    assert utils.read_audit(course)["event"].tolist() == ["promoting", "abandoned", "promoting", "in service"]
+    assert utils.read_audit(course)["event"].tolist() == [
+        "promoting",
+        "abandoned",
+        "promoting",
+        "in service",
+    ]
 
 
 def swap(course, old, new):
     with utils._promotion(course):
-        utils._swap(course, "promoting", new, {"who": "test", "model": new.stem, "previous": old.stem})
+        utils._swap(
+            course,
+            "promoting",
+            new,
+            {"who": "test", "model": new.stem, "previous": old.stem},
+        )

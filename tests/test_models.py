@@ -6,8 +6,12 @@ import torch
 from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
 
-NETWORKS = [BaselineCNN, OptimizedCNN, lambda c, k: OptimizedCNN(c, k, norm=False, residual=False),
-            lambda c, k: OptimizedCNN(c, k, (8, 16, 32, 48), depth=1, stem=2)]  # fmt: skip
+NETWORKS = [
+    BaselineCNN,
+    OptimizedCNN,
+    lambda c, k: OptimizedCNN(c, k, norm=False, residual=False),
+    lambda c, k: OptimizedCNN(c, k, (8, 16, 32, 48), depth=1, stem=2),
+]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -20,7 +24,8 @@ def test_any_size_from_32_up(network, channels, classes, height, width):
         logits, embedding = model(images), model.embed(images)
     assert logits.shape == (2, classes)
     assert embedding.ndim == 2
-    torch.testing.assert_close(model.classifier(embedding), logits)  # dropout is off: the embedding decides alone
+    # dropout is off: the embedding decides alone
+    torch.testing.assert_close(model.classifier(embedding), logits)
 
 
 @pytest.mark.parametrize("network", [BaselineCNN, OptimizedCNN])
@@ -33,15 +38,27 @@ def test_config_rebuilds_the_network(network):
 
 def test_baseline_has_neither_normalisation_nor_shortcuts():
     kinds = {type(module).__name__ for module in BaselineCNN().modules()}
-    assert kinds == {"BaselineCNN", "Sequential", "Conv2d", "ReLU", "MaxPool2d", "Linear"}
+    assert kinds == {
+        "BaselineCNN",
+        "Sequential",
+        "Conv2d",
+        "ReLU",
+        "MaxPool2d",
+        "Linear",
+    }
 
 
 def test_a_small_bright_spot_survives_the_pooling():
-    """Its share of the average falls with the size of the picture, the maximum does not."""
+    """Its share of the average falls with the size of the picture, the maximum does
+    not.
+    """
     model, maps = OptimizedCNN(1, 2), torch.zeros(1, 128, 14, 14)
     maps[0, :, 3, 5] = 1.0
     pooled = model.pool(maps)
-    assert pooled[0, :128].max().item() == pytest.approx(1 / 196) and (pooled[0, 128:] == 1).all()
+    assert (
+        pooled[0, :128].max().item() == pytest.approx(1 / 196)
+        and (pooled[0, 128:] == 1).all()
+    )
 
 
 def test_residual_block_starts_as_the_identity():

@@ -1,4 +1,6 @@
-"""course.py pack: one zip with all that a grader needs, and nothing that must stay at home."""
+"""course.py pack: one zip with all that a grader needs, and nothing that must stay at
+home.
+"""
 
 import hashlib
 import json
@@ -15,7 +17,8 @@ import utils
 from tools import pack, run
 from tools.submission import open_submission
 
-TOKEN = "AK" + "IA" + "ABCD1234EFGH5678"  # put together, so that no scanner takes this file for a leak
+# put together, so that no scanner takes this file for a leak
+TOKEN = "AK" + "IA" + "ABCD1234EFGH5678"
 RECORD = "exports/results.json"
 
 
@@ -43,13 +46,31 @@ def put(root: Path, name: str, content: bytes = b"x") -> None:
 def test_hand_in_holds_the_layout_of_the_course_and_passes_its_checks(project):
     path, findings = pack.build(project)
     assert path == project / "hand-in-pneumonia.zip"
-    required = {"utils.py", "models/baseline_cnn.py", "models/optimized_cnn.py", "checkpoints/best_model.pth",
-                "checkpoints/model_retrained.pth", "checkpoints/baseline.pth", "exports/model.onnx", RECORD,
-                "README.md", "requirements.txt", "constraints.txt", "exports/environment.txt", "exports/audit.csv",
-                "course.json", "course.py", "data/pneumonia/index.csv", "report/report.pdf", "tools/run.py",
-                }  # fmt: skip
-    required |= {f"{folder}/{file.name}" for folder in ("notebooks", "exports/notebooks")
-                 for file in (project / "notebooks").iterdir()}  # fmt: skip
+    required = {
+        "utils.py",
+        "models/baseline_cnn.py",
+        "models/optimized_cnn.py",
+        "checkpoints/best_model.pth",
+        "checkpoints/model_retrained.pth",
+        "checkpoints/baseline.pth",
+        "exports/model.onnx",
+        RECORD,
+        "README.md",
+        "requirements.txt",
+        "constraints.txt",
+        "exports/environment.txt",
+        "exports/audit.csv",
+        "course.json",
+        "course.py",
+        "data/pneumonia/index.csv",
+        "report/report.pdf",
+        "tools/run.py",
+    }
+    required |= {
+        f"{folder}/{file.name}"
+        for folder in ("notebooks", "exports/notebooks")
+        for file in (project / "notebooks").iterdir()
+    }
     assert required <= names(path)
     assert {finding.verdict for finding in findings} == {"pass", "note"}
 
@@ -62,7 +83,9 @@ def test_the_same_files_give_the_same_bytes(project, tmp_path):
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as archive:
         listed = archive.namelist()
-    assert listed == sorted(listed) and all(name.startswith("project/") for name in listed)
+    assert listed == sorted(listed) and all(
+        name.startswith("project/") for name in listed
+    )
 
 
 def test_packing_again_does_not_pack_the_zip(project):
@@ -71,23 +94,72 @@ def test_packing_again_does_not_pack_the_zip(project):
 
 
 def test_what_nobody_listed_stays_at_home(project):
-    for name in ("old.zip", "data/pneumonia/cache/pixels.npy", "data/raw/chest_xray/a.jpeg", "runs/a/events.out",
-                 ".git/config", ".venv/lib/x.py", "checkpoints/exercise.pth", "checkpoints/partial/step.pth",
-                 "exports/notebooks/theme1.failed.ipynb", "exports/notebooks/.theme1.running.ipynb", "benchmarks/b.py",
-                 "tests/a.py", "report/.build/main.typ",
-                 "exports/secret.bin", "backup.tar.gz", "notes.docx", "models/__pycache__/a.pyc", "exports/.x.tmp"):
-        put(project, name)  # fmt: skip
+    for name in (
+        "old.zip",
+        "data/pneumonia/cache/pixels.npy",
+        "data/raw/chest_xray/a.jpeg",
+        "runs/a/events.out",
+        ".git/config",
+        ".venv/lib/x.py",
+        "checkpoints/exercise.pth",
+        "checkpoints/partial/step.pth",
+        "exports/notebooks/theme1.failed.ipynb",
+        "exports/notebooks/.theme1.running.ipynb",
+        "benchmarks/b.py",
+        "tests/a.py",
+        "report/.build/main.typ",
+        "exports/secret.bin",
+        "backup.tar.gz",
+        "notes.docx",
+        "models/__pycache__/a.pyc",
+        "exports/.x.tmp",
+    ):
+        put(project, name)
     before = names(pack.build(project)[0])
-    assert not [name for name in before if any(part in name for part in (
-        ".zip", "cache", "raw", "runs", ".git/", ".venv", "exercise.pth", "partial", "tests", "failed", "running",
-        "benchmarks", ".build", ".bin", ".tar", ".docx", ".tmp"))]  # fmt: skip
+    assert not [
+        name
+        for name in before
+        if any(
+            part in name
+            for part in (
+                ".zip",
+                "cache",
+                "raw",
+                "runs",
+                ".git/",
+                ".venv",
+                "exercise.pth",
+                "partial",
+                "tests",
+                "failed",
+                "running",
+                "benchmarks",
+                ".build",
+                ".bin",
+                ".tar",
+                ".docx",
+                ".tmp",
+            )
+        )
+    ]
 
 
 def test_code_of_the_groups_own_comes_along(project):
-    own = {"mine.py", "src/net/loader.py", "helpers/plots.py", "demo/app.py", "demo/requirements.txt",
-           ".github/workflows/ci.yml", "report/sections/03_theme1.typ", "report/figure.png", "report/report.json",
-           "logs/production.csv", "exports/figures/theme1_a.png", "exports/tables/theme1_a.csv",
-           "exports/MODEL_CARD.md"}  # fmt: skip
+    own = {
+        "mine.py",
+        "src/net/loader.py",
+        "helpers/plots.py",
+        "demo/app.py",
+        "demo/requirements.txt",
+        ".github/workflows/ci.yml",
+        "report/sections/03_theme1.typ",
+        "report/figure.png",
+        "report/report.json",
+        "logs/production.csv",
+        "exports/figures/theme1_a.png",
+        "exports/tables/theme1_a.csv",
+        "exports/MODEL_CARD.md",
+    }
     for name in own:
         put(project, name)
     assert own <= names(pack.build(project)[0])
@@ -100,7 +172,10 @@ def test_home_of_its_own(project, tmp_path):
         shutil.move(project / name, home / name)
     put(project, RECORD, b"{}")  # of an older run, in the project
     path, findings = pack.build(project, home)
-    assert path.parent == home and {finding.verdict for finding in findings} == {"pass", "note"}
+    assert path.parent == home and {finding.verdict for finding in findings} == {
+        "pass",
+        "note",
+    }
     with zipfile.ZipFile(path) as archive:
         assert archive.read(f"project/{RECORD}") == (home / RECORD).read_bytes()
 
@@ -112,35 +187,63 @@ def test_secrets_stay_at_home_and_are_named(project, capsys):
     add_cell(project, f'token = "{TOKEN}"')
     assert course.main(["pack", "--project", str(project)]) == 0
     out, kept = capsys.readouterr().out, names(project / "hand-in-pneumonia.zip")
-    assert not {"kaggle.json", "demo/.env", "notebooks/theme2_baseline_model.ipynb"} & kept and "demo/app.py" in kept
-    assert "Left out of the zip, as it holds credentials: revoke it" in out and "kaggle.json" in out
-    assert "an AWS key (AKIA…) stands in it" in out and "theme2_baseline_model.ipynb, cell" in out
+    assert (
+        not {"kaggle.json", "demo/.env", "notebooks/theme2_baseline_model.ipynb"} & kept
+        and "demo/app.py" in kept
+    )
+    assert (
+        "Left out of the zip, as it holds credentials: revoke it" in out
+        and "kaggle.json" in out
+    )
+    assert (
+        "an AWS key (AKIA…) stands in it" in out
+        and "theme2_baseline_model.ipynb, cell" in out
+    )
     assert "Theme 2 is missing" in out and TOKEN not in out
     with zipfile.ZipFile(project / "hand-in-pneumonia.zip") as archive:
-        assert not any(TOKEN.encode() in archive.read(name) for name in archive.namelist())
+        assert not any(
+            TOKEN.encode() in archive.read(name) for name in archive.namelist()
+        )
 
 
 def test_summary_is_worst_first_and_ends_with_the_zip(project, capsys):
     (project / "checkpoints/best_model.pth").unlink()
-    assert pack.main(["--project", str(project), "--output", str(project.parent / "out.zip")]) == 0
+    assert (
+        pack.main(
+            ["--project", str(project), "--output", str(project.parent / "out.zip")]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     marks = [line[0] for line in lines if line[:1] in "✗?·✓" and line]
     assert marks == sorted(marks, key="✗?·✓".index) and marks[0] == "✗"
     digest = hashlib.sha256((project.parent / "out.zip").read_bytes()).hexdigest()
-    assert lines[-1] == f"sha256 {digest}" and "Remains to do: " in lines[-3] and "notebooks 8" in lines[-4]
+    assert (
+        lines[-1] == f"sha256 {digest}"
+        and "Remains to do: " in lines[-3]
+        and "notebooks 8" in lines[-4]
+    )
 
 
-@pytest.mark.parametrize("content", [None, b"{", b'{"schema": 99}', b'{"schema": 1, "meta": {}}'])
+@pytest.mark.parametrize(
+    "content", [None, b"{", b'{"schema": 99}', b'{"schema": 1, "meta": {}}']
+)
 def test_nothing_to_pack_is_said_and_the_earlier_zip_stays(content, project, capsys):
     put(project, "hand-in-pneumonia.zip", b"earlier")
-    (project / RECORD).unlink() if content is None else (project / RECORD).write_bytes(content)
+    (
+        (project / RECORD).unlink()
+        if content is None
+        else (project / RECORD).write_bytes(content)
+    )
     assert pack.main(["--project", str(project)]) == 2
     out = capsys.readouterr().out
     assert ("run" in out or "read it with" in out) and len(out.splitlines()) == 1
     assert (project / "hand-in-pneumonia.zip").read_bytes() == b"earlier"
 
 
-def test_zip_that_cannot_be_written_leaves_the_earlier_one(project, monkeypatch, capsys):
+def test_zip_that_cannot_be_written_leaves_the_earlier_one(
+    project, monkeypatch, capsys
+):
     put(project, "hand-in-pneumonia.zip", b"earlier")
 
     def full(*arguments, **options):
@@ -162,8 +265,16 @@ def test_odd_files_are_left_out_and_said(project, tmp_path):
     os.mkfifo(project / "models/pipe.py")
     path, findings = pack.build(project)
     assert not {"logs/production.csv", "linked.py", "models/pipe.py"} & names(path)
-    says = " ".join(finding.says + finding.where for finding in findings if finding.verdict == "human")
-    assert "21 MiB (limit: 20)" in says and "no other system can read" in says and "caf\\udce9.py" in says
+    says = " ".join(
+        finding.says + finding.where
+        for finding in findings
+        if finding.verdict == "human"
+    )
+    assert (
+        "21 MiB (limit: 20)" in says
+        and "no other system can read" in says
+        and "caf\\udce9.py" in says
+    )
 
 
 def test_folder_that_is_a_link_is_said(project, tmp_path):
@@ -171,35 +282,75 @@ def test_folder_that_is_a_link_is_said(project, tmp_path):
     (project / "report").symlink_to(tmp_path / "elsewhere")
     path, findings = pack.build(project)
     assert not any(name.startswith("report/") for name in names(path))
-    assert any("link to a folder" in finding.says and finding.where == "report" for finding in findings)
+    assert any(
+        "link to a folder" in finding.says and finding.where == "report"
+        for finding in findings
+    )
 
 
 def test_folder_of_the_machine_in_the_record_is_noted(project, monkeypatch):
     monkeypatch.setenv("HOME", "/home/alice")
     for name in (RECORD, "course.json"):
-        edit_json(project / name, lambda values: values.get("meta", values).update(source="/home/alice/images"))
+        edit_json(
+            project / name,
+            lambda values: values.get("meta", values).update(
+                source="/home/alice/images"
+            ),
+        )
     path, findings = pack.build(project)
     notes = " ".join(finding.says for finding in findings if finding.verdict == "note")
-    assert "(/home/alice/images)" in notes and "1 files show your own folder, /home/alice:" in notes
+    assert (
+        "(/home/alice/images)" in notes
+        and "1 files show your own folder, /home/alice:" in notes
+    )
     with zipfile.ZipFile(path) as archive:
-        assert json.loads(archive.read("project/course.json"))["source"] == "/home/alice/images"
+        assert (
+            json.loads(archive.read("project/course.json"))["source"]
+            == "/home/alice/images"
+        )
 
 
 def test_odd_record_is_packed_all_the_same(project):
-    edit_json(project / RECORD, lambda record: record.update(theme2={"inputs": ["x"]}, theme3=3))
+    edit_json(
+        project / RECORD,
+        lambda record: record.update(theme2={"inputs": ["x"]}, theme3=3),
+    )
     path, findings = pack.build(project)
-    assert RECORD in names(path) and ("record", "fail") in {(finding.check, finding.verdict) for finding in findings}
+    assert RECORD in names(path) and ("record", "fail") in {
+        (finding.check, finding.verdict) for finding in findings
+    }
 
 
 @pytest.mark.slow
 def test_real_run_packs_and_fits_its_hashes(tmp_path):
-    """Two themes executed for real: the zip holds them, and its checks find nothing wrong with them."""
+    """Two themes executed for real: the zip holds them, and its checks find nothing
+    wrong with them.
+    """
     home = tmp_path / "home"
-    assert run.main(["--home", str(home), "--source", "sample", "--profile", "smoke", "--until", "2"]) == 0
+    assert (
+        run.main(
+            [
+                "--home",
+                str(home),
+                "--source",
+                "sample",
+                "--profile",
+                "smoke",
+                "--until",
+                "2",
+            ]
+        )
+        == 0
+    )
     path, findings = pack.build(home=home)
     says = [(finding.check, finding.verdict) for finding in findings]
-    assert any("2 executed from top to bottom" in finding.says for finding in findings) and ("secrets", "pass") in says
+    assert (
+        any("2 executed from top to bottom" in finding.says for finding in findings)
+        and ("secrets", "pass") in says
+    )
     assert ("artefacts", "fail") not in says and ("seeds", "pass") in says
     opened = open_submission(path, tmp_path / "work")
-    assert opened.record == utils.read_record(home) and opened.story["profile"] == "smoke"
+    assert (
+        opened.record == utils.read_record(home) and opened.story["profile"] == "smoke"
+    )
     assert not [file for file in opened.files if file.suffix in (".jpeg", ".npy")]

@@ -1,4 +1,6 @@
-"""`course.py publish`: badges and bootstrap cells of one repository, all files or none, nothing else touched."""
+"""`course.py publish`: badges and bootstrap cells of one repository, all files or none,
+nothing else touched.
+"""
 
 import os
 import re
@@ -25,18 +27,26 @@ def kit(tmp_path) -> Path:
     """A copy of what publish touches."""
     folder = tmp_path / "kit"
     (folder / "tools").mkdir(parents=True)
-    shutil.copytree(KIT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(
+        KIT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*")
+    )
     shutil.copy(KIT / "tools" / "bootstrap.py", folder / "tools")
     shutil.copy(KIT / "README.md", folder)
     return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def bootstrap_of(path: Path) -> str:
-    return next(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+    return next(
+        cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+    )
 
 
 def test_every_badge_and_cell_is_stamped_and_nothing_else(kit):
@@ -45,12 +55,20 @@ def test_every_badge_and_cell_is_stamped_and_nothing_else(kit):
     assert {path.relative_to(kit).as_posix() for path in changed} == before.keys()
     link = "https://colab.research.google.com/github/ada/deep-course/blob/autumn/2026/notebooks"
     for name, content in contents(kit).items():
-        # Line by line, so that indentation, order of keys and the last line break are compared too.
+        # Line by line, so that indentation, order of keys and the last line break are
+        # compared too.
         old, new = before[name].decode().split("\n"), content.decode().split("\n")
         assert len(old) == len(new)
         for was, is_now in zip(old, new, strict=True):
-            assert was == is_now or "colab.research" in was or "REPOSITORY, BRANCH = " in was
-        assert "OWNER/REPOSITORY" not in "".join(line for line in new if "colab" in line or "BRANCH = " in line)
+            assert (
+                was == is_now
+                or "colab.research" in was
+                or "REPOSITORY = " in was
+                or "BRANCH = " in was
+            )
+        assert "OWNER/REPOSITORY" not in "".join(
+            line for line in new if "colab" in line or "BRANCH = " in line
+        )
     cell = (kit / "tools" / "bootstrap.py").read_text()
     for title in TITLES:
         notebook = nbformat.read(kit / "notebooks" / f"{title}.ipynb", 4)
@@ -58,15 +76,21 @@ def test_every_badge_and_cell_is_stamped_and_nothing_else(kit):
         assert f"({link}/{title}.ipynb)" in notebook.cells[0].source
         assert bootstrap_of(kit / "notebooks" / f"{title}.ipynb") == cell.strip()
         assert f"({link}/{title}.ipynb)" in (kit / "README.md").read_text()
-    line = f'REPOSITORY, BRANCH = "{ADDRESS}", "autumn/2026"  # stamped when the kit is published'
-    assert line in cell.splitlines()
+    lines = {f'REPOSITORY = "{ADDRESS}"', 'BRANCH = "autumn/2026"'}
+    assert lines <= set(cell.splitlines())
 
 
 def test_twice_changes_nothing_and_another_repository_takes_over(kit):
     publish.publish(ADDRESS, "main", kit)
-    first, times = contents(kit), {path: path.stat().st_mtime_ns for path in kit.rglob("*")}
+    first, times = (
+        contents(kit),
+        {path: path.stat().st_mtime_ns for path in kit.rglob("*")},
+    )
     assert publish.publish(ADDRESS + ".git/", "main", kit) == []
-    assert contents(kit) == first and {path: path.stat().st_mtime_ns for path in kit.rglob("*")} == times
+    assert (
+        contents(kit) == first
+        and {path: path.stat().st_mtime_ns for path in kit.rglob("*")} == times
+    )
     publish.publish("https://github.com/bob/x.y_z-1", "v2", kit)
     assert not any(b"ada/deep-course" in content for content in contents(kit).values())
     publish.publish(ADDRESS, "main", kit)
@@ -89,40 +113,87 @@ def test_windows_line_ends_stay(kit):
     assert path.read_bytes().count(b"\r\n") == count == path.read_bytes().count(b"\n")
 
 
-@pytest.mark.parametrize("address, why", [
-    ("git@github.com:ada/course.git", "does not begin with https://github.com/"),
-    ("ssh://git@github.com/ada/course", "holds a name or a password"),
-    ("http://github.com/ada/course", "does not begin with https://github.com/"),
-    ("https://gitlab.com/ada/course", "does not begin with https://github.com/"),
-    ("https://github.com.evil.org/ada/course", "does not begin with https://github.com/"),
-    ("ada/course", "does not begin with https://github.com/"), ("", "does not begin with https://github.com/"),
-    ("https://[", "does not begin with https://github.com/"),
-    ("https://github.com/ada", "does not name one repository"), ("https://github.com/", "does not name one repository"),
-    ("https://github.com/ada/..", "does not name one repository"),
-    ("https://github.com/-ada/course", "does not name one repository"),
-    ("https://github.com/ada/course/tree/main", "does not name one repository"),
-    ("https://github.com/ada/course?x=1", "does not name one repository"),
-    ('https://github.com/ada/c"; rm -rf x', "does not name one repository"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "address, why",
+    [
+        ("git@github.com:ada/course.git", "does not begin with https://github.com/"),
+        ("ssh://git@github.com/ada/course", "holds a name or a password"),
+        ("http://github.com/ada/course", "does not begin with https://github.com/"),
+        ("https://gitlab.com/ada/course", "does not begin with https://github.com/"),
+        (
+            "https://github.com.evil.org/ada/course",
+            "does not begin with https://github.com/",
+        ),
+        ("ada/course", "does not begin with https://github.com/"),
+        ("", "does not begin with https://github.com/"),
+        ("https://[", "does not begin with https://github.com/"),
+        ("https://github.com/ada", "does not name one repository"),
+        ("https://github.com/", "does not name one repository"),
+        ("https://github.com/ada/..", "does not name one repository"),
+        ("https://github.com/-ada/course", "does not name one repository"),
+        ("https://github.com/ada/course/tree/main", "does not name one repository"),
+        ("https://github.com/ada/course?x=1", "does not name one repository"),
+        ('https://github.com/ada/c"; rm -rf x', "does not name one repository"),
+    ],
+)
 def test_wrong_address_is_explained_and_nothing_changes(kit, address, why):
     before = contents(kit)
-    with pytest.raises(utils.CourseError, match=f"{re.escape(why)}.*give --repo https://github.com/OWNER/REPOSITORY"):
+    with pytest.raises(
+        utils.CourseError,
+        match=f"{re.escape(why)}.*give --repo https://github.com/OWNER/REPOSITORY",
+    ):
         publish.publish(address, "main", kit)
     assert contents(kit) == before
 
 
 def test_password_in_the_address_is_never_repeated(kit, capsys):
-    assert publish.main(["--repo", "https://ada:hunter2secret@github.com/ada/course", "--project", str(kit)]) == 2
+    assert (
+        publish.main(
+            [
+                "--repo",
+                "https://ada:hunter2secret@github.com/ada/course",
+                "--project",
+                str(kit),
+            ]
+        )
+        == 2
+    )
     said = capsys.readouterr()
-    assert "holds a name or a password" in said.out and "hunter2" not in said.out + said.err
+    assert (
+        "holds a name or a password" in said.out
+        and "hunter2" not in said.out + said.err
+    )
     assert not any(b"hunter2" in content for content in contents(kit).values())
 
 
-@pytest.mark.parametrize("branch", ["", "a b", "-x", "/x", "x/", "x//y", "a..b", ".x", "x/.y", "x.lock", "x.", "a~1",
-                                    "$(id)", 'a"b', "a;b", "été", "x\ny"])  # fmt: skip
+@pytest.mark.parametrize(
+    "branch",
+    [
+        "",
+        "a b",
+        "-x",
+        "/x",
+        "x/",
+        "x//y",
+        "a..b",
+        ".x",
+        "x/.y",
+        "x.lock",
+        "x.",
+        "a~1",
+        "$(id)",
+        'a"b',
+        "a;b",
+        "été",
+        "x\ny",
+    ],
+)
 def test_wrong_branch_is_explained_and_nothing_changes(kit, branch):
     before = contents(kit)
-    with pytest.raises(utils.CourseError, match="cannot be the branch: give one that `git branch` lists"):
+    with pytest.raises(
+        utils.CourseError,
+        match="cannot be the branch: give one that `git branch` lists",
+    ):
         publish.publish(ADDRESS, branch, kit)
     assert contents(kit) == before
 
@@ -137,7 +208,11 @@ def test_one_file_that_cannot_be_stamped_stops_all(kit, damage):
     elif damage == "bytes":
         path.write_bytes(b"\xff\xfe")
     else:
-        path.write_text(text.replace("REPOSITORY, BRANCH = " if damage == "stamp" else "colab.research", "x"))
+        path.write_text(
+            text.replace(
+                "REPOSITORY = " if damage == "stamp" else "colab.research", "x"
+            )
+        )
     before = contents(kit)
     with pytest.raises(utils.CourseError, match=f"{path.name} .*nothing was stamped"):
         publish.publish(ADDRESS, "main", kit)
@@ -161,42 +236,80 @@ def test_full_disk_changes_no_file(kit, monkeypatch):
 
 
 def test_folder_without_notebooks(tmp_path):
-    with pytest.raises(utils.CourseError, match="has no notebooks/: give the kit's folder"):
+    with pytest.raises(
+        utils.CourseError, match="has no notebooks/: give the kit's folder"
+    ):
         publish.publish(ADDRESS, "main", tmp_path)
 
 
 def test_command_says_what_it_changed(kit, capsys):
     command = ["publish", "--repo", ADDRESS, "--project", str(kit)]
-    done = subprocess.run([sys.executable, "course.py", *command], cwd=KIT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "course.py", *command], cwd=KIT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stderr == ""
-    assert f"Stamped with {ADDRESS}, branch main:" in done.stdout and "README.md" in done.stdout
+    assert (
+        f"Stamped with {ADDRESS}, branch main:" in done.stdout
+        and "README.md" in done.stdout
+    )
     assert done.stdout.count(".ipynb") == len(TITLES)
     assert publish.main(command[1:]) == 0
-    assert capsys.readouterr().out == f"Nothing to change: all is stamped with {ADDRESS}, branch main.\n"
+    assert (
+        capsys.readouterr().out
+        == f"Nothing to change: all is stamped with {ADDRESS}, branch main.\n"
+    )
 
 
 def test_published_cell_clones_that_repository_and_branch(kit, tmp_path):
     publish.publish(ADDRESS, "autumn/2026", kit)
     machine = colab.Colab(tmp_path / "runtime", colab.JUNE, "12.8")
-    assert machine.run(bootstrap_of(kit / "notebooks" / f"{TITLES[3]}.ipynb")).returncode == 0
-    assert machine.clones == [f"clone -q --depth 1 -b autumn/2026 {ADDRESS} {machine.content / 'course-kit.part'}"]
+    assert (
+        machine.run(bootstrap_of(kit / "notebooks" / f"{TITLES[3]}.ipynb")).returncode
+        == 0
+    )
+    assert machine.clones == [
+        f"clone -q --depth 1 -b autumn/2026 {ADDRESS}"
+        f" {machine.content / 'course-kit.part'}"
+    ]
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_published_cell_with_the_real_git(kit, tmp_path):
-    """GitHub is a folder of this machine here; everything else is what a student's runtime does."""
+    """GitHub is a folder of this machine here; everything else is what a student's
+    runtime does.
+    """
     publish.publish(ADDRESS, "autumn/2026", kit)
     machine = colab.Colab(tmp_path / "runtime", colab.JUNE, "12.8")
     origin = tmp_path / "origin"
     shutil.copytree(machine.folder / "kit", origin)
     (origin / "models" / "kept").write_text("git stores no empty folder")
-    who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
-    for action in (["init", "-q"], ["add", "."], ["commit", "-qm", "kit"], ["branch", "autumn/2026"]):
+    who = [
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@example.org",
+        "-c",
+        "init.defaultBranch=main",
+    ]
+    for action in (
+        ["init", "-q"],
+        ["add", "."],
+        ["commit", "-qm", "kit"],
+        ["branch", "autumn/2026"],
+    ):
         subprocess.run(["git", *who, *action], cwd=origin, check=True)
     (machine.python.parent / "git").unlink()
     path = f"{machine.python.parent}{os.pathsep}{os.environ['PATH']}"
-    elsewhere = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf", "PATH": path}
-    done = machine.run(bootstrap_of(kit / "notebooks" / f"{TITLES[0]}.ipynb"), GIT_CONFIG_VALUE_0=ADDRESS, **elsewhere)
+    elsewhere = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf",
+        "PATH": path,
+    }
+    done = machine.run(
+        bootstrap_of(kit / "notebooks" / f"{TITLES[0]}.ipynb"),
+        GIT_CONFIG_VALUE_0=ADDRESS,
+        **elsewhere,
+    )
     assert done.returncode == 0, done.stderr
     head = (machine.content / "course-kit" / ".git" / "HEAD").read_text()
     assert head == "ref: refs/heads/autumn/2026\n"
@@ -204,7 +317,10 @@ def test_published_cell_with_the_real_git(kit, tmp_path):
     publish.publish(ADDRESS, "winter", kit)
     cell = bootstrap_of(kit / "notebooks" / f"{TITLES[0]}.ipynb")
     done = machine.run(cell, GIT_CONFIG_VALUE_0=ADDRESS, **elsewhere)
-    assert "Remote branch winter not found" in done.stderr and not (machine.content / "course-kit").exists()
+    assert (
+        "Remote branch winter not found" in done.stderr
+        and not (machine.content / "course-kit").exists()
+    )
 
 
 def test_file_mode_stays(kit):

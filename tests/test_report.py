@@ -1,4 +1,6 @@
-"""course.py report: what the PDF holds, what the group owns, and what happens to everything that is broken."""
+"""course.py report: what the PDF holds, what the group owns, and what happens to
+everything that is broken.
+"""
 
 import json
 import re
@@ -21,38 +23,72 @@ ODD = '#let $x$ *b* _c_ <d> @e é "q" \\ [f]'
 
 def write_record(home: Path, **changes) -> None:
     test = {"accuracy": {"value": 0.8125, "low": 0.7, "high": 0.9, "n": 80}}
-    pools = {"A": {"train": 5, "val": 2, "All": 7}, "All": {"train": 1234, "val": 12, "All": 1246}}
-    rows = [{"name": f"criterion {ODD}", "value": 0.83333333333, "target": ">= 0.7", "passed": True},
-            {"name": "second", "value": False, "target": "== True", "passed": False}]  # fmt: skip
+    pools = {
+        "A": {"train": 5, "val": 2, "All": 7},
+        "All": {"train": 1234, "val": 12, "All": 1246},
+    }
+    rows = [
+        {
+            "name": f"criterion {ODD}",
+            "value": 0.83333333333,
+            "target": ">= 0.7",
+            "passed": True,
+        },
+        {"name": "second", "value": False, "target": "== True", "passed": False},
+    ]
     record = {
         "schema": utils.SCHEMA,
-        "meta": {"dataset": "pneumonia", "source": "real", "profile": "smoke", "image_size": 32, "seed": 42,
-                 "hardware": "a machine", "environment": {"python": "3.11.7", "torch": "2.15.0"}},
+        "meta": {
+            "dataset": "pneumonia",
+            "source": "real",
+            "profile": "smoke",
+            "image_size": 32,
+            "seed": 42,
+            "hardware": "a machine",
+            "environment": {"python": "3.11.7", "torch": "2.15.0"},
+        },
         "theme1": {"inputs": {}, "images": 1300, "usable": 1246, "pools": pools},
-        "theme2": {"inputs": {}, "test": test}, "criteria": {"theme1": rows},
-        "headline": {"baseline_test_accuracy": 0.8125, "ort_speedup_b1": 5.333, "provider": "CPUExecutionProvider"},
-    }  # fmt: skip
+        "theme2": {"inputs": {}, "test": test},
+        "criteria": {"theme1": rows},
+        "headline": {
+            "baseline_test_accuracy": 0.8125,
+            "ort_speedup_b1": 5.333,
+            "provider": "CPUExecutionProvider",
+        },
+    }
     utils.write_json(home / "exports" / "results.json", record | changes)
 
 
 @pytest.fixture
 def home(tmp_path) -> Path:
-    """Themes 1 and 2 have run; two figures and two tables, one of each unknown to the kit."""
+    """Themes 1 and 2 have run; two figures and two tables, one of each unknown to the
+    kit.
+    """
     write_record(tmp_path)
     for name in ("theme1_examples", "theme2_our_own"):
         (tmp_path / "exports" / "figures").mkdir(exist_ok=True)
-        Image.fromarray(np.full((40, 60), 128, np.uint8)).save(tmp_path / "exports" / "figures" / f"{name}.png")
+        Image.fromarray(np.full((40, 60), 128, np.uint8)).save(
+            tmp_path / "exports" / "figures" / f"{name}.png"
+        )
     (tmp_path / "exports" / "tables").mkdir()
-    (tmp_path / "exports" / "tables" / "theme1_pools.csv").write_text("pool,A,All\ntrain,5,1234\nval,2,12\n")
+    (tmp_path / "exports" / "tables" / "theme1_pools.csv").write_text(
+        "pool,A,All\ntrain,5,1234\nval,2,12\n"
+    )
     quoted = ODD.replace('"', '""')
-    (tmp_path / "exports" / "tables" / "theme1_odd.csv").write_text(f',"{quoted}"\n0,0.123456789\n1,"{quoted}"\n')
+    (tmp_path / "exports" / "tables" / "theme1_odd.csv").write_text(
+        f',"{quoted}"\n0,0.123456789\n1,"{quoted}"\n'
+    )
     return tmp_path
 
 
 def build(home: Path, *arguments, **options) -> tuple[dict, PdfReader, str]:
     summary = report.build(home, *arguments, **options)
     reader = PdfReader(home / "report" / "report.pdf")
-    return summary, reader, " ".join(" ".join(page.extract_text() for page in reader.pages).split())
+    return (
+        summary,
+        reader,
+        " ".join(" ".join(page.extract_text() for page in reader.pages).split()),
+    )
 
 
 def section(home: Path, start: str) -> Path:
@@ -68,11 +104,19 @@ def append(path: Path, text: str) -> int:
 
 def text_of(reader: PdfReader, title: str, after: str | None) -> str:
     """Text of the pages of one section, by the PDF's own outline."""
-    pages = {item.title: reader.get_destination_page_number(item) for item in reader.outline
-             if not isinstance(item, list)}  # fmt: skip
-    last = next((page for name, page in pages.items() if after and name.endswith(after)), len(reader.pages))
+    pages = {
+        item.title: reader.get_destination_page_number(item)
+        for item in reader.outline
+        if not isinstance(item, list)
+    }
+    last = next(
+        (page for name, page in pages.items() if after and name.endswith(after)),
+        len(reader.pages),
+    )
     first = next(page for name, page in pages.items() if name.endswith(title))
-    return " ".join(" ".join(page.extract_text() for page in reader.pages[first:last]).split())
+    return " ".join(
+        " ".join(page.extract_text() for page in reader.pages[first:last]).split()
+    )
 
 
 # --- what stands in the PDF
@@ -83,34 +127,61 @@ def test_twelve_sections_in_order_and_pages_as_in_the_pdf(home, lang):
     summary, reader, text = build(home, lang)
     titles = [item for item in reader.outline if not isinstance(item, list)]
     wanted = [WORDS[lang][part.key] for part in report.SECTIONS]
-    assert [item.title for item in titles] == [f"{n} {title}" for n, title in enumerate(wanted, 1)]
+    assert [item.title for item in titles] == [
+        f"{n} {title}" for n, title in enumerate(wanted, 1)
+    ]
     assert len(wanted) == 12 and summary["pages"] == len(reader.pages)
     starts = [reader.get_destination_page_number(item) for item in titles]
     ends = [*starts[1:], len(reader.pages)]
-    assert [row["pages"] for row in summary["sections"]] == [b - a for a, b in zip(starts, ends, strict=True)]
-    assert json.loads((home / "report" / "report.json").read_text()) == json.loads(json.dumps(summary))
+    assert [row["pages"] for row in summary["sections"]] == [
+        b - a for a, b in zip(starts, ends, strict=True)
+    ]
+    assert json.loads((home / "report" / "report.json").read_text()) == json.loads(
+        json.dumps(summary)
+    )
     assert summary["lang"] == lang and f"{WORDS[lang]['budget']} 5–8" in text
-    assert "n = 1\u202f234" in text or "n = 1 234" in text  # a caption knows the size of its pool
+    # a caption knows the size of its pool
+    assert "n = 1\u202f234" in text or "n = 1 234" in text
 
 
 def test_verdict_follows_the_budget(home, monkeypatch):
-    assert [report.verdict(pages, (2, 3)) for pages in (1, 2, 3, 4)] == ["short", "within", "within", "long"]
+    assert [report.verdict(pages, (2, 3)) for pages in (1, 2, 3, 4)] == [
+        "short",
+        "within",
+        "within",
+        "long",
+    ]
     report.build(home)
     append(section(home, "11"), "\n#pagebreak() x #pagebreak() y #pagebreak() z\n")
     rows = {row["key"]: row for row in build(home)[0]["sections"]}
     assert (rows["conclusion"]["pages"], rows["conclusion"]["verdict"]) == (4, "long")
-    assert rows["summary"]["verdict"] == "within" and rows["references"]["verdict"] is None
+    assert (
+        rows["summary"]["verdict"] == "within" and rows["references"]["verdict"] is None
+    )
 
 
 def test_figures_tables_criteria_and_headline_come_by_themselves(home):
     summary, reader, text = build(home, "en")
     first = text_of(reader, WORDS["en"]["theme1"], WORDS["en"]["theme2"])
-    assert "0.833" in first and "0.8333" not in first and "≥ 0.700" in first and "0.123" in first
+    assert (
+        "0.833" in first
+        and "0.8333" not in first
+        and "≥ 0.700" in first
+        and "0.123" in first
+    )
     assert "Eight images of each class" in first and "Images by pool and class" in first
-    assert "Our own (caption missing" in text_of(reader, WORDS["en"]["theme2"], WORDS["en"]["theme3"])
+    assert "Our own (caption missing" in text_of(
+        reader, WORDS["en"]["theme2"], WORDS["en"]["theme3"]
+    )
     head = text_of(reader, WORDS["en"]["summary"], WORDS["en"]["introduction"])
-    assert "Baseline: test accuracy 81.2 %" in head and "[70.0 %, 90.0 %], n = 80" in head and "5.33 ×" in head
-    assert "1300 indexed, 1246 usable" in text_of(reader, WORDS["en"]["introduction"], WORDS["en"]["theme1"])
+    assert (
+        "Baseline: test accuracy 81.2 %" in head
+        and "[70.0 %, 90.0 %], n = 80" in head
+        and "5.33 ×" in head
+    )
+    assert "1300 indexed, 1246 usable" in text_of(
+        reader, WORDS["en"]["introduction"], WORDS["en"]["theme1"]
+    )
     for name in ("He", "Ioffe", "Micikevicius", "Rabanser"):
         assert name in text_of(reader, WORDS["en"]["references"], None)
 
@@ -119,18 +190,29 @@ def test_what_the_text_places_is_not_placed_again(home):
     report.build(home, "en")
     first = section(home, "03")
     first.write_text(first.read_text().replace('#figure-of("theme1_examples")', ""))
-    append(section(home, "11"), '\n#figure-of("theme1_examples", caption: [Mine]) See @fig:theme1_examples.\n')
+    append(
+        section(home, "11"),
+        '\n#figure-of("theme1_examples", caption: [Mine]) See @fig:theme1_examples.\n',
+    )
     _, reader, text = build(home)
     assert text.count("Eight images of each class") == 0 and text.count("Mine") == 1
-    assert re.search(r"See Figure\s+\d+", text_of(reader, WORDS["en"]["conclusion"], WORDS["en"]["references"]))
+    assert re.search(
+        r"See Figure\s+\d+",
+        text_of(reader, WORDS["en"]["conclusion"], WORDS["en"]["references"]),
+    )
 
 
 def test_special_characters_are_printed_as_they_are(home):
     report.build(home, "en")
-    (home / "report" / "group.toml").write_text(f"title = '{ODD}'\nauthors = ['Zoé {ODD}']\nlang = 'en'\n")
+    (home / "report" / "group.toml").write_text(
+        f"title = '{ODD}'\nauthors = ['Zoé {ODD}']\nlang = 'en'\n"
+    )
     _, reader, text = build(home)
     parts = ODD.split()
-    for page in (reader.pages[0].extract_text(), text_of(reader, WORDS["en"]["theme1"], WORDS["en"]["theme2"])):
+    for page in (
+        reader.pages[0].extract_text(),
+        text_of(reader, WORDS["en"]["theme1"], WORDS["en"]["theme2"]),
+    ):
         assert all(part in page for part in parts)
     assert reader.metadata.title == ODD
 
@@ -145,8 +227,15 @@ def test_sample_images_are_named_on_every_page(home):
 
 def test_final_version_hides_budgets_and_still_lists_placeholders(home, capsys):
     summary, _, text = build(home, "en", final=True)
-    assert "budget 5–8" not in text and summary["placeholders"] and summary["draft"] and summary["final"]
-    assert re.search(r"still to be written:\n  report/group.toml:3\n", capsys.readouterr().out)
+    assert (
+        "budget 5–8" not in text
+        and summary["placeholders"]
+        and summary["draft"]
+        and summary["final"]
+    )
+    assert re.search(
+        r"still to be written:\n  report/group.toml:3\n", capsys.readouterr().out
+    )
 
 
 # --- the group's own files
@@ -154,15 +243,25 @@ def test_final_version_hides_budgets_and_still_lists_placeholders(home, capsys):
 
 def test_own_text_is_made_once_and_never_overwritten(home, capsys):
     report.build(home, "en")
-    made = {path: path.read_text() for path in (home / "report").rglob("*") if path.suffix in (".typ", ".toml", ".bib")
-            and ".build" not in path.parts}  # fmt: skip
-    assert len(made) == 13 and 'lang = "en"' in (home / "report" / "group.toml").read_text()
+    made = {
+        path: path.read_text()
+        for path in (home / "report").rglob("*")
+        if path.suffix in (".typ", ".toml", ".bib") and ".build" not in path.parts
+    }
+    assert (
+        len(made) == 13
+        and 'lang = "en"' in (home / "report" / "group.toml").read_text()
+    )
     section(home, "04").write_text("")
     append(section(home, "11"), "\nOur last word.\n")
     capsys.readouterr()
     text = build(home, "fr")[2]
     assert "your own texts stay as they are" in capsys.readouterr().out
-    assert WORDS["fr"]["theme1"] in text and "Our last word." in text and "What we have not shown" in text
+    assert (
+        WORDS["fr"]["theme1"] in text
+        and "Our last word." in text
+        and "What we have not shown" in text
+    )
     assert section(home, "04").read_text() == ""
     same = [path for path, before in made.items() if path.read_text() == before]
     assert len(same) == 11
@@ -175,22 +274,34 @@ def test_placeholders_are_listed_with_file_and_line(home, capsys):
         path.write_text('#import "/report/.build/template.typ": *\n')
     (home / "report" / "group.toml").write_text("authors = ['A']\nlang = 'en'\n")
     with open(section(home, "05"), "a") as file:
-        file.write("// #placeholder[no]\n/* #placeholder[\nno] */ `#placeholder[no]`\n\n"
-                   "Done. #placeholder[why this?]\n#placeholder[\n  and that\n]\n")  # fmt: skip
+        file.write(
+            "// #placeholder[no]\n/* #placeholder[\nno] */ `#placeholder[no]`\n\n"
+            "Done. #placeholder[why this?]\n#placeholder[\n  and that\n]\n"
+        )
     summary, _, _ = build(home)
     file = f"report/sections/{section(home, '05').name}"
-    assert summary["placeholders"] == [{"file": file, "line": 6, "text": "why this?"},
-                                       {"file": file, "line": 7, "text": "and that"}]  # fmt: skip
-    assert [row["placeholders"] for row in summary["sections"]] == [0] * 4 + [2] + [0] * 7
+    assert summary["placeholders"] == [
+        {"file": file, "line": 6, "text": "why this?"},
+        {"file": file, "line": 7, "text": "and that"},
+    ]
+    assert [row["placeholders"] for row in summary["sections"]] == [0] * 4 + [2] + [
+        0
+    ] * 7
     assert f"  {file}:6  why this?" in capsys.readouterr().out
 
 
 def test_report_without_gaps_is_complete(home, capsys):
     results = json.loads((home / "exports" / "results.json").read_text())
-    write_record(home, **{f"theme{n}": results.get(f"theme{n}", {"inputs": {}}) for n in range(1, 9)})
+    write_record(
+        home,
+        **{f"theme{n}": results.get(f"theme{n}", {"inputs": {}}) for n in range(1, 9)},
+    )
     captions = report.toml("captions.toml")
     for name in captions["figures"]:
-        shutil.copy(home / "exports" / "figures" / "theme2_our_own.png", home / "exports" / "figures" / f"{name}.png")
+        shutil.copy(
+            home / "exports" / "figures" / "theme2_our_own.png",
+            home / "exports" / "figures" / f"{name}.png",
+        )
     for name in captions["tables"]:
         (home / "exports" / "tables" / f"{name}.csv").write_text("a,b\n1,2\n")
     report.build(home)
@@ -199,7 +310,10 @@ def test_report_without_gaps_is_complete(home, capsys):
         path.write_text("Written.\n")
     summary, _, text = build(home)
     assert not summary["draft"] and "complete: " in capsys.readouterr().out
-    assert all(caption["fr"].split("{")[0].split()[0] in text for caption in captions["figures"].values())
+    assert all(
+        caption["fr"].split("{")[0].split()[0] in text
+        for caption in captions["figures"].values()
+    )
 
 
 # --- what is broken
@@ -207,26 +321,53 @@ def test_report_without_gaps_is_complete(home, capsys):
 
 def test_syntax_errors_stand_in_their_place_and_the_rest_is_built(home):
     report.build(home, "en")
-    lines = [append(section(home, "04"), "\n#let x = (1,\n") + 1, append(section(home, "05"), "\n#nothing[a]\n") + 1]
+    lines = [
+        append(section(home, "04"), "\n#let x = (1,\n") + 1,
+        append(section(home, "05"), "\n#nothing[a]\n") + 1,
+    ]
     append(section(home, "11"), "\nThe last word.\n")
     summary, reader, text = build(home)
     names = [f"report/sections/{section(home, start).name}" for start in ("04", "05")]
-    assert [(error["file"], error["line"]) for error in summary["errors"]] == list(zip(names, lines, strict=True))
+    assert [(error["file"], error["line"]) for error in summary["errors"]] == list(
+        zip(names, lines, strict=True)
+    )
     second = text_of(reader, WORDS["en"]["theme2"], WORDS["en"]["theme3"])
-    assert f"{names[0]}:{lines[0]}" in second and "unclosed delimiter" in second and "#let x = (1," in second
-    assert f"{names[1]}:{lines[1]}" in text and "unknown variable: nothing" in text and "The last word." in text
-    assert "Quality of the data" in text and summary["draft"] and len(summary["placeholders"]) > 10
+    assert (
+        f"{names[0]}:{lines[0]}" in second
+        and "unclosed delimiter" in second
+        and "#let x = (1," in second
+    )
+    assert (
+        f"{names[1]}:{lines[1]}" in text
+        and "unknown variable: nothing" in text
+        and "The last word." in text
+    )
+    assert (
+        "Quality of the data" in text
+        and summary["draft"]
+        and len(summary["placeholders"]) > 10
+    )
 
 
-@pytest.mark.parametrize("text, message", [
-    ("#figure-of(3)", "integer"), ('#image("none.png")', "file not found"), ("#cite(<zzz>)", "zzz"),
-    ("#link(<zzz>)[x]", "zzz"), ("#while true {}", "condition is always true"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("#figure-of(3)", "integer"),
+        ('#image("none.png")', "file not found"),
+        ("#cite(<zzz>)", "zzz"),
+        ("#link(<zzz>)[x]", "zzz"),
+        ("#while true {}", "condition is always true"),
+    ],
+)
 def test_other_errors_name_the_line_too(home, text, message):
     report.build(home, "en")
     line = append(section(home, "07"), f"\n{text}\n") + 1
     (error,) = build(home)[0]["errors"]
-    assert error["line"] == line and error["file"].endswith("07_theme5_monitoring.typ") and message in error["message"]
+    assert (
+        error["line"] == line
+        and error["file"].endswith("07_theme5_monitoring.typ")
+        and message in error["message"]
+    )
 
 
 def test_file_in_another_encoding_is_named(home):
@@ -238,11 +379,19 @@ def test_file_in_another_encoding_is_named(home):
 
 def test_reference_that_leads_nowhere_is_marked_and_listed(home):
     report.build(home, "en")
-    line = append(section(home, "03"), "\nSee @nowhere. And @gretton2012mmd, @sec:theme3, me\\@mail.org.\n") + 1
+    line = (
+        append(
+            section(home, "03"),
+            "\nSee @nowhere. And @gretton2012mmd, @sec:theme3, me\\@mail.org.\n",
+        )
+        + 1
+    )
     summary, reader, text = build(home)
     (error,) = summary["errors"]
     assert (error["line"], error["message"]) == (line, "@nowhere leads nowhere")
-    assert f"03_theme1_data_analysis.typ:{line}" in text and "Gretton" in text_of(reader, "References", None)
+    assert f"03_theme1_data_analysis.typ:{line}" in text and "Gretton" in text_of(
+        reader, "References", None
+    )
     assert re.search(r"Section\s+5", text)
 
 
@@ -252,30 +401,48 @@ def test_broken_bibliography_gives_way_to_that_of_the_kit(home):
     append(section(home, "03"), "\nSee @mine.\n")
     summary, reader, text = build(home)
     assert [error["file"].split("/")[-1] for error in summary["errors"]] == [
-        "references.bib", "03_theme1_data_analysis.typ"]  # fmt: skip
-    assert "Rabanser" in text_of(reader, "References", None) and "references.bib cannot be read" in text
-    assert (home / "report" / "references.bib").read_text() == "@article{mine,\n  title = {open\n"
+        "references.bib",
+        "03_theme1_data_analysis.typ",
+    ]
+    assert (
+        "Rabanser" in text_of(reader, "References", None)
+        and "references.bib cannot be read" in text
+    )
+    assert (
+        home / "report" / "references.bib"
+    ).read_text() == "@article{mine,\n  title = {open\n"
 
 
 def test_broken_title_page_is_said(home):
     report.build(home, "en")
     (home / "report" / "group.toml").write_text('title = "A\nauthors = []\n')
     summary, _, text = build(home, "en")
-    assert summary["errors"][0]["file"] == "report/group.toml" and "group.toml cannot be read" in text
+    assert (
+        summary["errors"][0]["file"] == "report/group.toml"
+        and "group.toml cannot be read" in text
+    )
 
 
 def test_missing_and_damaged_files_become_boxes(home):
     report.build(home, "en")
-    append(section(home, "11"), '\n#figure-of("theme1_gone") @fig:theme1_gone #table-of("theme7_gone")\n'
-                                '#image-of("shot.png", caption: [Shot])\n')  # fmt: skip
+    append(
+        section(home, "11"),
+        '\n#figure-of("theme1_gone") @fig:theme1_gone #table-of("theme7_gone")\n'
+        '#image-of("shot.png", caption: [Shot])\n',
+    )
     (home / "exports" / "figures" / "theme1_examples.png").write_bytes(b"no picture")
     (home / "exports" / "tables" / "theme1_pools.csv").write_text("a,b\n1\n")
     summary, _, text = build(home)
-    for sentence in ("theme1_examples.png is damaged: run again notebooks/theme1_data_analysis.ipynb",
-                     "theme1_pools.csv is damaged: run again notebooks/theme1_data_analysis.ipynb",
-                     "theme1_gone.png is missing: run notebooks/theme1_data_analysis.ipynb",
-                     "theme7_gone.csv is missing: run notebooks/theme7_retraining.ipynb",
-                     "theme2_history.png is missing: run notebooks/theme2_baseline_model.ipynb"):  # fmt: skip
+    for sentence in (
+        (
+            "theme1_examples.png is damaged: run again"
+            " notebooks/theme1_data_analysis.ipynb"
+        ),
+        "theme1_pools.csv is damaged: run again notebooks/theme1_data_analysis.ipynb",
+        "theme1_gone.png is missing: run notebooks/theme1_data_analysis.ipynb",
+        "theme7_gone.csv is missing: run notebooks/theme7_retraining.ipynb",
+        "theme2_history.png is missing: run notebooks/theme2_baseline_model.ipynb",
+    ):
         assert sentence in text and sentence in summary["missing"]
     assert "report/images/shot.png does not exist" in text and not summary["errors"]
 
@@ -283,9 +450,15 @@ def test_missing_and_damaged_files_become_boxes(home):
 def test_own_picture_is_placed(home):
     report.build(home, "en")
     (home / "report" / "images").mkdir()
-    shutil.copy(home / "exports" / "figures" / "theme2_our_own.png", home / "report" / "images" / "shot.png")
+    shutil.copy(
+        home / "exports" / "figures" / "theme2_our_own.png",
+        home / "report" / "images" / "shot.png",
+    )
     before = sum(len(page.images) for page in build(home)[1].pages)
-    append(section(home, "07"), '\n#image-of("shot.png", caption: [Shot]) See @img:shot.png.\n')
+    append(
+        section(home, "07"),
+        '\n#image-of("shot.png", caption: [Shot]) See @img:shot.png.\n',
+    )
     summary, reader, text = build(home)
     assert sum(len(page.images) for page in reader.pages) == before + 1
     assert "does not exist" not in text and not summary["errors"]
@@ -297,7 +470,8 @@ def test_stale_and_missing_themes_are_said_in_their_section(home):
     second = text_of(reader, WORDS["en"]["theme2"], WORDS["en"]["theme3"])
     assert "Stale results: checkpoints/baseline.pth" in second
     assert "has not run: run notebooks/theme3_optimization.ipynb" in text_of(
-        reader, WORDS["en"]["theme3"], WORDS["en"]["theme4"])  # fmt: skip
+        reader, WORDS["en"]["theme3"], WORDS["en"]["theme4"]
+    )
     assert len(summary["notices"]) == 7
 
 
@@ -309,7 +483,10 @@ def test_without_a_record_nothing_is_touched(tmp_path, home, capsys):
     before = (home / "report" / "report.pdf").read_bytes()
     (home / "exports" / "results.json").write_text('{"schema": 1, "meta"')
     assert course.main(["report", "--home", str(home)]) == 2
-    assert "is damaged" in capsys.readouterr().out and (home / "report" / "report.pdf").read_bytes() == before
+    assert (
+        "is damaged" in capsys.readouterr().out
+        and (home / "report" / "report.pdf").read_bytes() == before
+    )
 
 
 def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch):
@@ -337,7 +514,10 @@ def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch)
 
 @pytest.mark.parametrize("lang", ["fr", "en"])
 def test_templates_place_every_figure_and_table_of_the_kit_once(lang):
-    texts = [path.read_text("utf-8") for path in sorted((report.KIT / "report" / "templates" / lang).glob("*.typ"))]
+    texts = [
+        path.read_text("utf-8")
+        for path in sorted((report.KIT / "report" / "templates" / lang).glob("*.typ"))
+    ]
     text = report.without_comments("\n".join(texts))
     for kind, call in (("figures", "figure-of"), ("tables", "table-of")):
         placed = re.findall(rf'#{call}\("([^"]+)"\)', text)
@@ -347,38 +527,67 @@ def test_templates_place_every_figure_and_table_of_the_kit_once(lang):
 def test_captions_name_exactly_what_the_notebooks_store():
     stored = {"figures": set(), "tables": set()}
     for path in (KIT / "notebooks").glob("theme*.ipynb"):
-        text = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+        text = "\n".join(
+            "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]
+        )
         for kind, call in (("figures", "save_figure"), ("tables", "save_table")):
-            stored[kind] |= {f"{path.name[:6]}_{name}" for name in re.findall(rf'{call}\(course, .+, "(\w+)"\)', text)}
+            stored[kind] |= {
+                f"{path.name[:6]}_{name}"
+                for name in re.findall(rf'{call}\(course, .+, "(\w+)"\)', text)
+            }
     captions = report.toml("captions.toml")
     assert {kind: set(captions[kind]) for kind in stored} == stored
     assert set(captions["headline"]) == set(utils.HEADLINE_TAGS)
     everything = [entry for kind in captions.values() for entry in kind.values()]
-    assert all(entry["fr"].strip() and entry["en"].strip() and entry["fr"] != entry["en"] for entry in everything)
+    assert all(
+        entry["fr"].strip() and entry["en"].strip() and entry["fr"] != entry["en"]
+        for entry in everything
+    )
 
 
 def test_both_languages_have_the_same_words_and_templates():
     assert WORDS["fr"].keys() == WORDS["en"].keys()
     wanted = {part.file for part in report.SECTIONS if part.file} | {"group.toml"}
     for lang in ("fr", "en"):
-        assert {path.name for path in (KIT / "report" / "templates" / lang).iterdir()} == wanted
+        assert {
+            path.name for path in (KIT / "report" / "templates" / lang).iterdir()
+        } == wanted
 
 
-@pytest.mark.parametrize("value, text", [
-    (0.8333333333, "0.833"), (0.5, "0.500"), (1.0, "1.00"), (12.345, "12.3"), (1234.5, "1\u202f234"), (0, "0"),
-    (0.0, "0"), (6.85e-07, "6.9 · 10⁻⁷"), (123.4, "123"), (-0.0301, "-0.0301"), (17, "17"),
-    (1234567, "1\u202f234\u202f567"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.8333333333, "0.833"),
+        (0.5, "0.500"),
+        (1.0, "1.00"),
+        (12.345, "12.3"),
+        (1234.5, "1\u202f234"),
+        (0, "0"),
+        (0.0, "0"),
+        (6.85e-07, "6.9 · 10⁻⁷"),
+        (123.4, "123"),
+        (-0.0301, "-0.0301"),
+        (17, "17"),
+        (1234567, "1\u202f234\u202f567"),
+    ],
+)
 def test_numbers_have_three_digits(value, text):
     assert report_tables.number(value) == text
 
 
 def test_columns_are_read_as_what_they_hold():
-    rows = [["0", "216.0", "0.9", "abc123", "True", "", "0.123456"], ["1", "", "1.0", "51170e95", "False", "x", "many"]]
-    shown = report_tables.layout(["", "n", "p50_ms", "hash", "ok", "note", "value"], rows, WORDS["en"], "f.csv")
+    rows = [
+        ["0", "216.0", "0.9", "abc123", "True", "", "0.123456"],
+        ["1", "", "1.0", "51170e95", "False", "x", "many"],
+    ]
+    shown = report_tables.layout(
+        ["", "n", "p50_ms", "hash", "ok", "note", "value"], rows, WORDS["en"], "f.csv"
+    )
     assert shown["header"] == ["n", "p50 (ms)", "hash", "ok", "note", "value"]
-    assert shown["rows"] == [["216", "0.900", "abc123", "yes", "", "0.123"],
-                             ["", "1.00", "51170e95", "no", "x", "many"]]  # fmt: skip
+    assert shown["rows"] == [
+        ["216", "0.900", "abc123", "yes", "", "0.123"],
+        ["", "1.00", "51170e95", "no", "x", "many"],
+    ]
     assert shown["aligns"] == ["right", "right", "left", "left", "left", "left"]
     with pytest.raises(ValueError):
         report_tables.layout(["a", "b"], [["1"]], WORDS["en"], "f.csv")
@@ -387,9 +596,20 @@ def test_columns_are_read_as_what_they_hold():
 
 def test_wide_and_long_tables_fit():
     narrow = report_tables.layout(["a", "b"], [["1", "2"]], WORDS["en"], "f.csv")
-    wide = report_tables.layout([f"column{i}" for i in range(15)], [["0.123"] * 15], WORDS["en"], "f.csv")
-    vast = report_tables.layout([f"column{i}" for i in range(60)], [["0.123"] * 60] * 100, WORDS["en"], "t/f.csv")
+    wide = report_tables.layout(
+        [f"column{i}" for i in range(15)], [["0.123"] * 15], WORDS["en"], "f.csv"
+    )
+    vast = report_tables.layout(
+        [f"column{i}" for i in range(60)],
+        [["0.123"] * 60] * 100,
+        WORDS["en"],
+        "t/f.csv",
+    )
     assert not narrow["landscape"] and wide["landscape"] and vast["landscape"]
-    assert narrow["size"] > vast["size"] and all(width.endswith("fr") for width in vast["widths"])
-    assert len(vast["rows"]) == report_tables.MOST_ROWS and vast["note"] == (
-        "The first 60 of 100 rows; the whole table is in t/f.csv.")  # fmt: skip
+    assert narrow["size"] > vast["size"] and all(
+        width.endswith("fr") for width in vast["widths"]
+    )
+    assert (
+        len(vast["rows"]) == report_tables.MOST_ROWS
+        and vast["note"] == "The first 60 of 100 rows; the whole table is in t/f.csv."
+    )

@@ -1,4 +1,6 @@
-"""Notebooks out of order, twice, side by side, after an edit: each works, or says which one to run first."""
+"""Notebooks out of order, twice, side by side, after an edit: each works, or says which
+one to run first.
+"""
 
 import json
 import multiprocessing
@@ -21,12 +23,30 @@ FIRST = {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6}  # theme, and the one that it waits
 
 
 def command(home: Path, first: int, last: int, *options: str) -> list[str]:
-    return [sys.executable, "course.py", "run", "--profile", "smoke", "--source", "sample", "--home", str(home),
-            "--from", str(first), "--until", str(last), *options]  # fmt: skip
+    return [
+        sys.executable,
+        "course.py",
+        "run",
+        "--profile",
+        "smoke",
+        "--source",
+        "sample",
+        "--home",
+        str(home),
+        "--from",
+        str(first),
+        "--until",
+        str(last),
+        *options,
+    ]
 
 
-def run(home: Path, first: int, last: int, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(home, first, last, *options), cwd=KIT, capture_output=True, text=True)
+def run(
+    home: Path, first: int, last: int, *options: str
+) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(home, first, last, *options), cwd=KIT, capture_output=True, text=True
+    )
 
 
 def record_of(home: Path) -> dict:
@@ -45,18 +65,29 @@ def _record_often(home: str, key: int, source: str) -> None:
 def test_notebooks_that_record_at_the_same_time_lose_nothing(open_course, drawn):
     home = open_course().home
     spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=_record_often, args=(str(home), key, str(drawn))) for key in (1, 2)]
+    workers = [
+        spawn.Process(target=_record_often, args=(str(home), key, str(drawn)))
+        for key in (1, 2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     results = record_of(home)
     for key in (1, 2):
-        assert results[f"worker{key}"].keys() >= {f"value{number}" for number in range(20)}
+        assert results[f"worker{key}"].keys() >= {
+            f"value{number}" for number in range(20)
+        }
 
 
 def test_second_notebook_waits_for_the_first_and_loads_its_result(open_course, capsys):
-    course, entered, go_on, calls, results = open_course(), threading.Event(), threading.Event(), [], []
+    course, entered, go_on, calls, results = (
+        open_course(),
+        threading.Event(),
+        threading.Event(),
+        [],
+        [],
+    )
 
     def work():
         calls.append(1)
@@ -64,8 +95,12 @@ def test_second_notebook_waits_for_the_first_and_loads_its_result(open_course, c
         go_on.wait(20)
         return 42
 
-    first = threading.Thread(target=lambda: results.append(utils.once(course, "slow", work)))
-    second = threading.Thread(target=lambda: results.append(utils.once(course, "slow", work)))
+    first = threading.Thread(
+        target=lambda: results.append(utils.once(course, "slow", work))
+    )
+    second = threading.Thread(
+        target=lambda: results.append(utils.once(course, "slow", work))
+    )
     first.start()
     assert entered.wait(20)
     second.start()
@@ -81,10 +116,17 @@ def test_second_notebook_waits_for_the_first_and_loads_its_result(open_course, c
 
 def test_lock_of_a_killed_process_keeps_nobody_out(open_course):
     course = open_course()
-    code = ("import os, sys, utils\ncourse = utils.start(1, source=sys.argv[1], profile='smoke', home=sys.argv[2])\n"
-            "with utils.alone(course, 'x'):\n    os.kill(os.getpid(), 9)\n")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, str(course.root.parent), str(course.home)], cwd=KIT)
-    assert done.returncode == -9 and list((course.local / "runs" / ".locks").glob("x.lock"))
+    code = (
+        "import os, sys, utils\ncourse = utils.start(1, source=sys.argv[1],"
+        " profile='smoke', home=sys.argv[2])\nwith utils.alone(course, 'x'):\n   "
+        " os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(course.root.parent), str(course.home)], cwd=KIT
+    )
+    assert done.returncode == -9 and list(
+        (course.local / "runs" / ".locks").glob("x.lock")
+    )
     with utils.alone(course, "x"):
         pass
 
@@ -92,30 +134,48 @@ def test_lock_of_a_killed_process_keeps_nobody_out(open_course):
 def test_lock_that_cannot_be_made_is_one_sentence(open_course):
     course = open_course()
     (course.local / "runs" / ".locks" / "x.lock").mkdir(parents=True)
-    with pytest.raises(utils.CourseError, match="x.lock could not be written"), utils.alone(course, "x"):
+    with (
+        pytest.raises(utils.CourseError, match="x.lock could not be written"),
+        utils.alone(course, "x"),
+    ):
         pass
 
 
 def test_two_notebooks_that_draw_the_sample_at_once_get_all_of_it(tmp_path):
     done, raw = [], tmp_path / "raw"
-    both = [threading.Thread(target=lambda: done.append(utils.acquire("pneumonia", "sample", raw, 120, 1)))
-            for _ in range(2)]  # fmt: skip
+    both = [
+        threading.Thread(
+            target=lambda: done.append(
+                utils.acquire("pneumonia", "sample", raw, 120, 1)
+            )
+        )
+        for _ in range(2)
+    ]
     for thread in both:
         thread.start()
     for thread in both:
         thread.join()
     assert len(done) == 2
     sample_data.draw_chest_xray(tmp_path / "alone", images=120, seed=1)
-    drawn, alone = ({path.relative_to(root): path.read_bytes() for path in root.rglob("*.jpeg")}
-                    for root in (raw, tmp_path / "alone"))  # fmt: skip
+    drawn, alone = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*.jpeg")}
+        for root in (raw, tmp_path / "alone")
+    )
     assert drawn == alone and len(alone) > 100
 
 
 @pytest.mark.slow
 def test_the_same_theme_twice_at_once(tmp_path):
-    """Two windows of one student: one run trains, both end well, with one set of weights and one record."""
+    """Two windows of one student: one run trains, both end well, with one set of
+    weights and one record.
+    """
     assert run(tmp_path, 1, 1).returncode == 0
-    both = [subprocess.Popen(command(tmp_path, 2, 2), cwd=KIT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(
+            command(tmp_path, 2, 2), cwd=KIT, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(list((tmp_path / "runs").glob("baseline-*"))) == 1
@@ -131,7 +191,10 @@ def test_the_same_theme_twice_at_once(tmp_path):
 def test_notebook_run_first_names_the_one_to_run_before(tmp_path, theme):
     done = run(tmp_path, theme, theme)
     assert done.returncode == 1 and f"run notebooks/theme{FIRST[theme]}_" in done.stdout
-    assert "Traceback" not in done.stdout and not (tmp_path / "exports" / "results.json").exists()
+    assert (
+        "Traceback" not in done.stdout
+        and not (tmp_path / "exports" / "results.json").exists()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +207,9 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_second_run_measures_nothing_anew(whole, tmp_path):
-    """Every training, search, ablation and benchmark loads: the instructor never waits twice."""
+    """Every training, search, ablation and benchmark loads: the instructor never waits
+    twice.
+    """
     home = Path(shutil.copytree(whole, tmp_path / "home"))
     before, runs = record_of(home), {path.name for path in (home / "runs").iterdir()}
     assert run(home, 1, 8).returncode == 0
@@ -161,7 +226,11 @@ def test_edited_parameters_are_refused_with_the_way_out(whole, tmp_path):
     before = (home / "exports" / "results.json").read_bytes()
     for option in (("--seed", "43"), ("--image-size", "48"), ("--dataset", "solar")):
         done = run(home, 2, 2, *option)
-        assert done.returncode == 1 and "HOME" in done.stdout and "Traceback" not in done.stdout, done.stdout
+        assert (
+            done.returncode == 1
+            and "HOME" in done.stdout
+            and "Traceback" not in done.stdout
+        ), done.stdout
     assert (home / "exports" / "results.json").read_bytes() == before
 
 
@@ -175,9 +244,15 @@ def test_what_was_measured_on_other_weights_is_called_stale(whole, tmp_path):
     torch.save(state, path)
     done = run(home, 8, 8)
     assert done.returncode == 0 and "✗ stale sections" in done.stdout
-    executed = json.loads((home / "exports" / "notebooks" / "theme8_synthesis.ipynb").read_text())
-    said = "".join(line for cell in executed["cells"] for output in cell.get("outputs", [])
-                   for line in output.get("text", []))  # fmt: skip
+    executed = json.loads(
+        (home / "exports" / "notebooks" / "theme8_synthesis.ipynb").read_text()
+    )
+    said = "".join(
+        line
+        for cell in executed["cells"]
+        for output in cell.get("outputs", [])
+        for line in output.get("text", [])
+    )
     assert set(re.findall(r"theme(\d) is stale", said)) >= {"4", "7"}
     told = utils.stale_sections(home, record_of(home))
     assert any("best_model.pth has changed" in line for line in told)

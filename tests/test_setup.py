@@ -22,19 +22,31 @@ import utils
 def test_set_seed_fixes_every_generator():
     def draw():
         utils.set_seed(7, threads=1)
-        return np.random.rand(3).tolist(), torch.rand(3).tolist()  # noqa: NPY002 - the global one is what we test
+        return (
+            np.random.rand(3).tolist(),  # noqa: NPY002 - the global one is what we test
+            torch.rand(3).tolist(),
+        )
 
     assert draw() == draw()
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("wrong, word", [
-    ({"dataset": "cats"}, "pneumonia, pneumonia3, solar"), ({"profile": "huge"}, "smoke, quick, full"),
-    ({"image_size": 31}, "whole number from 32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong, word",
+    [
+        ({"dataset": "cats"}, "pneumonia, pneumonia3, solar"),
+        ({"profile": "huge"}, "smoke, quick, full"),
+        ({"image_size": 31}, "whole number from 32"),
+    ],
+)
 def test_wrong_parameters_are_named(tmp_path, drawn, wrong, word):
     with pytest.raises(utils.CourseError, match=word):
-        utils.start(1, **({"source": drawn, "profile": "smoke", "home": tmp_path / "home"} | wrong))
+        utils.start(
+            1,
+            **(
+                {"source": drawn, "profile": "smoke", "home": tmp_path / "home"} | wrong
+            ),
+        )
     assert not (tmp_path / "home" / "course.json").exists()
 
 
@@ -42,35 +54,58 @@ def test_one_home_one_story(open_course, drawn):
     open_course()
     open_course()
     for other in ({"dataset": "solar"}, {"seed": 7}, {"image_size": 48}):
-        with pytest.raises(utils.CourseError, match="already holds another story.*choose another folder"):
+        with pytest.raises(
+            utils.CourseError,
+            match="already holds another story.*choose another folder",
+        ):
             open_course(**other)
 
 
 def test_auto_takes_what_the_home_holds(open_course, tmp_path):
     first = open_course(image_size=40)
-    again = utils.start(1, home=tmp_path / "home")  # profile, size and source left to the home
-    assert (again.profile, again.image_size, again.source) == (first.profile, 40, first.source)
+    # profile, size and source left to the home
+    again = utils.start(1, home=tmp_path / "home")
+    assert (again.profile, again.image_size, again.source) == (
+        first.profile,
+        40,
+        first.source,
+    )
 
 
 def test_earlier_theme_is_asked_for(open_course):
-    with pytest.raises(utils.CourseError, match=r"index\.csv is missing: run notebooks/theme1_data_analysis"):
+    with pytest.raises(
+        utils.CourseError,
+        match=r"index\.csv is missing: run notebooks/theme1_data_analysis",
+    ):
         open_course(theme=2)
     utils.build_index(open_course())
-    with pytest.raises(utils.CourseError, match=r"baseline\.pth is missing: run notebooks/theme2_baseline_model"):
+    with pytest.raises(
+        utils.CourseError,
+        match=r"baseline\.pth is missing: run notebooks/theme2_baseline_model",
+    ):
         open_course(theme=3)
 
 
 def test_folder_that_is_no_dataset(tmp_path):
     (tmp_path / "photos" / "holidays").mkdir(parents=True)
-    with pytest.raises(utils.CourseError, match=r"holds no folder chest_xray/ \(it holds \['holidays'\]\)"):
-        utils.start(1, source=tmp_path / "photos", profile="smoke", home=tmp_path / "home")
+    with pytest.raises(
+        utils.CourseError,
+        match=r"holds no folder chest_xray/ \(it holds \['holidays'\]\)",
+    ):
+        utils.start(
+            1, source=tmp_path / "photos", profile="smoke", home=tmp_path / "home"
+        )
     with pytest.raises(utils.CourseError, match="no such folder"):
-        utils.start(1, source=tmp_path / "nowhere", profile="smoke", home=tmp_path / "home")
+        utils.start(
+            1, source=tmp_path / "nowhere", profile="smoke", home=tmp_path / "home"
+        )
 
 
 def test_home_that_cannot_be_made(tmp_path, drawn):
     (tmp_path / "file").write_text("")
-    with pytest.raises(utils.CourseError, match="cannot be made .*choose a folder of your own"):
+    with pytest.raises(
+        utils.CourseError, match="cannot be made .*choose a folder of your own"
+    ):
         utils.start(1, source=drawn, home=tmp_path / "file" / "home")
 
 
@@ -78,9 +113,12 @@ def test_home_without_write_permission(tmp_path, drawn, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o555)
-    if os.geteuid() == 0:  # nothing is forbidden to root: let the system say what it would say to a student
+    # nothing is forbidden to root: let the system say what a student would hear
+    if os.geteuid() == 0:
         monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(utils.CourseError, match="is not writable: choose another folder"):
+    with pytest.raises(
+        utils.CourseError, match="is not writable: choose another folder"
+    ):
         utils.start(1, source=drawn, profile="smoke", home=home)
     assert list(home.iterdir()) == []
 
@@ -106,20 +144,26 @@ def test_drive_outside_colab_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["all", "cut"])
-def test_drive_keeps_results_and_leaves_pixels_local(tmp_path, monkeypatch, capsys, lost):
+def test_drive_keeps_results_and_leaves_pixels_local(
+    tmp_path, monkeypatch, capsys, lost
+):
     mounted = []
 
     def mount(place):
         mounted.append(place)
         (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
 
-    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mount)))
+    monkeypatch.setitem(
+        sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mount))
+    )
     monkeypatch.setattr(utils, "COLAB", tmp_path)
     course = utils.start(1, source="sample", profile="smoke", drive=True)
     assert mounted == [str(tmp_path / "drive")]
     assert course.home == tmp_path / "drive" / "MyDrive" / "dl-course"
     assert course.local == tmp_path / "dl-course-local" / "MyDrive" / "dl-course"
-    assert (course.home / "course.json").exists() and course.local in course.root.parents
+    assert (
+        course.home / "course.json"
+    ).exists() and course.local in course.root.parents
     utils.build_index(course)
     data = utils.load_data(course)
     assert not list(course.home.rglob("*.npy")) and list(course.local.rglob("*.npy"))
@@ -130,20 +174,38 @@ def test_drive_keeps_results_and_leaves_pixels_local(tmp_path, monkeypatch, caps
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        utils.fit(course, "probe", utils.optimized_network(course), data, recipe, progress=False, on_epoch=stop)
+        utils.fit(
+            course,
+            "probe",
+            utils.optimized_network(course),
+            data,
+            recipe,
+            progress=False,
+            on_epoch=stop,
+        )
     running = next((course.local / "runs").glob("probe-*/running.pt"))
     if lost == "cut":
         running.write_bytes(running.read_bytes()[:100])
     else:
         shutil.rmtree(course.local / "runs")  # the runtime is lost, the Drive is not
-    run = utils.fit(course, "probe", utils.optimized_network(course), data, recipe, progress=False)
-    assert "resumed in epoch 2 of 2" in capsys.readouterr().out and len(run.history) == 2
-    assert not list(course.home.rglob("running.pt")) and list((course.runs / "tensorboard").rglob("events*"))
+    run = utils.fit(
+        course, "probe", utils.optimized_network(course), data, recipe, progress=False
+    )
+    assert (
+        "resumed in epoch 2 of 2" in capsys.readouterr().out and len(run.history) == 2
+    )
+    assert not list(course.home.rglob("running.pt")) and list(
+        (course.runs / "tensorboard").rglob("events*")
+    )
 
     recipe = utils.Recipe(epochs=1, batch_size=32)
-    first = [trial.params for trial in utils.search(course, data, "search", recipe, 2).trials]
+    first = [
+        trial.params for trial in utils.search(course, data, "search", recipe, 2).trials
+    ]
     shutil.rmtree(course.local / "runs")  # the runtime is lost, the Drive is not
-    again = [trial.params for trial in utils.search(course, data, "search", recipe, 2).trials]
+    again = [
+        trial.params for trial in utils.search(course, data, "search", recipe, 2).trials
+    ]
     assert len(first) == 2 and again == first
 
 
@@ -152,7 +214,10 @@ def test_record_merges_and_headline_is_closed(open_course):
     utils.record(course, "headline", {"baseline_test_accuracy": np.float64(0.8)})
     utils.record(course, "headline", {"optimized_test_accuracy": 0.9})
     stored = json.loads((course.exports / "results.json").read_text())
-    assert stored["headline"] == {"baseline_test_accuracy": 0.8, "optimized_test_accuracy": 0.9}
+    assert stored["headline"] == {
+        "baseline_test_accuracy": 0.8,
+        "optimized_test_accuracy": 0.9,
+    }
     with pytest.raises(utils.CourseError, match="my_score: not a headline figure"):
         utils.record(course, "headline", {"my_score": 1.0})
     assert set(stored["tags"].values()) <= {"exact", "tolerance", "timing", "platform"}
@@ -162,7 +227,9 @@ def test_record_merges_and_headline_is_closed(open_course):
 def test_damaged_record_is_explained_and_kept(open_course, name):
     path = open_course().home / name
     path.write_text(path.read_text()[:40])
-    with pytest.raises(utils.CourseError, match=f"{Path(name).name} is damaged: move it away"):
+    with pytest.raises(
+        utils.CourseError, match=f"{Path(name).name} is damaged: move it away"
+    ):
         open_course()
     assert len(path.read_text()) == 40
 
@@ -172,14 +239,21 @@ def test_record_is_read_whole_or_explained(open_course):
     path = course.exports / "results.json"
     assert utils.read_record(course.home)["meta"]["seed"] == 42
     whole = path.read_text()
-    for text, word in ((whole[:60], "is damaged"), ("[1, 2]", "not a record"), ('{"schema": 0}', "schema 0, this kit"),
-                       ('{"meta": {}}', "schema None"), ('{"schema": 1, "meta": []}', "not a record")):  # fmt: skip
+    for text, word in (
+        (whole[:60], "is damaged"),
+        ("[1, 2]", "not a record"),
+        ('{"schema": 0}', "schema 0, this kit"),
+        ('{"meta": {}}', "schema None"),
+        ('{"schema": 1, "meta": []}', "not a record"),
+    ):
         path.write_text(text)
         with pytest.raises(utils.CourseError, match=word):
             utils.read_record(course.home)
         assert path.read_text() == text
     path.unlink()
-    with pytest.raises(utils.CourseError, match="results.json is missing: run notebooks/theme1"):
+    with pytest.raises(
+        utils.CourseError, match="results.json is missing: run notebooks/theme1"
+    ):
         utils.read_record(course.home)
 
 
@@ -191,24 +265,46 @@ def test_notes_in_a_record_stay_and_another_schema_is_never_overwritten(open_cou
     utils.record(course, "theme2", {"x": 1})
     assert json.loads(path.read_text())["notes"] == "ask about fold 3"
     path.write_text(old := json.dumps(stored | {"schema": 0}))
-    with pytest.raises(utils.CourseError, match="has schema 0, this kit reads schema 1: .* another HOME"):
+    with pytest.raises(
+        utils.CourseError,
+        match="has schema 0, this kit reads schema 1: .* another HOME",
+    ):
         utils.record(course, "theme2", {"x": 2})
     assert path.read_text() == old
 
 
-@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": 3.5}, {"seed": "42"}, {"seed": None}, {"seed": 2**32},
-                                     {"seed": True}, {"image_size": "96"}, {"image_size": 64.0}, {"image_size": 20_000},
-                                     {"image_size": 16}])  # fmt: skip
-def test_impossible_seed_or_size_is_one_sentence_and_makes_no_home(tmp_path, drawn, options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": -1},
+        {"seed": 3.5},
+        {"seed": "42"},
+        {"seed": None},
+        {"seed": 2**32},
+        {"seed": True},
+        {"image_size": "96"},
+        {"image_size": 64.0},
+        {"image_size": 20_000},
+        {"image_size": 16},
+    ],
+)
+def test_impossible_seed_or_size_is_one_sentence_and_makes_no_home(
+    tmp_path, drawn, options
+):
     name, value = next(iter(options.items()))
-    with pytest.raises(utils.CourseError, match=f"{name.upper()}={value!r} cannot be: give a whole number"):
+    with pytest.raises(
+        utils.CourseError,
+        match=f"{name.upper()}={value!r} cannot be: give a whole number",
+    ):
         utils.start(1, source=drawn, profile="smoke", home=tmp_path / "home", **options)
     assert not (tmp_path / "home").exists()
 
 
 def test_table_is_stored_beside_the_figures(open_course):
     course = open_course(theme=1)
-    table = pd.DataFrame({"accuracy": [0.75, 0.5]}, index=pd.Index(["a, b", "c"], name="model"))
+    table = pd.DataFrame(
+        {"accuracy": [0.75, 0.5]}, index=pd.Index(["a, b", "c"], name="model")
+    )
     path = utils.save_table(course, table, "trivial")
     assert path == course.exports / "tables" / "theme1_trivial.csv"
     assert pd.read_csv(path, index_col="model").equals(table)
@@ -223,17 +319,24 @@ def test_stale_section_is_named_until_it_runs_again(open_course, capsys):
     path.write_text(path.read_text() + "\n")
     capsys.readouterr()
     open_course()
-    assert "theme2 is stale: data/pneumonia/index.csv has changed since it ran" in capsys.readouterr().out
+    assert (
+        "theme2 is stale: data/pneumonia/index.csv has changed since it ran"
+        in capsys.readouterr().out
+    )
     utils.record(course, "theme2", {"inputs": utils.inputs(course, path)})
     assert utils.stale(course) == []
 
 
 def test_checkpoint_compares(open_course, capsys):
     course = open_course()
-    table = utils.checkpoint(course, ("a", 0.7, ">", 0.7), ("b", 0.71, ">", 0.7), ("c", True, "==", True))
+    table = utils.checkpoint(
+        course, ("a", 0.7, ">", 0.7), ("b", 0.71, ">", 0.7), ("c", True, "==", True)
+    )
     assert table["passed"].tolist() == [False, True, True]
     assert "2 of 3 criteria met" in capsys.readouterr().out
-    stored = json.loads((course.exports / "results.json").read_text())["criteria"]["theme1"]
+    stored = json.loads((course.exports / "results.json").read_text())["criteria"][
+        "theme1"
+    ]
     assert [row["name"] for row in stored] == ["a", "b", "c"]
 
 
@@ -255,7 +358,10 @@ def test_identity_ignores_comments_and_docstrings_only(tmp_path, monkeypatch):
         return utils.code_of(__import__(name).work)
 
     plain = module("plain_work", "    return x + 1\n")
-    assert module("noted_work", '    """What it does."""\n    # why\n    return x + 1\n') == plain
+    assert (
+        module("noted_work", '    """What it does."""\n    # why\n    return x + 1\n')
+        == plain
+    )
     assert module("other_work", "    return x + 2\n") != plain
 
 
@@ -264,24 +370,36 @@ def test_identity_of_a_network_written_in_a_notebook():
 
     def network(factor):
         space = {"nn": nn, "__name__": "__main__"}
-        exec(f"class Own(nn.Module):\n    def forward(self, x):\n        return {factor} * x\n", space)
+        exec(
+            f"class Own(nn.Module):\n    def forward(self, x):\n        return {factor}"
+            " * x\n",
+            space,
+        )
         return space["Own"]()
 
     assert utils.code_of(network(2)) == utils.code_of(network(2))
     assert utils.code_of(network(2)) != utils.code_of(network(3))
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="reads what Linux says of the processor")
+@pytest.mark.skipif(
+    not Path("/proc/cpuinfo").exists(), reason="reads what Linux says of the processor"
+)
 def test_no_bfloat16_where_pytorch_is_told_to_do_without_the_wide_units(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert utils.amp_dtype(torch.device("cpu")) is None
-    assert not [flag for flag in utils.cpu_flags() if flag.startswith(("amx", "avx512"))]
+    assert not [
+        flag for flag in utils.cpu_flags() if flag.startswith(("amx", "avx512"))
+    ]
 
 
 def test_identity_of_what_has_no_source_in_python():
-    assert utils.code_of(max) != utils.code_of(min) and utils.code_of(np.add) != utils.code_of(np.multiply)
+    assert utils.code_of(max) != utils.code_of(min) and utils.code_of(
+        np.add
+    ) != utils.code_of(np.multiply)
     double, triple = partial(operator.mul, 2), partial(operator.mul, 3)
-    assert utils.code_of(double) != utils.code_of(triple) and utils.code_of(double) == utils.code_of(partial(double))
+    assert utils.code_of(double) != utils.code_of(triple) and utils.code_of(
+        double
+    ) == utils.code_of(partial(double))
 
 
 def measured(number):
@@ -295,7 +413,11 @@ CALLS: list[int] = []
 def test_once_runs_once_and_says_so(open_course, capsys):
     course = open_course()
     CALLS.clear()
-    assert utils.once(course, "probe", measured, 3) == utils.once(course, "probe", measured, 3) == {"value": 3}
+    assert (
+        utils.once(course, "probe", measured, 3)
+        == utils.once(course, "probe", measured, 3)
+        == {"value": 3}
+    )
     assert CALLS == [3]
     assert "probe: loaded, measured" in capsys.readouterr().out
     utils.once(course, "probe", measured, 4)
@@ -305,15 +427,24 @@ def test_once_runs_once_and_says_so(open_course, capsys):
 
 def test_record_is_json_for_every_reader(tmp_path):
     """NaN is no JSON: a browser or Typst would refuse the whole file."""
-    values = {"a": float("nan"), "b": [np.float32("inf"), np.int64(3), True, None], 4: {"c": np.array([1.5, np.nan])},
-              "d": Path("x")}  # fmt: skip
+    values = {
+        "a": float("nan"),
+        "b": [np.float32("inf"), np.int64(3), True, None],
+        4: {"c": np.array([1.5, np.nan])},
+        "d": Path("x"),
+    }
     path = utils.write_json(tmp_path / "a.json", values)
 
     def refuse(constant):
         raise AssertionError(constant)
 
     read = json.loads(path.read_text(), parse_constant=refuse)
-    assert read == {"a": None, "b": [None, 3, True, None], "4": {"c": [1.5, None]}, "d": "x"}
+    assert read == {
+        "a": None,
+        "b": [None, 3, True, None],
+        "4": {"c": [1.5, None]},
+        "d": "x",
+    }
 
 
 def test_keep_goes_file_by_file_and_mirrors_on_demand(open_course, tmp_path):
@@ -325,6 +456,10 @@ def test_keep_goes_file_by_file_and_mirrors_on_demand(open_course, tmp_path):
     (folder / "old.csv").unlink()
     (folder / "new.csv").write_text("new")
     utils.keep(course, folder)
-    assert sorted(path.name for path in (course.home / "logs").iterdir()) == ["new.csv", "old.csv"]  # nothing is lost
+    # nothing is lost
+    assert sorted(path.name for path in (course.home / "logs").iterdir()) == [
+        "new.csv",
+        "old.csv",
+    ]
     utils.keep(course, folder, mirror=True)
     assert [path.name for path in (course.home / "logs").iterdir()] == ["new.csv"]

@@ -1,4 +1,6 @@
-"""Tracking: where the curves of a training go changes neither its identity nor its weights, and never costs it."""
+"""Tracking: where the curves of a training go changes neither its identity nor its
+weights, and never costs it.
+"""
 
 import os
 import random
@@ -25,19 +27,32 @@ CURVES = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
 
 
 class Noisy(utils.BaselineCNN):
-    """Draws from all three global generators, as augmentation of a student's own may: a tracker must not move them."""
+    """Draws from all three global generators, as augmentation of a student's own may: a
+    tracker must not move them.
+    """
 
     def forward(self, x):
-        return super().forward(x + 0.1 * random.random() + 0.1 * np.random.rand() + 0.1 * torch.rand(1))  # noqa: NPY002
+        return super().forward(
+            x
+            + 0.1 * random.random()
+            + 0.1 * np.random.rand()  # noqa: NPY002
+            + 0.1 * torch.rand(1)
+        )
 
 
 def fit(data, name="probe", **options):
     torch.manual_seed(0)
-    return utils.fit(data.course, name, Noisy(1, 2, 4), data, RECIPE, **{"progress": False} | options)
+    return utils.fit(
+        data.course, name, Noisy(1, 2, 4), data, RECIPE, **{"progress": False} | options
+    )
 
 
 def same_weights(first, second) -> bool:
-    pairs = zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
+    pairs = zip(
+        first.model.state_dict().values(),
+        second.model.state_dict().values(),
+        strict=True,
+    )
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -46,7 +61,11 @@ def interrupt(epoch, row):
 
 
 def made(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
+    return (
+        {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        if folder.exists()
+        else set()
+    )
 
 
 class Rough:
@@ -73,14 +92,19 @@ class Rough:
 
 
 def test_unknown_tracker_is_refused_before_anything(data):
-    with pytest.raises(utils.CourseError, match="tracker='tensorbord' is unknown: choose one of tensorboard, wandb, n"):
+    with pytest.raises(
+        utils.CourseError,
+        match="tracker='tensorbord' is unknown: choose one of tensorboard, wandb, n",
+    ):
         fit(data, tracker="tensorbord")
     assert not made(data.course.runs)
 
 
 def test_none_writes_nothing(data):
     run = fit(data, tracker="none")
-    assert made(data.course.runs) == {run.path.name} and made(run.path) == {"finished.pt"}
+    assert made(data.course.runs) == {run.path.name} and made(run.path) == {
+        "finished.pt"
+    }
 
 
 def test_a_finished_run_loads_whatever_the_tracker(data, monkeypatch):
@@ -92,14 +116,18 @@ def test_a_finished_run_loads_whatever_the_tracker(data, monkeypatch):
     assert made(data.course.runs) == {first.path.name}
 
 
-def test_tracker_that_breaks_costs_neither_the_training_nor_a_digit(data, monkeypatch, capsys):
+def test_tracker_that_breaks_costs_neither_the_training_nor_a_digit(
+    data, monkeypatch, capsys
+):
     whole = fit(data, "whole", tracker="none")
     monkeypatch.setitem(utils.TRACKERS, "rough", Rough)
     run = fit(data, tracker="rough")
     assert same_weights(whole, run) and run.history["epoch"].tolist() == [1, 2, 3]
     said = [line for line in capsys.readouterr().out.splitlines() if "stopped" in line]
-    assert said == ["rough stopped (Connection lost): its curves end here, the training goes on without them. "
-                    "run.history holds every epoch."]  # fmt: skip
+    assert said == [
+        "rough stopped (Connection lost): its curves end here, the training goes on"
+        " without them. run.history holds every epoch."
+    ]
 
 
 def test_tensorboard_that_finds_no_room_later(data, small_disk, capsys):
@@ -109,13 +137,19 @@ def test_tensorboard_that_finds_no_room_later(data, small_disk, capsys):
 
     def fill(epoch, row):
         if epoch == 1:
-            with pytest.raises(OSError), (place / "ballast").open("wb", buffering=0) as file:
+            with (
+                pytest.raises(OSError),
+                (place / "ballast").open("wb", buffering=0) as file,
+            ):
                 while True:
                     file.write(bytes(4096))
 
     run = fit(data, on_epoch=fill)
     assert run.history["epoch"].tolist() == [1, 2, 3]
-    assert "tensorboard stopped (No space left on device): its curves end here" in capsys.readouterr().out
+    assert (
+        "tensorboard stopped (No space left on device): its curves end here"
+        in capsys.readouterr().out
+    )
     events = EventAccumulator(str(next(place.glob("probe-*")))).Reload()
     assert [point.step for point in events.Scalars("val_loss")] == [1]
 
@@ -128,14 +162,21 @@ def test_wandb_that_is_not_installed(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(utils.CourseError) as error:
         fit(data, tracker="wandb")
-    assert str(error.value) == ("wandb is not installed: pip install -r requirements-bonus.txt, or "
-                                "tracker='tensorboard'.")  # fmt: skip
-    assert running.read_bytes() == before and made(data.course.runs) == {running.parent.name}
+    assert (
+        str(error.value)
+        == "wandb is not installed: pip install -r requirements-bonus.txt, or "
+        "tracker='tensorboard'."
+    )
+    assert running.read_bytes() == before and made(data.course.runs) == {
+        running.parent.name
+    }
     assert same_weights(fit(data, tracker="none"), fit(data, "whole", tracker="none"))
 
 
 def test_a_folder_called_wandb_is_no_wandb(data, tmp_path, monkeypatch):
-    if "wandb" in sys.modules or any((Path(folder) / "wandb").is_dir() for folder in sys.path):
+    if "wandb" in sys.modules or any(
+        (Path(folder) / "wandb").is_dir() for folder in sys.path
+    ):
         pytest.skip("wandb is installed here")
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
@@ -147,7 +188,9 @@ def test_a_run_that_goes_on_at_the_server_gets_no_epoch_twice(data, tmp_path):
     logged = []
     tracker = utils._WandB.__new__(utils._WandB)
     tracker.course, tracker.folder = data.course, tmp_path / "elsewhere"
-    tracker.run = SimpleNamespace(starting_step=3, log=lambda values, step: logged.append(step))
+    tracker.run = SimpleNamespace(
+        starting_step=3, log=lambda values, step: logged.append(step)
+    )
     for epoch in (1, 2, 3, 4):
         tracker.add(dict.fromkeys(CURVES, 0.0) | {"epoch": epoch})
     assert logged == [3, 4]
@@ -171,7 +214,9 @@ def test_search_and_fine_tuning_pass_the_tracker_on(data, monkeypatch):
 
 @pytest.fixture
 def wandb(monkeypatch, tmp_path):
-    """The real library, as on a machine where nobody has logged in; its processes end with the test."""
+    """The real library, as on a machine where nobody has logged in; its processes end
+    with the test.
+    """
     for name in list(os.environ):
         if name.startswith("WANDB_") and name != "WANDB_ERROR_REPORTING":
             monkeypatch.delenv(name)
@@ -183,13 +228,16 @@ def wandb(monkeypatch, tmp_path):
 
 
 def records(path: Path) -> list:
-    """The records of a .wandb file, laid out as a log of LevelDB: blocks of 32 KiB, in them pieces of records."""
+    """The records of a .wandb file, laid out as a log of LevelDB: blocks of 32 KiB, in
+    them pieces of records.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, found, piece, at = path.read_bytes(), [], b"", 7
     assert content[:4] == b":W&B"
     while at + 7 <= len(content):
-        if (1 << 15) - at % (1 << 15) < 7:  # no header fits in what is left of the block
+        # no header fits in what is left of the block
+        if (1 << 15) - at % (1 << 15) < 7:
             at += (1 << 15) - at % (1 << 15)
             continue
         _, length, kind = struct.unpack("<IHB", content[at : at + 7])
@@ -208,8 +256,14 @@ def history_of(path: Path) -> list[dict]:
     import json
 
     rows = [record.history for record in records(path) if record.HasField("history")]
-    return [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item} |
-            {"step": row.step.num} for row in rows]  # fmt: skip
+    return [
+        {
+            "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+            for item in row.item
+        }
+        | {"step": row.step.num}
+        for row in rows
+    ]
 
 
 @pytest.mark.bonus
@@ -218,7 +272,10 @@ def test_wandb_holds_the_history_and_the_recipe(data, wandb, capsys):
 
     run = fit(data, tracker="wandb")
     (path,) = runs_of(data.course)
-    assert path.parent.name.startswith("offline-run-") and path.name == f"run-{run.path.name}.wandb"
+    assert (
+        path.parent.name.startswith("offline-run-")
+        and path.name == f"run-{run.path.name}.wandb"
+    )
     rows = history_of(path)
     assert [row["step"] for row in rows] == run.history["epoch"].tolist() == [1, 2, 3]
     for curve in CURVES:
@@ -226,14 +283,25 @@ def test_wandb_holds_the_history_and_the_recipe(data, wandb, capsys):
     (head,) = [record.run for record in records(path) if record.HasField("run")]
     config = {item.key: json.loads(item.value_json) for item in head.config.update}
     assert asdict(RECIPE).items() <= config.items()
-    assert (head.run_id, head.display_name, head.project) == (run.path.name, "probe", "course-pneumonia")
+    assert (head.run_id, head.display_name, head.project) == (
+        run.path.name,
+        "probe",
+        "course-pneumonia",
+    )
     (end,) = [record.exit for record in records(path) if record.HasField("exit")]
-    assert end.exit_code == 0 and capsys.readouterr().out == "" and made(data.course.runs) == {run.path.name, "wandb"}
+    assert (
+        end.exit_code == 0
+        and capsys.readouterr().out == ""
+        and made(data.course.runs) == {run.path.name, "wandb"}
+    )
 
 
 @pytest.mark.bonus
 def test_no_tracker_changes_a_digit(data, wandb):
-    runs = [fit(data, tracker, tracker=tracker) for tracker in ("none", "tensorboard", "wandb")]
+    runs = [
+        fit(data, tracker, tracker=tracker)
+        for tracker in ("none", "tensorboard", "wandb")
+    ]
     assert [run.loaded for run in runs] == [False] * 3
     assert same_weights(runs[0], runs[1]) and same_weights(runs[0], runs[2])
     assert len({run.path.name[-12:] for run in runs}) == 1  # the identity
@@ -241,14 +309,22 @@ def test_no_tracker_changes_a_digit(data, wandb):
 
 @pytest.mark.bonus
 def test_nothing_secret_is_stored(data, wandb, monkeypatch):
-    secrets = {"WANDB_API_KEY": "a1" * 20, "KAGGLE_KEY": "k2" * 16, "KAGGLE_API_TOKEN": "KGAT_" + "t3" * 16,
-               "USER": "u4nobody"}  # fmt: skip
+    secrets = {
+        "WANDB_API_KEY": "a1" * 20,
+        "KAGGLE_KEY": "k2" * 16,
+        "KAGGLE_API_TOKEN": "KGAT_" + "t3" * 16,
+        "USER": "u4nobody",
+    }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["course.py", "--token", "s5" * 12])
     print("p6" * 12)
     fit(data, tracker="wandb")
-    stored = [path for path in (data.course.local / "runs" / "wandb").rglob("*") if path.is_file()]
+    stored = [
+        path
+        for path in (data.course.local / "runs" / "wandb").rglob("*")
+        if path.is_file()
+    ]
     content = b"".join(path.read_bytes() for path in stored)
     assert runs_of(data.course)[0] in stored and b"val_loss" in content
     told = [*secrets.values(), "s5" * 12, "p6" * 12, sys.executable, "test_tracking.py"]
@@ -257,28 +333,45 @@ def test_nothing_secret_is_stored(data, wandb, monkeypatch):
 
 @pytest.fixture
 def script(data, drawn, tmp_path):
-    """script(lines, **environment) runs a training of its own process on the same data; `lines` define `on_epoch`."""
+    """script(lines, **environment) runs a training of its own process on the same data;
+    `lines` define `on_epoch`.
+    """
     text = f"""
 import os, signal, subprocess, sys
 sys.path[:0] = [{str(utils.KIT)!r}, {str(Path(__file__).parent)!r}]
 import utils, test_tracking
-course = utils.start(1, source={str(drawn)!r}, profile="smoke", home={str(data.course.home)!r})
+home = {str(data.course.home)!r}
+course = utils.start(1, source={str(drawn)!r}, profile="smoke", home=home)
 data = utils.load_data(course)
 on_epoch = None
 """
 
     def run(lines="", **environment):
-        end = "\nrun = test_tracking.fit(data, tracker='wandb', on_epoch=on_epoch)\nprint('epochs', len(run.history))"
-        return subprocess.run([sys.executable, "-c", text + lines + end], env=os.environ | environment, cwd=tmp_path,
-                              capture_output=True, text=True, timeout=120)  # fmt: skip
+        end = (
+            "\nrun = test_tracking.fit(data, tracker='wandb',"
+            " on_epoch=on_epoch)\nprint('epochs', len(run.history))"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", text + lines + end],
+            env=os.environ | environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
 
     return run
 
 
 @pytest.mark.bonus
-def test_killed_and_resumed_is_one_run_without_an_epoch_twice(data, wandb, script, capsys):
+def test_killed_and_resumed_is_one_run_without_an_epoch_twice(
+    data, wandb, script, capsys
+):
     whole = fit(data, "whole", tracker="none")
-    die = "def on_epoch(epoch, row):\n    if epoch == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+    die = (
+        "def on_epoch(epoch, row):\n    if epoch == 2: os.kill(os.getpid(),"
+        " signal.SIGKILL)\n"
+    )
     assert script(die).returncode == -signal.SIGKILL
     (first,) = runs_of(data.course)
     run = fit(data, tracker="wandb")
@@ -286,7 +379,9 @@ def test_killed_and_resumed_is_one_run_without_an_epoch_twice(data, wandb, scrip
     (path,) = runs_of(data.course)
     assert path != first and path.name == first.name  # another file of the same run
     assert [row["step"] for row in history_of(path)] == [1, 2, 3]
-    assert [row["val_loss"] for row in history_of(path)] == run.history["val_loss"].tolist()
+    assert [row["val_loss"] for row in history_of(path)] == run.history[
+        "val_loss"
+    ].tolist()
 
 
 @pytest.mark.bonus
@@ -300,11 +395,14 @@ def test_interrupted_and_run_again_in_one_notebook(data, wandb):
 
 @pytest.mark.bonus
 def test_only_runs_of_the_same_training_are_replaced(data, wandb):
-    other = fit(data, "x-probe", tracker="wandb")  # its name ends as the other's, with the same identity
+    # its name ends as the other's, with the same identity
+    other = fit(data, "x-probe", tracker="wandb")
     online = data.course.local / "runs" / "wandb" / "run-20260101_000000-probe"
     online.mkdir()
     fit(data, tracker="wandb")
-    assert [path.name for path in runs_of(data.course)].count(f"run-{other.path.name}.wandb") == 1
+    assert [path.name for path in runs_of(data.course)].count(
+        f"run-{other.path.name}.wandb"
+    ) == 1
     assert len(runs_of(data.course)) == 2 and online.exists()
 
 
@@ -313,13 +411,19 @@ def test_names_that_the_server_would_refuse(data, wandb):
     """Theme 7 calls its candidates by a share: retrain-80-10%-whole."""
     run = fit(data, "retrain-10%", tracker="wandb")
     (path,) = runs_of(data.course)
-    assert path.name == f"run-{run.path.name.replace('%', '_')}.wandb" and len(history_of(path)) == 3
+    assert (
+        path.name == f"run-{run.path.name.replace('%', '_')}.wandb"
+        and len(history_of(path)) == 3
+    )
 
 
 @pytest.mark.bonus
 def test_runs_reach_the_home(data, wandb, tmp_path):
     """On Colab with Drive: after a lost machine, the home keeps one run, the whole."""
-    machines = [replace(data, course=replace(data.course, local=tmp_path / name)) for name in ("first", "second")]
+    machines = [
+        replace(data, course=replace(data.course, local=tmp_path / name))
+        for name in ("first", "second")
+    ]
     with pytest.raises(KeyboardInterrupt):
         fit(machines[0], tracker="wandb", on_epoch=interrupt)
     assert len(list(data.course.home.glob("runs/wandb/*/*.wandb"))) == 1
@@ -330,7 +434,9 @@ def test_runs_reach_the_home(data, wandb, tmp_path):
 
 @pytest.mark.bonus
 def test_nothing_leaves_the_machine(data, wandb, script):
-    """Not the process that writes the files, either: a proxy on the loopback waits for whatever would call home."""
+    """Not the process that writes the files, either: a proxy on the loopback waits for
+    whatever would call home.
+    """
     called = []
 
     def wait():
@@ -344,14 +450,30 @@ def test_nothing_leaves_the_machine(data, wandb, script):
 
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         threading.Thread(target=wait, daemon=True).start()
-        names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-        through = dict.fromkeys(names, f"http://127.0.0.1:{proxy.getsockname()[1]}") | {"NO_PROXY": "", "no_proxy": ""}
+        names = (
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+        )
+        through = dict.fromkeys(names, f"http://127.0.0.1:{proxy.getsockname()[1]}") | {
+            "NO_PROXY": "",
+            "no_proxy": "",
+        }
         done = script(**through)
         assert done.returncode == 0 and "epochs 3" in done.stdout, done.stderr
         assert called == []
-        caller = "import contextlib, urllib.request as u\nwith contextlib.suppress(OSError): u.urlopen('https://x.org')"
-        subprocess.run([sys.executable, "-c", caller], env=os.environ | through, timeout=60)
-        assert called and called[0].startswith(b"CONNECT x.org")  # the proxy would have heard it
+        caller = (
+            "import contextlib, urllib.request as u\nwith contextlib.suppress(OSError):"
+            " u.urlopen('https://x.org')"
+        )
+        subprocess.run(
+            [sys.executable, "-c", caller], env=os.environ | through, timeout=60
+        )
+        # the proxy would have heard it
+        assert called and called[0].startswith(b"CONNECT x.org")
         proxy.shutdown(socket.SHUT_RDWR)
 
 
@@ -361,10 +483,15 @@ def test_process_of_wandb_that_dies_does_not_stop_the_training(data, wandb, scri
 import psutil
 def on_epoch(epoch, row):
     if epoch == 1:
-        [child.kill() for child in psutil.Process().children(recursive=True) if child.name() == "wandb-core"]
+        for child in psutil.Process().children(recursive=True):
+            if child.name() == "wandb-core":
+                child.kill()
 """
     done = script(kill)
-    assert "epochs 3" in done.stdout and "wandb stopped (Connection lost): its curves end here" in done.stdout
+    assert (
+        "epochs 3" in done.stdout
+        and "wandb stopped (Connection lost): its curves end here" in done.stdout
+    )
     assert same_weights(fit(data, tracker="none"), fit(data, "whole", tracker="none"))
 
 
@@ -372,7 +499,9 @@ def on_epoch(epoch, row):
 def test_mode_of_the_student_wins(data, wandb, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     run = fit(data, tracker="wandb")
-    assert made(data.course.runs) <= {run.path.name, "wandb"} and not runs_of(data.course)
+    assert made(data.course.runs) <= {run.path.name, "wandb"} and not runs_of(
+        data.course
+    )
 
 
 @pytest.mark.bonus
@@ -381,7 +510,11 @@ def test_wandb_that_cannot_begin(data, wandb, monkeypatch):
     with pytest.raises(utils.CourseError) as error:
         fit(data, tracker="wandb")
     said = str(error.value)
-    assert said.startswith("wandb could not begin (") and "without WANDB_MODE" in said and "\n" not in said
+    assert (
+        said.startswith("wandb could not begin (")
+        and "without WANDB_MODE" in said
+        and "\n" not in said
+    )
     assert not list(data.course.runs.rglob("*.pt"))
 
 
@@ -389,5 +522,10 @@ def test_wandb_that_cannot_begin(data, wandb, monkeypatch):
 def test_wandb_on_a_full_disk(data, wandb, small_disk):
     small_disk(4096, data.course.runs / "wandb")
     message = error_of(lambda: fit(data, tracker="wandb"))
-    assert message.startswith(f"{data.course.runs / 'wandb'} could not be written (No space left on device")
-    assert not list(data.course.runs.rglob("*.pt")) and not fit(data, tracker="none").loaded
+    assert message.startswith(
+        f"{data.course.runs / 'wandb'} could not be written (No space left on device"
+    )
+    assert (
+        not list(data.course.runs.rglob("*.pt"))
+        and not fit(data, tracker="none").loaded
+    )

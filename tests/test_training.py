@@ -14,7 +14,9 @@ from torch import nn
 import utils
 from utils import Recipe
 
-RECIPE = Recipe(epochs=3, batch_size=16, augment=True, average=1.0, label_smoothing=0.05)
+RECIPE = Recipe(
+    epochs=3, batch_size=16, augment=True, average=1.0, label_smoothing=0.05
+)
 
 
 def network(seed=0):
@@ -51,7 +53,9 @@ def test_train_epoch_is_plain_sgd(float32):
     ours, plain = utils.BaselineCNN(), utils.BaselineCNN()
     plain.load_state_dict(ours.state_dict())
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (ours, plain)]
-    loss, accuracy = utils.train_epoch(ours, batches, nn.CrossEntropyLoss(), optimizers[0], "cpu")
+    loss, accuracy = utils.train_epoch(
+        ours, batches, nn.CrossEntropyLoss(), optimizers[0], "cpu"
+    )
     losses, right = [], 0
     for x, y in batches:
         logits = plain(x)
@@ -71,7 +75,9 @@ def test_validate_learns_nothing_and_averages_over_images(float32):
     model = utils.OptimizedCNN(1, 2)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     x, y = torch.randn(10, 1, 32, 32), torch.randint(0, 2, (10,))
-    loss, accuracy = utils.validate(model, [(x[:7], y[:7]), (x[7:], y[7:])], nn.CrossEntropyLoss(), "cpu")
+    loss, accuracy = utils.validate(
+        model, [(x[:7], y[:7]), (x[7:], y[7:])], nn.CrossEntropyLoss(), "cpu"
+    )
     with torch.no_grad():
         logits = model.eval()(x)
     assert loss == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
@@ -89,10 +95,13 @@ def test_class_weights_closed_form():
 def test_loss_is_that_of_pytorch():
     logits, labels = torch.randn(50, 3), torch.randint(0, 3, (50,))
     ours = utils.WeightedCrossEntropy(label_smoothing=0.1)(logits, labels)
-    torch.testing.assert_close(ours, F.cross_entropy(logits, labels, label_smoothing=0.1))
+    torch.testing.assert_close(
+        ours, F.cross_entropy(logits, labels, label_smoothing=0.1)
+    )
     weights = torch.tensor([0.5, 1.0, 2.0])
     ours = utils.WeightedCrossEntropy(weights)(logits, labels)
-    theirs = F.cross_entropy(logits, labels, weights) * weights[labels].mean()  # theirs divides by the weights
+    # theirs divides by the weights
+    theirs = F.cross_entropy(logits, labels, weights) * weights[labels].mean()
     torch.testing.assert_close(ours, theirs)
 
 
@@ -108,7 +117,9 @@ def test_weight_average_closed_form():
     assert average.state["weight"].item() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("schedule, last", [("onecycle", 3e-3 / 1000), ("cosine", 0.0), ("constant", 3e-3)])
+@pytest.mark.parametrize(
+    "schedule, last", [("onecycle", 3e-3 / 1000), ("cosine", 0.0), ("constant", 3e-3)]
+)
 def test_schedules_end_where_they_should(schedule, last):
     model = utils.BaselineCNN()
     optimizer, scheduler = utils.make_optimizer(model, Recipe(schedule=schedule), 40)
@@ -124,28 +135,42 @@ def test_schedules_end_where_they_should(schedule, last):
 
 
 def test_biases_are_not_decayed():
-    optimizer, _ = utils.make_optimizer(utils.OptimizedCNN(), Recipe(weight_decay=0.1), 10)
+    optimizer, _ = utils.make_optimizer(
+        utils.OptimizedCNN(), Recipe(weight_decay=0.1), 10
+    )
     decayed, plain = optimizer.param_groups
     assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0
-    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in plain["params"])
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(
+        p.ndim == 1 for p in plain["params"]
+    )
 
 
 def test_learning_rate_finder_puts_the_weights_back(data):
     model, loader = network(), data.loader("train", 16, shuffle=True)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    table, suggestion = utils.find_learning_rate(model, loader, utils.WeightedCrossEntropy(), steps=30)
+    table, suggestion = utils.find_learning_rate(
+        model, loader, utils.WeightedCrossEntropy(), steps=30
+    )
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert table["lr"].iloc[0] == pytest.approx(1e-5) and suggestion in set(table["lr"])
     assert loader.epoch == 0
 
 
 def test_learning_rate_finder_stops_where_the_loss_first_rises(data, monkeypatch):
-    """A made-up loss: falls until a rate of 1e-3, rises, and is lowest of all later on."""
+    """A made-up loss: falls until a rate of 1e-3, rises, and is lowest of
+    all later on.
+    """
     rates = np.geomspace(1e-5, 1.0, 40)
-    curve = iter(np.where(rates < 1e-3, 0.7 - 0.01 * np.arange(40), np.where(rates < 0.1, 0.9, 0.1)))
+    curve = iter(
+        np.where(
+            rates < 1e-3, 0.7 - 0.01 * np.arange(40), np.where(rates < 0.1, 0.9, 0.1)
+        )
+    )
     monkeypatch.setattr(utils, "validate", lambda *arguments: (next(curve), 0.5))
     loader = data.loader("train", 16, shuffle=True)
-    _, suggestion = utils.find_learning_rate(network(), loader, utils.WeightedCrossEntropy(), steps=40)
+    _, suggestion = utils.find_learning_rate(
+        network(), loader, utils.WeightedCrossEntropy(), steps=40
+    )
     assert 4e-4 < suggestion < 1e-3
 
 
@@ -153,7 +178,9 @@ def test_learning_rate_finder_stops_where_the_loss_first_rises(data, monkeypatch
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_broken_loss_stops_with_epoch_step_rate_and_advice(open_course, data, monkeypatch, value):
+def test_broken_loss_stops_with_epoch_step_rate_and_advice(
+    open_course, data, monkeypatch, value
+):
     forward, steps = utils.WeightedCrossEntropy.forward, []
 
     def breaks(self, logits, labels):
@@ -184,7 +211,9 @@ def test_broken_gradient_stops_too_and_leaves_the_weights(monkeypatch):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     batches = [(torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64))]
     with pytest.raises(utils.TrainingStopped, match="gradient became nan"):
-        utils.train_epoch(model, batches, Root(), torch.optim.SGD(model.parameters(), 0.1), "cpu")
+        utils.train_epoch(
+            model, batches, Root(), torch.optim.SGD(model.parameters(), 0.1), "cpu"
+        )
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
@@ -206,10 +235,16 @@ def test_out_of_memory_accumulates_the_same_gradient(float32, capsys):
     large = utils.BaselineCNN()
     small = SmallMemory(utils.BaselineCNN(), fits=5)
     small.model.load_state_dict(large.state_dict())
-    batches = [(torch.rand(18, 1, 32, 32), torch.randint(0, 2, (18,))) for _ in range(2)]
+    batches = [
+        (torch.rand(18, 1, 32, 32), torch.randint(0, 2, (18,))) for _ in range(2)
+    ]
     criterion = utils.WeightedCrossEntropy(torch.tensor([0.5, 1.5]))
-    results = [utils.train_epoch(m, batches, criterion, torch.optim.SGD(m.parameters(), 0.1), "cpu")
-               for m in (large, small)]  # fmt: skip
+    results = [
+        utils.train_epoch(
+            m, batches, criterion, torch.optim.SGD(m.parameters(), 0.1), "cpu"
+        )
+        for m in (large, small)
+    ]
     assert results[0] == pytest.approx(results[1])
     for a, b in zip(large.parameters(), small.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
@@ -220,15 +255,29 @@ def test_one_image_that_does_not_fit():
     model = SmallMemory(utils.BaselineCNN(), fits=0)
     batches = [(torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64))]
     with pytest.raises(utils.CourseError, match="choose a smaller IMAGE_SIZE"):
-        utils.train_epoch(model, batches, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), 0.1), "cpu")
+        utils.train_epoch(
+            model,
+            batches,
+            nn.CrossEntropyLoss(),
+            torch.optim.SGD(model.parameters(), 0.1),
+            "cpu",
+        )
 
 
 def test_broken_image_leaves_no_trace_in_the_batch_norm_statistics():
     model = utils.OptimizedCNN(1, 2, (8, 8))
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    batches = [(torch.full((4, 1, 32, 32), torch.nan), torch.zeros(4, dtype=torch.int64))]
+    batches = [
+        (torch.full((4, 1, 32, 32), torch.nan), torch.zeros(4, dtype=torch.int64))
+    ]
     with pytest.raises(utils.TrainingStopped, match="loss or its gradient became nan"):
-        utils.train_epoch(model, batches, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), 0.1), "cpu")
+        utils.train_epoch(
+            model,
+            batches,
+            nn.CrossEntropyLoss(),
+            torch.optim.SGD(model.parameters(), 0.1),
+            "cpu",
+        )
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
@@ -239,24 +288,45 @@ def test_gradients_are_clipped():
     for clip in (None, 1e-3):
         model = utils.BaselineCNN(width=4)
         before = nn.utils.parameters_to_vector(model.parameters()).clone()
-        optimizer, scaler = torch.optim.SGD(model.parameters(), 1.0), utils.make_scaler(torch.device("cpu"))
-        utils.train_step(model, images, labels, nn.CrossEntropyLoss(), optimizer, scaler, clip)
-        moves[clip] = (nn.utils.parameters_to_vector(model.parameters()) - before).norm().item()
+        optimizer, scaler = (
+            torch.optim.SGD(model.parameters(), 1.0),
+            utils.make_scaler(torch.device("cpu")),
+        )
+        utils.train_step(
+            model, images, labels, nn.CrossEntropyLoss(), optimizer, scaler, clip
+        )
+        moves[clip] = (
+            (nn.utils.parameters_to_vector(model.parameters()) - before).norm().item()
+        )
     assert moves[1e-3] == pytest.approx(1e-3, rel=1e-2) and moves[None] > 1e-2
 
 
 # --- precision
 
 
-@pytest.mark.parametrize("capability, dtype", [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16),
-                                               ((7, 5), torch.float16), ((7, 0), torch.float16), ((6, 1), None)])
+@pytest.mark.parametrize(
+    "capability, dtype",
+    [
+        ((9, 0), torch.bfloat16),
+        ((8, 0), torch.bfloat16),
+        ((7, 5), torch.float16),
+        ((7, 0), torch.float16),
+        ((6, 1), None),
+    ],
+)
 def test_precision_follows_the_compute_capability(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert utils.amp_dtype(torch.device("cuda")) == dtype
 
 
-@pytest.mark.parametrize("flags, dtype", [("fpu avx512_bf16 sse", torch.bfloat16), ("amx_bf16", torch.bfloat16),
-                                          ("avx2 avx512f", None)])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, dtype",
+    [
+        ("fpu avx512_bf16 sse", torch.bfloat16),
+        ("amx_bf16", torch.bfloat16),
+        ("avx2 avx512f", None),
+    ],
+)
 def test_precision_follows_the_flags_of_the_processor(monkeypatch, flags, dtype):
     monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}")
     assert utils.amp_dtype(torch.device("cpu")) == dtype
@@ -265,7 +335,9 @@ def test_precision_follows_the_flags_of_the_processor(monkeypatch, flags, dtype)
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
 def test_every_precision_learns(data, monkeypatch, dtype):
     monkeypatch.setattr(utils, "amp_dtype", lambda device: dtype)
-    assert utils.make_scaler(torch.device("cpu")).is_enabled() == (dtype == torch.float16)
+    assert utils.make_scaler(torch.device("cpu")).is_enabled() == (
+        dtype == torch.float16
+    )
     run = train(data.course, data, replace(RECIPE, epochs=10, augment=False, lr=5e-3))
     losses = run.history["train_loss"]
     assert np.isfinite(losses).all() and losses.iloc[-1] < losses.iloc[0]
@@ -274,15 +346,26 @@ def test_every_precision_learns(data, monkeypatch, dtype):
 def test_overflow_in_half_precision_skips_one_step(monkeypatch):
     monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
     model = utils.BaselineCNN(width=4)
-    optimizer, scaler = torch.optim.SGD(model.parameters(), 0.1), utils.make_scaler(torch.device("cpu"))
+    optimizer, scaler = (
+        torch.optim.SGD(model.parameters(), 0.1),
+        utils.make_scaler(torch.device("cpu")),
+    )
     images, labels = torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64)
     before = [p.clone() for p in model.parameters()]
-    next(model.parameters()).register_hook(lambda grad: grad * torch.inf if scaler.get_scale() > 40_000 else grad)
-    loss, _, _ = utils.train_step(model, images, labels, nn.CrossEntropyLoss(), optimizer, scaler)
-    assert np.isfinite(loss) and all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    next(model.parameters()).register_hook(
+        lambda grad: grad * torch.inf if scaler.get_scale() > 40_000 else grad
+    )
+    loss, _, _ = utils.train_step(
+        model, images, labels, nn.CrossEntropyLoss(), optimizer, scaler
+    )
+    assert np.isfinite(loss) and all(
+        torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)
+    )
     utils.train_step(model, images, labels, nn.CrossEntropyLoss(), optimizer, scaler)
     assert scaler.get_scale() < 40_000
-    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)
+    )
 
 
 # --- one call, three things
@@ -292,7 +375,10 @@ def test_training_that_is_made_anew_says_why(data, capsys):
     train(data.course, data)
     assert "trains anew" not in capsys.readouterr().out
     train(data.course, data, replace(RECIPE, lr=RECIPE.lr / 2))
-    assert "probe: trains anew, as code, data, recipe or seed differ from 1 finished" in capsys.readouterr().out
+    assert (
+        "probe: trains anew, as code, data, recipe or seed differ from 1 finished"
+        in capsys.readouterr().out
+    )
 
 
 def test_finished_training_loads_and_says_so(data, capsys):
@@ -305,7 +391,10 @@ def test_finished_training_loads_and_says_so(data, capsys):
 
 
 def test_another_recipe_or_other_first_weights_are_another_training(data):
-    first, other = train(data.course, data), train(data.course, data, replace(RECIPE, lr=1e-3))
+    first, other = (
+        train(data.course, data),
+        train(data.course, data, replace(RECIPE, lr=1e-3)),
+    )
     assert first.path != other.path and not other.loaded
     fine_tuned = train(data.course, data, model=first.model)
     assert fine_tuned.path != first.path and not fine_tuned.loaded
@@ -321,7 +410,9 @@ def test_damaged_finished_file_is_set_aside_and_trained_again(data, capsys):
 
 
 def test_training_goes_on_under_another_precision(data, monkeypatch, capsys):
-    """Begun without loss scaling, resumed where it is needed: a student who switches the GPU on."""
+    """Begun without loss scaling, resumed where it is needed: a student who switches
+    the GPU on.
+    """
 
     def stop(epoch, row):
         raise Interrupted
@@ -343,7 +434,9 @@ def test_same_training_twice_gives_the_same_weights(data, open_course, tmp_path)
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 11, 14])
-def test_interrupted_training_ends_with_the_same_weights(data, open_course, tmp_path, monkeypatch, stop_at, capsys):
+def test_interrupted_training_ends_with_the_same_weights(
+    data, open_course, tmp_path, monkeypatch, stop_at, capsys
+):
     whole = train(data.course, data)
     course = open_course(home=tmp_path / "other")
     utils.build_index(course)
@@ -379,19 +472,34 @@ def test_damaged_running_file_is_set_aside(data, monkeypatch, capsys):
     running = next(data.course.runs.glob("probe-*/running.pt"))
     running.write_bytes(running.read_bytes()[:1000])
     train(data.course, data)
-    assert "was damaged and is set aside: what it held is trained again" in capsys.readouterr().out
+    assert (
+        "was damaged and is set aside: what it held is trained again"
+        in capsys.readouterr().out
+    )
     assert running.with_suffix(".damaged").exists()
 
 
 def test_best_weights_are_those_of_the_lowest_validation_loss(data):
-    run = train(data.course, data, replace(RECIPE, epochs=6, lr=0.05, average=0.0, schedule="constant"))
+    run = train(
+        data.course,
+        data,
+        replace(RECIPE, epochs=6, lr=0.05, average=0.0, schedule="constant"),
+    )
     criterion = utils.make_criterion(data.loader("train", 16), 2, RECIPE)
     loss, _ = utils.validate(run.model, data.loader("val", 256), criterion, "cpu")
     assert loss == pytest.approx(run.history["val_loss"].min(), rel=1e-4)
 
 
 def test_early_stopping(data):
-    frozen = replace(RECIPE, epochs=12, lr=1e-12, average=0.0, patience=2, schedule="constant", weight_decay=0.0)
+    frozen = replace(
+        RECIPE,
+        epochs=12,
+        lr=1e-12,
+        average=0.0,
+        patience=2,
+        schedule="constant",
+        weight_decay=0.0,
+    )
     run = train(data.course, data, frozen, model=utils.BaselineCNN())
     assert len(run.history) < 12
     losses = run.history["val_loss"]
@@ -418,7 +526,9 @@ def test_checkpoint_brings_back_model_optimizer_and_state(tmp_path):
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.rand(2, 1, 32, 32)).sum().backward()
     optimizer.step()
-    path = utils.save_checkpoint(tmp_path / "m.pth", model, optimizer, classes=["A", "B"], threshold=0.3)
+    path = utils.save_checkpoint(
+        tmp_path / "m.pth", model, optimizer, classes=["A", "B"], threshold=0.3
+    )
     again, state = utils.load_model(path, ["A", "B"])
     assert same_weights(model, again) and not again.training
     assert state["threshold"] == 0.3 and state["classes"] == ["A", "B"]
@@ -428,7 +538,10 @@ def test_checkpoint_brings_back_model_optimizer_and_state(tmp_path):
 
 
 def test_missing_checkpoint_names_the_notebook(tmp_path):
-    with pytest.raises(utils.CourseError, match=r"best_model\.pth is missing: run notebooks/theme3_optimization"):
+    with pytest.raises(
+        utils.CourseError,
+        match=r"best_model\.pth is missing: run notebooks/theme3_optimization",
+    ):
         utils.load_checkpoint(tmp_path / "best_model.pth")
 
 
@@ -441,18 +554,26 @@ def test_damaged_checkpoint(tmp_path, content):
         path.write_text("no checkpoint")
     else:
         torch.save({"weights": {}}, path)
-    with pytest.raises(utils.CourseError, match="is damaged or no checkpoint of this course"):
+    with pytest.raises(
+        utils.CourseError, match="is damaged or no checkpoint of this course"
+    ):
         utils.load_model(path)
 
 
 def test_checkpoint_of_another_network_or_class_list(tmp_path):
-    path = utils.save_checkpoint(tmp_path / "m.pth", network(), classes=["NORMAL", "PNEUMONIA"])
+    path = utils.save_checkpoint(
+        tmp_path / "m.pth", network(), classes=["NORMAL", "PNEUMONIA"]
+    )
     untouched = utils.BaselineCNN()
     before = {k: v.clone() for k, v in untouched.state_dict().items()}
-    with pytest.raises(utils.CourseError, match="holds OptimizedCNN.*not BaselineCNN.*build that network"):
+    with pytest.raises(
+        utils.CourseError,
+        match="holds OptimizedCNN.*not BaselineCNN.*build that network",
+    ):
         utils.load_checkpoint(path, untouched)
     with pytest.raises(utils.CourseError, match="holds OptimizedCNN"):
-        utils.load_checkpoint(path, utils.OptimizedCNN(1, 2))  # the same class, other widths
+        # the same class, other widths
+        utils.load_checkpoint(path, utils.OptimizedCNN(1, 2))
     with pytest.raises(utils.CourseError, match="knows the classes.*asked for"):
         utils.load_model(path, ["NO_PANEL", "PANEL"])
     assert all(torch.equal(before[k], v) for k, v in untouched.state_dict().items())
@@ -463,12 +584,17 @@ def test_checkpoint_of_a_students_own_network(tmp_path):
         pass
 
     path = utils.save_checkpoint(tmp_path / "m.pth", MyNet(1, 2))
-    with pytest.raises(utils.CourseError, match="a network MyNet of your own: add its class to utils.MODELS"):
+    with pytest.raises(
+        utils.CourseError,
+        match="a network MyNet of your own: add its class to utils.MODELS",
+    ):
         utils.load_model(path)
     changed = utils.BaselineCNN(1, 2)
     changed.classifier = nn.Linear(64, 5)
     utils.save_checkpoint(path, utils.BaselineCNN(1, 2))
-    with pytest.raises(utils.CourseError, match="other shapes or names than this BaselineCNN"):
+    with pytest.raises(
+        utils.CourseError, match="other shapes or names than this BaselineCNN"
+    ):
         utils.load_checkpoint(path, changed)
 
 
@@ -477,7 +603,9 @@ def test_checkpoint_of_a_students_own_network(tmp_path):
 
 def test_interrupted_search_loses_no_trial(data, monkeypatch):
     recipe = replace(RECIPE, epochs=1, augment=False)
-    whole = [t.params for t in utils.search(data.course, data, "whole", recipe, 3).trials]
+    whole = [
+        t.params for t in utils.search(data.course, data, "whole", recipe, 3).trials
+    ]
     fit, calls = utils.fit, []
 
     def interrupt(*args, **kwargs):
@@ -510,22 +638,42 @@ def test_search_prunes_what_lags_behind_and_survives_an_explosion(data, monkeypa
     seen = []
     monkeypatch.setattr(utils, "fit", fake)
     study = utils.search(data.course, data, "search", replace(RECIPE, epochs=2), 4)
-    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
-    assert len(study.trials[3].intermediate_values) == 1 and study.best_trial.number == 0
+    assert [t.state.name for t in study.trials] == [
+        "COMPLETE",
+        "COMPLETE",
+        "PRUNED",
+        "PRUNED",
+    ]
+    assert (
+        len(study.trials[3].intermediate_values) == 1 and study.best_trial.number == 0
+    )
 
 
 def test_search_starts_with_our_recipe_prunes_and_goes_on(data):
     recipe = replace(RECIPE, epochs=2, augment=False)
-    first = [trial.params for trial in utils.search(data.course, data, "search", recipe, 3).trials]
-    assert (first[0]["lr"], first[0]["width"], first[0]["depth"]) == (pytest.approx(recipe.lr), 32, 2)
+    first = [
+        trial.params
+        for trial in utils.search(data.course, data, "search", recipe, 3).trials
+    ]
+    assert (first[0]["lr"], first[0]["width"], first[0]["depth"]) == (
+        pytest.approx(recipe.lr),
+        32,
+        2,
+    )
     more = utils.search(data.course, data, "search", recipe, 5)
     params = [trial.params for trial in more.trials]
     assert params[:3] == first and len({str(p) for p in params}) == 5
-    assert more.best_value == min(t.value for t in more.trials if t.state.name == "COMPLETE")
+    assert more.best_value == min(
+        t.value for t in more.trials if t.state.name == "COMPLETE"
+    )
     finished = [t for t in more.trials if t.state.name == "COMPLETE"]
     model, chosen = utils.build_trial(data.course, finished[0].params, recipe)
-    run = utils.fit(data.course, "search-trial", model, data, chosen, tracker="none", progress=False)
-    assert run.loaded and run.history["val_loss"].min() == pytest.approx(finished[0].value)
+    run = utils.fit(
+        data.course, "search-trial", model, data, chosen, tracker="none", progress=False
+    )
+    assert run.loaded and run.history["val_loss"].min() == pytest.approx(
+        finished[0].value
+    )
 
 
 def test_search_in_which_nothing_finishes(data, monkeypatch):
@@ -533,7 +681,9 @@ def test_search_in_which_nothing_finishes(data, monkeypatch):
         raise utils.TrainingStopped("the loss became nan")
 
     monkeypatch.setattr(utils, "fit", explode)
-    with pytest.raises(utils.CourseError, match="No trial of the search finished.*lower lr"):
+    with pytest.raises(
+        utils.CourseError, match="No trial of the search finished.*lower lr"
+    ):
         utils.search(data.course, data, "search", RECIPE, 2)
 
 
@@ -544,17 +694,30 @@ def test_learning_rate_finder_survives_an_overflow(data, monkeypatch):
 
     def overflow(self, logits, labels):
         calls.append(torch.is_grad_enabled())
-        return forward(self, logits, labels) * (torch.inf if sum(calls) == 8 and calls[-1] else 1)
+        return forward(self, logits, labels) * (
+            torch.inf if sum(calls) == 8 and calls[-1] else 1
+        )
 
     monkeypatch.setattr(utils.WeightedCrossEntropy, "forward", overflow)
-    table, _ = utils.find_learning_rate(network(), data.loader("train", 16, shuffle=True), utils.WeightedCrossEntropy())
+    table, _ = utils.find_learning_rate(
+        network(), data.loader("train", 16, shuffle=True), utils.WeightedCrossEntropy()
+    )
     assert len(table) == 7
 
 
-@pytest.mark.parametrize("dataset, size, last", [("pneumonia", 1024, 4), ("pneumonia", 32, 4),
-                                                 ("pneumonia", 64, 4), ("pneumonia", 96, 6),
-                                                 ("pneumonia3", 224, 7), ("solar", 64, 4), ("solar", 96, 6),
-                                                 ("solar", 224, 7)])  # fmt: skip
+@pytest.mark.parametrize(
+    "dataset, size, last",
+    [
+        ("pneumonia", 1024, 4),
+        ("pneumonia", 32, 4),
+        ("pneumonia", 64, 4),
+        ("pneumonia", 96, 6),
+        ("pneumonia3", 224, 7),
+        ("solar", 64, 4),
+        ("solar", 96, 6),
+        ("solar", 224, 7),
+    ],
+)
 def test_network_has_the_stages_that_its_images_need(open_course, dataset, size, last):
     course = open_course(dataset, image_size=size)
     model = utils.optimized_network(course)
@@ -565,11 +728,19 @@ def test_network_has_the_stages_that_its_images_need(open_course, dataset, size,
 
 
 def test_network_learns_what_can_be_learned(data):
-    """The training images themselves, without noise: the loop must reach them all, and evaluation agree with it."""
-    recipe, model, loader = Recipe(lr=3e-3, schedule="cosine"), network(), data.loader("train", 16, shuffle=True)
+    """The training images themselves, without noise: the loop must reach them all, and
+    evaluation agree with it.
+    """
+    recipe, model, loader = (
+        Recipe(lr=3e-3, schedule="cosine"),
+        network(),
+        data.loader("train", 16, shuffle=True),
+    )
     criterion = utils.make_criterion(loader, 2, recipe)
     optimizer, scheduler = utils.make_optimizer(model, recipe, 60 * len(loader))
     for _ in range(60):
-        _, accuracy = utils.train_epoch(model, loader, criterion, optimizer, "cpu", scheduler=scheduler)
+        _, accuracy = utils.train_epoch(
+            model, loader, criterion, optimizer, "cpu", scheduler=scheduler
+        )
     logits, labels = utils.predict(model, data.loader("train", 64))
     assert accuracy > 0.97 and (logits.argmax(1) == labels).mean() > 0.97

@@ -1,4 +1,6 @@
-"""Unpack a zip that somebody else made: whole or not at all, and never outside its own folder."""
+"""Unpack a zip that somebody else made: whole or not at all, and never outside its own
+folder.
+"""
 
 import errno
 import lzma
@@ -12,10 +14,21 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 MIB = 1 << 20
-# Real X-rays are 2.4 GB with their second copy and barely shrink, a hand-in shrinks to half, a bomb to a thousandth.
+# Real X-rays are 2.4 GB with their second copy and barely shrink, a hand-in shrinks to
+# half, a bomb to a thousandth.
 MAX_UNPACKED, MAX_RATIO, MAX_FILES = 4 << 30, 200, 50_000
-# What the machine refuses, whatever the archive: all other errors of a file system come from the names inside it.
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE}
+# What the machine refuses, whatever the archive: all other errors of a file system come
+# from the names inside it.
+MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+}
 
 
 class ArchiveError(RuntimeError):
@@ -24,7 +37,8 @@ class ArchiveError(RuntimeError):
     Attributes
     ----------
     kind : {"missing", "no zip", "damaged", "outside", "encrypted", "large", "disk"}
-        "disk": the archive may be fine, this machine has no room or no permission for it.
+        "disk": the archive may be fine, this machine has no room or no permission for
+        it.
     """
 
     def __init__(self, kind: str, archive: Path, what: str):
@@ -33,12 +47,19 @@ class ArchiveError(RuntimeError):
 
 
 def shown(name) -> str:
-    """A file name or foreign text that prints everywhere: bytes that are no UTF-8, and control characters, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    """A file name or foreign text that prints everywhere: bytes that are no UTF-8, and
+    control characters, escaped.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name)
+    )
 
 
-def unpack(archive: Path, target: Path, leave_out=frozenset(), most_files: int = MAX_FILES) -> list[PurePosixPath]:
-    """Unpack a zip to `target`, a folder that does not exist yet, by way of a temporary one beside it.
+def unpack(
+    archive: Path, target: Path, leave_out=frozenset(), most_files: int = MAX_FILES
+) -> list[PurePosixPath]:
+    """Unpack a zip to `target`, a folder that does not exist yet, by way of a temporary
+    one beside it.
 
     Parameters
     ----------
@@ -52,7 +73,8 @@ def unpack(archive: Path, target: Path, leave_out=frozenset(), most_files: int =
     Raises
     ------
     ArchiveError
-        Missing, damaged, encrypted, far too large, a name twice, or a name that leads outside. Nothing is left of it.
+        Missing, damaged, encrypted, far too large, a name twice, or a name that leads
+        outside. Nothing is left of it.
     """
     if not archive.is_file():
         raise ArchiveError("missing", archive, "is missing")
@@ -67,21 +89,44 @@ def unpack(archive: Path, target: Path, leave_out=frozenset(), most_files: int =
         os.replace(temporary, target)
     except OSError as error:
         kind = "disk" if error.errno in MACHINE else "damaged"
-        raise ArchiveError(kind, archive, f"cannot be unpacked ({error.strerror or error})") from error
+        raise ArchiveError(
+            kind, archive, f"cannot be unpacked ({error.strerror or error})"
+        ) from error
     except ArchiveError:
         raise
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, ArithmeticError,
-            RuntimeError) as error:  # fmt: skip  # RuntimeError: a method that Python does not know
-        raise ArchiveError("damaged", archive, f"cannot be unpacked ({shown(error)[:200]})") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:  # RuntimeError: a method that Python does not know
+        raise ArchiveError(
+            "damaged", archive, f"cannot be unpacked ({shown(error)[:200]})"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return links
 
 
-def _extract_all(archive: Path, file: zipfile.ZipFile, folder: Path, leave_out, most_files) -> list[PurePosixPath]:
+def _extract_all(
+    archive: Path, file: zipfile.ZipFile, folder: Path, leave_out, most_files
+) -> list[PurePosixPath]:
     members = [(member, _inside(archive, member)) for member in file.infolist()]
-    members = [(member, path) for member, path in members if path.parts and not leave_out.intersection(path.parts)]
-    _refuse_bombs(archive, [member for member, _ in members], shutil.disk_usage(folder).free, most_files)
+    members = [
+        (member, path)
+        for member, path in members
+        if path.parts and not leave_out.intersection(path.parts)
+    ]
+    _refuse_bombs(
+        archive,
+        [member for member, _ in members],
+        shutil.disk_usage(folder).free,
+        most_files,
+    )
     links, files = [], set()
     for member, path in members:
         if stat.S_ISLNK(member.external_attr >> 16):
@@ -89,7 +134,9 @@ def _extract_all(archive: Path, file: zipfile.ZipFile, folder: Path, leave_out, 
         elif member.is_dir() or member.filename.endswith("\\"):
             (folder / path).mkdir(parents=True, exist_ok=True)
         elif path in files:  # programs disagree on which of two counts
-            raise ArchiveError("damaged", archive, f"cannot be unpacked (it holds {shown(path)} twice)")
+            raise ArchiveError(
+                "damaged", archive, f"cannot be unpacked (it holds {shown(path)} twice)"
+            )
         else:
             files.add(path)
             _extract(file, member, folder / path)
@@ -97,24 +144,42 @@ def _extract_all(archive: Path, file: zipfile.ZipFile, folder: Path, leave_out, 
 
 
 def _inside(archive: Path, member: zipfile.ZipInfo) -> PurePosixPath:
-    """Where a member goes, below the target; some Windows programs write backslashes."""
+    """Where a member goes, below the target; some Windows
+    programs write backslashes.
+    """
     path = PurePosixPath(member.filename.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", str(path)):
-        raise ArchiveError("outside", archive, f"would write outside its own folder ({shown(member.filename)})")
+        raise ArchiveError(
+            "outside",
+            archive,
+            f"would write outside its own folder ({shown(member.filename)})",
+        )
     if member.flag_bits & 1:
         raise ArchiveError("encrypted", archive, "is encrypted")
     return path
 
 
-def _refuse_bombs(archive: Path, members: list[zipfile.ZipInfo], free: int, most_files: int) -> None:
+def _refuse_bombs(
+    archive: Path, members: list[zipfile.ZipInfo], free: int, most_files: int
+) -> None:
     size, packed = sum(member.file_size for member in members), archive.stat().st_size
     if len(members) > most_files:
-        raise ArchiveError("large", archive, f"holds {len(members):,} files (limit: {most_files:,})")
+        raise ArchiveError(
+            "large", archive, f"holds {len(members):,} files (limit: {most_files:,})"
+        )
     if size > MAX_UNPACKED or (size > 256 * MIB and size > MAX_RATIO * packed):
         times = size // max(packed, 1)
-        raise ArchiveError("large", archive, f"unpacks to {size / MIB:,.0f} MiB, {times:,} times its own size")
+        raise ArchiveError(
+            "large",
+            archive,
+            f"unpacks to {size / MIB:,.0f} MiB, {times:,} times its own size",
+        )
     if size > free:
-        raise ArchiveError("disk", archive, f"unpacks to {size / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are free")
+        raise ArchiveError(
+            "disk",
+            archive,
+            f"unpacks to {size / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are free",
+        )
 
 
 def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:

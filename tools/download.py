@@ -1,4 +1,6 @@
-"""Download a dataset with the official Kaggle client: whole or not at all, and every fault in one sentence."""
+"""Download a dataset with the official Kaggle client: whole or not at all, and every
+fault in one sentence.
+"""
 
 import base64
 import errno
@@ -25,27 +27,46 @@ BROWSER = f"or download {PAGE} in a browser elsewhere and save the zip as {{arch
 FAULTS = {
     "no credentials": (
         "No Kaggle credentials were found",
-        f"create a token at {SETTINGS} and give it as KAGGLE_API_TOKEN or ~/.kaggle/access_token, or a legacy key as "
-        "KAGGLE_USERNAME and KAGGLE_KEY or ~/.kaggle/kaggle.json (on Colab: as secrets of the same names, or upload "
-        "kaggle.json when asked), then run again; SOURCE='sample' needs none",
+        (
+            f"create a token at {SETTINGS} and give it as KAGGLE_API_TOKEN or"
+            " ~/.kaggle/access_token, or a legacy key as KAGGLE_USERNAME and"
+            " KAGGLE_KEY or ~/.kaggle/kaggle.json (on Colab: as secrets of the same"
+            " names, or upload kaggle.json when asked), then run again;"
+            " SOURCE='sample' needs none"
+        ),
     ),
-    "no key": ("{file} holds no Kaggle key", f"create one at {SETTINGS}, put it in its place, then run again"),
+    "no key": (
+        "{file} holds no Kaggle key",
+        f"create one at {SETTINGS}, put it in its place, then run again",
+    ),
     "401": (
         "Kaggle answered 401, it does not accept {account}",
         f"create a new one at {SETTINGS}, put it in its place, then run again",
     ),
     "403": (
         "Kaggle answered 403, this account may not download {reference} yet",
-        f"log in, open {PAGE} and press Download once to accept its rules, then run again (if there is no such page "
-        "any more, ask your teacher for the images)",
+        (
+            f"log in, open {PAGE} and press Download once to accept its rules, then run"
+            " again (if there is no such page any more, ask your teacher for the"
+            " images)"
+        ),
     ),
     "404": (
         "Kaggle answered 404, {reference} is not there",
-        f"look at {PAGE}; if it has gone, ask your teacher for the images and give the folder above them as SOURCE",
+        (
+            f"look at {PAGE}; if it has gone, ask your teacher for the images and give"
+            " the folder above them as SOURCE"
+        ),
     ),
     "429": ("Kaggle answered 429, too many downloads", "wait {wait}, then run again"),
-    "5xx": ("Kaggle answered {status}, its server has trouble", "run again in some minutes"),
-    "other answer": ("Kaggle answered {status}", "update its client (pip install -U kaggle), then run again"),
+    "5xx": (
+        "Kaggle answered {status}, its server has trouble",
+        "run again in some minutes",
+    ),
+    "other answer": (
+        "Kaggle answered {status}",
+        "update its client (pip install -U kaggle), then run again",
+    ),
     "unreachable": (
         "Kaggle cannot be reached from this machine",
         f"connect it to the internet and run again, {BROWSER}",
@@ -55,17 +76,26 @@ FAULTS = {
         f"use another network and run again, {BROWSER}",
     ),
     "web page": (
-        "A web page came instead of the images, as from a network that wants a login first",
+        (
+            "A web page came instead of the images, as from a network that wants a"
+            " login first"
+        ),
         f"open any page in a browser, log in there and run again, {BROWSER}",
     ),
     "broken off": (
         "The connection to Kaggle broke off",
         "check the network and run again, {kept} of the download are kept",
     ),
-    "damaged": ("Kaggle delivered a damaged archive ({what})", "run again later; nothing of it was kept"),
+    "damaged": (
+        "Kaggle delivered a damaged archive ({what})",
+        "run again later; nothing of it was kept",
+    ),
     "refused": (
         "The archive of {reference} {what} and was not unpacked",
-        "do not trust it; ask your teacher for the images and give the folder above them as SOURCE",
+        (
+            "do not trust it; ask your teacher for the images and give the folder above"
+            " them as SOURCE"
+        ),
     ),
     "your zip": ("{archive} {what}", "delete it and run again, it is then downloaded"),
     "disk": (
@@ -76,12 +106,20 @@ FAULTS = {
         "{archive} {what}",
         "free some space, then run again; it is not downloaded a second time",
     ),
-    "not writable": ("{folder} cannot be written ({what})", "choose another HOME, then run again"),
-    "client": ("The Kaggle client failed ({what})", "install it anew (pip install -U kaggle six), then run again"),
+    "not writable": (
+        "{folder} cannot be written ({what})",
+        "choose another HOME, then run again",
+    ),
+    "client": (
+        "The Kaggle client failed ({what})",
+        "install it anew (pip install -U kaggle six), then run again",
+    ),
 }
-WAITS = (2, 5, 15, 30)  # seconds before another try; one that brings the download forward begins the row anew
+# seconds before another try; one that brings the download forward begins the row anew
+WAITS = (2, 5, 15, 30)
 PATIENCE = 120  # seconds: a server that asks for more is not waited for
-TIME_LIMITS = (10, 60)  # seconds to connect, and between two pieces: the client itself would wait for ever
+# seconds to connect, and between two pieces: the client itself would wait for ever
+TIME_LIMITS = (10, 60)
 
 
 class DownloadError(RuntimeError):
@@ -113,9 +151,11 @@ class Credentials:
 
 
 def install(reference: str, place: Path) -> None:
-    """Bring a Kaggle dataset to the folder `place`, unless it is there; one process at a time.
+    """Bring a Kaggle dataset to the folder `place`, unless it is there; one process at
+    a time.
 
-    A zip named <dataset>.zip beside `place`, downloaded by hand, is taken instead of asking Kaggle.
+    A zip named <dataset>.zip beside `place`, downloaded by hand, is taken instead of
+    asking Kaggle.
 
     Parameters
     ----------
@@ -156,16 +196,25 @@ def _alone(place: Path):
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            print(f"Another process is downloading {place.name}: waiting for it.", flush=True)
+            print(
+                f"Another process is downloading {place.name}: waiting for it.",
+                flush=True,
+            )
             held = lock.acquire()
     except OSError as error:
-        raise DownloadError("not writable", folder=place.parent, what=error.strerror) from None
+        raise DownloadError(
+            "not writable", folder=place.parent, what=error.strerror
+        ) from None
     with held:
         yield
 
 
-def _not_unpacked(error: ArchiveError, reference: str, archive: Path, given: Path) -> DownloadError:
-    """What to say about an archive that was not unpacked; one of ours that is worth nothing is removed."""
+def _not_unpacked(
+    error: ArchiveError, reference: str, archive: Path, given: Path
+) -> DownloadError:
+    """What to say about an archive that was not unpacked; one of ours that is worth
+    nothing is removed.
+    """
     if error.kind == "disk":
         return DownloadError("disk, unpacking", archive=archive, what=error.what)
     if archive == given:
@@ -175,13 +224,14 @@ def _not_unpacked(error: ArchiveError, reference: str, archive: Path, given: Pat
     return DownloadError(kind, reference=reference, what=error.what)
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Credentials
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def find_credentials() -> Credentials:
-    """The first of: token, username and key, kaggle.json, Colab secrets; on Colab, kaggle.json is then asked for.
+    """The first of: token, username and key, kaggle.json, Colab secrets; on Colab,
+    kaggle.json is then asked for.
 
     Raises
     ------
@@ -191,19 +241,26 @@ def find_credentials() -> Credentials:
     for look in (_token, _username_and_key, _key_file, _login, _secrets, _upload):
         if found := look():
             if not re.fullmatch(r"[!-~]*", found.token + found.username + found.key):
-                raise DownloadError("no key", file=found.account)  # no header can carry it
+                # no header can carry it
+                raise DownloadError("no key", file=found.account)
             return found
     raise DownloadError("no credentials")
 
 
 def _token() -> Credentials | None:
-    """KAGGLE_API_TOKEN (the token, or a file that holds it), else the client's own files."""
+    """KAGGLE_API_TOKEN (the token, or a file that holds it), else the client's own
+    files.
+    """
     given = os.environ.get("KAGGLE_API_TOKEN", "").strip()
     folder = Path.home() / ".kaggle"
     named = {"the token of KAGGLE_API_TOKEN": given} if given else {}
-    named |= {f"the token of ~/.kaggle/{name}": folder / name for name in ("access_token", "access_token.txt")}
+    named |= {
+        f"the token of ~/.kaggle/{name}": folder / name
+        for name in ("access_token", "access_token.txt")
+    }
     for account, value in named.items():
-        with suppress(OSError, UnicodeDecodeError):  # too long to be a file, or not readable: then it is the token
+        # too long to be a file, or not readable: then it is the token
+        with suppress(OSError, UnicodeDecodeError):
             if Path(value).is_file():
                 value = Path(value).read_text(encoding="utf-8").strip()
         if value and isinstance(value, str):
@@ -213,14 +270,30 @@ def _token() -> Credentials | None:
 
 def _username_and_key() -> Credentials | None:
     username, key = os.environ.get("KAGGLE_USERNAME"), os.environ.get("KAGGLE_KEY")
-    return Credentials("KAGGLE_USERNAME and KAGGLE_KEY", username=username, key=key) if username and key else None
+    return (
+        Credentials("KAGGLE_USERNAME and KAGGLE_KEY", username=username, key=key)
+        if username and key
+        else None
+    )
 
 
 def _key_file() -> Credentials | None:
-    """kaggle.json where the client looks for it; others of this machine lose the right to read it."""
-    folders = [os.environ.get("KAGGLE_CONFIG_DIR"), Path.home() / ".kaggle",
-               Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"]  # fmt: skip
-    file = next((Path(at) / "kaggle.json" for at in folders if at and (Path(at) / "kaggle.json").is_file()), None)
+    """kaggle.json where the client looks for it; others of this machine lose the right
+    to read it.
+    """
+    folders = [
+        os.environ.get("KAGGLE_CONFIG_DIR"),
+        Path.home() / ".kaggle",
+        Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle",
+    ]
+    file = next(
+        (
+            Path(at) / "kaggle.json"
+            for at in folders
+            if at and (Path(at) / "kaggle.json").is_file()
+        ),
+        None,
+    )
     if file is None:
         return None
     name = str(file).replace(str(Path.home()), "~", 1)
@@ -251,14 +324,19 @@ def _login() -> Credentials | None:
 
 
 def _colab_page() -> bool:
-    """Whether a page of Colab may answer; in the kernels of `course.py run` its functions would wait for ever."""
+    """Whether a page of Colab may answer; in the kernels of `course.py run` its
+    functions would wait for ever.
+    """
     return "google.colab" in sys.modules and not os.environ.get("COURSE_UNATTENDED")
 
 
 def _secrets() -> Credentials | None:
     found = {}
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY") if _colab_page() else ():
-        with suppress(Exception):  # no such secret, not granted to this notebook, outside Colab's own page
+    for name in (
+        ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY") if _colab_page() else ()
+    ):
+        # no such secret, not granted to this notebook, outside Colab's own page
+        with suppress(Exception):
             from google.colab import userdata
 
             found[name] = userdata.get(name)
@@ -266,20 +344,27 @@ def _secrets() -> Credentials | None:
         return Credentials("the Colab secret KAGGLE_API_TOKEN", token=token)
     username, key = found.get("KAGGLE_USERNAME"), found.get("KAGGLE_KEY")
     account = "the Colab secrets KAGGLE_USERNAME and KAGGLE_KEY"
-    return Credentials(account, username=username, key=key) if username and key else None
+    return (
+        Credentials(account, username=username, key=key) if username and key else None
+    )
 
 
 def _upload() -> Credentials | None:
-    """The course's prompt on Colab: upload kaggle.json, which then lies in ~/.kaggle, readable by its owner alone."""
+    """The course's prompt on Colab: upload kaggle.json, which then lies in ~/.kaggle,
+    readable by its owner alone.
+    """
     if not _colab_page():
         return None
-    print(f"Choose your kaggle.json (from {SETTINGS}, Create Legacy API Key), or cancel.")
+    print(
+        f"Choose your kaggle.json (from {SETTINGS}, Create Legacy API Key), or cancel."
+    )
     before, uploaded = set(Path.cwd().iterdir()), {}
     with suppress(Exception):  # no page that could show the prompt
         from google.colab import files
 
         uploaded = files.upload()
-    for path in set(Path.cwd().iterdir()) - before:  # Colab leaves a copy there, under a name of its own choice
+    # Colab leaves a copy there, under a name of its own choice
+    for path in set(Path.cwd().iterdir()) - before:
         if path.is_file() and path.read_bytes() in uploaded.values():
             path.unlink()
     if not uploaded:
@@ -295,13 +380,14 @@ def _upload() -> Credentials | None:
     return replace(_read_key(content, "~/.kaggle/kaggle.json"), uploaded=file)
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # Download
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def fetch(reference: str, archive: Path) -> None:
-    """Download the zip of a dataset to `archive`, going on where an earlier call was cut.
+    """Download the zip of a dataset to `archive`, going on where an earlier call was
+    cut.
 
     Raises
     ------
@@ -325,7 +411,8 @@ def fetch(reference: str, archive: Path) -> None:
             kept = part.stat().st_size if part.exists() else 0
             failed, best = 1 if kept > best else failed + 1, max(best, kept)
             fault, wait = _explain(error, reference, archive, account, kept)
-            full = fault.kind == "disk" and error is not fault  # in the middle; else a part of before stays
+            # in the middle; else a part of before stays
+            full = fault.kind == "disk" and error is not fault
         if fault.kind == "damaged" or full:
             shutil.rmtree(folder, ignore_errors=True)
         if fault.kind == "401" and account.uploaded:
@@ -340,7 +427,9 @@ def fetch(reference: str, archive: Path) -> None:
 
 
 def _deliver(reference: str, part: Path, account: Credentials) -> dict:
-    """One try of the official client; returns what the server said about the archive."""
+    """One try of the official client; returns what the server said
+    about the archive.
+    """
     about = {}
 
     def look(response):
@@ -348,34 +437,55 @@ def _deliver(reference: str, part: Path, account: Credentials) -> dict:
         if status >= 400 and status != 416:  # 416: the client itself then begins anew
             response.raise_for_status()
         if status == 200 and "html" in kind:
-            raise DownloadError("web page", reference=reference, archive=part.parent.with_name(part.name))
+            raise DownloadError(
+                "web page",
+                reference=reference,
+                archive=part.parent.with_name(part.name),
+            )
         if status == 200 and "json" not in kind and not about:
             about.update(response.headers)
             _need(response.headers.get("Content-Length"), part, reference)
 
-    with _environment(account), _watched(look), redirect_stdout(io.StringIO()):  # its chatter tells signed addresses
+    # its chatter tells signed addresses
+    with _environment(account), _watched(look), redirect_stdout(io.StringIO()):
         from kaggle.api.kaggle_api_extended import KaggleApi
 
         client = KaggleApi()
-        client.args = [option for option in client.args if option == "--local"]  # never --verbose: it tells the key
+        # never --verbose: it tells the key
+        client.args = [option for option in client.args if option == "--local"]
         if account.token or account.key:
-            client.config_values = {"token": account.token or None, "username": account.username, "key": account.key}
+            client.config_values = {
+                "token": account.token or None,
+                "username": account.username,
+                "key": account.key,
+            }
         else:
             client.authenticate()
         if "max_retries" in inspect.signature(client.download_file).parameters:
-            download = client.download_file  # its own tries neither tell a full disk nor ask for a fresh address
-            client.download_file = lambda *given, **named: download(*given, **named, max_retries=0)
+            # its own tries neither tell a full disk nor ask for a fresh address
+            download = client.download_file
+            client.download_file = lambda *given, **named: download(
+                *given, **named, max_retries=0
+            )
         else:
-            part.unlink(missing_ok=True)  # before 1.8 the client cannot go on with a part
+            # before 1.8 the client cannot go on with a part
+            part.unlink(missing_ok=True)
         client.dataset_download_files(reference, path=str(part.parent), quiet=False)
     return about
 
 
 @contextmanager
 def _environment(account: Credentials):
-    """The variables that every version of the client reads when it is imported, for that time only."""
-    mine = {"KAGGLE_API_TOKEN": account.token, "KAGGLE_USERNAME": account.username, "KAGGLE_KEY": account.key,
-            "VERBOSE": "", "VERBOSE_OUTPUT": ""}  # fmt: skip
+    """The variables that every version of the client reads when it is imported, for
+    that time only.
+    """
+    mine = {
+        "KAGGLE_API_TOKEN": account.token,
+        "KAGGLE_USERNAME": account.username,
+        "KAGGLE_KEY": account.key,
+        "VERBOSE": "",
+        "VERBOSE_OUTPUT": "",
+    }
     before = {name: os.environ.pop(name, None) for name in mine}
     os.environ.update({name: value for name, value in mine.items() if value})
     try:
@@ -389,13 +499,17 @@ def _environment(account: Credentials):
 
 @contextmanager
 def _watched(look):
-    """Give every request a time limit, which the client does not, and show `look` every answer."""
+    """Give every request a time limit, which the client does not, and show `look` every
+    answer.
+    """
     from requests.adapters import HTTPAdapter
 
     plain = HTTPAdapter.send
 
     def send(self, request, stream=False, timeout=None, **options):
-        response = plain(self, request, stream=stream, timeout=timeout or TIME_LIMITS, **options)
+        response = plain(
+            self, request, stream=stream, timeout=timeout or TIME_LIMITS, **options
+        )
         look(response)
         return response
 
@@ -407,11 +521,16 @@ def _watched(look):
 
 
 def _need(size: str | None, part: Path, reference: str) -> None:
-    """Refuse a download that does not fit; images hardly shrink, so the archive and they need twice its size."""
+    """Refuse a download that does not fit; images hardly shrink, so the archive and
+    they need twice its size.
+    """
     needed = 2 * int(size or 0) - (part.stat().st_size if part.exists() else 0)
     free = shutil.disk_usage(part.parent).free
     if needed > free:
-        what = f" (it needs {needed / MIB:,.0f} MiB with its images, {free / MIB:,.0f} MiB are free)"
+        what = (
+            f" (it needs {needed / MIB:,.0f} MiB with its images, {free / MIB:,.0f} MiB"
+            " are free)"
+        )
         raise DownloadError("disk", reference=reference, what=what)
 
 
@@ -425,7 +544,9 @@ def _verify(part: Path, about: dict, reference: str, archive: Path) -> None:
         page = file.read(512).lstrip()[:1] == b"<"
     if page:
         part.unlink()
-        raise DownloadError("web page", reference=reference, archive=archive.with_name(part.name))
+        raise DownloadError(
+            "web page", reference=reference, archive=archive.with_name(part.name)
+        )
     if told and told != digest:
         raise ValueError("its checksum is not the one that Kaggle states")
     if not zipfile.is_zipfile(part):
@@ -433,11 +554,13 @@ def _verify(part: Path, about: dict, reference: str, archive: Path) -> None:
 
 
 def _explain(error, reference: str, archive: Path, account: Credentials, kept: int):
-    """The fault behind an exception of the client, and seconds to wait before another try.
+    """The fault behind an exception of the client, and seconds to wait before another
+    try.
 
     Returns
     -------
-    DownloadError, and None (do not try again), 0 (as WAITS has it) or what the server asks for.
+    DownloadError, and None (do not try again), 0 (as WAITS has it) or what the server
+    asks for.
     """
     if isinstance(error, DownloadError):
         return error, None
@@ -446,21 +569,39 @@ def _explain(error, reference: str, archive: Path, account: Credentials, kept: i
     import requests
     from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-    browser = {"reference": reference, "archive": archive.with_name(f"{reference.split('/')[1]}.zip")}
+    browser = {
+        "reference": reference,
+        "archive": archive.with_name(f"{reference.split('/')[1]}.zip"),
+    }
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return _answer(error.response, reference, account)
-    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError,
-                          requests.exceptions.InvalidProxyURL)):  # fmt: skip
+    if isinstance(
+        error,
+        (
+            requests.exceptions.ProxyError,
+            requests.exceptions.SSLError,
+            requests.exceptions.InvalidProxyURL,
+        ),
+    ):
         return DownloadError("proxy", **browser), None
     cause = getattr(error.args[0], "reason", None) if error.args else None
     if isinstance(cause, (NewConnectionError, ConnectTimeoutError)) and not kept:
         return DownloadError("unreachable", **browser), None
-    if isinstance(error, (requests.RequestException, HTTPError, ConnectionError, TimeoutError)):
+    if isinstance(
+        error, (requests.RequestException, HTTPError, ConnectionError, TimeoutError)
+    ):
         return DownloadError("broken off", kept=f"{kept / MIB:,.0f} MiB"), 0
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+    ):
         return DownloadError("disk", reference=reference, what=""), None
     if isinstance(error, OSError) and error.errno:
-        return DownloadError("not writable", folder=archive.parent, what=error.strerror), None
+        return (
+            DownloadError("not writable", folder=archive.parent, what=error.strerror),
+            None,
+        )
     if isinstance(error, ValueError):
         return DownloadError("damaged", what=shown(error)), 0
     if isinstance(error, SystemExit):
@@ -478,8 +619,18 @@ def _answer(response, reference: str, account: Credentials):
     with suppress(Exception):  # a header that is neither seconds nor a date
         wait = Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
     told = f"{wait / 60:.0f} minutes" if wait > PATIENCE else "some minutes"
-    values = {"reference": reference, "account": account.account, "status": status, "wait": told}
+    values = {
+        "reference": reference,
+        "account": account.account,
+        "status": status,
+        "wait": told,
+    }
     if status == 429 or status >= 500 or status == 408:
         fault = DownloadError("429" if status == 429 else "5xx", **values)
         return fault, None if wait > PATIENCE else wait
-    return DownloadError(str(status) if status in (401, 403, 404) else "other answer", **values), None
+    return (
+        DownloadError(
+            str(status) if status in (401, 403, 404) else "other answer", **values
+        ),
+        None,
+    )

@@ -1,4 +1,6 @@
-"""Notebooks and modules of strangers, read as text and as syntax trees: nothing in them is run or imported."""
+"""Notebooks and modules of strangers, read as text and as syntax trees: nothing in them
+is run or imported.
+"""
 
 import ast
 import json
@@ -35,7 +37,9 @@ class Notebook:
     @property
     def code(self) -> list[Cell]:
         """Code cells that are not empty: those that a kernel counts."""
-        return [cell for cell in self.cells if cell.kind == "code" and cell.source.strip()]
+        return [
+            cell for cell in self.cells if cell.kind == "code" and cell.source.strip()
+        ]
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Source:
 
     def where(self, node: ast.AST | None = None) -> str:
         line = f", line {node.lineno}" if node is not None else ""
-        return f"{shown(self.path)}{f', cell {self.cell.number}' if self.cell else ''}{line}"
+        cell = f", cell {self.cell.number}" if self.cell else ""
+        return f"{shown(self.path)}{cell}{line}"
 
 
 def read_notebook(root: Path, path: Path) -> Notebook:
@@ -64,10 +69,14 @@ def read_notebook(root: Path, path: Path) -> Notebook:
         content = json.loads(read(root, path, MAX_NOTEBOOK))
     except (ValueError, RecursionError) as error:
         says = "nested too deep" if isinstance(error, RecursionError) else shown(error)
-        raise SubmissionError(f"This is not valid JSON ({says}): open it in Jupyter and save it again.") from error
+        raise SubmissionError(
+            f"This is not valid JSON ({says}): open it in Jupyter and save it again."
+        ) from error
     cells = content.get("cells") if isinstance(content, dict) else None
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise SubmissionError("This is not a notebook of format 4: open it in Jupyter and save it again.")
+        raise SubmissionError(
+            "This is not a notebook of format 4: open it in Jupyter and save it again."
+        )
     return Notebook(path, [_cell(number, cell) for number, cell in enumerate(cells, 1)])
 
 
@@ -75,14 +84,29 @@ def _cell(number: int, cell: dict) -> Cell:
     count, about = cell.get("execution_count"), cell.get("metadata")
     outputs = cell.get("outputs")
     tags = about.get("tags") if isinstance(about, dict) else None
-    return Cell(number, str(cell.get("cell_type")), _joined(cell.get("source")), count if type(count) is int else None,
-                [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else [],
-                tags if isinstance(tags, list) else [])  # fmt: skip
+    return Cell(
+        number,
+        str(cell.get("cell_type")),
+        _joined(cell.get("source")),
+        count if type(count) is int else None,
+        (
+            [output for output in outputs if isinstance(output, dict)]
+            if isinstance(outputs, list)
+            else []
+        ),
+        tags if isinstance(tags, list) else [],
+    )
 
 
 def _joined(text) -> str:
     """Text of a notebook: one string, or a list of lines."""
-    return "".join(map(str, text)) if isinstance(text, list) else text if isinstance(text, str) else ""
+    return (
+        "".join(map(str, text))
+        if isinstance(text, list)
+        else text
+        if isinstance(text, str)
+        else ""
+    )
 
 
 def output_text(cell: Cell) -> str:
@@ -96,7 +120,9 @@ def output_text(cell: Cell) -> str:
 
 
 def parse_cell(source: str) -> ast.Module:
-    """Python of a cell; magics and shell lines become calls of get_ipython(), as IPython itself reads them."""
+    """Python of a cell; magics and shell lines become calls of get_ipython(), as
+    IPython itself reads them.
+    """
     if len(source) > MAX_CELL:
         raise ValueError("it is longer than a cell of code")
     if len(re.findall(r"^\s*[!%]", source, re.MULTILINE)) > MAX_SHELL_LINES:
@@ -107,5 +133,6 @@ def parse_cell(source: str) -> ast.Module:
         from IPython.core.inputtransformer2 import TransformerManager
 
         if source.lstrip().startswith(("%%time", "%%capture")):
-            source = "\n" + source.lstrip().partition("\n")[2]  # the body is Python, on the same lines
+            # the body is Python, on the same lines
+            source = "\n" + source.lstrip().partition("\n")[2]
         return ast.parse(TransformerManager().transform_cell(source))

@@ -1,7 +1,8 @@
-"""`course.py publish`: stamps a GitHub repository into the Colab badges and bootstrap cells, all files or none.
+"""`course.py publish`: stamps a GitHub repository into the Colab badges and bootstrap
+cells, all files or none.
 
-Ends with 0 when all is stamped (also when it already was), 2 when the address, the branch or a file is wrong.
-"""
+Ends with 0 when all is stamped (also when it already was), 2 when the address, the
+branch or a file is wrong."""
 
 import argparse
 import re
@@ -12,17 +13,32 @@ from pathlib import Path
 import utils
 
 KIT = Path(__file__).resolve().parent.parent
-BADGE = re.compile(r"(https://colab\.research\.google\.com/github/)[^\s\")]+?(/notebooks/[\w.-]+\.ipynb)")
-# In bootstrap.py as it stands; in a notebook with a backslash before each quote, as JSON wants it.
-STAMP = re.compile(r'(REPOSITORY, BRANCH = )(\\?")[^"\\]*\2, \2[^"\\]*\2')
+BADGE = re.compile(
+    r"(https://colab\.research\.google\.com/github/)[^\s\")]+?(/notebooks/[\w.-]+\.ipynb)"
+)
+# In bootstrap.py as they stand; in a notebook with a backslash before each quote, as
+# JSON wants it.
+ADDRESS = re.compile(r'(REPOSITORY = (\\?"))[^"\\]*\2')
+BRANCH = re.compile(r'(BRANCH = (\\?"))[^"\\]*\2')
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="course.py publish", description=__doc__.partition("\n\n")[0],
-                                     epilog=__doc__.partition("\n\n")[2])  # fmt: skip
-    parser.add_argument("--repo", required=True, help="address of the repository: https://github.com/OWNER/REPOSITORY")
-    parser.add_argument("--branch", default="main", help="branch that students get (default: main)")
-    parser.add_argument("--project", type=Path, default=KIT, help="folder to stamp (default: the kit)")
+    parser = argparse.ArgumentParser(
+        prog="course.py publish",
+        description=__doc__.partition("\n\n")[0],
+        epilog=__doc__.partition("\n\n")[2],
+    )
+    parser.add_argument(
+        "--repo",
+        required=True,
+        help="address of the repository: https://github.com/OWNER/REPOSITORY",
+    )
+    parser.add_argument(
+        "--branch", default="main", help="branch that students get (default: main)"
+    )
+    parser.add_argument(
+        "--project", type=Path, default=KIT, help="folder to stamp (default: the kit)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -32,7 +48,8 @@ def owner_and_name(address: str) -> str:
     Raises
     ------
     utils.CourseError
-        Another host or protocol, something missing or too much. The address is not repeated: it may hold a password.
+        Another host or protocol, something missing or too much. The address is not
+        repeated: it may hold a password.
     """
     start = r"https://(?:www\.)?github\.com/"
     path = r"([a-z\d](?:-?[a-z\d]){0,38}/(?!\.+/?$)[\w.-]{1,100}?)(?:\.git)?/?"
@@ -42,9 +59,14 @@ def owner_and_name(address: str) -> str:
     if "@" in address.partition("://")[2]:
         wrong = "holds a name or a password, which every student would read"
     elif not re.match(start, address.strip(), re.IGNORECASE):
-        wrong = "does not begin with https://github.com/, the one place that Colab's links open"
-    raise utils.CourseError(f"The address {wrong}: give --repo https://github.com/OWNER/REPOSITORY, and the branch "
-                            "with --branch.")  # fmt: skip
+        wrong = (
+            "does not begin with https://github.com/, the one place that Colab's links"
+            " open"
+        )
+    raise utils.CourseError(
+        f"The address {wrong}: give --repo https://github.com/OWNER/REPOSITORY, and the"
+        " branch with --branch."
+    )
 
 
 def check_branch(branch: str) -> str:
@@ -53,30 +75,36 @@ def check_branch(branch: str) -> str:
     Raises
     ------
     utils.CourseError
-        Something else than letters, digits and . _ / -, or what `git check-ref-format` refuses.
+        Something else than letters, digits and . _ / -, or what `git check-ref-format`
+        refuses.
     """
     refused = re.search(r"^[-/]|[/.]$|//|\.\.|(^|/)\.|\.lock(/|$)", branch)
     if refused or not re.fullmatch(r"[\w./-]{1,200}", branch, re.ASCII):
-        raise utils.CourseError(f"{branch!r} cannot be the branch: give one that `git branch` lists, made of letters, "
-                                "digits and . _ / - only.")  # fmt: skip
+        raise utils.CourseError(
+            f"{branch!r} cannot be the branch: give one that `git branch` lists, made"
+            " of letters, digits and . _ / - only."
+        )
     return branch
 
 
 def stamped(text: str, repository: str, branch: str) -> tuple[str, int, int]:
-    """The text with every Colab link and every bootstrap line of this repository; how many there are of each.
+    """The text with every Colab link and every bootstrap line of this repository; how
+    many there are of each.
 
     Examples
     --------
-    >>> stamped('REPOSITORY, BRANCH = "a", "b"', "me/kit", "main")
-    ('REPOSITORY, BRANCH = "https://github.com/me/kit", "main"', 0, 1)
+    >>> stamped('BRANCH = "a"\\nREPOSITORY = "b"', "me/kit", "main")
+    ('BRANCH = "main"\\nREPOSITORY = "https://github.com/me/kit"', 0, 2)
     """
     text, badges = BADGE.subn(rf"\g<1>{repository}/blob/{branch}\g<2>", text)
-    text, stamps = STAMP.subn(rf"\g<1>\g<2>https://github.com/{repository}\g<2>, \g<2>{branch}\g<2>", text)
-    return text, badges, stamps
+    text, addresses = ADDRESS.subn(rf"\g<1>https://github.com/{repository}\g<2>", text)
+    text, branches = BRANCH.subn(rf"\g<1>{branch}\g<2>", text)
+    return text, badges, addresses + branches
 
 
 def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Path]:
-    """Stamp the notebooks, tools/bootstrap.py and the README; everything else in them stays as it is, to the byte.
+    """Stamp the notebooks, tools/bootstrap.py and the README; everything else in them
+    stays as it is, to the byte.
 
     Returns
     -------
@@ -85,27 +113,35 @@ def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Pat
     Raises
     ------
     utils.CourseError
-        A wrong address or branch, a notebook without its badge or bootstrap line, a file that cannot be written:
-        then no file has changed.
+        A wrong address or branch, a notebook without its badge or bootstrap line, a
+        file that cannot be written: then no file has changed.
     """
     repository, branch = owner_and_name(address), check_branch(branch)
     notebooks = sorted((project / "notebooks").glob("*.ipynb"))
     if not notebooks:
-        raise utils.CourseError(f"{project} has no notebooks/: give the kit's folder with --project.")
+        raise utils.CourseError(
+            f"{project} has no notebooks/: give the kit's folder with --project."
+        )
     changed = {}
     for path in (*notebooks, project / "tools" / "bootstrap.py", project / "README.md"):
         try:
             before = path.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise utils.CourseError(f"{path} cannot be read ({error}): restore it, nothing was stamped.") from error
+            raise utils.CourseError(
+                f"{path} cannot be read ({error}): restore it, nothing was stamped."
+            ) from error
         after, badges, stamps = stamped(before, repository, branch)
-        ours = path.match("theme*.ipynb")  # a notebook that a teacher added may do without
-        if (ours and not badges) or ((ours or path.suffix == ".py") and stamps != 1):
-            raise utils.CourseError(f"{path} has no Colab badge or not one line REPOSITORY, BRANCH = …: take it from "
-                                    "the kit again, nothing was stamped.")  # fmt: skip
+        # a notebook that a teacher added may do without
+        ours = path.match("theme*.ipynb")
+        if (ours and not badges) or ((ours or path.suffix == ".py") and stamps != 2):
+            raise utils.CourseError(
+                f"{path} lacks its Colab badge or its lines REPOSITORY and BRANCH:"
+                " take it from the kit again, nothing was stamped."
+            )
         if after != before:
             changed[path] = after.encode("utf-8")
-    with ExitStack() as stack:  # every file is written under a temporary name before the first is renamed
+    # every file is written under a temporary name before the first is renamed
+    with ExitStack() as stack:
         for path, content in changed.items():
             temporary = stack.enter_context(utils.atomic(path))
             temporary.write_bytes(content)
@@ -116,14 +152,22 @@ def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Pat
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
-        changed = publish(options.repo, options.branch, options.project.expanduser().resolve())
+        changed = publish(
+            options.repo, options.branch, options.project.expanduser().resolve()
+        )
     except utils.CourseError as error:
         print(error)
         return 2
     repository = f"https://github.com/{owner_and_name(options.repo)}"
     if not changed:
-        print(f"Nothing to change: all is stamped with {repository}, branch {options.branch}.")
+        print(
+            f"Nothing to change: all is stamped with {repository}, branch"
+            f" {options.branch}."
+        )
         return 0
     print(f"Stamped with {repository}, branch {options.branch}:", *changed, sep="\n  ")
-    print("Commit and push these files to that branch, make the repository public, and open a badge on Colab to see.")
+    print(
+        "Commit and push these files to that branch, make the repository public, and"
+        " open a badge on Colab to see."
+    )
     return 0

@@ -1,7 +1,8 @@
-"""Execute one notebook of a submission, inside the sandbox: `python -P rerun.py KIT PROJECT NOTEBOOK PARAMETERS`.
+"""Execute one notebook of a submission, inside the sandbox: `python -P rerun.py KIT
+PROJECT NOTEBOOK PARAMETERS`.
 
-The kit's own runner does it, the copy of the submission is what runs: its utils.py, its notebook, its folder as home.
-"""
+The kit's own runner does it, the copy of the submission is what runs: its utils.py, its
+notebook, its folder as home."""
 
 import json
 import sys
@@ -22,7 +23,10 @@ def main(kit: str, project: str, name: str, parameters: str) -> int:
         run.execute(0, notebook, json.loads(parameters), folder)
     except PapermillExecutionError as error:
         first = error.source.strip().splitlines() or [""]
-        print(f"cell {error.cell_index} ({first[0][:80]}): {error.ename}: {error.evalue.strip()}")
+        print(
+            f"cell {error.cell_index} ({first[0][:80]}): {error.ename}:"
+            f" {error.evalue.strip()}"
+        )
         return 1
     except DeadKernelError:
         print("the kernel died, most often because memory ran out")

@@ -1,8 +1,9 @@
-"""One way to serve, in a process of its own, for `utils.benchmark_services`: `python tools/service.py SPEC IMAGES`.
+"""One way to serve, in a process of its own, for `utils.benchmark_services`: `python
+tools/service.py SPEC IMAGES`.
 
-SPEC is the JSON of `utils.Backend.spec`, IMAGES an .npy file of 32 images. First line out: what /proc says of this
-process after it served them. Then for each line `[clients, seconds]` in, one line out: images_s and ms, the latencies
-of all calls.
+SPEC is the JSON of `utils.Backend.spec`, IMAGES an .npy file of 32 images. First line
+out: what /proc says of this process after it served them. Then for each line `[clients,
+seconds]` in, one line out: images_s and ms, the latencies of all calls.
 """
 
 import json
@@ -18,14 +19,22 @@ STATUS = Path("/proc/self/status")
 
 
 def build(spec: dict):
-    """A function from pixels to probabilities, and one that sets how many threads it uses in the thread that calls."""
-    if spec.get("provider") == "CPUExecutionProvider":  # without torch, as a real service would
+    """A function from pixels to probabilities, and one that sets how many threads it
+    uses in the thread that calls.
+    """
+    # without torch, as a real service would
+    if spec.get("provider") == "CPUExecutionProvider":
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = spec["threads"]
-        session = ort.InferenceSession(spec["path"], settings, providers=[spec["provider"]])
-        return lambda pixels: session.run(["probabilities"], {"pixels": pixels})[0], lambda threads: None
+        session = ort.InferenceSession(
+            spec["path"], settings, providers=[spec["provider"]]
+        )
+        return (
+            lambda pixels: session.run(["probabilities"], {"pixels": pixels})[0],
+            lambda threads: None,
+        )
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import torch
 
@@ -33,8 +42,13 @@ def build(spec: dict):
 
     torch.set_num_threads(spec["threads"])
     if "provider" in spec:
-        # A CUDA graph belongs to the thread that recorded it, and several clients are several threads.
-        options = {name: value for name, value in spec["options"].items() if name != "enable_cuda_graph"}
+        # A CUDA graph belongs to the thread that recorded it, and several clients are
+        # several threads.
+        options = {
+            name: value
+            for name, value in spec["options"].items()
+            if name != "enable_cuda_graph"
+        }
         model = utils.BoundModel(spec["path"], provider=spec["device"], **options)
         return model.predict, lambda threads: None
     model, state = utils.load_model(spec["path"])
@@ -43,8 +57,12 @@ def build(spec: dict):
     return utils.torch_runner(network, spec["device"], **options), torch.set_num_threads
 
 
-def turn(run, set_threads, image: np.ndarray, clients: int, seconds: float, threads: int) -> dict:
-    """Let `clients` call at once, each as soon as it has its answer; PyTorch's threads are shared out among them."""
+def turn(
+    run, set_threads, image: np.ndarray, clients: int, seconds: float, threads: int
+) -> dict:
+    """Let `clients` call at once, each as soon as it has its answer; PyTorch's threads
+    are shared out among them.
+    """
     gate, calls = threading.Barrier(clients), [[] for _ in range(clients)]
 
     def client(times: list) -> None:
@@ -68,7 +86,10 @@ def turn(run, set_threads, image: np.ndarray, clients: int, seconds: float, thre
         for thread in each:
             thread.join()
     ms = [round(value, 4) for times in calls for value in times]
-    return {"images_s": sum(1000 * len(times) / sum(times) for times in calls), "ms": ms}
+    return {
+        "images_s": sum(1000 * len(times) / sum(times) for times in calls),
+        "ms": ms,
+    }
 
 
 def main(spec: dict, images: Path) -> None:
@@ -77,7 +98,11 @@ def main(spec: dict, images: Path) -> None:
     run, set_threads = build(spec)
     pixels = np.load(images)
     run(pixels)
-    print(json.dumps(STATUS.read_text() if STATUS.exists() else ""), file=answers, flush=True)
+    print(
+        json.dumps(STATUS.read_text() if STATUS.exists() else ""),
+        file=answers,
+        flush=True,
+    )
     for line in sys.stdin:
         clients, seconds = json.loads(line)
         told = turn(run, set_threads, pixels[:1], clients, seconds, spec["threads"])

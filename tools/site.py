@@ -1,11 +1,14 @@
-"""`course.py site`: the executed notebooks of one or more homes as a browsable site of plain files.
+"""`course.py site`: the executed notebooks of one or more homes as a browsable site of
+plain files.
 
-The pages need no server and no network: open index.html, or publish the folder as it is. A theme that failed or did
-not run has a page that says so. Exit status: 0 when every theme is there, 1 when one is not (the rest stands), 2 when
-nothing could be built (an earlier site stays).
+The pages need no server and no network: open index.html, or publish the folder as it
+is. A theme that failed or did not run has a page that says so. Exit status: 0 when
+every theme is there, 1 when one is not (the rest stands), 2 when nothing could be built
+(an earlier site stays).
 
-Built with nbconvert and not with Jupyter Book: that one executes or parses a book of its own, has no place for the
-same chapter on two datasets, and its pages load scripts from elsewhere.
+Built with nbconvert and not with Jupyter Book: that one executes or parses a book of
+its own, has no place for the same chapter on two datasets, and its pages load scripts
+from elsewhere.
 """
 
 import argparse
@@ -31,7 +34,11 @@ from tools.publish import BADGE
 KIT = Path(__file__).resolve().parent.parent
 HOMES = ("sample-run", "sample-run-solar")  # what `make site` runs where it is missing
 MARKER = "site.json"  # a folder that holds it is a site of ours, which may be replaced
-IMAGES = {"pneumonia": "Chest X-rays", "pneumonia3": "Chest X-rays, three classes", "solar": "Roofs"}
+IMAGES = {
+    "pneumonia": "Chest X-rays",
+    "pneumonia3": "Chest X-rays, three classes",
+    "solar": "Roofs",
+}
 COURSE = "Deep learning with PyTorch"
 UNPUBLISHED = "OWNER/REPOSITORY"
 
@@ -87,7 +94,9 @@ class Story:
 
     @property
     def title(self) -> str:
-        images = IMAGES.get(self.dataset, self.dataset) + (" (drawn)" if self.sample else "")
+        images = IMAGES.get(self.dataset, self.dataset) + (
+            " (drawn)" if self.sample else ""
+        )
         return images if self.alone else f"{images}, {self.home.name}"
 
     @property
@@ -101,12 +110,22 @@ class Story:
         return self.dataset.startswith("pneumonia")
 
     def measured(self, section: str = "meta") -> str:
-        """Hardware, profile and date of the figures of one section of the record, in one line."""
+        """Hardware, profile and date of the figures of one section of the record, in
+        one line.
+        """
         if section not in self.record:
             return ""
-        known = {"hardware": "unknown hardware", "profile": "?", "image_size": "?", "seed": "?"} | self.meta
-        return (f"Measured on {known['hardware']}; profile {known['profile']} at {known['image_size']} px, seed "
-                f"{known['seed']}; {self.record[section].get('recorded', 'date unknown')}.")  # fmt: skip
+        known = {
+            "hardware": "unknown hardware",
+            "profile": "?",
+            "image_size": "?",
+            "seed": "?",
+        } | self.meta
+        return (
+            f"Measured on {known['hardware']}; profile {known['profile']} at"
+            f" {known['image_size']} px, seed {known['seed']};"
+            f" {self.record[section].get('recorded', 'date unknown')}."
+        )
 
     @property
     def met(self) -> int:
@@ -118,7 +137,11 @@ class Story:
 
     @property
     def failed(self) -> str:
-        return ", ".join(f"theme {n} {chapter.mark}" for n, chapter in self.chapters.items() if chapter.problem)
+        return ", ".join(
+            f"theme {n} {chapter.mark}"
+            for n, chapter in self.chapters.items()
+            if chapter.problem
+        )
 
     @property
     def card(self) -> bool:
@@ -130,17 +153,30 @@ class Story:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="course.py site", description=__doc__.split("\n\n")[0],
-                                     epilog=__doc__.split("\n\n")[1])  # fmt: skip
-    parser.add_argument("--home", type=Path, nargs="+", action="extend",
-                        help=f"folders of finished runs (default: {' '.join(HOMES)})")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=KIT / "site", help="the site (default: site/ of the kit)")
+    parser = argparse.ArgumentParser(
+        prog="course.py site",
+        description=__doc__.split("\n\n")[0],
+        epilog=__doc__.split("\n\n")[1],
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        nargs="+",
+        action="extend",
+        help=f"folders of finished runs (default: {' '.join(HOMES)})",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=KIT / "site",
+        help="the site (default: site/ of the kit)",
+    )
     return parser.parse_args(arguments)
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # What there is to show
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 def outline() -> list[Theme]:
@@ -152,11 +188,24 @@ def outline() -> list[Theme]:
         first = nbformat.read(path, as_version=4).cells[0].source
         title = re.sub(r"^#+ *", "", first.splitlines()[0])
         paragraphs = {"time": "**Time needed:**", "learn": "**You will learn**"}
-        said = {name: next((part for part in first.split("\n\n") if part.startswith(start)), "")
-                for name, start in paragraphs.items()}  # fmt: skip
+        said = {
+            name: next(
+                (part for part in first.split("\n\n") if part.startswith(start)), ""
+            )
+            for name, start in paragraphs.items()
+        }
         badge = BADGE.search(first)
         colab = badge[0] if badge and UNPUBLISHED not in badge[0] else ""
-        themes.append(Theme(number, path.stem, title, inline(said["time"]), inline(said["learn"]), colab))
+        themes.append(
+            Theme(
+                number,
+                path.stem,
+                title,
+                inline(said["time"]),
+                inline(said["learn"]),
+                colab,
+            )
+        )
     return themes
 
 
@@ -177,11 +226,21 @@ def open_stories(homes: list[Path]) -> list[Story]:
     stories = []
     for home in dict.fromkeys(home.expanduser().resolve() for home in homes):
         if not any((home / "exports" / "notebooks").glob("theme*.ipynb")):
-            how = "make site runs what is missing" if home.name in HOMES else f"python course.py run --home {home}"
-            raise utils.CourseError(f"{home} holds no executed notebook: run the course there first ({how}).")
-        begun = (home / "exports" / "results.json").exists()  # not so when theme 1 failed at once
+            how = (
+                "make site runs what is missing"
+                if home.name in HOMES
+                else f"python course.py run --home {home}"
+            )
+            raise utils.CourseError(
+                f"{home} holds no executed notebook: run the course there first"
+                f" ({how})."
+            )
+        # not so when theme 1 failed at once
+        begun = (home / "exports" / "results.json").exists()
         record = utils.read_record(home) if begun else {}
-        dataset = (record.get("meta") or utils.read_json(home / "course.json")).get("dataset", home.name)
+        dataset = (record.get("meta") or utils.read_json(home / "course.json")).get(
+            "dataset", home.name
+        )
         taken = {"docs", *(story.key for story in stories)}
         key = next(name for name in names(dataset, home.name) if name not in taken)
         story = Story(home, key, record, dataset)
@@ -201,10 +260,14 @@ def executed(story: Story, theme: Theme) -> tuple[object, Chapter]:
     """The notebook of a theme as it ran last, or None, and what became of it."""
     folder = story.home / "exports" / "notebooks"
     good = folder / f"{theme.stem}.ipynb"
-    failed = run.failed_copy(folder, good)  # is there only when it is younger than the good one
+    # is there only when it is younger than the good one
+    failed = run.failed_copy(folder, good)
     path = failed if failed.exists() else good
     if not path.exists():
-        return None, Chapter(problem=f"Theme {theme.number} has not been run in this home.", mark="not run")
+        return None, Chapter(
+            problem=f"Theme {theme.number} has not been run in this home.",
+            mark="not run",
+        )
     try:
         notebook = pages.read(path)
     except utils.CourseError as error:
@@ -213,42 +276,60 @@ def executed(story: Story, theme: Theme) -> tuple[object, Chapter]:
     if says or path == failed:
         known = pages.places(notebook, story.home, story.record)
         problem = pages.private(says or "See its last cells.", known, [])
-        return notebook, Chapter(problem=problem, mark="failed", stopped=stopped is not None)
+        return notebook, Chapter(
+            problem=problem, mark="failed", stopped=stopped is not None
+        )
     rows = story.record.get("criteria", {}).get(f"theme{theme.number}", [])
-    return notebook, Chapter([row | {"value": shown(row["value"]), "target": aimed(row["target"])} for row in rows])
+    return notebook, Chapter(
+        [
+            row | {"value": shown(row["value"]), "target": aimed(row["target"])}
+            for row in rows
+        ]
+    )
 
 
 def shown(value) -> str:
     """A value of the record for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return report_tables.number(value) if isinstance(value, (int, float)) else str(value)
+    return (
+        report_tables.number(value) if isinstance(value, (int, float)) else str(value)
+    )
 
 
 def aimed(target: str) -> str:
     """A target of the record for people: "yes", "≥ 3", "0"."""
     plain = {"==": "", ">=": "≥ ", "<=": "≤ "}
     sign, _, value = str(target).partition(" ")
-    return plain.get(sign, f"{sign} ") + {"True": "yes", "False": "no"}.get(value, value)
+    return plain.get(sign, f"{sign} ") + {"True": "yes", "False": "no"}.get(
+        value, value
+    )
 
 
 def headline(stories: list[Story]) -> dict[str, list[dict]]:
-    """Headline figures of all stories, by their plain names: figure and interval, an empty one where there is none."""
+    """Headline figures of all stories, by their plain names: figure and interval, an
+    empty one where there is none.
+    """
     rows, nothing = {}, {"figure": "–", "interval": ""}
     for place, story in enumerate(stories):
         for name, figure, interval in report.headline_rows(story.record, "en"):
-            rows.setdefault(name, [nothing] * len(stories))[place] = {"figure": figure, "interval": interval}
+            rows.setdefault(name, [nothing] * len(stories))[place] = {
+                "figure": figure,
+                "interval": interval,
+            }
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 # The pages
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------
 
 
 @dataclass
 class Site:
-    """The folder that is being filled, what all pages share, and what went wrong on the way."""
+    """The folder that is being filled, what all pages share, and what went wrong on the
+    way.
+    """
 
     folder: Path
     themes: list[Theme]
@@ -259,12 +340,19 @@ class Site:
 
     def write(self, address: str, template: str, **values) -> None:
         """Fill a template and put the page at its address."""
-        shared = {"root": "../" * address.count("/"), "texts": self.texts, "themes": self.themes,
-                  "stories": self.stories, "course": COURSE,
-                  "sample_says": sample_data.DISCLAIMER}  # fmt: skip
+        shared = {
+            "root": "../" * address.count("/"),
+            "texts": self.texts,
+            "themes": self.themes,
+            "stories": self.stories,
+            "course": COURSE,
+            "sample_says": sample_data.DISCLAIMER,
+        }
         path = self.folder / address
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(templates().get_template(template).render(shared | values), encoding="utf-8")
+        path.write_text(
+            templates().get_template(template).render(shared | values), encoding="utf-8"
+        )
 
     def add_files(self, folder: str, files: dict[str, bytes]) -> None:
         for name, content in files.items():
@@ -274,8 +362,13 @@ class Site:
 
 
 def templates() -> jinja2.Environment:
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(pages.TEMPLATES), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # fmt: skip
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pages.TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
 
 
 def text_address(path: str) -> str:
@@ -291,13 +384,20 @@ def find_texts() -> list[dict]:
             content = path.read_text(encoding="utf-8")
             title = re.search(r"^# +(.+)$", content, re.MULTILINE)
             name = path.relative_to(KIT).as_posix()
-            texts.append({"file": name, "url": text_address(name), "content": content,
-                          "title": title[1] if title else path.stem})  # fmt: skip
+            texts.append(
+                {
+                    "file": name,
+                    "url": text_address(name),
+                    "content": content,
+                    "title": title[1] if title else path.stem,
+                }
+            )
     return texts
 
 
 def resolve(site: Site, folder: str, below: str, address: str) -> str | None:
-    """Where a relative link of a file in `folder` of the kit leads on the site, seen from a page `below`.
+    """Where a relative link of a file in `folder` of the kit leads on the site, seen
+    from a page `below`.
 
     Returns
     -------
@@ -306,18 +406,30 @@ def resolve(site: Site, folder: str, below: str, address: str) -> str | None:
     plain, _, anchor = address.partition("#")
     target = posixpath.normpath(posixpath.join(folder, unquote(plain)))
     on_site = {text["file"]: text["url"] for text in site.texts}
-    on_site |= {f"notebooks/{theme.stem}.ipynb": f"{site.stories[0].key}/{theme.stem}.html" for theme in site.themes}
+    on_site |= {
+        f"notebooks/{theme.stem}.ipynb": f"{site.stories[0].key}/{theme.stem}.html"
+        for theme in site.themes
+    }
     if target in on_site:
-        return quote(posixpath.relpath(on_site[target], below or ".")) + (f"#{anchor}" if anchor else "")
+        return quote(posixpath.relpath(on_site[target], below or ".")) + (
+            f"#{anchor}" if anchor else ""
+        )
     if target.startswith(("/", "..")):
         return None  # a file of the machine that builds, not of the kit
     source = KIT / target
-    if source.suffix.lower() in (".png", ".jpg", ".jpeg", ".svg", ".gif") and source.is_file():
+    if (
+        source.suffix.lower() in (".png", ".jpg", ".jpeg", ".svg", ".gif")
+        and source.is_file()
+    ):
         site.add_files("", {target: source.read_bytes()})
         return quote(posixpath.relpath(target, below or "."))
     colab = next((theme.colab for theme in site.themes if theme.colab), "")
     published = re.search(r"github/([^/]+/[^/]+/blob/.+)/notebooks/", colab)
-    return f"https://github.com/{published[1]}/{quote(target)}" if published and source.exists() else None
+    return (
+        f"https://github.com/{published[1]}/{quote(target)}"
+        if published and source.exists()
+        else None
+    )
 
 
 def write_theme(site: Site, story: Story, theme: Theme) -> None:
@@ -327,40 +439,82 @@ def write_theme(site: Site, story: Story, theme: Theme) -> None:
     story.chapters[theme.number], piece = chapter, pages.Piece(heading, Markup())
     if notebook is not None:
         link = partial(resolve, site, "notebooks", story.key)
-        piece = pages.notebook_piece(notebook, theme.number, story.home, story.record, link)
+        piece = pages.notebook_piece(
+            notebook, theme.number, story.home, story.record, link
+        )
     if chapter.problem:
-        site.problems.append(f"{story.home.name}, theme {theme.number} ({chapter.mark}): {chapter.problem}")
-    site.remarks += [f"{story.home.name}, theme {theme.number}: {remark}" for remark in piece.remarks]
+        site.problems.append(
+            f"{story.home.name}, theme {theme.number} ({chapter.mark}):"
+            f" {chapter.problem}"
+        )
+    site.remarks += [
+        f"{story.home.name}, theme {theme.number}: {remark}" for remark in piece.remarks
+    ]
     site.add_files(story.key, piece.files)
     site.write(
-        f"{story.key}/{theme.stem}.html", "theme.html", title=f"{theme.title} · {story.title}", story=story,
-        theme=theme, chapter=chapter, sample=story.sample, head=piece.head or heading, body=piece.body,
-        contents=piece.contents, measured=story.measured(name), versions=versions(story),
-        stale=[line for line in utils.stale_sections(story.home, story.record) if line.startswith(f"{name} ")],
-    )  # fmt: skip
+        f"{story.key}/{theme.stem}.html",
+        "theme.html",
+        title=f"{theme.title} · {story.title}",
+        story=story,
+        theme=theme,
+        chapter=chapter,
+        sample=story.sample,
+        head=piece.head or heading,
+        body=piece.body,
+        contents=piece.contents,
+        measured=story.measured(name),
+        versions=versions(story),
+        stale=[
+            line
+            for line in utils.stale_sections(story.home, story.record)
+            if line.startswith(f"{name} ")
+        ],
+    )
 
 
 def versions(story: Story) -> dict[str, str]:
-    """What ran, by name; the operating system's full name says more of a machine than a reader needs."""
+    """What ran, by name; the operating system's full name says more of a machine than a
+    reader needs.
+    """
     told = story.meta.get("environment", {})
-    return {name: str(value) for name, value in told.items() if name not in ("date", "hardware", "system")}
+    return {
+        name: str(value)
+        for name, value in told.items()
+        if name not in ("date", "hardware", "system")
+    }
 
 
 def write_texts(site: Site) -> None:
     """README, docs/*.md, and of each home the model card and the report."""
     for text in site.texts:
         folder = posixpath.dirname(text["file"])
-        piece = pages.text_piece(text["content"], partial(resolve, site, folder, "docs"))
+        piece = pages.text_piece(
+            text["content"], partial(resolve, site, folder, "docs")
+        )
         site.remarks += [f"{text['file']}: {remark}" for remark in piece.remarks]
-        site.write(text["url"], "text.html", title=text["title"], sample=False, **parts(piece))
+        site.write(
+            text["url"], "text.html", title=text["title"], sample=False, **parts(piece)
+        )
     for story in site.stories:
         if story.report:
-            site.add_files(story.key, {"report.pdf": (story.home / "report" / "report.pdf").read_bytes()})
+            site.add_files(
+                story.key,
+                {"report.pdf": (story.home / "report" / "report.pdf").read_bytes()},
+            )
         if story.card:
-            content = (story.home / "exports" / "MODEL_CARD.md").read_text(encoding="utf-8")
-            piece = pages.text_piece(pages.private(content, {}, []), lambda address: None)
-            site.write(f"{story.key}/model_card.html", "text.html", title=f"Model card · {story.title}",
-                       sample=story.sample, **parts(piece))  # fmt: skip
+            content = (story.home / "exports" / "MODEL_CARD.md").read_text(
+                encoding="utf-8"
+            )
+            piece = pages.text_piece(
+                pages.private(content, {}, []), lambda address: None
+            )
+            site.write(
+                f"{story.key}/model_card.html",
+                "text.html",
+                title=f"Model card · {story.title}",
+                sample=story.sample,
+                **parts(piece),
+            )
 
 
 def parts(piece: pages.Piece) -> dict:
@@ -370,7 +524,9 @@ def parts(piece: pages.Piece) -> dict:
 def introduction() -> Markup:
     """What the README says before its first section: what the course is."""
     text = (KIT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
-    return pages.text_piece(re.sub(r"^# .+$", "", text, flags=re.MULTILINE), lambda address: None).body
+    return pages.text_piece(
+        re.sub(r"^# .+$", "", text, flags=re.MULTILINE), lambda address: None
+    ).body
 
 
 def fill(site: Site) -> None:
@@ -381,16 +537,27 @@ def fill(site: Site) -> None:
         for theme in site.themes:
             write_theme(site, story, theme)
     write_texts(site)
-    site.write("index.html", "index.html", title=f"{COURSE}: from data to production",
-               intro=introduction(), figures=headline(site.stories),
-               disclaimer=inline(card.DISCLAIMER))  # fmt: skip
-    homes = {story.key: {"measured": story.measured(), "problems": story.failed} for story in site.stories}
-    utils.write_json(site.folder / MARKER, {"made by": "course.py site", "homes": homes})
+    site.write(
+        "index.html",
+        "index.html",
+        title=f"{COURSE}: from data to production",
+        intro=introduction(),
+        figures=headline(site.stories),
+        disclaimer=inline(card.DISCLAIMER),
+    )
+    homes = {
+        story.key: {"measured": story.measured(), "problems": story.failed}
+        for story in site.stories
+    }
+    utils.write_json(
+        site.folder / MARKER, {"made by": "course.py site", "homes": homes}
+    )
 
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the place of `out` at the end; until then, and after an error, the old one stands.
+    """Yield a new folder that takes the place of `out` at the end; until then, and
+    after an error, the old one stands.
 
     Raises
     ------
@@ -400,8 +567,15 @@ def replacing(out: Path) -> Iterator[Path]:
     aside = out.with_name(f".{out.name}.old")
     if aside.exists() and not out.exists():
         os.rename(aside, out)  # an earlier build was killed between its two renames
-    if out.is_file() or out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
-        raise utils.CourseError(f"{out} holds something else than a site: name another folder with --out.")
+    if (
+        out.is_file()
+        or out.is_dir()
+        and any(out.iterdir())
+        and not (out / MARKER).is_file()
+    ):
+        raise utils.CourseError(
+            f"{out} holds something else than a site: name another folder with --out."
+        )
     try:
         with utils.atomic(out) as temporary:
             temporary.mkdir()
@@ -421,17 +595,21 @@ def build(homes: list[Path], out: Path) -> Site:
 
     Returns
     -------
-    Site, with `problems` (themes that failed or are missing) and `remarks` (secrets masked, links that lead nowhere).
+    Site, with `problems` (themes that failed or are missing) and `remarks` (secrets
+    masked, links that lead nowhere).
 
     Raises
     ------
     utils.CourseError
-        A home cannot be shown, nbconvert is missing, or `out` cannot be written; an earlier site is untouched.
+        A home cannot be shown, nbconvert is missing, or `out` cannot be written; an
+        earlier site is untouched.
     """
     try:
         import nbconvert  # noqa: F401  (part of requirements-bonus.txt)
     except ImportError as error:
-        raise utils.CourseError("The site needs nbconvert: run `make site`, which installs it.") from error
+        raise utils.CourseError(
+            "The site needs nbconvert: run `make site`, which installs it."
+        ) from error
     stories = open_stories(homes)
     with replacing(Path(out).expanduser().resolve()) as folder:
         site = Site(folder, outline(), stories, find_texts())
@@ -448,8 +626,10 @@ def main(arguments: list[str]) -> int:
         return 2
     for story in site.stories:
         there = sum(not chapter.problem for chapter in story.chapters.values())
-        print(f"{story.home.name}: {story.title}, {there} of {len(story.chapters)} themes"
-              + (", SAMPLE DATA" if story.sample else ""))  # fmt: skip
+        print(
+            f"{story.home.name}: {story.title}, {there} of {len(story.chapters)} themes"
+            + (", SAMPLE DATA" if story.sample else "")
+        )
     for remark in site.remarks:
         print(f"· {remark}")
     for problem in site.problems:
