@@ -31,7 +31,7 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found: install one (sudo apt-get install python3 python3-venv) and run make again."; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { echo "The venv module is missing: run 'sudo apt-get install python3-venv' and make again."; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt $(CONSTRAINTS)
-	@$(BIN)/python -m tools.packages  # with a GPU: swaps the ONNX Runtime before notebooks run side by side
+	@$(BIN)/python -m tools.colab.packages  # with a GPU: swaps the ONNX Runtime before notebooks run side by side
 	@touch $@
 
 bonus: $(BONUS_STAMP)

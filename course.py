@@ -13,17 +13,18 @@ compact takes what is new in a production log into Parquet
 import sys
 from importlib import import_module
 
-COMMANDS = (
-    "run",
-    "train",
-    "search",
-    "report",
-    "pack",
-    "check",
-    "publish",
-    "site",
-    "compact",
-)
+# Where each command lives below tools/.
+COMMANDS = {
+    "run": "notebooks.run",
+    "train": "scale.train",
+    "search": "scale.search",
+    "report": "report.build",
+    "pack": "handin.pack",
+    "check": "grading.check",
+    "publish": "colab.publish",
+    "site": "web.build",
+    "compact": "scale.compact",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__.split("\n", 2)[2].strip())
         return 2
     # loads only what the command needs
-    return import_module(f"tools.{arguments[0]}").main(arguments[1:])
+    return import_module(f"tools.{COMMANDS[arguments[0]]}").main(arguments[1:])
 
 
 if __name__ == "__main__":

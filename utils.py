@@ -3979,7 +3979,7 @@ def search(
         cannot be written or locked, or that does not answer.
     """
     # who takes which trial, who has died, and where the study is kept
-    from tools import shared_study
+    from tools.scale import shared_study
 
     if trials < 1:
         raise CourseError(
@@ -7177,7 +7177,8 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
 
     Parameters
     ----------
-    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which answers for
+    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which
+    answers for
     itself
 
     Raises
@@ -7219,7 +7220,8 @@ def window_statistics(
 
     Parameters
     ----------
-    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which answers for
+    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which
+    answers for
     itself
     minutes, every : int
         Length of the window and distance of the ticks. Neighbouring windows overlap.
@@ -7356,7 +7358,8 @@ def error_budget(
 
     Parameters
     ----------
-    log : DataFrame of `read_log`, or `tools.parquet_log.ParquetLog`, which counts for
+    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which counts
+    for
     itself
 
     Returns

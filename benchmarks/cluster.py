@@ -27,7 +27,7 @@ import pandas as pd
 KIT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(KIT), str(KIT / "tests")]
 import utils  # noqa: E402
-from tools import cluster  # noqa: E402
+from tools.grading import cluster  # noqa: E402
 
 
 def draw(folder: Path, count: int) -> Path:

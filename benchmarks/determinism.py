@@ -27,7 +27,7 @@ import torch
 KIT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(KIT))
 import utils  # noqa: E402
-from tools.compare import CLOCKED, TOLERANCES  # noqa: E402
+from tools.grading.compare import CLOCKED, TOLERANCES  # noqa: E402
 
 VARIANTS = {
     "first": {"COURSE_THREADS": "2"},

@@ -28,8 +28,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils  # noqa: E402
-from tools.compact import compact  # noqa: E402
-from tools.parquet_log import library, open_log  # noqa: E402
+from tools.scale.compact import compact  # noqa: E402
+from tools.scale.parquet_log import library, open_log  # noqa: E402
 
 DAYS, FIRST_DAY = 10, "2026-03-01"
 # Box and Muller (1958)

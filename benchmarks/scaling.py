@@ -32,7 +32,7 @@ import utils  # noqa: E402
 
 def work(home: Path, answer: Path, epochs: int) -> None:
     """Train in each of the processes; rank 0 writes what it took."""
-    from tools import train
+    from tools.scale import train
 
     rank, world = train.join()
     if rank:

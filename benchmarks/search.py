@@ -28,7 +28,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sample_data  # noqa: E402
 import utils  # noqa: E402
-from tools import shared_study  # noqa: E402
+from tools.scale import shared_study  # noqa: E402
 
 
 def open_course(options: argparse.Namespace) -> tuple:

@@ -2,9 +2,10 @@
 
 In a notebook:
 
-    exercises.check("theme3/ece", my_ece)                       # a function or class of
-    your own exercises.predict("theme3/threshold", MY_PREDICTION, moved)  # what you
-    said before you ran it, and what came out
+    # a function or class of your own
+    exercises.check("theme3/ece", my_ece)
+    # what you said before you ran it, and what came out
+    exercises.predict("theme3/threshold", MY_PREDICTION, moved)
 
 An exercise is stated in its notebook; what it is checked on stands in
 `exercises/theme<N>.py`. There a typical mistake is written as a wrong solution with its

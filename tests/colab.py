@@ -15,7 +15,7 @@ import packaging
 import pytest
 
 KIT = Path(__file__).resolve().parent.parent
-CELL = (KIT / "tools" / "bootstrap.py").read_text()
+CELL = (KIT / "tools" / "colab" / "bootstrap.py").read_text()
 
 # What Colab brings, as far as the course touches it: pip-freeze.gpu.txt of
 # github.com/googlecolab/backend-info.
@@ -271,8 +271,9 @@ class Colab:
             (self.python.parent / name).symlink_to(shutil.which(name))
         kit = self.folder / "kit"
         (kit / "utils.py").write_text("edited = False\n")
-        (kit / "tools" / "__init__.py").write_text("")
-        shutil.copy(KIT / "tools" / "packages.py", kit / "tools")
+        (kit / "tools" / "colab").mkdir(parents=True, exist_ok=True)
+        (kit / "tools" / "colab" / "__init__.py").touch()
+        shutil.copy(KIT / "tools" / "colab" / "packages.py", kit / "tools" / "colab")
         self.fault("")
 
     def fault(self, name: str) -> None:

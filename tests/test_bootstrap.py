@@ -209,7 +209,7 @@ def test_clone_that_fails_leaves_no_kit_and_can_be_repeated(runtime, fault, says
     )
     stamped = re.search(
         r'REPOSITORY = "(.+)"\nBRANCH = "(.+)"',
-        (KIT / "tools" / "bootstrap.py").read_text(),
+        (KIT / "tools" / "colab" / "bootstrap.py").read_text(),
     )
     assert f"{stamped[1]} is public with a branch {stamped[2]}" in said
     assert not (machine.content / "course-kit").exists() and machine.commands == []

@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 import utils
-from tools import attempt, check, compare, reexecute, sandbox, verdict
-from tools.submission import Finding, open_submission
+from tools.grading import attempt, check, compare, reexecute, sandbox, verdict
+from tools.grading.submission import Finding, open_submission
 
 KIT = Path(__file__).resolve().parent.parent
 CODE = (
@@ -934,7 +934,7 @@ def test_a_check_ends_with_the_process_that_began_it(submission, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "tools.check",
+        "tools.grading.check",
         "--all",
         str(submission.parent),
         "--output",

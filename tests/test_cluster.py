@@ -22,7 +22,7 @@ import psutil
 import pytest
 from submissions import make_submission
 
-from tools import attempt, check, cluster, sandbox
+from tools.grading import attempt, check, cluster, sandbox
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 pytestmark = [
@@ -107,7 +107,7 @@ def checks(name: str = "") -> list[psutil.Process]:
             command = process.cmdline()
         except psutil.Error:
             continue
-        if "tools.check" in command and name in " ".join(command):
+        if "tools.grading.check" in command and name in " ".join(command):
             found.append(process)
     return found
 
@@ -739,8 +739,9 @@ def test_cluster_lost_in_the_middle_keeps_what_is_done(
 def test_a_local_cluster_leaves_the_threads_of_later_processes_alone():
     """In a new process, where Dask is not imported before."""
     code = (
-        "import os; from tools import cluster\nwith cluster._local(1): print(*(name for"
-        " name in os.environ if name.endswith('_NUM_THREADS')))"
+        "import os; from tools.grading import cluster\n"
+        "with cluster._local(1): print(*(name for name in os.environ"
+        " if name.endswith('_NUM_THREADS')))"
     )
     environment = {
         name: value

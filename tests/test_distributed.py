@@ -370,7 +370,7 @@ def test_a_killed_process_ends_the_job_with_a_sentence_and_the_training_goes_on(
 
 
 def test_the_notebook_loads_what_the_command_has_trained(drawn, tmp_path, capsys):
-    from tools import train
+    from tools.scale import train
 
     cells = {
         "baseline": (
@@ -410,7 +410,7 @@ def test_the_notebook_loads_what_the_command_has_trained(drawn, tmp_path, capsys
 
 
 def test_a_signal_is_not_taken_for_a_damaged_file(drawn, tmp_path, monkeypatch):
-    from tools import train
+    from tools.scale import train
 
     def terminated(path, device):
         raise train.Terminated
@@ -444,13 +444,13 @@ def test_a_signal_is_not_taken_for_a_damaged_file(drawn, tmp_path, monkeypatch):
     ],
 )
 def test_only_an_error_of_the_connection_means_that_a_process_is_gone(error, gone):
-    from tools import train
+    from tools.scale import train
 
     assert train.lost(error) is gone
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    from tools import train
+    from tools.scale import train
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -472,7 +472,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     ],
 )
 def test_impossible_options_are_refused(wrong, capsys):
-    from tools import train
+    from tools.scale import train
 
     assert train.main(wrong) == 2
     assert "error:" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import utils
-from tools import run
+from tools.notebooks import run
 
 RECIPE = utils.Recipe(epochs=2, batch_size=32)
 

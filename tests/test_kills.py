@@ -34,7 +34,7 @@ from test_training import RECIPE, Interrupted, network, same_weights
 
 import sample_data
 import utils
-from tools import shared_study
+from tools.scale import shared_study
 
 KIT = Path(utils.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*")

@@ -59,7 +59,10 @@ def test_anatomy(title):
         "**Writes:**",
     ):
         assert words in cells[0].source
-    assert cells[1].source == (KIT / "tools" / "bootstrap.py").read_text().strip()
+    assert (
+        cells[1].source
+        == (KIT / "tools" / "colab" / "bootstrap.py").read_text().strip()
+    )
     assert cells[2].metadata["tags"] == ["parameters"]
     assert cells[2].source == code_cells(TITLES[0])[1].source
     assert f"utils.start(theme={theme}," in cells[3].source
@@ -94,7 +97,7 @@ def test_parameters_are_the_seven_of_the_course():
 
 
 def test_bootstrap_finds_the_kit_from_any_folder_and_installs_nothing_here(tmp_path):
-    source = (KIT / "tools" / "bootstrap.py").read_text() + "\nprint(root)"
+    source = (KIT / "tools" / "colab" / "bootstrap.py").read_text() + "\nprint(root)"
     # an attempt to install fails instead of changing this environment
     alone = os.environ | {"PIP_NO_INDEX": "1"}
     for folder in (KIT, KIT / "notebooks", KIT / "tests"):
@@ -117,12 +120,13 @@ def test_bootstrap_finds_the_kit_from_any_folder_and_installs_nothing_here(tmp_p
 
 
 def test_bootstrap_leaves_installing_to_the_kit():
-    """So that nothing but tools/packages.py (see test_packages.py) decides what is
+    """So that nothing but tools/colab/packages.py (see test_packages.py) decides what
+    is
     installed.
     """
-    source = (KIT / "tools" / "bootstrap.py").read_text()
+    source = (KIT / "tools" / "colab" / "bootstrap.py").read_text()
     assert (
-        source.count("from tools.packages import install\n") == 1
+        source.count("from tools.colab.packages import install\n") == 1
         and "pip" not in source
     )
     assert max(map(len, source.splitlines())) <= 88

@@ -14,8 +14,9 @@ from submissions import add_cell, edit_json, make_submission
 
 import course
 import utils
-from tools import pack, run
-from tools.submission import open_submission
+from tools.grading.submission import open_submission
+from tools.handin import pack
+from tools.notebooks import run
 
 # put together, so that no scanner takes this file for a leak
 TOKEN = "AK" + "IA" + "ABCD1234EFGH5678"
@@ -64,7 +65,7 @@ def test_hand_in_holds_the_layout_of_the_course_and_passes_its_checks(project):
         "course.py",
         "data/pneumonia/index.csv",
         "report/report.pdf",
-        "tools/run.py",
+        "tools/notebooks/run.py",
     }
     required |= {
         f"{folder}/{file.name}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from tools import packages
+from tools.colab import packages
 
 KIT = Path(__file__).resolve().parent.parent
 CPU, CUDA12, CUDA13 = (

@@ -19,10 +19,10 @@ duckdb, parquet = pytest.importorskip("duckdb"), pytest.importorskip("pyarrow.pa
 
 import course  # noqa: E402
 import utils  # noqa: E402
-from tools import compact as compaction  # noqa: E402
-from tools import parquet_log  # noqa: E402
-from tools.compact import compact  # noqa: E402
-from tools.parquet_log import MANIFEST, open_log  # noqa: E402
+from tools.scale import compact as compaction  # noqa: E402
+from tools.scale import parquet_log  # noqa: E402
+from tools.scale.compact import compact  # noqa: E402
+from tools.scale.parquet_log import MANIFEST, open_log  # noqa: E402
 
 KIT = Path(utils.__file__).parent
 DAY = datetime(2026, 3, 1, 20, tzinfo=UTC)
@@ -259,7 +259,7 @@ def test_a_writer_at_work_loses_nothing(tmp_path):
 def test_two_at_once_double_nothing(own):
     csv, folder = own / "production.csv", own / "twice.parquet"
     code = (
-        "import sys; from tools.compact import compact; compact(sys.argv[1],"
+        "import sys; from tools.scale.compact import compact; compact(sys.argv[1],"
         " sys.argv[2], block=2000)"
     )
     children = [
@@ -944,8 +944,8 @@ def test_peak_memory_does_not_grow_with_the_log(tmp_path):
     """
     code = """
 import re, sys, utils
-from tools.compact import compact
-from tools.parquet_log import open_log
+from tools.scale.compact import compact
+from tools.scale.parquet_log import open_log
 csv, folder = sys.argv[2:]
 def peak():  # that of getrusage begins with what the parent of a process had
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024

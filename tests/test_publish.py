@@ -15,7 +15,7 @@ import nbformat
 import pytest
 
 import utils
-from tools import publish
+from tools.colab import publish
 
 KIT = Path(__file__).resolve().parent.parent
 ADDRESS = "https://github.com/ada/deep-course"
@@ -26,11 +26,11 @@ TITLES = sorted(path.stem for path in (KIT / "notebooks").glob("*.ipynb"))
 def kit(tmp_path) -> Path:
     """A copy of what publish touches."""
     folder = tmp_path / "kit"
-    (folder / "tools").mkdir(parents=True)
+    (folder / "tools" / "colab").mkdir(parents=True)
     shutil.copytree(
         KIT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*")
     )
-    shutil.copy(KIT / "tools" / "bootstrap.py", folder / "tools")
+    shutil.copy(KIT / "tools" / "colab" / "bootstrap.py", folder / "tools" / "colab")
     shutil.copy(KIT / "README.md", folder)
     return folder
 
@@ -69,7 +69,7 @@ def test_every_badge_and_cell_is_stamped_and_nothing_else(kit):
         assert "OWNER/REPOSITORY" not in "".join(
             line for line in new if "colab" in line or "BRANCH = " in line
         )
-    cell = (kit / "tools" / "bootstrap.py").read_text()
+    cell = (kit / "tools" / "colab" / "bootstrap.py").read_text()
     for title in TITLES:
         notebook = nbformat.read(kit / "notebooks" / f"{title}.ipynb", 4)
         nbformat.validate(notebook)
@@ -203,7 +203,7 @@ def test_one_file_that_cannot_be_stamped_stops_all(kit, damage):
     path = kit / "notebooks" / f"{TITLES[-1]}.ipynb"
     text = path.read_text()
     if damage == "gone":
-        path = kit / "tools" / "bootstrap.py"
+        path = kit / "tools" / "colab" / "bootstrap.py"
         path.unlink()
     elif damage == "bytes":
         path.write_bytes(b"\xff\xfe")

@@ -14,7 +14,8 @@ from pypdf import PdfReader
 
 import course
 import utils
-from tools import report, report_tables
+from tools.report.build import build as report
+from tools.report.build import tables as report_tables
 
 KIT = Path(__file__).resolve().parent.parent
 WORDS = report.toml("words.toml")

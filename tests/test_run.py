@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 import course
-from tools import run, timing
+from tools.notebooks import run, timing
 
 
 @pytest.fixture

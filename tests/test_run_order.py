@@ -16,7 +16,7 @@ import torch
 
 import sample_data
 import utils
-from tools.compare import CLOCKED
+from tools.grading.compare import CLOCKED
 
 KIT = Path(__file__).resolve().parent.parent
 FIRST = {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6}  # theme, and the one that it waits for

@@ -26,8 +26,8 @@ from killing import error_of, leftovers
 from optuna.storages.journal import JournalFileBackend
 
 import utils
-from tools import search as command
-from tools import shared_study
+from tools.scale import search as command
+from tools.scale import shared_study
 
 KIT = utils.KIT
 RECIPE = utils.Recipe(epochs=2, batch_size=16, lr=3e-3, augment=False)

@@ -16,7 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import course
 import utils
-from tools import run, site
+from tools.notebooks import run
+from tools.web import build as site
 
 pytest.importorskip("nbconvert")
 pytestmark = pytest.mark.bonus

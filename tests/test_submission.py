@@ -27,8 +27,13 @@ from submissions import (
 )
 
 import utils
-from tools import static, submission
-from tools.submission import SubmissionError, copy_code, open_submission, static_checks
+from tools.grading import static, submission
+from tools.grading.submission import (
+    SubmissionError,
+    copy_code,
+    open_submission,
+    static_checks,
+)
 
 THEME2 = "notebooks/theme2_baseline_model.ipynb"
 RECORD = "exports/results.json"
@@ -995,7 +1000,7 @@ def test_changes_against_the_kit_are_counted(group, look):
 
 
 def test_another_version_of_the_kit_is_one_note_and_no_undeclared_import(group, look):
-    for name in ("tools/run.py", "tools/pack.py", "utils.py"):
+    for name in ("tools/notebooks/run.py", "tools/handin/pack.py", "utils.py"):
         with open(group / name, "a") as file:
             file.write("\nimport tensorrt\n" if name == "utils.py" else "\nOLDER = 1\n")
     found = look(group)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.parsing import parse_cell, read_notebook
+from tools.grading.parsing import parse_cell, read_notebook
 
 KIT = Path(__file__).resolve().parent.parent
 FOLDERS = (".", "tools", "models", "exercises", "benchmarks", "tests")
@@ -80,7 +80,7 @@ def sources():
     for path in sorted((KIT / "notebooks").glob("*.ipynb")):
         for cell in read_notebook(KIT, path.relative_to(KIT)).code:
             # the bootstrap, as it stands in tools/
-            if "from tools.packages import install" in cell.source:
+            if "from tools.colab.packages import install" in cell.source:
                 continue
             yield f"{path.name}, cell {cell.number}", parse_cell(cell.source)
 
@@ -94,7 +94,7 @@ def test_nothing_that_is_read_can_run_code():
         "tests/test_exercises_themes1to4.py",
         "tests/test_exercises_second_half.py",
         "tests/test_search.py",
-        "tools/bootstrap.py",
+        "tools/colab/bootstrap.py",
     }
     assert {where for where in found if where not in own} == set(), found
     assert len(seen) > 100 and any("tools" in where for where, _ in seen)

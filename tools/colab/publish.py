@@ -1,0 +1,178 @@
+"""`course.py publish`: stamps a GitHub repository into the Colab badges and bootstrap
+cells, all files or none.
+
+Ends with 0 when all is stamped (also when it already was), 2 when the address, the
+branch or a file is wrong."""
+
+import argparse
+import re
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import utils
+
+KIT = Path(__file__).resolve().parents[2]
+BADGE = re.compile(
+    r"(https://colab\.research\.google\.com/github/)[^\s\")]+?(/notebooks/[\w.-]+\.ipynb)"
+)
+# In bootstrap.py as they stand; in a notebook with a backslash before each quote, as
+# JSON wants it.
+ADDRESS = re.compile(r'(REPOSITORY = (\\?"))[^"\\]*\2')
+BRANCH = re.compile(r'(BRANCH = (\\?"))[^"\\]*\2')
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="course.py publish",
+        description=__doc__.partition("\n\n")[0],
+        epilog=__doc__.partition("\n\n")[2],
+    )
+    parser.add_argument(
+        "--repo",
+        required=True,
+        help="address of the repository: https://github.com/OWNER/REPOSITORY",
+    )
+    parser.add_argument(
+        "--branch", default="main", help="branch that students get (default: main)"
+    )
+    parser.add_argument(
+        "--project", type=Path, default=KIT, help="folder to stamp (default: the kit)"
+    )
+    return parser.parse_args(arguments)
+
+
+def owner_and_name(address: str) -> str:
+    """OWNER/REPOSITORY of an address on GitHub, the one place that Colab's links open.
+
+    Raises
+    ------
+    utils.CourseError
+        Another host or protocol, something missing or too much. The address is not
+        repeated: it may hold a password.
+    """
+    start = r"https://(?:www\.)?github\.com/"
+    path = r"([a-z\d](?:-?[a-z\d]){0,38}/(?!\.+/?$)[\w.-]{1,100}?)(?:\.git)?/?"
+    if found := re.fullmatch(start + path, address.strip(), re.IGNORECASE | re.ASCII):
+        return found[1]
+    wrong = "does not name one repository, OWNER/REPOSITORY, and nothing more"
+    if "@" in address.partition("://")[2]:
+        wrong = "holds a name or a password, which every student would read"
+    elif not re.match(start, address.strip(), re.IGNORECASE):
+        wrong = (
+            "does not begin with https://github.com/, the one place that Colab's links"
+            " open"
+        )
+    raise utils.CourseError(
+        f"The address {wrong}: give --repo https://github.com/OWNER/REPOSITORY, and the"
+        " branch with --branch."
+    )
+
+
+def check_branch(branch: str) -> str:
+    """The branch, if git admits its name and the bootstrap cell can hold it as it is.
+
+    Raises
+    ------
+    utils.CourseError
+        Something else than letters, digits and . _ / -, or what `git check-ref-format`
+        refuses.
+    """
+    refused = re.search(r"^[-/]|[/.]$|//|\.\.|(^|/)\.|\.lock(/|$)", branch)
+    if refused or not re.fullmatch(r"[\w./-]{1,200}", branch, re.ASCII):
+        raise utils.CourseError(
+            f"{branch!r} cannot be the branch: give one that `git branch` lists, made"
+            " of letters, digits and . _ / - only."
+        )
+    return branch
+
+
+def stamped(text: str, repository: str, branch: str) -> tuple[str, int, int]:
+    """The text with every Colab link and every bootstrap line of this repository; how
+    many there are of each.
+
+    Examples
+    --------
+    >>> stamped('BRANCH = "a"\\nREPOSITORY = "b"', "me/kit", "main")
+    ('BRANCH = "main"\\nREPOSITORY = "https://github.com/me/kit"', 0, 2)
+    """
+    text, badges = BADGE.subn(rf"\g<1>{repository}/blob/{branch}\g<2>", text)
+    text, addresses = ADDRESS.subn(rf"\g<1>https://github.com/{repository}\g<2>", text)
+    text, branches = BRANCH.subn(rf"\g<1>{branch}\g<2>", text)
+    return text, badges, addresses + branches
+
+
+def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Path]:
+    """Stamp the notebooks, tools/colab/bootstrap.py and the README; everything else in
+    them
+    stays as it is, to the byte.
+
+    Returns
+    -------
+    the files that changed; none where all was stamped before.
+
+    Raises
+    ------
+    utils.CourseError
+        A wrong address or branch, a notebook without its badge or bootstrap line, a
+        file that cannot be written: then no file has changed.
+    """
+    repository, branch = owner_and_name(address), check_branch(branch)
+    notebooks = sorted((project / "notebooks").glob("*.ipynb"))
+    if not notebooks:
+        raise utils.CourseError(
+            f"{project} has no notebooks/: give the kit's folder with --project."
+        )
+    changed = {}
+    for path in (
+        *notebooks,
+        project / "tools" / "colab" / "bootstrap.py",
+        project / "README.md",
+    ):
+        try:
+            before = path.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise utils.CourseError(
+                f"{path} cannot be read ({error}): restore it, nothing was stamped."
+            ) from error
+        after, badges, stamps = stamped(before, repository, branch)
+        # a notebook that a teacher added may do without
+        ours = path.match("theme*.ipynb")
+        if (ours and not badges) or ((ours or path.suffix == ".py") and stamps != 2):
+            raise utils.CourseError(
+                f"{path} lacks its Colab badge or its lines REPOSITORY and BRANCH:"
+                " take it from the kit again, nothing was stamped."
+            )
+        if after != before:
+            changed[path] = after.encode("utf-8")
+    # every file is written under a temporary name before the first is renamed
+    with ExitStack() as stack:
+        for path, content in changed.items():
+            temporary = stack.enter_context(utils.atomic(path))
+            temporary.write_bytes(content)
+            shutil.copymode(path, temporary)
+    return list(changed)
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    try:
+        changed = publish(
+            options.repo, options.branch, options.project.expanduser().resolve()
+        )
+    except utils.CourseError as error:
+        print(error)
+        return 2
+    repository = f"https://github.com/{owner_and_name(options.repo)}"
+    if not changed:
+        print(
+            f"Nothing to change: all is stamped with {repository}, branch"
+            f" {options.branch}."
+        )
+        return 0
+    print(f"Stamped with {repository}, branch {options.branch}:", *changed, sep="\n  ")
+    print(
+        "Commit and push these files to that branch, make the repository public, and"
+        " open a badge on Colab to see."
+    )
+    return 0

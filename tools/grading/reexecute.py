@@ -1,0 +1,556 @@
+"""What a check runs: the submitted weights scored again, and the notebooks from
+nothing. All of it in the sandbox.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import utils
+from tools.grading import sandbox
+from tools.grading.submission import (
+    MAX_RECORD,
+    Finding,
+    Submission,
+    SubmissionError,
+    copy_code,
+    read,
+    shown,
+)
+
+KIT = Path(__file__).resolve().parents[2]
+SCORED = {
+    "baseline_test_accuracy": "baseline",
+    "optimized_test_accuracy": "optimised",
+    "optimized_test_balanced_accuracy": "optimised",
+    "optimized_test_auroc": "optimised",
+    "onnx_max_abs_diff": "onnx",
+    "int8_accuracy_drop": "int8",
+    "clean_accuracy_before": "gate",
+    "clean_accuracy_after": "gate",
+    "drift_accuracy_before": "gate",
+    "drift_accuracy_after": "gate",
+}
+WEIGHTS = re.compile(
+    r"checkpoints/[^/]+\.pth|exports/models/[^/]+\.onnx|exports/[^/]+\.onnx|exports/predictions/[^/]+"
+    r"\.npz|exports/drift_report\.json"
+)
+SUPPLIED = {".py", ".typ", ".toml", ".bib", ".html", ".md", ".css"}
+MAX_WEIGHTS = 4 * sandbox.GIB
+
+
+@dataclass
+class Rerun:
+    """What running the notebooks gave: one row a theme, the record that they wrote, and
+    whatever was odd.
+    """
+
+    notebooks: list[dict] = field(default_factory=list)
+    record: dict = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def missing(self) -> dict[int, str]:
+        """Why there is no figure of a theme."""
+        return {
+            row["theme"]: f"theme {row['theme']} {row['says']}"
+            for row in self.notebooks
+            if row["status"] != "ran"
+        }
+
+
+def threads_of(record: dict) -> int:
+    """The thread count of a record; sums are split over it, so it changes the last
+    digits.
+    """
+    found = re.search(
+        r"(\d{1,3}) threads?", str(record.get("meta", {}).get("hardware", ""))
+    )
+    return int(found[1]) if found and 1 <= int(found[1]) <= 256 else 2
+
+
+def source_of(submission: Submission, given: Path | None) -> str | None:
+    """Where the images come from here: drawn, or the grader's own copy; None when there
+    is none.
+    """
+    if submission.story["source"] == "sample":
+        return "sample"
+    return str(given) if given else None
+
+
+# --------------------------------------------------------------------------------------
+# Level evaluate
+# --------------------------------------------------------------------------------------
+
+
+def score(
+    submission: Submission, source: str, work: Path, last: int, limit: float
+) -> tuple[dict, list[Finding]]:
+    """Score what themes 1..last submitted with this kit; returns what
+    tools/grading/score.py
+    wrote, and findings.
+    """
+    kit, home = work / "kit", work / "home"
+    for name in ("utils.py", "sample_data.py"):
+        kit.mkdir(parents=True, exist_ok=True)
+        shutil.copy(KIT / name, kit / name)
+    shutil.copytree(
+        KIT / "tools", kit / "tools", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    findings = _copy_networks(submission, kit) + _copy_weights(submission, home)
+    index = Path("data") / submission.story["dataset"] / "index.csv"
+    if index in submission.files:
+        (work / "index.csv").write_bytes(read(submission.root, index, MAX_RECORD))
+    plan = {
+        "kit": str(kit),
+        "home": str(home),
+        "index": str(work / "index.csv"),
+        "output": str(work / "scores.json"),
+        "story": submission.story,
+        "source": source,
+        "last": last,
+        **_models(submission.record),
+    }
+    utils.write_json(work / "plan.json", plan)
+    command = [
+        sys.executable,
+        "-P",
+        str(kit / "tools" / "grading" / "score.py"),
+        str(work / "plan.json"),
+    ]
+    outcome = sandbox.run(
+        command,
+        work,
+        limit,
+        readable=[] if source == "sample" else [source],
+        environment={"COURSE_THREADS": threads_of(submission.record)},
+    )
+    scores = _json(work, Path("scores.json"))
+    if outcome.rc != 0 or not scores:
+        why = (
+            f"took more than {limit:.0f} s"
+            if outcome.timed_out
+            else _last_line(outcome.tail)
+        )
+        findings.append(
+            Finding(
+                "weights",
+                "fail",
+                f"The submitted weights could not be scored: {why}.",
+                "checkpoints",
+            )
+        )
+        return {"headline": {}, "seconds": outcome.seconds}, findings
+    return scores | {"seconds": outcome.seconds}, findings + _scored(scores)
+
+
+def _copy_networks(submission: Submission, kit: Path) -> list[Finding]:
+    """The only foreign code of this level: models/*.py. Without them, the kit's own."""
+    own = [
+        path
+        for path in submission.files
+        if path.parts[0] == "models" and path.suffix == ".py"
+    ]
+    (kit / "models").mkdir()
+    (kit / "models" / "__init__.py").touch()
+    for path in (KIT / "models").glob("*.py"):
+        shutil.copy(path, kit / "models" / path.name)
+    findings = []
+    for path in own:
+        try:
+            (kit / path).parent.mkdir(parents=True, exist_ok=True)
+            (kit / path).write_bytes(read(submission.root, path))
+        except SubmissionError as error:
+            findings.append(Finding("weights", "human", str(error), shown(path)))
+    return findings
+
+
+def own_networks(submission: Submission) -> list[str]:
+    """Modules in models/ that are not the kit's, byte for byte."""
+    own = []
+    for path in (
+        path
+        for path in submission.files
+        if path.parts[0] == "models" and path.suffix == ".py"
+    ):
+        kit = KIT / path
+        try:
+            same = kit.is_file() and kit.read_bytes() == read(submission.root, path)
+        except SubmissionError:  # _copy_networks says so
+            continue
+        own += [] if same else [shown(path)]
+    return own
+
+
+def _copy_weights(submission: Submission, home: Path) -> list[Finding]:
+    findings, left = [], MAX_WEIGHTS
+    for path in submission.files:
+        if WEIGHTS.fullmatch(path.as_posix()):
+            left -= (submission.root / path).stat().st_size
+            if left < 0:
+                findings.append(
+                    Finding(
+                        "weights",
+                        "human",
+                        "Checkpoints and models have more than 4 GiB together: the "
+                        "rest was not scored.",
+                        shown(path),
+                    )
+                )
+                break
+            (home / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(submission.root / path, home / path, follow_symlinks=False)
+    return findings
+
+
+def _models(record: dict) -> dict:
+    """Names of the stored models and the drift that judges them, as the record tells;
+    only plain hashes pass.
+    """
+
+    def section(theme, key):
+        values = record.get(theme)
+        values = values.get(key) if isinstance(values, dict) else None
+        return values if isinstance(values, dict) else {}
+
+    def hashes(values):
+        return {
+            key: name
+            for key, name in values.items()
+            if isinstance(name, str) and re.fullmatch(r"[0-9a-f]{16}", name)
+        }
+
+    case = {
+        key: value
+        for key, value in section("theme6", "scenario").items()
+        if key in ("kind", "severity", "seed")
+    }
+    return {
+        "models": hashes(section("theme4", "models")),
+        "scenario": case if len(case) == 3 else {},
+        "retrained": hashes(section("theme7", "models")),
+    }
+
+
+def _scored(scores: dict) -> list[Finding]:
+    """Findings of a scoring that ran: pools, stored answers, the retrained model, parts
+    that failed.
+    """
+    findings = [
+        Finding(
+            "weights",
+            "human" if part in ("gate", "retrained", "int8") else "fail",
+            f"{part} could not be scored: {shown(told)}",
+            part,
+        )
+        for part, told in scores.get("problems", {}).items()
+    ]
+    if seen := scores["facts"].get("pools"):
+        findings.append(_pools(seen))
+    for name, difference in scores.get("predictions", {}).items():
+        if isinstance(difference, str):
+            findings.append(
+                Finding(
+                    "weights",
+                    "fail",
+                    f"The stored answers {name} are of {difference}.",
+                    name,
+                )
+            )
+        elif difference > 1e-3:
+            says = (
+                f"The stored answers {name} are not those of the submitted weights:"
+                f" they differ by {difference:.2g}."
+            )
+            findings.append(
+                Finding("weights", "fail", says, f"exports/predictions/{name}.npz")
+            )
+        else:
+            says = (
+                f"The stored answers {name} are those of the submitted weights (they"
+                f" differ by {difference:.1g})."
+            )
+            findings.append(
+                Finding("weights", "pass", says, f"exports/predictions/{name}.npz")
+            )
+    if seen := scores["facts"].get("retrained"):
+        says = (
+            "The retrained checkpoint and its exported file differ by"
+            f" {seen['max_abs_diff']:.1g} at most; {seen['gate_images_seen']} gate"
+            " images are among those that it depends on."
+        )
+        well = seen["gate_images_seen"] == 0 and seen["max_abs_diff"] <= 1e-3
+        findings.append(
+            Finding(
+                "weights",
+                "pass" if well else "fail",
+                says,
+                "checkpoints/model_retrained.pth",
+            )
+        )
+    return findings
+
+
+def _pools(seen: dict) -> Finding:
+    where = "data/*/index.csv"
+    if seen["moved"]:
+        says = (
+            f"{seen['moved']} of {seen['images']} images are in another pool than the"
+            f" kit puts them ({'; '.join(map(shown, seen['examples'][:3]))}): ask why,"
+            " as images that judge may have been trained on."
+        )
+        return Finding("pools", "fail", says, where)
+    if seen["changed"] or seen["shared"] < max(seen["images"], seen["submitted"]):
+        says = (
+            f"The images differ: {seen['submitted']} in the submitted index,"
+            f" {seen['images']} here, {seen['changed']} of the shared ones with other"
+            " bytes: check that --source is the same dataset."
+        )
+        return Finding("pools", "human", says, where)
+    return Finding(
+        "pools",
+        "pass",
+        f"All {seen['images']} images are in the pool that the kit puts them in.",
+        where,
+    )
+
+
+# --------------------------------------------------------------------------------------
+# Level full
+# --------------------------------------------------------------------------------------
+
+
+def rerun(
+    submission: Submission, source: str, work: Path, last: int, limit: float, **changes
+) -> Rerun:
+    """Run themes 1..last of a copy of the code, with nothing that they could load.
+
+    Parameters
+    ----------
+    limit : float
+        Seconds a notebook may take.
+    **changes
+        Of the story: another seed, another profile.
+    """
+    from tqdm import tqdm
+
+    work.mkdir(parents=True, exist_ok=True)
+    project, story, result = work / "project", submission.story | changes, Rerun()
+    what = f"{submission.name[:20]} seed {story['seed']}"
+    project.mkdir()
+    result.findings += copy_code(submission, project) + _complete(project)
+    parameters = {
+        "DATASET": story["dataset"],
+        "SOURCE": source,
+        "PROFILE": story["profile"],
+        "DRIVE": False,
+        "IMAGE_SIZE": story["image_size"],
+        "SEED": story["seed"],
+        "HOME": str(project),
+    }
+    found = notebooks(project)
+    for theme in tqdm(
+        range(1, last + 1),
+        what,
+        unit="theme",
+        file=sys.stdout,
+        leave=False,
+        disable=None,
+    ):
+        row = _blocked(theme, found, project, story["dataset"])
+        if row is None:
+            row = _execute(
+                theme,
+                found[theme],
+                parameters,
+                work,
+                limit,
+                threads_of(submission.record),
+            )
+        result.notebooks.append(row)
+    result.record = _json(project, Path("exports/results.json"))
+    return result
+
+
+def _complete(project: Path) -> list[Finding]:
+    """Files of the kit that notebooks need and the course's layout does not ask for:
+    ours where there are none.
+
+    Of the exercises always ours: an edited check would call every answer right.
+    """
+    needed = [Path("utils.py"), Path("sample_data.py")]
+    for folder in ("models", "exercises", "tools", "report"):
+        needed += [
+            path.relative_to(KIT)
+            for path in sorted((KIT / folder).rglob("*"))
+            if path.suffix in SUPPLIED
+        ]
+    lacking = [
+        path
+        for path in needed
+        if path.parts[0] == "exercises"
+        or ("sections" not in path.parts[:-1] and not (project / path).exists())
+    ]
+    for path in lacking:
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(KIT / path, project / path)
+    told = [
+        path.as_posix()
+        for path in lacking
+        if path.parts[0] not in ("exercises", "tools", "report")
+    ]
+    says = f"Not handed in, so the kit's own were used: {', '.join(told)}."
+    return [Finding("re-execution", "note", says)] if told else []
+
+
+def notebooks(project: Path) -> dict[int, str]:
+    """The notebooks by theme, in notebooks/ or else at the top; where there are two of
+    a theme, the first.
+    """
+    paths = sorted((project / "notebooks").glob("*.ipynb")) or sorted(
+        project.glob("*.ipynb")
+    )
+    matches = [
+        (re.match(r"theme_?0?([1-8])(?!\d)", path.name, re.IGNORECASE), path)
+        for path in paths
+    ]
+    return {
+        int(match[1]): str(path.relative_to(project))
+        for match, path in reversed(matches)
+        if match
+    }
+
+
+def _blocked(theme: int, found: dict, project: Path, dataset: str) -> dict | None:
+    """A row for a theme that cannot run: no notebook, or what it needs
+    was not written.
+    """
+    row = {
+        "theme": theme,
+        "notebook": shown(found.get(theme, "")),
+        "seconds": 0.0,
+        "layer": "",
+    }
+    if theme not in found:
+        return row | {"status": "missing", "says": "has no notebook"}
+    needed, writer = utils.PREREQUISITES.get(theme, ("", ""))
+    if needed and not (project / needed.format(dataset=dataset)).exists():
+        says = (
+            f"was skipped: {needed.format(dataset=dataset)} is missing, which {writer}"
+            " writes"
+        )
+        return row | {"status": "skipped", "says": says}
+    return None
+
+
+def _execute(
+    theme: int, name: str, parameters: dict, work: Path, limit: float, threads: int
+) -> dict:
+    project, source = work / "project", parameters["SOURCE"]
+    command = [
+        sys.executable,
+        "-P",
+        str(KIT / "tools" / "notebooks" / "rerun.py"),
+        str(KIT),
+        str(project),
+        name,
+        json.dumps(parameters),
+    ]
+    outcome = sandbox.run(
+        command,
+        work,
+        limit,
+        readable=[KIT / "tools", *([source] if source != "sample" else [])],
+        environment={"COURSE_THREADS": threads},
+    )
+    row = {
+        "theme": theme,
+        "notebook": shown(name),
+        "seconds": outcome.seconds,
+        "layer": outcome.layer,
+    }
+    if outcome.stopped:
+        what = (
+            f"{limit:.0f} s were over"
+            if outcome.timed_out
+            else "the disk was nearly full"
+        )
+        return row | {
+            "status": "stopped",
+            "says": f"was stopped as {what}, in {_running_cell(project, name)}",
+        }
+    if outcome.rc:
+        return row | {
+            "status": "failed",
+            "says": f"failed in {_last_line(outcome.tail.replace(f'{project}/', ''))}",
+        }
+    return row | {"status": "ran", "says": ""}
+
+
+def _running_cell(project: Path, name: str) -> str:
+    """The cell that papermill marked as running when it was stopped."""
+    copies = sorted(
+        (project / "exports" / "notebooks").glob(f".{Path(name).stem}.*.running.ipynb")
+    )
+    copy = copies[0].relative_to(project) if copies else Path("none")
+    for number, cell in enumerate(_json(project, copy).get("cells", [])):
+        if cell.get("metadata", {}).get("papermill", {}).get("status") == "running":
+            lines = "".join(cell.get("source", "")).strip().splitlines() or [""]
+            return f"cell {number} ({shown(lines[0][:80])})"
+    return "no cell that it named: it had not begun, or wrote too much"
+
+
+def _last_line(tail: str) -> str:
+    lines = [line for line in tail.strip().splitlines() if line.strip()]
+    return shown(lines[-1][:300]) if lines else "no cell: it ended without a word"
+
+
+def _json(root: Path, path: Path) -> dict:
+    """A file that foreign code may have written: no link, bounded, and {} if it is not
+    what it should be.
+    """
+    try:
+        if any(
+            (root / parent).is_symlink() for parent in path.parents
+        ) or not os.path.lexists(root / path):
+            return {}
+        values = json.loads(read(root, path, MAX_RECORD))
+    except (SubmissionError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def findings_of(run: Rerun) -> list[Finding]:
+    """What went wrong while the notebooks ran."""
+    findings = list(run.findings)
+    for row in run.notebooks:
+        where = row["notebook"] or "notebooks/"
+        if row["status"] in ("failed", "stopped", "missing"):
+            findings.append(
+                Finding(
+                    "re-execution",
+                    "fail",
+                    f"Theme {row['theme']} {row['says']}.",
+                    where,
+                )
+            )
+        elif row["status"] == "skipped":
+            verdict = "fail" if row["notebook"] else "note"
+            findings.append(
+                Finding(
+                    "re-execution",
+                    verdict,
+                    f"Theme {row['theme']} {row['says']}.",
+                    where,
+                )
+            )
+    if run.notebooks and all(row["status"] == "ran" for row in run.notebooks):
+        says = (
+            f"{len(run.notebooks)} notebooks ran from nothing, each in a fresh kernel."
+        )
+        findings.append(Finding("re-execution", "pass", says))
+    return findings

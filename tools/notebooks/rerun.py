@@ -1,0 +1,41 @@
+"""Execute one notebook of a submission, inside the sandbox: `python -P rerun.py KIT
+PROJECT NOTEBOOK PARAMETERS`.
+
+The kit's own runner does it, the copy of the submission is what runs: its utils.py, its
+notebook, its folder as home."""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(kit: str, project: str, name: str, parameters: str) -> int:
+    sys.path.insert(0, kit)
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError
+
+    from tools.notebooks import run
+
+    run.KIT = Path(project)
+    notebook, folder = Path(project) / name, Path(project) / "exports" / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run.execute(0, notebook, json.loads(parameters), folder)
+    except PapermillExecutionError as error:
+        first = error.source.strip().splitlines() or [""]
+        print(
+            f"cell {error.cell_index} ({first[0][:80]}): {error.ename}:"
+            f" {error.evalue.strip()}"
+        )
+        return 1
+    except DeadKernelError:
+        print("the kernel died, most often because memory ran out")
+        return 1
+    except Exception as error:  # not a notebook, no kernel: whatever was handed in
+        print(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
