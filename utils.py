@@ -8,11 +8,9 @@ stays quick."""
 
 from __future__ import annotations
 
-import ast
 import errno
 import filecmp
 import hashlib
-import inspect
 import io
 import itertools
 import json
@@ -33,7 +31,7 @@ import zipfile
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +41,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sample_data
+from kit.fingerprint import fingerprint, hash_weights, remember_sources  # noqa: F401
 from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
 
@@ -196,6 +195,11 @@ class Course:
     root: Path
     device: torch.device
     sample: bool
+
+    @property
+    def key(self) -> str:
+        """What of it a result may depend on; the place of the home is not."""
+        return f"{self.dataset}-{self.profile.name}-{self.image_size}-{self.seed}"
 
     @property
     def spec(self) -> Dataset:
@@ -1104,71 +1108,6 @@ def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------
 
 
-def code_of(*objects) -> str:
-    """Source of functions, classes and networks, less comments and docstrings: what a
-    result depends on.
-    """
-    parts = []
-    for thing in objects:
-        if isinstance(thing, nn.Module):
-            own = {
-                type(m)
-                for m in thing.modules()
-                if not type(m).__module__.startswith("torch.")
-            }
-            parts += [
-                repr(thing),
-                *(
-                    code_of(kind)
-                    for kind in sorted(own, key=lambda kind: kind.__qualname__)
-                ),
-            ]
-        else:
-            parts.append(_code_of(thing))
-    return "\n".join(parts)
-
-
-@cache  # to find a class, Python parses its whole file
-def _code_of(thing) -> str:
-    try:
-        source = inspect.getsource(thing)
-    except (OSError, TypeError):
-        # of a class written in a notebook, Python finds the methods only
-        if inspect.isfunction(thing):
-            return repr(
-                (
-                    thing.__code__.co_code,
-                    thing.__code__.co_consts,
-                    thing.__code__.co_names,
-                )
-            )
-        if isinstance(thing, partial):
-            return f"{code_of(thing.func)} {thing.args} {thing.keywords}"
-        if not inspect.isclass(thing):  # written in C, like a method of NumPy
-            return f"{type(thing).__name__} {getattr(thing, '__qualname__', thing)}"
-        return "\n".join(
-            _code_of(method)
-            for method in vars(thing).values()
-            if inspect.isfunction(method)
-        )
-    tree = ast.parse(textwrap.dedent(source))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(
-                body[0].value.value, str
-            ):
-                node.body = body[1:] or [ast.Pass()]
-    return ast.dump(tree)
-
-
-def identity(*parts) -> str:
-    """Short hash of code, arguments, data and seed: the same work has the same name."""
-    return hashlib.sha256(
-        json.dumps(parts, sort_keys=True, default=_plain).encode()
-    ).hexdigest()[:12]
-
-
 @contextmanager
 def alone(course: Course, name: str, quiet: bool = False):
     """Let one process at a time do the work of that name in a home: the others wait,
@@ -1211,33 +1150,30 @@ def locked(path: Path, name: str = ""):
         lock.release()
 
 
-def once(course: Course, name: str, work, *arguments, depends=(), again: bool = False):
-    """Run `work(*arguments)` once; later calls load its result at once and say when and
-    where it was measured.
+def load_or_run(
+    course: Course, name: str, function, *arguments, depends=(), again: bool = False
+):
+    """Run `function(*arguments)` once; later calls load its result at once and say when
+    and where it was measured.
 
     Parameters
     ----------
-    work : callable
-        Returns values that JSON can hold. Its code is part of the identity.
+    function : callable
+        Returns values that JSON can hold. What the result depends on is found by
+        itself: the code that it reaches, its arguments, the seed (see `fingerprint`).
     depends : sequence
-        Whatever else the result depends on: functions, networks, numbers, the key of
-        the data.
+        What no code says: the hardware of a measurement, versions of libraries.
     again : bool
         Run it even if a result is stored, and replace that: a benchmark on another day.
     """
-    code = [
-        code_of(part) if callable(part) or isinstance(part, nn.Module) else part
-        for part in (work, *depends)
-    ]
-    path = (
-        course.runs / f"{name}-{identity(code, arguments, course.seed)}" / "result.json"
-    )
+    key = fingerprint(function, arguments, depends, course.seed)
+    path = course.runs / f"{name}-{key}" / "result.json"
     with alone(course, path.parent.name):
         stored = read_json(path)
         if {"date", "hardware", "result"} <= stored.keys() and not again:
             print(f"{name}: loaded, measured {stored['date']} on {stored['hardware']}")
             return stored["result"]
-        result = work(*arguments)
+        result = function(*arguments)
         write_json(path, {"date": _now(), "hardware": hardware(), "result": result})
         return json.loads(path.read_text())["result"]
 
@@ -1767,19 +1703,8 @@ def build_index(course: Course) -> pd.DataFrame:
             "ignored",
         ]
     stats = [(path, (course.root / path).stat()) for path in table["path"]]
-    code = code_of(
-        find_images,
-        label_images,
-        inspect_image,
-        perceptual_hash,
-        near_duplicates,
-        flag_and_group,
-        assign_pools,
-    )
-    key = identity(
-        code,
-        POOLS,
-        EXCLUDING,
+    key = fingerprint(
+        build_index,
         course.seed,
         table[["label", "patient"]].to_dict("list"),
         [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
@@ -2101,8 +2026,8 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     CourseError
         An image has gone or changed since it was indexed; the disk is full.
     """
-    key = identity(
-        code_of(decode), index["sha256"].tolist(), course.image_size, course.channels
+    key = fingerprint(
+        decode, index["sha256"].tolist(), course.image_size, course.channels
     )
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
@@ -2247,8 +2172,8 @@ def load_data(course: Course) -> Data:
     shares, greys = levels / levels.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = shares @ greys
     std = np.sqrt(shares @ greys**2 - mean**2)
-    key = identity(
-        code_of(decode),
+    key = fingerprint(
+        decode,
         index["sha256"].tolist(),
         index["pool"].tolist(),
         labels,
@@ -3087,13 +3012,12 @@ def fit(
         raise CourseError(
             f"tracker={tracker!r} is unknown: choose one of {', '.join(TRACKERS)}."
         )
-    code = code_of(model, *_training_code())
     ranges = AUGMENT[course.dataset] if recipe.augment else None
-    key = identity(
-        code,
+    key = fingerprint(
+        fit,
+        model,
         getattr(model, "config", {}),
-        hash_weights(model),
-        asdict(recipe),
+        recipe,
         ranges,
         data.key,
         course.seed,
@@ -3108,7 +3032,7 @@ def fit(
             "seed": course.seed,
         }
         | {f"{field} of the recipe": value for field, value in asdict(recipe).items()}
-        | {"code": identity(code), "the training": key}
+        | {"code": fingerprint(fit, type(model)), "the training": key}
     )
     rank, _ = ranks()
     with alone(course, folder.name) if rank == 0 else nullcontext():
@@ -3170,27 +3094,6 @@ def fit(
         return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
 
 
-def _training_code() -> tuple:
-    """What the weights of every training depend on, whatever its network."""
-    return (
-        fit,
-        _Session,
-        train_epoch,
-        train_step,
-        validate,
-        autocast,
-        make_optimizer,
-        make_criterion,
-        class_weights,
-        WeightedCrossEntropy,
-        WeightAverage,
-        BatchLoader,
-        draw_augmentation,
-        augment,
-        _texture,
-    )
-
-
 def _tell_of_earlier(folder: Path, session: _Session) -> None:
     """Say why a network that was trained before is trained anew."""
     name = folder.name[:-13]  # less the identity
@@ -3208,16 +3111,6 @@ def _remove_running(running: Path, folder: Path) -> None:
     """
     for left in (running, folder / "running.pt"):
         left.unlink(missing_ok=True)
-
-
-def hash_weights(model: nn.Module) -> str:
-    """Short hash of all weights and buffers of a network, wherever they lie."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(
-            name.encode() + value.detach().cpu().contiguous().numpy().tobytes()
-        )
-    return digest.hexdigest()[:16]
 
 
 def _set_aside(path: Path) -> None:
@@ -3986,7 +3879,7 @@ def search(
             f"A search of {trials} trials finds nothing: ask for at least 1."
         )
     parts = _search_parts(course, data, name, recipe)
-    title = f"{name}-{identity(parts)}"
+    title = f"{name}-{fingerprint(parts)}"
     # with Drive it is copied over after every trial
     stored = course.local / "runs" / f"{title}.journal"
     own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
@@ -4025,18 +3918,9 @@ def search(
 
 def _search_parts(course, data, name, recipe) -> dict:
     """What a study depends on: only who has the same of all of them may join it."""
-    code = code_of(
-        search,
-        _train_trial,
-        _sampler,
-        build_trial,
-        optimized_network,
-        OptimizedCNN(),
-        *_training_code(),
-    )
     return {
         "name": name,
-        "code": identity(code),
+        "code": fingerprint(search, OptimizedCNN),
         "networks": ARCHITECTURES,
         "recipe": asdict(recipe),
         "augmentation": AUGMENT[course.dataset] if recipe.augment else None,
@@ -5136,6 +5020,7 @@ class OnnxModel:
         self, path, classes=None, provider="cpu", level="all", threads=None, **options
     ):
         self.path, self.hash = Path(path), verify_onnx(path)
+        self.key = self.hash  # for `fingerprint`: the same file answers the same
         try:
             self.session = make_session(path, provider, level, threads, **options)
             stored = self.session.get_modelmeta().custom_metadata_map
@@ -5828,9 +5713,8 @@ def benchmark_once(
     def work():
         return measure(backends, pixels, **options)
 
-    code = (measure, warm_up, torch_runner, OnnxModel, BoundModel, make_session)
     given = (
-        *code,
+        measure,
         files,
         options,
         list(pixels.shape),
@@ -5840,7 +5724,7 @@ def benchmark_once(
         onnxruntime.__version__,
         _checksum(KIT / "tools" / "service.py"),
     )
-    return once(course, name, work, depends=given, again=again)
+    return load_or_run(course, name, work, depends=given, again=again)
 
 
 def benchmark_table(
@@ -8799,10 +8683,7 @@ def drift_data(
         )
     _check_kind(kind, drifts_of(data.course.dataset), f" for {data.course.dataset}")
     _check_severity(severity)
-    code = code_of(drift_images, _kept, _normal, _turned, _sample, *_EFFECTS.values())
-    key = identity(
-        data.key, kind, DRIFTS[kind].levels, severity, seed, sorted(pools), code
-    )
+    key = fingerprint(drift_images, data.key, kind, severity, seed, sorted(pools))
     if kind == "class_prior":
         index = data.index.copy()
         for pool in pools:
@@ -8973,12 +8854,14 @@ class Observation:
 
     statistics : DataFrame (N, F) of `drift_statistics`; probabilities : float (N, K),
     calibrated;
-    embedding : float (N, D), the last layer but one.
+    embedding : float (N, D), the last layer but one;
+    key : of which images and which model, the same on every machine.
     """
 
     statistics: pd.DataFrame
     probabilities: np.ndarray
     embedding: np.ndarray
+    key: str = field(default="", kw_only=True)
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -8986,7 +8869,10 @@ class Observation:
     def take(self, rows) -> Observation:
         """The images `rows`, in that order."""
         return Observation(
-            self.statistics.iloc[rows], self.probabilities[rows], self.embedding[rows]
+            self.statistics.iloc[rows],
+            self.probabilities[rows],
+            self.embedding[rows],
+            key=fingerprint(self.key, rows),
         )
 
     def space(self, name: str) -> np.ndarray:
@@ -9001,7 +8887,8 @@ class Observation:
 
 def observe(model: OnnxModel, pixels: np.ndarray) -> Observation:
     """Statistics, answers and embeddings of pixels uint8 (N, C, S, S)."""
-    return Observation(drift_statistics(pixels), *model.predict_all(pixels))
+    key = fingerprint(drift_statistics, model.hash, pixels)
+    return Observation(drift_statistics(pixels), *model.predict_all(pixels), key=key)
 
 
 def join(parts: list[Observation]) -> Observation:
@@ -9010,6 +8897,7 @@ def join(parts: list[Observation]) -> Observation:
         pd.concat([part.statistics for part in parts], ignore_index=True),
         np.concatenate([part.probabilities for part in parts]),
         np.concatenate([part.embedding for part in parts]),
+        key=fingerprint([part.key for part in parts]),
     )
 
 
@@ -9067,6 +8955,7 @@ def fit_reference(
         model.hash,
         tuple(model.classes),
         median_gamma(seen.space("embedding")),
+        key=seen.key,
     )
 
 
@@ -9741,23 +9630,6 @@ DETECTORS = {
     "PSI confidence": ("confidence", psi_result, {}),
     "PSI classes": ("classes", psi_result, {}),
 }
-
-
-# What the answer of a detector depends on, for results that are stored under an
-# identity.
-DRIFT_CODE = (
-    ks_test,
-    max_ks,
-    mmd_test,
-    _mmd,
-    classifier_test,
-    psi,
-    psi_result,
-    adjust,
-    _shuffled,
-    _permutation_p,
-    median_gamma,
-)
 
 
 def detect(
@@ -10802,7 +10674,7 @@ def mix(
             )
         ]
     )
-    key = identity(data.key, drifted.key, code_of(mix), chosen, old)
+    key = fingerprint(mix, data.key, drifted.key, chosen, old)
     return Data(
         index,
         pixels,
@@ -10921,9 +10793,7 @@ def fine_tune(
         with _frozen(model, _stem(model) if how == "frozen stem" else []):
             # What is frozen stands neither in the weights nor in the recipe, so the key
             # of the data names it.
-            named = replace(
-                mixed, key=identity(mixed.key, how, code_of(_stem, _frozen))
-            )
+            named = replace(mixed, key=fingerprint(mixed.key, how, _stem, _frozen))
             run = fit(course, name, model, named, recipe, **options)
     learned = mixed.index[mixed.index["pool"] == "train"]
     write_json(
@@ -10990,9 +10860,9 @@ def _renormalise(
             f"This {type(model).__name__} has no batch normalisation to measure anew:"
             " use how='whole'."
         )
-    key = identity(
-        code_of(_renormalise, model),
-        hash_weights(model),
+    key = fingerprint(
+        _renormalise,
+        model,
         recipe.batch_size,
         mixed.key,
         course.seed,
@@ -13140,10 +13010,15 @@ def recommend(
 
 
 def drift_robustness(
-    course: Course, data: Data, results: dict, severity: int = 4
+    course: Course, data: Data, models: dict[str, str], severity: int = 4
 ) -> list[dict]:
     """Accuracy before and after the retraining under every drift, on pool `production`,
     which chose neither model.
+
+    Parameters
+    ----------
+    models : dict
+        "before" and "after": names of files in exports/models.
 
     Returns
     -------
@@ -13152,10 +13027,10 @@ def drift_robustness(
     answer the same images.
     """
     paths = [
-        course.exports / "models" / f"{results['theme7']['models'][when]}.onnx"
+        course.exports / "models" / f"{models[when]}.onnx"
         for when in ("before", "after")
     ]
-    models, rows = [OnnxModel(path, course.classes) for path in paths], []
+    rows, networks = [], [OnnxModel(path, course.classes) for path in paths]
     chosen = data.where("production")
     clean, labels = np.asarray(data.pixels[chosen]), data.labels[chosen]
     # which changes no picture
@@ -13166,7 +13041,7 @@ def drift_robustness(
             if kind == "none"
             else drift_images(clean, kind, severity, course.seed)
         )
-        before, after = (model.predict_all(pixels)[0].argmax(1) for model in models)
+        before, after = (model.predict_all(pixels)[0].argmax(1) for model in networks)
         result = compare(before, after, labels, course.profile.resamples, course.seed)
         rows.append(
             {
@@ -13985,3 +13860,6 @@ def plot_maturity(table: pd.DataFrame, final: float, says: str):
     axis.invert_yaxis()
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+remember_sources()  # as they stand now: see kit.fingerprint

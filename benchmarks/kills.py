@@ -330,7 +330,7 @@ def artefacts(home: Path) -> dict[str, str]:
             content
         ).hexdigest()
     for path in data.glob("raw/[!.]*/"):
-        found[path.relative_to(home).as_posix()] = utils.identity(
+        found[path.relative_to(home).as_posix()] = utils.fingerprint(
             [
                 (file.relative_to(path).as_posix(), utils._checksum(file))
                 for file in sorted(path.rglob("*.jp*g"))

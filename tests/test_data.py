@@ -365,7 +365,6 @@ def test_index_is_read_again_only_when_a_file_has_changed(
 ):
     course, reads = open_course(source=raw), []
     inspect = utils.inspect_image
-    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     monkeypatch.setattr(
         utils, "inspect_image", lambda path: reads.append(path) or inspect(path)
     )

@@ -81,7 +81,7 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
     course.logs.mkdir()
     (course.logs / "production.csv").write_text("time,run_id\n1,a\n")
     utils.keep(course, course.logs)
-    measured = utils.once(course, "probe", lambda: 7)
+    measured = utils.load_or_run(course, "probe", lambda: 7)
 
     def stop(epoch, row):
         raise KeyboardInterrupt
@@ -118,7 +118,7 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
     assert utils.hash_weights(resumed.model) == utils.hash_weights(unbroken.model)
     utils.fetch(course, course.logs)
     assert (course.logs / "production.csv").read_text() == "time,run_id\n1,a\n"
-    assert utils.once(course, "probe", lambda: 7) == measured == 7
+    assert utils.load_or_run(course, "probe", lambda: 7) == measured == 7
 
 
 def test_full_drive_does_not_stop_a_training_and_loses_nothing(drive, capsys):

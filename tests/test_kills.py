@@ -121,10 +121,12 @@ def test_once_runs_again_what_was_killed_and_loads_what_was_stored(course, capsy
     def work(value):
         return {"value": value + 1}
 
-    for step in every_step(lambda step: utils.once(course, f"sum-{step}", work, 1)):
+    for step in every_step(
+        lambda step: utils.load_or_run(course, f"sum-{step}", work, 1)
+    ):
         stored = any(course.runs.glob(f"sum-{step}-*/result.json"))
         capsys.readouterr()
-        assert utils.once(course, f"sum-{step}", work, 1) == {"value": 2}
+        assert utils.load_or_run(course, f"sum-{step}", work, 1) == {"value": 2}
         assert stored == (
             "loaded, measured" in capsys.readouterr().out
         ) and not leftovers(course.runs)
@@ -410,7 +412,6 @@ def quick_search(data, name, recipe, trials=6):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "fit", quick)
-        patch.setattr(utils, "code_of", lambda *objects: "the same")
         patch.setattr(shared_study, "CLAIM", 0.2)
         return utils.search(data.course, data, name, recipe, trials)
 
@@ -660,7 +661,6 @@ def test_full_disk_while_the_cache_is_built(indexed, monkeypatch):
     monkeypatch.setattr(
         utils, "decode", lambda *given: decoded.touch() or decode(*given)
     )
-    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     message = on_full_disk(lambda: utils.load_data(indexed), size=50_000)
     folder = indexed.data / "cache"
     assert not decoded.exists() and not list(folder.iterdir())

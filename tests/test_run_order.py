@@ -96,10 +96,10 @@ def test_second_notebook_waits_for_the_first_and_loads_its_result(open_course, c
         return 42
 
     first = threading.Thread(
-        target=lambda: results.append(utils.once(course, "slow", work))
+        target=lambda: results.append(utils.load_or_run(course, "slow", work))
     )
     second = threading.Thread(
-        target=lambda: results.append(utils.once(course, "slow", work))
+        target=lambda: results.append(utils.load_or_run(course, "slow", work))
     )
     first.start()
     assert entered.wait(20)

@@ -81,7 +81,6 @@ def quick(data, monkeypatch, tmp_path):
     `during(epoch, count)` is called in the count-th training of the process, after it
     reported that epoch."""
     note, count = tmp_path / "trained", [0]
-    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     monkeypatch.setattr(shared_study, "POLL", 0.05)
 
     def search(
@@ -492,7 +491,6 @@ def test_a_killed_training_goes_on_from_its_last_saved_step(
         utils.fit = fit_until(2, signal.SIGKILL)
         utils.search(data.course, data, "search", recipe, 2)
 
-    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     assert Worker(killed, tmp_path / "killed").ended() == -signal.SIGKILL
     second = Worker(
         lambda: utils.search(data.course, data, "search", recipe, 2),
@@ -647,7 +645,6 @@ def test_a_training_that_hangs_is_named_and_goes_on_when_it_is_ended(
         utils.fit = fit_until(1, signal.SIGSTOP)
         utils.search(data.course, data, "search", RECIPE, 1)
 
-    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     monkeypatch.setattr(shared_study, "GRACE", 0.5)
     first = Worker(frozen, tmp_path / "first")
     wait_until(
@@ -881,7 +878,7 @@ def test_other_data_code_recipe_or_seed_is_another_study(
         f"{path} holds {first.study_name}, a search with other recipe: this one begins"
         " beside it" in said
     )
-    monkeypatch.setattr(utils, "code_of", lambda *objects: "other code")
+    monkeypatch.setattr(utils, "fingerprint", lambda *parts: "other code")
     monkeypatch.setattr(data, "key", "other data")
     quick(path, 1)
     assert (
@@ -937,7 +934,7 @@ def test_code_that_changes_every_training_makes_another_study(data, monkeypatch,
     else:
         changed = lambda *arguments: "something else"  # noqa: E731 - as a line of code that was changed
     monkeypatch.setattr(utils, part, changed)
-    assert utils.identity(before) != utils.identity(
+    assert utils.fingerprint(before) != utils.fingerprint(
         utils._search_parts(data.course, data, "search", recipe)
     )
 
@@ -1470,7 +1467,6 @@ def test_command_that_is_told_to_stop_frees_its_trial_at_once(
         return SimpleNamespace(history=pd.DataFrame({"val_loss": [1.0]}), loaded=False)
 
     monkeypatch.setattr(utils, "fit", training)
-    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     for code in [143] * (shared_study.RETRIES + 2) + [0]:
         assert command.main(["--home", str(data.course.home), "--trials", "2"]) == code
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -1,12 +1,10 @@
 """Opening the course: one home, one story; the record; work that is done once."""
 
 import json
-import operator
 import os
 import shutil
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 import utils
 
@@ -350,37 +347,6 @@ def test_atomic_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_identity_ignores_comments_and_docstrings_only(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def module(name, body):
-        (tmp_path / f"{name}.py").write_text(f"def work(x):\n{body}")
-        return utils.code_of(__import__(name).work)
-
-    plain = module("plain_work", "    return x + 1\n")
-    assert (
-        module("noted_work", '    """What it does."""\n    # why\n    return x + 1\n')
-        == plain
-    )
-    assert module("other_work", "    return x + 2\n") != plain
-
-
-def test_identity_of_a_network_written_in_a_notebook():
-    """Python finds no source file of such a class; its methods must speak for it."""
-
-    def network(factor):
-        space = {"nn": nn, "__name__": "__main__"}
-        exec(
-            f"class Own(nn.Module):\n    def forward(self, x):\n        return {factor}"
-            " * x\n",
-            space,
-        )
-        return space["Own"]()
-
-    assert utils.code_of(network(2)) == utils.code_of(network(2))
-    assert utils.code_of(network(2)) != utils.code_of(network(3))
-
-
 @pytest.mark.skipif(
     not Path("/proc/cpuinfo").exists(), reason="reads what Linux says of the processor"
 )
@@ -390,16 +356,6 @@ def test_no_bfloat16_where_pytorch_is_told_to_do_without_the_wide_units(monkeypa
     assert not [
         flag for flag in utils.cpu_flags() if flag.startswith(("amx", "avx512"))
     ]
-
-
-def test_identity_of_what_has_no_source_in_python():
-    assert utils.code_of(max) != utils.code_of(min) and utils.code_of(
-        np.add
-    ) != utils.code_of(np.multiply)
-    double, triple = partial(operator.mul, 2), partial(operator.mul, 3)
-    assert utils.code_of(double) != utils.code_of(triple) and utils.code_of(
-        double
-    ) == utils.code_of(partial(double))
 
 
 def measured(number):
@@ -414,14 +370,14 @@ def test_once_runs_once_and_says_so(open_course, capsys):
     course = open_course()
     CALLS.clear()
     assert (
-        utils.once(course, "probe", measured, 3)
-        == utils.once(course, "probe", measured, 3)
+        utils.load_or_run(course, "probe", measured, 3)
+        == utils.load_or_run(course, "probe", measured, 3)
         == {"value": 3}
     )
     assert CALLS == [3]
     assert "probe: loaded, measured" in capsys.readouterr().out
-    utils.once(course, "probe", measured, 4)
-    utils.once(course, "probe", measured, 4, depends=("another key",))
+    utils.load_or_run(course, "probe", measured, 4)
+    utils.load_or_run(course, "probe", measured, 4, depends=("another key",))
     assert CALLS == [3, 4, 4]
 
 

@@ -718,7 +718,8 @@ def test_robustness_compares_both_models_on_the_same_drifted_images(served):
     """
     data, record = served
     rows = {
-        row["kind"]: row for row in utils.drift_robustness(data.course, data, record)
+        row["kind"]: row
+        for row in utils.drift_robustness(data.course, data, record["theme7"]["models"])
     }
     assert set(rows) == {"none", *utils.drifts_of("pneumonia")} - {"class_prior"}
     assert all(
@@ -749,7 +750,7 @@ def test_robustness_tells_which_model_is_better(served):
     record["theme7"]["models"]["after"] = utils.export_onnx(course, path).stem
     row = next(
         row
-        for row in utils.drift_robustness(course, data, record)
+        for row in utils.drift_robustness(course, data, record["theme7"]["models"])
         if row["kind"] == "none"
     )
     assert row["after"] == (labels == 0).mean()

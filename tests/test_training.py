@@ -451,7 +451,6 @@ def test_interrupted_training_ends_with_the_same_weights(
 
     with monkeypatch.context() as patch:
         patch.setattr(utils.WeightAverage, "update", interrupt)
-        patch.setattr(utils, "code_of", lambda *objects: "the same")
         with pytest.raises(Interrupted):
             train(course, other, save_every=0.0)
         patch.setattr(utils.WeightAverage, "update", update)
@@ -614,7 +613,6 @@ def test_interrupted_search_loses_no_trial(data, monkeypatch):
             raise KeyboardInterrupt
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(utils, "code_of", lambda *objects: "the same")
     monkeypatch.setattr(utils, "fit", interrupt)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):

@@ -163,7 +163,7 @@ course = utils.start(1, "pneumonia", "sample", "smoke", home=home)
 print(utils.environment())
 utils.record(course, "theme1", {"inputs": utils.inputs(course), "note": "of a session"})
 utils.checkpoint(course, ("it ran", 1, "==", 1))
-utils.once(course, "work", utils.hardware)
+utils.load_or_run(course, "work", utils.hardware)
 utils.InferenceLogger(course.logs / "production.csv").log(1, 0.5, 2.0, image="a")
 utils.save_predictions(course, "p", np.full((2, 2), 0.5), np.array([0, 1]))
 for source in ("kaggle", "nowhere"):

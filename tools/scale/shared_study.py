@@ -348,7 +348,7 @@ def machine() -> str:
         text = ""  # where a system has none, and in some containers
         with suppress(OSError):
             text = read().strip()
-        marks.append(utils.identity(text)[:4] if text else "")
+        marks.append(utils.fingerprint(text)[:4] if text else "")
     return f"{utils.HOST}~{'.'.join(marks)}"
 
 

@@ -1,0 +1,1 @@
+"""What the lecture (utils.py) stands on and no chapter talks about."""
