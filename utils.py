@@ -3019,7 +3019,7 @@ def fit(
         getattr(model, "config", {}),
         recipe,
         ranges,
-        data.key,
+        data,
         course.seed,
     )
     folder = course.runs / f"{name}-{key}"
@@ -3920,7 +3920,7 @@ def _search_parts(course, data, name, recipe) -> dict:
     """What a study depends on: only who has the same of all of them may join it."""
     return {
         "name": name,
-        "code": fingerprint(search, OptimizedCNN),
+        "code": fingerprint(search, OptimizedCNN, Data),
         "networks": ARCHITECTURES,
         "recipe": asdict(recipe),
         "augmentation": AUGMENT[course.dataset] if recipe.augment else None,

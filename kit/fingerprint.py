@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import textwrap
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +202,7 @@ class Code:
 # Sources, as they stood at import
 # --------------------------------------------------------------------------------------
 
-_SOURCES: dict[str, tuple] = {}  # module name -> (how to know it, its definitions)
+_SOURCES: dict[str, tuple] = {}  # module name -> (how to know it, its text)
 
 
 def remember_sources() -> None:
@@ -211,24 +211,34 @@ def remember_sources() -> None:
     The last line of utils.py calls it: what is edited later is another matter.
     """
     for module in list(sys.modules.values()):
-        definitions(module)
+        _source(module)
 
 
-def definitions(module) -> dict[str, list[ast.stmt]]:
-    """What a module of ours defines at its top, by name; {} for any other.
+def _source(module) -> str:
+    """The text of a module of ours, as it was imported; "" of any other.
 
     Read again only when the module was imported again: it then has a new spec
     (`importlib.reload`) or functions with new code (`%autoreload`).
     """
     if not _is_ours(module) or not getattr(module, "__file__", "").endswith(".py"):
-        return {}
+        return ""
     functions = [f for f in vars(module).values() if inspect.isfunction(f)]
     own = [f.__code__ for f in functions if f.__module__ == module.__name__]
     known_by = [id(module.__spec__), *own]
     if _SOURCES.get(module.__name__, ("",))[0] != known_by:
-        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-        _SOURCES[module.__name__] = (known_by, definitions_of(tree))
+        text = Path(module.__file__).read_text(encoding="utf-8")
+        _SOURCES[module.__name__] = (known_by, text)
     return _SOURCES[module.__name__][1]
+
+
+def definitions(module) -> dict[str, list[ast.stmt]]:
+    """What a module of ours defines at its top, by name; {} for any other."""
+    return _parsed(_source(module))
+
+
+@cache
+def _parsed(text: str) -> dict[str, list[ast.stmt]]:
+    return definitions_of(ast.parse(text))
 
 
 def _is_ours(module) -> bool:

@@ -88,7 +88,8 @@ def _is_docstring(body) -> bool:
 def globals_of(node: ast.AST) -> tuple[set[str], set[tuple[str, str]], list]:
     """Global names that some syntax uses, attributes of such names, and imports in it.
 
-    A name that a function binds itself (an argument, a variable) is none.
+    A name that a function binds itself (an argument, a variable) is none. Annotations
+    count: they name the classes whose methods a function calls.
     """
     names: set[str] = set()
     attributes: set[tuple[str, str]] = set()
@@ -105,17 +106,16 @@ def globals_of(node: ast.AST) -> tuple[set[str], set[tuple[str, str]], list]:
                 attributes.add((part.value.id, part.attr))
                 names.add(part.value.id)
         elif isinstance(part, SCOPES):
-            outside = [*part.args.defaults, *part.args.kw_defaults]
-            for child in [*outside, *getattr(part, "decorator_list", [])]:
-                visit(child, local) if child is not None else None
+            for child in [part.args, *getattr(part, "decorator_list", [])]:
+                visit(child, local)
             body = part.body if isinstance(part.body, list) else [part.body]
             for child in body:
                 visit(child, local | _bound_inside(part))
         else:
             for field, value in ast.iter_fields(part):
-                if field not in IGNORED:
-                    for child in value if isinstance(value, list) else [value]:
-                        visit(child, local) if isinstance(child, ast.AST) else None
+                for child in value if isinstance(value, list) else [value]:
+                    if isinstance(child, ast.AST) and field != "ctx":
+                        visit(child, local)
 
     visit(node, frozenset())
     return names, attributes, imports
