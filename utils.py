@@ -8,26 +8,17 @@ stays quick."""
 
 from __future__ import annotations
 
-import errno
-import filecmp
-import hashlib
 import io
 import itertools
 import json
 import math
 import operator
 import os
-import platform
-import random
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
-import zipfile
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -40,13 +31,186 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import sample_data
-from kit.fingerprint import fingerprint, hash_weights, remember_sources  # noqa: F401
+# What the chapters stand on, for the notebooks' convenience.
+from kit.bench import (  # noqa: F401
+    Backend,
+    benchmark_services,
+    benchmark_table,
+    clients_table,
+    percentiles,
+    timed,
+    torch_runner,
+    warm_up,
+)
+from kit.drifts import (  # noqa: F401
+    _EFFECTS,
+    DRIFTS,
+    drift_data,
+    drift_images,
+    drift_scenario,
+    drift_window,
+    drifts_of,
+)
+from kit.evidence import (  # noqa: F401
+    ML_TEST_SCORE,
+    PAIRS,
+    THEMES,
+    VARIANTS,
+    checklist,
+    life_of_model,
+    limitations,
+    maturity,
+    maturity_evidence,
+    theme_status,
+)
+from kit.figures import (  # noqa: F401
+    COLOURS,
+    PANELS,
+    draw_network,
+    draw_shares,
+    heat_maps,
+    hours_of,
+    image_grid,
+    layer_table,
+    mark_alerts,
+    name_worst,
+    plot_alarm_rates,
+    plot_candidates,
+    plot_effects,
+    plot_gate,
+    plot_graphs,
+    plot_heat,
+    plot_history,
+    plot_latency,
+    plot_learning_curve,
+    plot_life,
+    plot_maturity,
+    plot_pareto,
+    plot_reliability,
+    plot_search,
+    plot_sensitivity,
+    plot_steps,
+    plot_streams,
+    plot_timeline,
+    style,
+)
+from kit.files import (  # noqa: F401
+    HOST,
+    KIT,
+    LEFTOVER,
+    CourseError,
+    _finite,
+    _plain,
+    alone,
+    atomic,
+    clear_disk_errors,
+    fetch,
+    hash_file,
+    is_alive,
+    keep,
+    load_arrays,
+    locked,
+    make_parent,
+    now,
+    read_json,
+    write_json,
+)
+from kit.fingerprint import (
+    fingerprint,
+    hash_weights,  # noqa: F401
+    remember_sources,
+)
+from kit.home import (  # noqa: F401
+    COLAB,
+    DATASETS,
+    MAX_IMAGE_SIZE,
+    POOLS,
+    PREREQUISITES,
+    PROFILES,
+    Course,
+    check_versions,
+    greet,
+    is_story,
+    on_colab,
+    open_folders,
+    open_story,
+)
+from kit.images import (  # noqa: F401
+    EXCLUDING,
+    MAX_PIXELS,
+    _flag_odd_ones,
+    acquire,
+    decode,
+    find_images,
+    inspect_image,
+    label_images,
+    load_index,
+    open_image,
+    pixel_cache,
+    quality_report,
+)
+from kit.log import (  # noqa: F401
+    ALERT_COLUMNS,
+    LOG_COLUMNS,
+    TORN,
+    AppendOnlyCsv,
+    _times,
+    new_run_id,
+    read_log,
+    torn_lines,
+    typed_log,
+)
+from kit.machine import (
+    amp_dtype,
+    best_device,
+    cpu_flags,
+    environment,
+    generator_states,
+    hardware,
+    seed_generators,
+    set_generator_states,
+)
+from kit.ranks import check_ranks, from_rank0, gather_ranks, ranks, sum_over_ranks
+from kit.record import (  # noqa: F401
+    HEADLINE_TAGS,
+    SCHEMA,
+    check_criteria,
+    check_stored_answers,
+    inputs,
+    read_record,
+    record,
+    save_figure,
+    save_predictions,
+    save_table,
+    stale,
+    stale_sections,
+    stored_predictions,
+)
+from kit.runs import (
+    load_or_run,
+    load_state,
+    remove_running,
+    save_state,
+    set_aside,
+    tell_of_earlier,
+)
+from kit.serving import (  # noqa: F401
+    LEVELS,
+    PROVIDERS,
+    can_serve,
+    graph_table,
+    make_session,
+    put_in_service,
+    rewritten,
+    store_onnx,
+    verify_onnx,
+)
+from kit.trackers import TRACKERS, Curves, _WandB, show_tensorboard  # noqa: F401
+from kit.traffic import Incident, drill, minute_of_day, score_drill, traffic  # noqa: F401
+from kit.webhook import Webhook
 from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
 
-KIT = Path(__file__).resolve().parent
-COLAB = Path("/content")
 MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
 # From 1.29 on, ONNX Runtime sends what it runs to its maker, and keeps an identifier in
 # the user's folder, unless told.
@@ -56,185 +220,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
-class CourseError(RuntimeError):
-    """An error for people: what was wrong, where, and the one thing to do next."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [str(self)]  # what a notebook shows instead of the traceback
-
-
 # ======================================================================================
 # 1 · SETUP: one home, one story
 # ======================================================================================
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Where a dataset comes from and how its folders become classes (the last class is
-    the positive one).
-    """
-
-    folder: str
-    kaggle: str
-    channels: int
-    classes: tuple[str, ...]
-    positive: str
-    folders: dict[str, str] = field(default_factory=dict)
-
-
-_XRAY = {"normal": "NORMAL", "pneumonia": "PNEUMONIA"}
-_ROOF = {
-    name: "PANEL" for name in ("positive", "panel", "panels", "solar", "yes", "1")
-} | {
-    name: "NO_PANEL"
-    for name in ("negative", "no_panel", "no_panels", "no_solar", "no", "0")
-}
-_KAGGLE_XRAY = "paultimothymooney/chest-xray-pneumonia"
-DATASETS = {
-    "pneumonia": Dataset(
-        "chest_xray", _KAGGLE_XRAY, 1, ("NORMAL", "PNEUMONIA"), "PNEUMONIA", _XRAY
-    ),
-    "pneumonia3": Dataset(
-        "chest_xray",
-        _KAGGLE_XRAY,
-        1,
-        ("NORMAL", "BACTERIA", "VIRUS"),
-        "pneumonia",
-        _XRAY,
-    ),
-    "solar": Dataset(
-        "solar_panels",
-        "tunguz/solar-panel-classification",
-        3,
-        ("NO_PANEL", "PANEL"),
-        "PANEL",
-        _ROOF,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How much work a run does: pixels, epochs, trials, resamples."""
-
-    name: str
-    image_size: int
-    sample_images: int
-    baseline_epochs: int
-    optimized_epochs: int
-    ablation_epochs: int
-    trials: int
-    trial_epochs: int
-    permutations: int
-    resamples: int
-
-
-PROFILES = {
-    "smoke": Profile("smoke", 32, 120, 1, 1, 1, 2, 1, 99, 200),
-    "quick": Profile("quick", 64, 2400, 6, 16, 5, 5, 2, 200, 1000),
-    "full": Profile("full", 224, 2400, 15, 30, 8, 20, 4, 1000, 2000),
-}
-
-MAX_IMAGE_SIZE = 1024  # pixels of a side: the real images are hardly larger
-
-# The file that each theme needs, and the notebook that writes it.
-PREREQUISITES = {
-    2: ("data/{dataset}/index.csv", "theme1_data_analysis"),
-    3: ("checkpoints/baseline.pth", "theme2_baseline_model"),
-    4: ("checkpoints/best_model.pth", "theme3_optimization"),
-    5: ("exports/model.onnx", "theme4_onnx_deployment"),
-    6: ("exports/monitoring_baseline.json", "theme5_monitoring"),
-    7: ("exports/drift_report.json", "theme6_drift_detection"),
-}
-
-# The layout of exports/results.json. It changes when a reader of the old layout would
-# misread the new one.
-SCHEMA = 1
-
-# How a grader compares a headline figure: to the digit, within a tolerance, as a time,
-# or not across platforms.
-HEADLINE_TAGS = {
-    "loader_speedup": "timing",
-    "baseline_test_accuracy": "tolerance",
-    "optimized_test_accuracy": "tolerance",
-    "optimized_test_balanced_accuracy": "tolerance",
-    "optimized_test_auroc": "tolerance",
-    "train_seconds_baseline": "timing",
-    "train_seconds_optimized": "timing",
-    "onnx_max_abs_diff": "platform",
-    "ort_speedup_b1": "timing",
-    "ort_speedup_b32": "timing",
-    "int8_speedup_b1": "timing",
-    "int8_accuracy_drop": "tolerance",
-    "provider": "platform",
-    "alerts_raised": "platform",
-    "drift_windows_flagged": "tolerance",
-    "drift_false_alarms": "tolerance",
-    "clean_accuracy_before": "tolerance",
-    "clean_accuracy_after": "tolerance",
-    "drift_accuracy_before": "tolerance",
-    "drift_accuracy_after": "tolerance",
-    "gate_passed": "tolerance",
-}
-
-
-@dataclass
-class Course:
-    """What every theme shares. Results live under `home`; pixels and running files
-    under `local`.
-    """
-
-    theme: int
-    dataset: str
-    source: str
-    profile: Profile
-    image_size: int
-    seed: int
-    home: Path
-    local: Path
-    root: Path
-    device: torch.device
-    sample: bool
-
-    @property
-    def key(self) -> str:
-        """What of it a result may depend on; the place of the home is not."""
-        return f"{self.dataset}-{self.profile.name}-{self.image_size}-{self.seed}"
-
-    @property
-    def spec(self) -> Dataset:
-        return DATASETS[self.dataset]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.spec.classes
-
-    @property
-    def channels(self) -> int:
-        return self.spec.channels
-
-    @property
-    def data(self) -> Path:
-        return self.home / "data" / self.dataset
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.home / "checkpoints"
-
-    @property
-    def exports(self) -> Path:
-        return self.home / "exports"
-
-    @property
-    def runs(self) -> Path:
-        return self.home / "runs"
-
-    @property
-    def logs(self) -> Path:
-        """On the local disk, as writers append to them all the time; `keep` copies them
-        to the home.
-        """
-        return self.local / "logs"
 
 
 def set_seed(seed: int = 42, threads: int | None = None) -> None:
@@ -252,377 +240,6 @@ def set_seed(seed: int = 42, threads: int | None = None) -> None:
     # else every new tensor is first filled with NaN
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
-
-
-def seed_generators(seed: int) -> None:
-    """Seed the three global generators, of Python, NumPy and torch, and leave
-    everything else as it is.
-    """
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries that students add still use the global generator
-    torch.manual_seed(seed)
-
-
-def generator_states(device: torch.device) -> dict:
-    """Where the global generators of Python, NumPy, torch and the device stand, as
-    `torch.load` may read it.
-    """
-    name, key, *rest = np.random.get_state()  # noqa: NPY002
-    return {
-        "python": random.getstate(),
-        "numpy": (name, key.tolist(), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def set_generator_states(states: dict, device: torch.device) -> None:
-    """Put the generators back to where `generator_states` found them; a state of a GPU
-    needs a GPU.
-    """
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    torch.set_rng_state(states["torch"].cpu())
-    if states["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
-
-
-def hardware() -> str:
-    """One line that names the machine a figure was measured on."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        name = found.group(1).strip() if found else name
-    threads = torch.get_num_threads()
-    cpu = f"{name}, {threads} thread{'s' * (threads > 1)}"
-    return (
-        f"{torch.cuda.get_device_name()} + {cpu}" if torch.cuda.is_available() else cpu
-    )
-
-
-def environment() -> pd.Series:
-    """Versions and hardware of this run, one row each; `start` writes it to
-    exports/environment.txt.
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    rows = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "python": platform.python_version(),
-    }
-    for package in (
-        "torch",
-        "torchvision",
-        "numpy",
-        "pandas",
-        "scipy",
-        "scikit-learn",
-        "pillow",
-        "optuna",
-        "onnx",
-        "onnxruntime",
-        "onnxruntime-gpu",
-    ):
-        try:
-            rows[package] = version(package)
-        except PackageNotFoundError:
-            rows[package] = "not installed"
-    rows |= {
-        "system": platform.platform(),
-        "hardware": hardware(),
-        "autocast": str(amp_dtype(best_device())),
-    }
-    rows |= {"CUDA of torch": str(torch.version.cuda)}
-    if torch.cuda.is_available():
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        rows["GPU driver"] = subprocess.run(
-            query, capture_output=True, text=True
-        ).stdout.strip()
-    return pd.Series(rows, name="value")
-
-
-def best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def amp_dtype(device: torch.device) -> torch.dtype | None:
-    """Precision of autocast that pays on this hardware; None means plain float32.
-
-    fp16 with loss scaling on compute capability 7.x (V100, T4), bf16 from 8.0 and on
-    CPUs that multiply it in hardware (Intel AMX; AVX512-BF16, as in AMD Zen 4). Source:
-    Micikevicius et al., Mixed Precision Training (2018)."""
-    if device.type == "cuda":
-        major = torch.cuda.get_device_capability(device)[0]
-        return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else None
-    return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & cpu_flags() else None
-
-
-def cpu_flags() -> set[str]:
-    """What Linux says of the processor, its instruction sets among it as far as PyTorch
-    uses them; empty elsewhere.
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        return flags
-    # bfloat16 would be emulated, and slow
-    return {flag for flag in flags if not flag.startswith(("amx", "avx512"))}
-
-
-# What the system says when there is no room: of the disk, of a quota, of the size that
-# one file may have.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# The same in the words of libraries that raise no OSError: torch.save, SQLite,
-# shutil.copytree.
-FULL_WORDS = re.compile(
-    r"No space left|File too large|quota exceeded|disk is full|disk I/O"
-    r" error|inline_container"
-)
-HOST = platform.node().split(".")[0]
-# what `atomic` calls its temporary files
-LEFTOVER = re.compile(r"\..+\.(?P<host>[^.]*)-(?P<pid>\d{1,9})\.tmp")
-
-
-@contextmanager
-def clear_disk_errors(
-    path: str | Path, kept: str = "What stood there before is untouched."
-):
-    """Say in one sentence that `path` could not be written, why, how much is free and
-    what to do.
-
-    Raises
-    ------
-    CourseError
-        In the place of any OSError, and of what libraries raise when the disk is full;
-        other errors pass.
-    """
-    try:
-        yield
-    except CourseError:
-        raise
-    except Exception as error:
-        full = _disk_is_full(error)
-        if not full and not isinstance(error, OSError):
-            raise
-        reason, advice = _why_not_written(error), "check the permissions of the folder"
-        if full:
-            place = next(
-                parent for parent in Path(path).absolute().parents if parent.exists()
-            )
-            reason += (
-                f"; {shutil.disk_usage(place).free / 1e6:,.1f} MB are free on that disk"
-            )
-            advice = "free some space there (on Google Drive: empty the trash as well)"
-        told = (
-            f"{path} could not be written ({reason}): {advice}, then run the cell"
-            f" again. {kept}"
-        )
-        raise CourseError(told) from error
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Does this error, or the one that it came from, say so?"""
-    if error is None:
-        return False
-    told = getattr(error, "errno", None) in FULL or FULL_WORDS.search(str(error))
-    return bool(told) or _disk_is_full(error.__cause__)
-
-
-def _why_not_written(error: Exception) -> str:
-    # of copytree: a list of (source, target, what happened)
-    if isinstance(error, shutil.Error):
-        return error.args[0][0][-1]
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    # torch.save tells of positions in a file, SQLite of an I/O error
-    return "no space left"
-
-
-@contextmanager
-def atomic(path: str | Path):
-    """Yield a temporary name beside `path` and rename it at the end: a reader never
-    sees half a file, or folder.
-
-    A process that is killed leaves its temporary file behind; the next writer in that
-    folder removes it.
-
-    Raises
-    ------
-    CourseError
-        Disk full or no permission; what stood at `path` before is untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
-    with clear_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path.parent)
-        _remove(temporary)  # of an earlier process that had our number
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            _remove(temporary)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed processes; one of another machine may be at
-    work on it for a day.
-    """
-    for path in folder.glob(".*.tmp"):
-        if found := LEFTOVER.fullmatch(path.name):
-            with suppress(OSError):  # another process may have been faster
-                here, old = (
-                    found["host"] == HOST,
-                    time.time() - path.lstat().st_mtime > 86_400,
-                )
-                if (here and not is_alive(int(found["pid"]))) or (not here and old):
-                    _remove(path)
-
-
-def is_alive(pid: int) -> bool:
-    """Is a process of this number at work here? Where that cannot be asked,
-    it may be.
-    """
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)  # signal 0 asks and does nothing
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it lives, as somebody else's
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def keep(course: Course, path: Path, mirror: bool = False) -> None:
-    """Copy a file or folder of the local disk to the home: a safe point. Nothing to do
-    where both are one.
-
-    Where the home cannot take it (Drive full, or gone), says so and goes on: the next
-    safe point copies it again.
-
-    mirror : bool
-        Also remove from the folder in the home what the local one no longer has.
-    """
-    kept = course.home / path.relative_to(course.local)
-    if course.home == course.local:
-        return
-    try:
-        files = (
-            [file for file in path.rglob("*") if file.is_file()]
-            if path.is_dir()
-            else [path]
-        )
-        files = [file for file in files if not LEFTOVER.fullmatch(file.name)]
-        for file in files:
-            with atomic(kept / file.relative_to(path)) as temporary:
-                shutil.copy(file, temporary)
-        for file in kept.rglob("*") if mirror else ():
-            if file.is_file() and path / file.relative_to(kept) not in files:
-                file.unlink()
-    except (CourseError, OSError) as error:
-        print(
-            f"\nNot on Drive yet ({error.__cause__ or error}): the work goes on, kept"
-            f" on this machine in {path}. Make room on Drive or mount it again before"
-            " the session ends; the next safe point copies it."
-        )
-
-
-def fetch(course: Course, path: Path) -> None:
-    """Bring back what `keep` stored, when the local disk has lost it (a new runtime);
-    whole, or not at all.
-
-    Raises
-    ------
-    CourseError
-        The home cannot be read, or the local disk is full; the home is untouched.
-    """
-    kept = course.home / path.relative_to(course.local)
-    if path.exists() or not kept.exists():
-        return
-    try:
-        # half a copy would pass for the whole, and `keep` would store it over that
-        with atomic(path) as temporary:
-            if kept.is_dir():
-                shutil.copytree(
-                    kept,
-                    temporary,
-                    ignore=lambda _, names: [n for n in names if LEFTOVER.fullmatch(n)],
-                )
-            else:
-                shutil.copy(kept, temporary)
-    except CourseError as error:
-        raise CourseError(
-            f"{kept} could not be brought back ({_why_not_written(error.__cause__)}):"
-            " mount Drive again or free some space here, then run the cell again."
-        ) from error
-
-
-def read_json(path: Path, precious: bool = False) -> dict:
-    """Content of a JSON file of ours, an object; {} when it is missing, or damaged and
-    not precious.
-    """
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no object")
-    except (ValueError, RecursionError) as error:  # broken text, or nested too deep
-        if not precious:
-            return {}
-        raise _damaged(path) from error
-    return content
-
-
-def _damaged(path: Path) -> CourseError:
-    """The error of a file that the notebooks wrote and can write again."""
-    return CourseError(
-        f"{path} is damaged: move it away, then run the notebooks again from theme 1"
-        " (finished trainings load)."
-    )
-
-
-def write_json(path: str | Path, values) -> Path:
-    with atomic(path) as temporary:
-        temporary.write_text(
-            json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
-        )
-    return Path(path)
-
-
-def _finite(values):
-    """Values as JSON knows them: no NumPy, and null for NaN and infinity, which other
-    readers than Python refuse.
-    """
-    if isinstance(values, dict):
-        return {
-            str(_plain(key)) if not isinstance(key, str) else key: _finite(value)
-            for key, value in values.items()
-        }
-    if isinstance(values, (list, tuple)):
-        return [_finite(value) for value in values]
-    if values is None or isinstance(values, (str, bool, int)):
-        return values
-    if isinstance(values, float):
-        return values if math.isfinite(values) else None
-    return _finite(_plain(values))
-
-
-def _plain(value):
-    """NumPy scalars and paths as JSON knows them; the images as their key."""
-    if isinstance(value, Data):
-        return value.key
-    if isinstance(value, (np.generic, torch.Tensor, np.ndarray)):
-        return value.tolist()
-    return str(value)
 
 
 def start(
@@ -660,7 +277,7 @@ def start(
         Unknown names, size below 32, a home that holds another story, a missing earlier
         theme, no access to Drive.
     """
-    _check_versions()
+    check_versions()
     if dataset not in DATASETS:
         raise CourseError(
             f"DATASET={dataset!r} is unknown: choose one of {', '.join(DATASETS)}."
@@ -681,8 +298,8 @@ def start(
             f"SEED={seed!r} cannot be: give a whole number from 0 to {2**32 - 1}."
         )
     set_seed(seed)
-    home, local = _folders(home or os.environ.get("COURSE_HOME") or None, drive)
-    story = _story(home, dataset, source, profile, image_size, seed)
+    home, local = open_folders(home or os.environ.get("COURSE_HOME") or None, drive)
+    story = open_story(home, dataset, source, profile, image_size, seed)
     chosen = PROFILES[story["profile"]]
     needed, notebook = PREREQUISITES.get(theme, ("course.json", ""))
     needed = home / needed.format(dataset=dataset)
@@ -725,382 +342,9 @@ def start(
         "meta",
         story | {"hardware": hardware(), "environment": environment().to_dict()},
     )
-    _greet(course, why)
+    greet(course, why)
     print(*stale(course), sep="\n", end="")
     return course
-
-
-def _check_versions() -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if sys.version_info < (3, 11) or found < (2, 6):
-        raise CourseError(
-            f"Python {platform.python_version()} with torch {torch.__version__} is too"
-            " old: the course needs Python 3.11 and torch 2.6 or newer (on Colab:"
-            " Runtime > Change runtime type > Latest)."
-        )
-
-
-def _opened(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def on_colab() -> bool:
-    return "google.colab" in sys.modules
-
-
-def _mount_drive() -> Path:
-    """The student's own folder on Google Drive, MyDrive."""
-    try:
-        from google.colab import drive as google_drive
-    except ImportError as error:
-        raise CourseError(
-            "DRIVE=True works on Google Colab only: set DRIVE=False and give a HOME."
-        ) from error
-    folder = COLAB / "drive" / "MyDrive"
-    try:
-        google_drive.mount(str(COLAB / "drive"))
-        os.listdir(folder)  # a mount that has died still has its folder
-    except Exception as error:  # Colab's own errors, which exist only there
-        raise CourseError(
-            f"Google Drive was not opened ({error}): run this cell again and allow the"
-            " access that Colab asks for, or set DRIVE=False to keep the results on"
-            " this machine, as long as its session lasts."
-        ) from error
-    return folder
-
-
-def _folders(home, drive) -> tuple[Path, Path]:
-    """Folder of results and folder of pixels and running files; two different ones only
-    with Drive.
-    """
-    if drive:
-        mine = _mount_drive()
-        home = mine / (home or "dl-course")
-        if not home.is_relative_to(COLAB / "drive"):
-            raise CourseError(
-                f"HOME={home} is not on Google Drive, but DRIVE=True: give a folder"
-                f" below {mine}, or set DRIVE=False."
-            )
-        local = COLAB / "dl-course-local" / home.relative_to(COLAB / "drive")
-    else:
-        home = local = Path(home or KIT).expanduser().resolve()
-    for folder in {home, local}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror
-            raise CourseError(
-                f"HOME={folder} cannot be made ({reason}): choose a folder of your own."
-            ) from error
-        if not os.access(folder, os.W_OK):
-            raise CourseError(
-                f"HOME={folder} is not writable: choose another folder with HOME or"
-                " --home."
-            )
-    return home, local
-
-
-def _is_story(values: dict) -> bool:
-    """Whether course.json says everything that it must, in values
-    that `start` takes.
-    """
-    names = all(
-        isinstance(values.get(key), str) for key in ("dataset", "source", "profile")
-    )
-    numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
-    return (
-        names
-        and numbers
-        and values["dataset"] in DATASETS
-        and values["profile"] in PROFILES
-        and 32 <= values["image_size"] <= MAX_IMAGE_SIZE
-        and 0 <= values["seed"] < 2**32
-    )
-
-
-def _story(home: Path, dataset, source, profile, image_size, seed) -> dict:
-    """What this home holds, checked against what was asked; `auto` takes
-    what is there.
-    """
-    path, asked_source = home / "course.json", str(source)
-    if asked_source not in ("auto", "kaggle", "sample"):
-        asked_source = str(Path(asked_source).expanduser().resolve())
-    known = read_json(path, precious=True)
-    if path.exists() and not _is_story(known):
-        raise _damaged(path)
-    if profile == "auto":
-        profile = known.get("profile") or (
-            "full" if torch.cuda.is_available() else "quick"
-        )
-    if image_size is None:
-        same = known.get("profile") == profile
-        image_size = known["image_size"] if same else PROFILES[profile].image_size
-    if asked_source == "auto":
-        asked_source = known.get("source", "auto")
-    story = {
-        "dataset": dataset,
-        "source": asked_source,
-        "profile": profile,
-        "image_size": image_size,
-        "seed": seed,
-    }
-    different = [
-        f"{key} {known[key]!r} (asked: {story[key]!r})"
-        for key in story
-        if known and known[key] != story[key]
-    ]
-    if different:
-        raise CourseError(
-            f"{home} already holds another story: {', '.join(different)}. One home"
-            " holds one story: choose another folder with HOME (or --home), or ask for"
-            " what it holds."
-        )
-    return story
-
-
-def _greet(course: Course, why_sample: str) -> None:
-    """The first screen: what runs where, and a banner when the images are drawn, with
-    the reason.
-    """
-    precision = str(amp_dtype(course.device) or torch.float32).removeprefix("torch.")
-    print(
-        f"Theme {course.theme} · {course.dataset} from {course.source} · profile"
-        f" {course.profile.name} at {course.image_size} px · seed {course.seed} ·"
-        f" {hardware()} · {precision}"
-    )
-    print(
-        f"Results in {course.home}"
-        + (": run one notebook at a time" if course.home != course.local else "")
-    )
-    print(_gpu_advice(course))
-    if course.sample:
-        lines = [f"SAMPLE DATA · {sample_data.DISCLAIMER}"]
-        if why_sample:
-            lines += [
-                f"Why: {why_sample}.",
-                (
-                    "For the real images choose another HOME with SOURCE='kaggle' in"
-                    " theme 1."
-                ),
-            ]
-        bar, text = "=" * 100, [textwrap.fill(line, 96) for line in lines]
-        print(bar, textwrap.indent("\n".join(text), "  "), bar, sep="\n")
-
-
-def _gpu_advice(course: Course) -> str:
-    """Whether there is a GPU, how to switch it on on Colab, and what another one than
-    the course's T4 changes.
-    """
-    profile = course.profile.name
-    if course.device.type == "cuda":
-        name = torch.cuda.get_device_name()
-        other = (
-            ""
-            if "T4" in name.split()
-            else ", not the T4 that the course's times are for: yours will differ"
-        )
-        held = (
-            ""
-            if profile == "full"
-            else f" This home holds profile {profile}: for full choose another HOME."
-        )
-        return f"GPU: {name}{other}.{held}"
-    hours = ", which takes hours" if profile == "full" else ""
-    switch = (
-        " Switch one on: Runtime > Change runtime type > T4 GPU (Exécution > Modifier"
-        " le type d'exécution > GPU T4), then run from the first cell."
-        if on_colab()
-        else ""
-    )
-    return f"No GPU: profile {profile} on the CPU{hours}.{switch}"
-
-
-def record(course: Course, section: str, values: dict) -> None:
-    """Merge `values` into one section of exports/results.json, the one record of the
-    course.
-
-    `headline` takes only the keys of HEADLINE_TAGS, as fractions, and stores the tag
-    that graders compare by."""
-    path = course.exports / "results.json"
-    unknown = [
-        key for key in values if section == "headline" and key not in HEADLINE_TAGS
-    ]
-    if unknown:
-        raise CourseError(
-            f"{', '.join(unknown)}: not a headline figure; record it under your own"
-            " section."
-        )
-    # another notebook may record at this moment
-    with alone(course, "results", quiet=True):
-        results = _results(course)
-        results[section] = (
-            results.get(section, {})
-            | values
-            | ({} if section == "headline" else {"recorded": _now()})
-        )
-        write_json(path, results | {"schema": SCHEMA, "tags": HEADLINE_TAGS})
-
-
-def _results(course: Course) -> dict:
-    """The record as far as it goes; {} before the first theme. Never one of another
-    shape, which would be mixed in.
-    """
-    path = course.exports / "results.json"
-    results = read_json(path, precious=True)
-    if results and results.get("schema") != SCHEMA:
-        raise _other_schema(path, results)
-    if not _is_record(results):
-        raise _damaged(path)
-    return results
-
-
-def _other_schema(path: Path, results: dict) -> CourseError:
-    return CourseError(
-        f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}:"
-        " read it with the version of the kit that wrote it, or run the notebooks"
-        " again from theme 1, with another HOME."
-    )
-
-
-def _is_record(results: dict) -> bool:
-    """Whether every section is one, and the criteria are rows that a table can show; a
-    student's notes may be there.
-    """
-    ours = re.compile(r"theme[1-8]|meta|headline|tags|criteria")
-    sections = {name: part for name, part in results.items() if ours.fullmatch(name)}
-    if not all(isinstance(part, dict) for part in sections.values()):
-        return False
-    parts = [
-        rows
-        for name, rows in sections.get("criteria", {}).items()
-        if name != "recorded"
-    ]
-    return all(isinstance(rows, list) for rows in parts) and all(
-        isinstance(row, dict)
-        and {"name", "value", "target", "passed"} <= row.keys()
-        and type(row["passed"]) is bool
-        for rows in parts
-        for row in rows
-    )
-
-
-def read_record(home: str | Path) -> dict:
-    """The record of a home, exports/results.json, as the themes left it.
-
-    Raises
-    ------
-    CourseError
-        There is none, it is half-written, or it comes from another version of the kit.
-    """
-    path = Path(home) / "exports" / "results.json"
-    if not path.exists():
-        raise CourseError(
-            f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first (with"
-            " the same HOME)."
-        )
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        says = "it is nested too deep" if isinstance(error, RecursionError) else error
-        raise CourseError(
-            f"{path} is damaged ({says}): restore it from a backup, or move it away and"
-            " run the notebooks again from theme 1 (finished trainings load)."
-        ) from error
-    if isinstance(results, dict) and results.get("schema") != SCHEMA:
-        raise _other_schema(path, results)
-    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
-        raise CourseError(
-            f"{path} is not a record of this course: run the notebooks again from"
-            " theme 1."
-        )
-    return results
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def inputs(course: Course, *paths: Path) -> dict[str, str]:
-    """Hashes of the files that a theme read, by path below the home: a later change of
-    one makes its section stale.
-    """
-    return {
-        path.relative_to(course.home).as_posix(): _checksum(path)[:16]
-        for path in paths
-        if path.exists()
-    }
-
-
-def stale(course: Course) -> list[str]:
-    """What in the record was measured on files that have changed or gone since, one
-    sentence each.
-    """
-    return stale_sections(course.home, _results(course))
-
-
-def stale_sections(home: Path, results: dict) -> list[str]:
-    """The same for a record that was read elsewhere: a grader's copy of a home."""
-    found = []
-    for section, values in results.items():
-        named = values.get("inputs") if isinstance(values, dict) else None
-        for name, digest in named.items() if isinstance(named, dict) else ():
-            if _digest_below(home, name) != digest:
-                found.append(
-                    f"{section} is stale: {name} has changed since it ran. Run"
-                    f" {section} again."
-                )
-    return found
-
-
-def _digest_below(home: Path, name: str) -> str | None:
-    """Hash of a file that a record names; None where it has gone, or never was a file
-    of this home.
-    """
-    try:
-        path = home / name
-        return _checksum(path)[:16] if path.is_file() else None
-    except OSError:  # a name that is too long, a file that may not be read
-        return None
-
-
-def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
-    """Compare measured values with the targets of the course's checklist, show and
-    record the outcome.
-
-    Parameters
-    ----------
-    criteria : tuples (name, value, comparison, target)
-        `comparison` is one of ">", ">=", "<", "<=", "==".
-    """
-    compare = {
-        ">": operator.gt,
-        ">=": operator.ge,
-        "<": operator.lt,
-        "<=": operator.le,
-        "==": operator.eq,
-    }
-    rows = [
-        {
-            "name": name,
-            "value": value,
-            "target": (
-                f"{sign} {target:.4g}"
-                if isinstance(target, float)
-                else f"{sign} {target}"
-            ),
-            "passed": bool(compare[sign](value, target)),
-        }
-        for name, value, sign, target in criteria
-    ]
-    record(course, "criteria", {f"theme{course.theme}": rows})
-    passed = sum(row["passed"] for row in rows)
-    print(f"Theme {course.theme}: {passed} of {len(rows)} criteria met.")
-    return pd.DataFrame(rows).assign(
-        value=[
-            f"{v:.4g}" if isinstance(v, float) else str(v) for _, v, _, _ in criteria
-        ]
-    )
 
 
 # --------------------------------------------------------------------------------------
@@ -1108,535 +352,14 @@ def checkpoint(course: Course, *criteria: tuple) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------
 
 
-@contextmanager
-def alone(course: Course, name: str, quiet: bool = False):
-    """Let one process at a time do the work of that name in a home: the others wait,
-    and then find it done.
-
-    The lock goes with the process that holds it: after a kill, the file that is left
-    keeps nobody out."""
-    with locked(
-        course.local / "runs" / ".locks" / f"{name}.lock", "" if quiet else name
-    ):
-        yield
-
-
-@contextmanager
-def locked(path: Path, name: str = ""):
-    """Hold the lock file `path`, waiting for another process that has it; with a name,
-    say so.
-
-    Raises
-    ------
-    CourseError
-        The lock cannot be made: a full disk, a folder that may only be read.
-    """
-    from filelock import FileLock, Timeout
-
-    with clear_disk_errors(path):
-        lock = FileLock(_opened(path))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if name:
-                print(
-                    f"{name}: another notebook is at work on this; waiting for its"
-                    " result"
-                )
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def load_or_run(
-    course: Course, name: str, function, *arguments, depends=(), again: bool = False
-):
-    """Run `function(*arguments)` once; later calls load its result at once and say when
-    and where it was measured.
-
-    Parameters
-    ----------
-    function : callable
-        Returns values that JSON can hold. What the result depends on is found by
-        itself: the code that it reaches, its arguments, the seed (see `fingerprint`).
-    depends : sequence
-        What no code says: the hardware of a measurement, versions of libraries.
-    again : bool
-        Run it even if a result is stored, and replace that: a benchmark on another day.
-    """
-    key = fingerprint(function, arguments, depends, course.seed)
-    path = course.runs / f"{name}-{key}" / "result.json"
-    with alone(course, path.parent.name):
-        stored = read_json(path)
-        if {"date", "hardware", "result"} <= stored.keys() and not again:
-            print(f"{name}: loaded, measured {stored['date']} on {stored['hardware']}")
-            return stored["result"]
-        result = function(*arguments)
-        write_json(path, {"date": _now(), "hardware": hardware(), "result": result})
-        return json.loads(path.read_text())["result"]
-
-
 # --------------------------------------------------------------------------------------
 # One look for all figures
 # --------------------------------------------------------------------------------------
-
-# Okabe and Ito (2008): told apart with every common colour blindness. In grey print
-# they are not: figures change the line, the marker or the hatch as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-def style() -> None:
-    """Set the one style of the course: readable on a projector and in grey print.
-
-    A legend that has to lie on a curve covers it with a white, slightly transparent
-    ground, so that both stay readable."""
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update(
-        {
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "font.size": 12,
-            "axes.titlesize": 13,
-            "lines.linewidth": 1.8,
-            "figure.dpi": 100,
-            "savefig.dpi": 150,
-            "figure.constrained_layout.use": True,
-            "legend.frameon": True,
-            "legend.framealpha": 0.7,
-            "legend.edgecolor": "white",
-            "legend.fancybox": False,
-            "image.cmap": "gray",
-        }
-    )
-
-
-def save_figure(course: Course, figure, name: str) -> Path:
-    """Store a figure as exports/figures/themeN_<name>.png, where the report looks for
-    it.
-    """
-    path = course.exports / "figures" / f"theme{course.theme}_{name}.png"
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path
-
-
-def save_table(course: Course, table: pd.DataFrame, name: str) -> Path:
-    """Store a table as exports/tables/themeN_<name>.csv, where the report looks for it;
-    the index is a column.
-    """
-    path = course.exports / "tables" / f"theme{course.theme}_{name}.csv"
-    with atomic(path) as temporary:
-        table.to_csv(temporary)
-    return path
-
-
-def save_predictions(
-    course: Course, name: str, probabilities: np.ndarray, labels: np.ndarray
-) -> Path:
-    """Store probabilities (N, K) and labels (N,) as exports/predictions/<name>.npz, for
-    paired comparisons later.
-    """
-    path = course.exports / "predictions" / f"{name}.npz"
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, probabilities=probabilities, labels=labels)
-    return path
-
-
-def show_tensorboard(folder: Path) -> None:
-    """Open TensorBoard below the cell on Colab; elsewhere print the command that starts
-    it.
-    """
-    if on_colab():
-        from tensorboard import notebook
-
-        notebook.start(f"--logdir {folder}")
-    else:
-        print(f"Start it with: tensorboard --logdir {folder}")
-
-
-def image_grid(images, titles, columns: int = 8, title: str = ""):
-    """Draw a sheet of images.
-
-    Parameters
-    ----------
-    images : sequence of arrays
-        (H, W), (H, W, 3) or (C, H, W); uint8 or floats in 0..1.
-    titles : sequence of str
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    rows = max(1, math.ceil(len(images) / columns))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.6 * columns, 1.9 * rows), squeeze=False
-    )
-    longest = max(
-        (len(line) for text in titles for line in str(text).splitlines()), default=0
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, text in zip(axes.flat, images, titles, strict=False):
-        image = np.asarray(image)
-        if image.ndim == 3 and image.shape[0] in (1, 3):
-            image = image.transpose(1, 2, 0).squeeze()
-        axis.imshow(image, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
-        # as large as neighbours leave room for
-        axis.set_title(text, fontsize=10 if longest <= 18 else 8)
-    figure.suptitle(title)
-    return figure
 
 
 # ======================================================================================
 # 2 · DATA: from folders of files to batches on the device (theme 1)
 # ======================================================================================
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-# of what is not test
-POOLS = {"train": 0.70, "val": 0.12, "production": 0.06, "adapt": 0.04, "gate": 0.08}
-# Flags that keep an image out of every pool; the others are only reported.
-EXCLUDING = (
-    "unreadable",
-    "animated",
-    "blank",
-    "exact_duplicate",
-    "conflicting_label",
-    "unknown_subtype",
-    "leak_into_test",
-)
-
-
-def acquire(
-    dataset: str, source: str, raw: Path, sample_images: int, seed: int
-) -> tuple[str, Path, str]:
-    """Find, download or draw a dataset: where it came from, its folder, and why `auto`
-    drew it ("" where it did not).
-
-    Raises
-    ------
-    CourseError
-        The folder given holds no such dataset, the place holds other images, or, for
-        "kaggle", whatever kept the download from being whole (`tools/download.py` has
-        the list). What was there before is untouched.
-    """
-    folder, place = DATASETS[dataset].folder, raw / DATASETS[dataset].folder
-    if source not in ("auto", "kaggle", "sample"):
-        given = Path(source)
-        found = [
-            path
-            for path in (given / folder, given)
-            if path.name == folder and path.is_dir()
-        ]
-        if not found:
-            held = (
-                sorted(path.name for path in given.iterdir())[:6]
-                if given.is_dir()
-                else "nothing: no such folder"
-            )
-            raise CourseError(
-                f"{given} holds no folder {folder}/ (it holds {held}): give the folder"
-                f" above {folder}/."
-            )
-        return source, found[0], ""
-    held = (
-        "sample"
-        if (place / ".drawn.json").exists()
-        else "kaggle"
-        if place.is_dir()
-        else None
-    )
-    if held and source not in ("auto", held):
-        kind = "drawn" if held == "sample" else "real"
-        raise CourseError(
-            f"{place} already holds {kind} images, not those of source {source!r}:"
-            f" choose another HOME, or SOURCE={held!r}."
-        )
-    why = ""
-    if not held and source != "sample":
-        why = _download(DATASETS[dataset].kaggle, place, required=source == "kaggle")
-        held = "sample" if why else "kaggle"
-    if (held or source) == "sample":
-        draw = (
-            sample_data.draw_chest_xray
-            if folder == "chest_xray"
-            else sample_data.draw_solar_panels
-        )
-        with (
-            locked(raw / f".{folder}.lock", folder),
-            clear_disk_errors(place, kept="Nothing half-drawn is left."),
-        ):
-            try:
-                # returns at once when they are there
-                draw(raw, images=sample_images, seed=seed)
-            except FileExistsError as error:
-                raise CourseError(f"{error}.") from error
-    return held or source, place, why
-
-
-def _download(reference: str, place: Path, required: bool) -> str:
-    """Bring a dataset from Kaggle; where it may fail, say what to do and return why it
-    did.
-    """
-    from tools import download
-
-    try:
-        download.install(reference, place)
-    except download.DownloadError as error:
-        if required:
-            raise CourseError(str(error)) from None
-        print(error)
-        return error.reason
-    return ""
-
-
-def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """List the images of a dataset folder and repair its layout, saying what was
-    repaired.
-
-    Returns
-    -------
-    files : DataFrame
-        path (relative to `root`), folder (class folder), split (train, test or "").
-    repairs : DataFrame
-        what, files, action: one row for each repair.
-    """
-    actions = {
-        "__MACOSX and ._ files": "ignored",
-        "names that are no text": "ignored",
-        "files that are no images": "ignored",
-        "images outside train/ and test/": "ignored",
-        "second copy of an image": "ignored, first copy kept",
-        "second copy that differs": "ignored, first copy kept",
-        "two images of one name": "both kept",
-        "images of the tiny val/ folder": "joined to train",
-    }
-    repairs, kept = dict.fromkeys(actions, 0), {}
-    splits = (
-        ("train", "test", "val") if DATASETS[dataset].folder == "chest_xray" else ()
-    )
-    for path in sorted(
-        (p for p in root.rglob("*") if p.is_file()),
-        key=lambda p: (len(p.parts), str(p)),
-    ):
-        relative = path.relative_to(root)
-        split, folder = (
-            (path.parent.parent.name.lower() if splits else ""),
-            path.parent.name,
-        )
-        key = split, folder, path.name
-        if "__MACOSX" in relative.parts or path.name.startswith("._"):
-            repairs["__MACOSX and ._ files"] += 1
-        elif re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(relative)):
-            # no table could hold them
-            repairs["names that are no text"] += 1
-        elif path.suffix.lower() not in IMAGE_SUFFIXES:
-            # Our own notes in the folder are not the archive's fault.
-            repairs["files that are no images"] += path.name not in (
-                ".drawn.json",
-                "classes.json",
-            )
-        elif splits and split not in splits:
-            repairs["images outside train/ and test/"] += 1
-        elif key not in kept:
-            kept[key] = relative
-            repairs["images of the tiny val/ folder"] += split == "val"
-        elif filecmp.cmp(root / kept[key], path, shallow=False):
-            repairs["second copy of an image"] += 1
-        elif splits:
-            repairs["second copy that differs"] += 1
-        else:
-            kept[(*key[:2], relative)] = relative
-            repairs["two images of one name"] += 1
-    files = pd.DataFrame(
-        [
-            {"path": r.as_posix(), "folder": f, "split": "train" if s == "val" else s}
-            for (s, f, _), r in kept.items()
-        ],
-        columns=["path", "folder", "split"],
-    )
-    table = pd.DataFrame(
-        {"what": repairs.keys(), "files": repairs.values(), "action": actions.values()}
-    )
-    return files.sort_values("path", ignore_index=True), table[
-        table["files"] > 0
-    ].reset_index(drop=True)
-
-
-def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
-    """Add label, subtype and patient to the table of files.
-
-    The patient key of the X-rays is (subtype, person): `person1_bacteria_1` and
-    `person1_virus_6` are two people."""
-    spec, own = DATASETS[dataset], root / "classes.json"
-    mapping = _own_classes(own, spec) if own.exists() else spec.folders
-    found = sorted(files["folder"].unique())
-    unknown = [name for name in found if name.lower() not in mapping]
-    wanted = sorted(set(spec.folders.values()))
-    if unknown and len(found) == 2:
-        example = json.dumps(dict(zip(found, wanted, strict=True)))
-        raise CourseError(
-            f"{root} has the class folders {found}, and which is which is unknown: "
-            f"write {own} with, for example, {example}, then run again."
-        )
-    label = files["folder"].str.lower().map(mapping)
-    missing = [name for name in wanted if name not in set(label)]
-    if missing:
-        raise CourseError(
-            f"{root} has no images of class {', '.join(missing)} (class folders found:"
-            f" {', '.join(found) or 'none'}): complete it, or delete the folder to"
-            " fetch it again."
-        )
-    table = files.assign(label=label)[label.notna()].reset_index(drop=True)
-    name = table["path"].str.split("/").str[-1]
-    if spec.folder == "solar_panels":
-        return table.assign(subtype=table["label"], patient=name)
-    person = name.str.extract(r"(?i)^person(\d+)_(bacteria|virus)")
-    normal = name.str.extract(r"(?i)^((?:normal\d*-)?im-\d+)")[0]
-    subtype = (
-        person[1]
-        .str.upper()
-        .where(table["label"] == "PNEUMONIA", "NORMAL")
-        .fillna("UNKNOWN")
-    )
-    patient = (subtype.str.lower() + "-" + person[0].fillna(normal)).fillna(name)
-    if dataset == "pneumonia3":
-        table["label"] = subtype
-    return table.assign(subtype=subtype, patient=patient)
-
-
-def _own_classes(path: Path, spec: Dataset) -> dict[str, str]:
-    """What classes.json says: the class of each folder, by its name
-    in small letters.
-    """
-    wanted, given = sorted(set(spec.folders.values())), read_json(path)
-    if not given or not all(
-        isinstance(name, str) and name in wanted for name in given.values()
-    ):
-        example = json.dumps(
-            {f"folder {number}": name for number, name in enumerate(wanted, 1)}
-        )
-        raise CourseError(
-            f"{path} must name a class for each folder, as {example} does: correct it,"
-            " then run again."
-        )
-    return {folder.lower(): name for folder, name in given.items()}
-
-
-# of one file: more than any scanner or satellite tile here, less than fills the memory
-MAX_PIXELS = 64_000_000
-
-
-@contextmanager
-def open_image(source: str | Path | io.BytesIO):
-    """A picture of a file or its bytes; whatever PIL raises on a broken one (a dozen
-    kinds of error) is an OSError.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise OSError(
-                    f"{image.width} x {image.height} pixels are too many for one image"
-                )
-            # PIL would cut them off at 255, a white picture
-            if image.mode.split(";")[0] in ("I", "F"):
-                raise OSError("more than 8 bits a channel: save it with 8 bits")
-            yield image
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(
-            f"no image that can be decoded ({type(error).__name__}: {error})"
-        ) from error
-
-
-def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarray:
-    """The only way from a file (or its bytes) to pixels, in training and in serving
-    alike.
-
-    Returns
-    -------
-    uint8 array (channels, size, size). The aspect ratio is not kept: both datasets are
-    squashed to a square.
-
-    Raises
-    ------
-    OSError
-        The file is missing, cut, no image, of more than MAX_PIXELS or of more than 8
-        bits a channel.
-    """
-    from PIL import Image
-
-    with open_image(path) as image:
-        mode = "L" if channels == 1 else "RGB"
-        # a JPEG decodes faster at a reduced scale
-        image.draft(mode, (2 * size, 2 * size))
-        # PIL knows no direct way to grey
-        image = image.convert("RGB") if image.mode in ("LAB", "HSV") else image
-        image = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.uint8)
-    return (
-        pixels[None]
-        if channels == 1
-        else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    )
-
-
-def inspect_image(path: Path) -> dict:
-    """Size, mode, content hash, grey statistics and a 32x32 thumbnail of one file;
-    flags what is wrong with it.
-    """
-    from PIL import Image
-
-    row = {
-        "width": 0,
-        "height": 0,
-        "mode": "",
-        "brightness": np.nan,
-        "contrast": np.nan,
-        "saturated": np.nan,
-    }
-    content, flags, thumbnail = b"", [], np.zeros((32, 32), np.uint8)
-    try:
-        content = path.read_bytes()
-        with open_image(io.BytesIO(content)) as image:
-            row |= {"width": image.width, "height": image.height, "mode": image.mode}
-            flags += ["animated"] if getattr(image, "n_frames", 1) > 1 else []
-            image.draft(None, (256, 256))
-            pixels = np.asarray(
-                image.convert("RGB").resize((128, 128), Image.Resampling.BILINEAR),
-                np.float32,
-            )
-        grey = pixels.mean(axis=2)
-        row |= {
-            "brightness": grey.mean(),
-            "contrast": grey.std(),
-            "saturated": np.mean((grey < 2) | (grey > 253)),
-        }
-        flags += ["blank"] if row["contrast"] < 4 else []
-        flags += ["saturated"] if row["saturated"] > 0.5 else []
-        flags += (
-            ["gray_as_rgb"]
-            if row["mode"] == "RGB" and np.ptp(pixels, axis=2).max() < 12
-            else []
-        )
-        flags += ["tiny"] if min(row["width"], row["height"]) < 32 else []
-        thumbnail = grey.reshape(32, 4, 32, 4).mean(axis=(1, 3)).astype(np.uint8)
-    except OSError:
-        flags = ["unreadable"]
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    return row | {
-        "bytes": len(content),
-        "sha256": digest,
-        "flags": flags,
-        "thumbnail": thumbnail,
-    }
 
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
@@ -1711,7 +434,7 @@ def build_index(course: Course) -> pd.DataFrame:
     )
     path, stamp = course.data / "index.csv", course.data / "index.json"
     with alone(course, f"index-{course.dataset}"):
-        if path.exists() and read_json(stamp).get("key") == [key, _checksum(path)]:
+        if path.exists() and read_json(stamp).get("key") == [key, hash_file(path)]:
             return load_index(course)
         with ThreadPoolExecutor(os.cpu_count()) as workers:
             seen = workers.map(
@@ -1735,72 +458,12 @@ def build_index(course: Course) -> pd.DataFrame:
         write_json(
             stamp,
             {
-                "key": [key, _checksum(path)],
+                "key": [key, hash_file(path)],
                 "repairs": repairs.to_dict("records"),
-                "date": _now(),
+                "date": now(),
             },
         )
         return load_index(course)
-
-
-def load_index(course: Course) -> pd.DataFrame:
-    """Read data/<dataset>/index.csv, with its repairs in `.attrs["repairs"]`."""
-    path = course.data / "index.csv"
-    if not path.exists():
-        raise CourseError(
-            f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first."
-        )
-    text = dict.fromkeys(
-        (
-            "path",
-            "label",
-            "subtype",
-            "patient",
-            "split",
-            "pool",
-            "mode",
-            "sha256",
-            "flags",
-        ),
-        str,
-    )
-    numbers = (
-        "group",
-        "width",
-        "height",
-        "brightness",
-        "contrast",
-        "saturated",
-        "bytes",
-    )
-    empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
-    try:
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-        if absent := [
-            name for name in ("path", "label", "pool", "sha256") if name not in table
-        ]:
-            raise ValueError(f"it has no column {', '.join(absent)}")
-        if odd := [
-            name
-            for name in numbers
-            if name in table and table[name].dtype.kind not in "iuf"
-        ]:
-            raise ValueError(f"its column {odd[0]} holds text")
-        used = table[table["pool"] != ""]
-        if (
-            used.empty
-            or not (
-                used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)
-            ).all()
-        ):
-            raise ValueError("it names pools or classes that this dataset has not")
-    except ValueError as error:  # of pandas: empty, torn, no text
-        raise CourseError(
-            f"{path} is damaged ({error}): delete it and run"
-            " notebooks/theme1_data_analysis.ipynb again; it is made from the images."
-        ) from error
-    table.attrs["repairs"] = read_json(course.data / "index.json").get("repairs", [])
-    return table
 
 
 def flag_and_group(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -1859,30 +522,6 @@ def flag_and_group(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     )
 
 
-def _flag_odd_ones(
-    table: pd.DataFrame, flags: list, readable: np.ndarray, channels: int
-) -> None:
-    """Flag colour modes that the dataset should not have, and areas or aspect ratios
-    far from all others.
-
-    Far: beyond three interquartile ranges from the quartiles, and by a factor of 1.5 at
-    least. Source: Tukey (1977)."""
-    usual = ("L", "RGB") if channels == 1 else ("RGB",)
-    width, height = (
-        np.log(table[side].clip(lower=1).to_numpy(float))
-        for side in ("width", "height")
-    )
-    odd = np.zeros(len(table), bool)
-    for values in (width + height, width - height):
-        first, third = np.percentile(values[readable], [25, 75])
-        reach = max(3 * (third - first), math.log(1.5))
-        odd |= (values < first - reach) | (values > third + reach)
-    for row in np.flatnonzero(readable):
-        flags[row] += (["odd_size"] if odd[row] else []) + (
-            ["odd_mode"] if table["mode"][row] not in usual else []
-        )
-
-
 def assign_pools(
     table: pd.DataFrame, classes: tuple[str, ...], seed: int
 ) -> pd.DataFrame:
@@ -1933,46 +572,6 @@ def assign_pools(
     return table
 
 
-def quality_report(index: pd.DataFrame) -> pd.DataFrame:
-    """What is wrong with the dataset: one row a problem, with the number of images and
-    what was done about it.
-    """
-    flags = index["flags"].str.split(";").explode()
-    counts = flags[flags != ""].value_counts()
-    done = {flag: "excluded from all pools" for flag in EXCLUDING}
-    done["unreadable"] += " (cut, no image, or of more than 8 bits a channel)"
-    done |= {
-        "near_duplicate": "kept together in one pool",
-        "gray_as_rgb": "read as one channel where the dataset is gray",
-        "saturated": "kept, look at it",
-        "tiny": "kept, enlarged",
-        "odd_size": "kept, squashed to a square like all others",
-        "odd_mode": "kept, converted to the dataset's own mode",
-    }
-    rows = [
-        {
-            "problem": flag,
-            "images": int(count),
-            "share": count / len(index),
-            "action": done.get(flag, "kept"),
-        }
-        for flag, count in counts.items()
-    ]
-    classes = index.loc[index["pool"] != "", "label"].value_counts()
-    if len(classes) > 1 and classes.max() > 1.5 * classes.min():
-        rows.append(
-            {
-                "problem": f"few images of {classes.idxmin()}",
-                "images": int(classes.min()),
-                "share": classes.min() / classes.sum(),
-                "action": (
-                    "class weights in training, balanced accuracy beside accuracy"
-                ),
-            }
-        )
-    return pd.DataFrame(rows, columns=["problem", "images", "share", "action"])
-
-
 def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
     """Draw the offenders, exact copies beside the one that is kept, near-duplicates
     last, as many as fit.
@@ -2009,99 +608,6 @@ def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
         " square: cannot be read)"
     )
     return image_grid(images, titles, title=title)
-
-
-def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
-    """Decode every usable image once, in parallel, into one memory-mapped file.
-
-    The file is named by the content of the images, the size and the channels, and
-    carries a checksum: a changed or half-written cache is rebuilt, never trusted.
-
-    Returns
-    -------
-    uint8 (N, channels, size, size), in the order of `index`, copy-on-write.
-
-    Raises
-    ------
-    CourseError
-        An image has gone or changed since it was indexed; the disk is full.
-    """
-    key = fingerprint(
-        decode, index["sha256"].tolist(), course.image_size, course.channels
-    )
-    path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
-    stamp = path.with_suffix(".json")
-    shape = (len(index), course.channels, course.image_size, course.image_size)
-    with alone(course, f"pixels-{key}"):
-        if path.exists() and read_json(stamp).get("sha256") == _checksum(path):
-            # NumPy raises half a dozen kinds of error on a header that is none
-            with suppress(Exception):
-                pixels = np.lib.format.open_memmap(path, mode="c")
-                if (pixels.shape, pixels.dtype) == (shape, np.uint8):
-                    return pixels
-        digest = _decode_all(course, index, path)
-        write_json(stamp, {"sha256": digest, "images": len(index), "date": _now()})
-        return np.load(path, mmap_mode="c")
-
-
-def _decode_all(course: Course, index: pd.DataFrame, path: Path) -> str:
-    """Write the pixels of all images as one .npy file; returns its SHA-256."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tqdm import tqdm
-
-    size, channels = course.image_size, course.channels
-
-    def read(relative, digest):
-        try:
-            content = (course.root / relative).read_bytes()
-            if hashlib.sha256(content).hexdigest()[:16] == digest:
-                return decode(io.BytesIO(content), size, channels)
-            problem = None
-        except OSError as error:
-            problem = error
-        raise CourseError(
-            f"{course.root / relative} has gone or changed since it was indexed: "
-            "run notebooks/theme1_data_analysis.ipynb again."
-        ) from problem
-
-    digest = hashlib.sha256()
-    header = {
-        "descr": "|u1",
-        "fortran_order": False,
-        "shape": (len(index), channels, size, size),
-    }
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, header)
-    # Plain writes, not a memory map: a full disk is then an error message, not a killed
-    # process.
-    with (
-        atomic(path) as temporary,
-        open(temporary, "wb") as file,
-        ThreadPoolExecutor(os.cpu_count()) as workers,
-    ):
-        # all of it at once: a full disk says so before the work, not at its end
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(
-                file.fileno(), 0, buffer.tell() + len(index) * channels * size**2
-            )
-        pieces = workers.map(read, index["path"], index["sha256"])
-        pieces = tqdm(
-            pieces,
-            total=len(index),
-            desc="decoding once",
-            unit="image",
-            file=sys.stdout,
-        )
-        for piece in (buffer.getvalue(), *(pixels.tobytes() for pixels in pieces)):
-            file.write(piece)
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass
@@ -2872,92 +1378,6 @@ class WeightAverage:
 # --------------------------------------------------------------------------------------
 
 
-def ranks() -> tuple[int, int]:
-    """Rank of this process, from 0, and number of processes that train together: (0, 1)
-    for a process alone.
-    """
-    distributed = torch.distributed
-    joined = distributed.is_available() and distributed.is_initialized()
-    return (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)
-
-
-def sum_over_ranks(*numbers: float) -> tuple:
-    """Sum of each number over all processes, which all have to call this; of one alone,
-    the numbers themselves.
-    """
-    if ranks()[1] == 1:
-        return numbers
-    device = best_device() if torch.distributed.get_backend() == "nccl" else "cpu"
-    sums = torch.tensor(numbers, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(sums)
-    return tuple(
-        type(number)(total)
-        for number, total in zip(numbers, sums.tolist(), strict=True)
-    )
-
-
-def from_rank0(work):
-    """Result of `work()` on every process, which rank 0 alone runs: files are read and
-    written once.
-
-    Raises
-    ------
-    Exception
-        What `work` raised, on every process: none is left waiting.
-    """
-    rank, world = ranks()
-    if world == 1:
-        return work()
-    answer = [None, None]
-    if rank == 0:
-        try:
-            answer[0] = work()
-        except Exception as error:
-            answer[1] = error
-    torch.distributed.broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise _everywhere(answer[1])
-    return answer[0]
-
-
-def gather_ranks(thing) -> list:
-    """What every process has, in the order of their ranks."""
-    everybody = [thing] * ranks()[1]
-    if len(everybody) > 1:
-        torch.distributed.all_gather_object(everybody, thing)
-    return everybody
-
-
-def check_ranks(facts: dict) -> None:
-    """Refuse processes that are not about to do the same work.
-
-    Raises
-    ------
-    CourseError
-        On every process: the first of the facts that is another one, at which rank, on
-        which machine.
-    """
-    everybody = gather_ranks((platform.node(), facts))
-    machine, first = everybody[0]
-    for rank, (node, own) in enumerate(everybody):
-        for what in facts:
-            if own[what] != first[what]:
-                raise _everywhere(
-                    CourseError(
-                        f"These processes cannot train together: rank {rank} on {node}"
-                        f" has {what} {own[what]}, rank 0 on {machine} has"
-                        f" {first[what]}. Give all of them the same kit, packages,"
-                        " images and options."
-                    )
-                )
-
-
-def _everywhere(error: Exception) -> Exception:
-    """Mark an error that every process raises: one of them is enough to say it."""
-    error.everywhere = True
-    return error
-
-
 def fit(
     course: Course,
     name: str,
@@ -3039,11 +1459,11 @@ def fit(
         if from_rank0((folder / "finished.pt").exists):
             try:
                 run = _load_run(name, model, folder, course)
-                from_rank0(lambda: _remove_running(running, folder))
+                from_rank0(lambda: remove_running(running, folder))
                 return run
             except Exception:
                 # torch.load raises a dozen kinds of error on a damaged file
-                from_rank0(lambda: _set_aside(folder / "finished.pt"))
+                from_rank0(lambda: set_aside(folder / "finished.pt"))
         train, val = (
             data.loader("train", recipe.batch_size, augment=ranges, shuffle=True),
             data.loader("val", 256),
@@ -3053,12 +1473,12 @@ def fit(
             course, model.to(course.device), train, recipe, len(course.classes), running
         )
         session.resume()
-        _tell_of_earlier(folder, session)
+        tell_of_earlier(folder, session)
         from tqdm import tqdm
 
         done = session.epoch * len(train.rows) + session.totals[2]
         with (
-            _Curves(tracker, folder.name, session) as curves,
+            Curves(tracker, folder.name, session) as curves,
             tqdm(
                 total=len(train.rows) * recipe.epochs,
                 initial=done,
@@ -3081,41 +1501,17 @@ def fit(
             "weights": session.best,
             "history": session.history,
             "seconds": session.seconds,
-            "date": _now(),
+            "date": now(),
             "hardware": session.hardware(),
             "recipe": asdict(recipe),
         }
         from_rank0(
             lambda: (
-                _save(folder / "finished.pt", finished),
-                _remove_running(running, folder),
+                save_state(folder / "finished.pt", finished),
+                remove_running(running, folder),
             )
         )
         return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
-
-
-def _tell_of_earlier(folder: Path, session: _Session) -> None:
-    """Say why a network that was trained before is trained anew."""
-    name = folder.name[:-13]  # less the identity
-    earlier = [path for path in folder.parent.glob(f"{name}-{'?' * 12}/finished.pt")]
-    if earlier and not (session.epoch or session.step):
-        print(
-            f"{name}: trains anew, as code, data, recipe or seed differ from"
-            f" {len(earlier)} finished run(s) of it"
-        )
-
-
-def _remove_running(running: Path, folder: Path) -> None:
-    """Remove the saved steps of a finished training, here and in the home, a killed
-    process's as well.
-    """
-    for left in (running, folder / "running.pt"):
-        left.unlink(missing_ok=True)
-
-
-def _set_aside(path: Path) -> None:
-    os.replace(path, path.with_suffix(".damaged"))
-    print(f"{path} was damaged and is set aside: what it held is trained again.")
 
 
 class _Session:
@@ -3188,7 +1584,7 @@ class _Session:
         state["average"] = (
             (self.average.steps, self.average.state) if self.average else None
         )
-        _save(self.path, state)
+        save_state(self.path, state)
 
     def _saved(self) -> dict | None:
         """The state that was saved, None where there is none; a damaged file is set
@@ -3202,7 +1598,7 @@ class _Session:
             # torch.load raises a dozen kinds of error on a damaged file
             with suppress(Exception):
                 # from where every process takes it to its own device
-                state = _load(self.path, torch.device("cpu"))
+                state = load_state(self.path, torch.device("cpu"))
                 if {
                     *self.stateful,
                     *self.plain,
@@ -3210,7 +1606,7 @@ class _Session:
                     "average",
                 } <= state.keys():
                     return state
-            _set_aside(self.path)
+            set_aside(self.path)
         return None
 
     def resume(self) -> None:
@@ -3343,226 +1739,9 @@ class _Session:
             yield images.to(memory_format=layout), labels
 
 
-class _Curves:
-    """The curves of one training, in the tracker that was asked for.
-
-    A tracker that cannot begin is an error before the first step. One that breaks later
-    is told in a sentence, and the training goes on without it. What a killed process
-    had written is replaced by the history, which lost nothing."""
-
-    def __init__(self, tracker: str, name: str, session: _Session):
-        self.session, self.name, kind = (
-            session,
-            tracker,
-            TRACKERS[tracker if ranks()[0] == 0 else "none"],
-        )
-        with _same_generators(session.device):
-            self.tracker = kind(session.course, name, session) if kind else None
-        for row in session.history:
-            self.add(row)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, error, *_) -> None:
-        self._call("close", self.session, error is None)
-
-    def add(self, row: dict) -> None:
-        """A point on each curve, and a safe point."""
-        self._call("add", row)
-
-    def _call(self, what: str, *arguments) -> None:
-        if self.tracker is None:
-            return
-        try:
-            with _same_generators(self.session.device):
-                getattr(self.tracker, what)(*arguments)
-        except Exception as error:
-            # of somebody else's library: whatever it is, it must not cost a training
-            self.tracker = None
-            print(
-                f"\n{self.name} stopped ({_first_line(error)}): its curves end here,"
-                " the training goes on without them. run.history holds every epoch."
-            )
-
-
-@contextmanager
-def _same_generators(device: torch.device):
-    """Within this block others may draw random numbers: the training
-    does not notice.
-    """
-    states = generator_states(device)
-    try:
-        yield
-    finally:
-        set_generator_states(states, device)
-
-
-def _first_line(error: Exception) -> str:
-    return (
-        getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    ).splitlines()[0]
-
-
-def _check_room(folder: Path) -> None:
-    """Fail as a full disk does: trackers write in a thread or a process of their own,
-    which does not tell.
-    """
-    room = _opened(folder / "room")
-    try:
-        room.write_bytes(bytes(1 << 14))
-    finally:
-        room.unlink(missing_ok=True)
-
-
-class _TensorBoard:
-    """One training in runs/tensorboard: scalars, a batch of training images, the
-    recipe.
-    """
-
-    def __init__(self, course: Course, name: str, session: _Session):
-        self.course, self.folder = course, course.local / "runs" / "tensorboard" / name
-        with clear_disk_errors(self.folder):
-            from torch.utils.tensorboard import SummaryWriter
-
-            fetch(course, self.folder)
-            _check_room(self.folder)
-            # hides the points of an earlier process
-            self.writer = SummaryWriter(self.folder, purge_step=0)
-
-    def add(self, row: dict) -> None:
-        _check_room(self.folder)
-        for tag in CURVES:
-            self.writer.add_scalar(tag, row[tag], row["epoch"])
-        self.writer.flush()
-        keep(self.course, self.folder)
-
-    def close(self, session: _Session, finished: bool) -> None:
-        if finished:
-            train, recipe = session.loader, asdict(session.recipe).items()
-            plain = {
-                name: value
-                for name, value in recipe
-                if isinstance(value, (int, float, str, bool))
-            }
-            images = next(iter(train))[0][:16] * train.std + train.mean
-            self.writer.add_images("training batch", images.clamp(0, 1))
-            self.writer.add_hparams(
-                plain, {"best_val_loss": session.best_loss}, run_name="."
-            )
-        self.writer.close()
-        keep(self.course, self.folder)
-
-
-class _WandB:
-    """One training in runs/wandb: a run of Weights & Biases whose id is the identity of
-    the training.
-
-    It stays on this machine, unless WANDB_MODE says otherwise; `wandb sync` uploads it
-    any time later. The code, the printed text, the command and the machine of the
-    student are not stored with it.
-    """
-
-    def __init__(self, course: Course, name: str, session: _Session):
-        try:
-            # a mere folder called wandb can be imported, but not from
-            from wandb import Settings, init
-        except ImportError as error:
-            raise CourseError(
-                "wandb is not installed: pip install -r requirements-bonus.txt, or "
-                "tracker='tensorboard'."
-            ) from error
-        self.course, folder = course, course.local / "runs" / "wandb"
-        # what an id of a run may not hold at the server
-        self.name = re.sub(r"[/\\#?%:]", "_", name)
-        with clear_disk_errors(folder):
-            _check_room(folder)
-        private = {
-            "silent": True,
-            "console": "off",
-            "symlink": False,
-            "host": "",
-            "disable_git": True,
-            "disable_code": True,
-            "save_code": False,
-            "x_disable_meta": True,
-            "x_disable_machine_info": True,
-            "x_disable_stats": True,
-            "x_save_requirements": False,
-        }
-        # x_: not promised
-        known = {
-            key: value for key, value in private.items() if key in Settings.model_fields
-        }
-        config = asdict(session.recipe) | {
-            "dataset": course.dataset,
-            "image_size": course.image_size,
-            "seed": course.seed,
-            "network": type(session.model).__name__,
-        }
-        try:
-            self.run = init(
-                mode=os.environ.get("WANDB_MODE", "offline"),
-                dir=folder.parent,
-                id=self.name,
-                project=os.environ.get("WANDB_PROJECT", f"course-{course.dataset}"),
-                name=name[:-13],
-                resume="allow",
-                config=config,
-                settings=Settings(**known),
-                reinit="create_new",
-            )
-        except Exception as error:
-            # a dozen kinds, from a mode that does not exist to a server that is not
-            # there
-            raise CourseError(
-                f"wandb could not begin ({_first_line(error)}): restart the session"
-                " without WANDB_MODE, so that its runs stay on this machine, or take"
-                " tracker='tensorboard'."
-            ) from error
-        self.folder = Path(self.run.dir).parent
-
-    def add(self, row: dict) -> None:
-        # a run that goes on at the server holds the epochs before
-        if row["epoch"] >= self.run.starting_step:
-            _check_room(self.folder)
-            self.run.log({tag: row[tag] for tag in CURVES}, step=row["epoch"])
-            self._keep()
-
-    def close(self, session: _Session, finished: bool) -> None:
-        sizes = [self._size()]
-        self.run.summary["best_val_loss"] = session.best_loss
-        self.run.finish(exit_code=0 if finished else 1)
-        # its process writes on
-        while (
-            0 < sizes[0] and len(sizes) < 50 and not sizes[0] < sizes[-1] == sizes[-2]
-        ):
-            time.sleep(0.1)
-            sizes.append(self._size())
-        self._keep()
-        earlier = re.compile(rf"offline-run-\d+_\d+-{re.escape(self.name)}(-\d+)?")
-        # of processes that were killed: ours holds their epochs
-        for home in {self.course.local, self.course.home}:
-            for path in (home / "runs" / "wandb").glob("offline-run-*"):
-                if earlier.fullmatch(path.name) and path.name != self.folder.name:
-                    _remove(path)
-
-    def _size(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.glob("*.wandb"))
-
-    def _keep(self) -> None:
-        # with WANDB_MODE=disabled it writes nothing
-        if self.folder.is_relative_to(self.course.local):
-            keep(self.course, self.folder)
-
-
-CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
-TRACKERS = {"tensorboard": _TensorBoard, "wandb": _WandB, "none": None}
-
-
 def _load_run(name, model, folder, course, quiet=False) -> Run:
     """A finished training; a damaged file raises before it has touched the network."""
-    state = from_rank0(lambda: _load(folder / "finished.pt", torch.device("cpu")))
+    state = from_rank0(lambda: load_state(folder / "finished.pt", torch.device("cpu")))
     history, recipe, own = (
         pd.DataFrame(state["history"]),
         Recipe(**state["recipe"]),
@@ -3605,17 +1784,6 @@ def _load_run(name, model, folder, course, quiet=False) -> Run:
     )
 
 
-def _save(path: Path, state: dict) -> Path:
-    """torch.save through memory and a temporary file, so that a full disk raises and
-    leaves the old file.
-    """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-    return path
-
-
 def save_checkpoint(path, model, optimizer=None, **state) -> Path:
     """Store weights, architecture and whatever else serving needs, atomically.
 
@@ -3631,7 +1799,7 @@ def save_checkpoint(path, model, optimizer=None, **state) -> Path:
         "weights": model.state_dict(),
         "optimizer": optimizer.state_dict() if optimizer else None,
     }
-    return _save(Path(path), content | state)
+    return save_state(Path(path), content | state)
 
 
 def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
@@ -3654,7 +1822,7 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
         )
         raise CourseError(f"{path} is missing: {advice}.")
     try:
-        state = _load(path, best_device())
+        state = load_state(path, best_device())
         architecture, weights = state["architecture"], state["weights"]
         _check_checkpoint(state)
     except Exception as error:
@@ -3714,21 +1882,6 @@ def _check_checkpoint(state: dict) -> None:
         isinstance(name, str) for name in classes
     ):
         raise TypeError("classes that are no names")
-
-
-def _load(path: Path, device: torch.device) -> dict:
-    """torch.load of plain values and tensors: no code of the file runs, and no zip in
-    it grows when it is read.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as packed:
-            # torch stores, plainly
-            if (
-                sum(entry.file_size for entry in packed.infolist())
-                > path.stat().st_size
-            ):
-                raise ValueError("more content than the file has bytes")
-    return torch.load(path, map_location=device, weights_only=True)
 
 
 def load_model(path, classes=None) -> tuple[nn.Module, dict]:
@@ -3889,7 +2042,7 @@ def search(
             fetch(course, stored)
         private = storage is None and course.home != course.local
         opened = (
-            shared_study.open_journal(_opened(stored))
+            shared_study.open_journal(make_parent(stored))
             if storage is None
             else shared_study.open_storage(storage)
         )
@@ -4316,32 +2469,6 @@ def grad_cam(
 # --------------------------------------------------------------------------------------
 
 
-def plot_history(history: pd.DataFrame, title: str):
-    """Loss and accuracy of training and validation by epoch."""
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
-    for axis, what in zip(axes, ("loss", "accuracy"), strict=True):
-        # of sixty markers none could be told from its neighbour
-        few = {"markevery": math.ceil(len(history) / 15)}
-        axis.plot(
-            history["epoch"],
-            history[f"train_{what}"],
-            "o-",
-            label="train (weights still moving)",
-            **few,
-        )
-        axis.plot(history["epoch"], history[f"val_{what}"], "s--", label="val", **few)
-        axis.set(xlabel="epoch", ylabel=what, title=f"{title}: {what}")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    # on a curve nowhere
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
-    )
-    return figure
-
-
 def plot_confusion(probabilities: np.ndarray, labels: np.ndarray, classes, title: str):
     """Confusion matrix: counts, and the recall of each row with its 95 % interval."""
     import matplotlib.pyplot as plt
@@ -4376,129 +2503,6 @@ def plot_confusion(probabilities: np.ndarray, labels: np.ndarray, classes, title
     axis.set_xticklabels(classes)
     axis.set_yticklabels(classes, rotation=90, va="center")
     axis.set_title(f"{title} (n = {len(labels)})")
-    return figure
-
-
-def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
-    """Reliability diagram (diagramme de fiabilité): on the diagonal, confidence means
-    accuracy.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(4.4 * len(tables), 4), squeeze=False
-    )
-    for axis, (name, table) in zip(axes.flat, tables.items(), strict=True):
-        axis.plot([0, 1], [0, 1], ":", color="black", label="perfect calibration")
-        error = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-        dots = {"fmt": "o-", "capsize": 3, "label": "measured, 95 %"}
-        axis.errorbar(table["confidence"], table["accuracy"], np.abs(error), **dots)
-        least = min(0.5, float(table["confidence"].min()))
-        for row in table.itertuples():
-            place = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
-            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-            axis.annotate(
-                f"n={row.n}", (row.confidence, row.low), (0, -13), bbox=ground, **place
-            )
-        axis.set(
-            xlim=(least - 0.03, 1.03),
-            ylim=(-0.1, 1.03),
-            xlabel="mean confidence in a bin",
-            ylabel="accuracy",
-        )
-        axis.set_title(f"{title}: {name}")
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2
-    )
-    return figure
-
-
-def plot_effects(table: pd.DataFrame, title: str, label: str):
-    """Differences with their intervals (columns difference, low, high), one row each,
-    against a line at zero.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(9, 0.5 * len(table) + 1.4))
-    places = np.arange(len(table))[::-1]
-    error = np.abs(
-        [table["difference"] - table["low"], table["high"] - table["difference"]]
-    )
-    axis.axvline(0, ls=":", color="black")
-    axis.errorbar(table["difference"], places, xerr=error, fmt="o", capsize=4)
-    axis.set_yticks(places, table.index)
-    axis.set(
-        title=title,
-        xlabel=label,
-        ylabel="what is changed",
-        ylim=(-0.6, len(table) - 0.4),
-    )
-    return figure
-
-
-def plot_search(study):
-    """The trials of an Optuna study: lowest losses, pruned ones apart, and the learning
-    curves.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
-    # others were tried again, or exploded in their first epoch
-    trials = [
-        trial
-        for trial in study.trials
-        if trial.state.name in ("COMPLETE", "PRUNED") and trial.intermediate_values
-    ]
-    for trial in trials:
-        values, pruned = trial.intermediate_values, trial.state.name == "PRUNED"
-        best = trial.number == study.best_trial.number
-        look = (
-            {"ls": "--", "marker": "x"}
-            if pruned
-            else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
-        )
-        colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
-        left.plot(
-            trial.number, min(values.values()), look["marker"], color=colour, ms=8
-        )
-        right.plot(values.keys(), values.values(), color=colour, **look)
-    lost = any(trial.state.name == "PRUNED" for trial in trials)
-    for label, colour, mark in (
-        ("finished", 0, "o"),
-        ("best", 2, "D"),
-        *([("pruned", 1, "x")] if lost else []),
-    ):
-        left.plot([], [], mark, color=COLOURS[colour], label=label)
-    left.legend()
-    loss = "val loss (weighted)"
-    own = [
-        f" (number {trial.number}: our own recipe)"
-        for trial in trials
-        if trial.params == study.user_attrs["own"]
-    ]
-    title = f"{len(trials)} trial{'s' * (len(trials) != 1)}"
-    left.set(xlabel="".join(["trial", *own[:1]]), ylabel=f"lowest {loss}", title=title)
-    right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
-    for axis in (left, right):
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    return figure
-
-
-def plot_heat(
-    images: np.ndarray, maps: np.ndarray, titles, title: str, columns: int = 8
-):
-    """Images (N, C, S, S) uint8 under maps (N, S, S) in 0..1; the line encloses what is
-    above 0.5.
-    """
-    figure = image_grid(images, titles, columns, title)
-    for axis, heat in zip(figure.axes, maps, strict=False):
-        axis.imshow(heat, cmap="inferno", alpha=0.35, vmin=0, vmax=1)
-        if heat.max() > 0.5:
-            axis.contour(heat, levels=[0.5], colors="black", linewidths=2.5)
-            axis.contour(heat, levels=[0.5], colors="white", linewidths=1.2)
     return figure
 
 
@@ -4566,112 +2570,6 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict
     return table
 
 
-def layer_table(model: nn.Module, channels: int, size: int) -> pd.DataFrame:
-    """One row for each layer that has weights or changes the shape: name, kind, output
-    shape, parameters.
-    """
-    rows, hooks = [], []
-
-    def note(name):
-        def hook(module, _, output):
-            shape = "×".join(str(n) for n in output.shape[1:])
-            rows.append(
-                {
-                    "layer": name,
-                    "kind": type(module).__name__,
-                    "output": shape,
-                    "parameters": sum(p.numel() for p in module.parameters()),
-                }
-            )
-
-        return hook
-
-    for name, module in model.named_modules():
-        if not list(module.children()) and not isinstance(
-            module, (nn.Identity, nn.Dropout)
-        ):
-            hooks.append(module.register_forward_hook(note(name)))
-    was_training = model.training
-    with torch.no_grad():
-        model.eval()(
-            torch.zeros(1, channels, size, size, device=next(model.parameters()).device)
-        )
-    model.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return pd.DataFrame(rows)
-
-
-# Colour and hatch of each kind of layer, the same in every drawing.
-KINDS = {
-    "Conv2d": (0, ""),
-    "BatchNorm2d": (5, ".."),
-    "ReLU": (4, "//"),
-    "MaxPool2d": (2, "xx"),
-    "Linear": (1, ""),
-}
-
-
-def draw_network(table: pd.DataFrame, title: str):
-    """Draw the layers of `layer_table`; height: square root of the maps' side, arrows:
-    residual connections.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(11, 3.8))
-    rows, x, last, blocks = table[~table["layer"].str.contains("shortcut")], 0.0, "", {}
-    for row in rows.itertuples():
-        maps, *side = (int(n) for n in row.output.split("×"))
-        height, width = (
-            math.sqrt(side[0]) if side else 1.0,
-            0.25 + 0.12 * math.log2(maps),
-        )
-        colour, hatch = KINDS.get(row.kind, (3, "oo"))
-        look = {
-            "color": COLOURS[colour],
-            "hatch": hatch,
-            "edgecolor": "white",
-            "align": "edge",
-            "label": row.kind,
-        }
-        axis.bar(x, height, width, bottom=-height / 2, **look)
-        if row.output != last:
-            axis.text(
-                x,
-                -height / 2 - 0.4,
-                row.output,
-                rotation=90,
-                ha="left",
-                va="top",
-                fontsize=9,
-            )
-        block, _, part = row.layer.rpartition(".")
-        if part == "conv1":
-            blocks[block] = [x, x, height / 2]
-        if block in blocks:
-            blocks[block][1] = x + width
-        x, last = x + width + 0.25, row.output
-    arrow = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.4", "lw": 1.5}
-    for left, right, top in blocks.values():
-        axis.annotate("", (right, top), (left, top), arrowprops=arrow)
-    handles, labels = axis.get_legend_handles_labels()
-    first = dict(zip(labels, handles, strict=True))
-    axis.legend(
-        first.values(), first.keys(), ncols=len(first), loc="upper right", fontsize=9
-    )
-    low, high = axis.get_ylim()
-    note = "maps × height × width" + (
-        "; arrows: residual connections" if blocks else ""
-    )
-    axis.set(
-        title=f"{title}: {table['parameters'].sum():,} parameters ({note})",
-        ylim=(low - 3.2, high + 2.5),
-    )
-    axis.axis("off")
-    return figure
-
-
 # ======================================================================================
 # 5 · DEPLOYMENT: from a checkpoint to a session that serves (theme 4)
 # ======================================================================================
@@ -4724,7 +2622,7 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
     if (
         not all(type(value) is int for value in found.values())
         or found != asked
-        or not _can_serve(state)
+        or not can_serve(state)
     ):
         raise CourseError(
             f"{checkpoint} was made for {str(found)[:200]}, this home holds {asked}:"
@@ -4735,28 +2633,6 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
             model.cpu().to(memory_format=torch.contiguous_format), state
         ).eval(),
         state,
-    )
-
-
-def _can_serve(state: dict) -> bool:
-    """Whether a checkpoint says how to normalise, calibrate and decide, in numbers that
-    make sense.
-    """
-
-    def real(value, low=-math.inf):
-        return type(value) in (int, float) and abs(value) < 1e300 and value > low
-
-    lists = [state.get("mean"), state.get("std")]
-    whole = all(
-        isinstance(values, (list, tuple)) and len(values) == state["channels"]
-        for values in lists
-    )
-    return (
-        whole
-        and all(map(real, lists[0]))
-        and all(real(value, 0) for value in lists[1])
-        and real(state["temperature"], 0)
-        and real(state["threshold"])
     )
 
 
@@ -4811,7 +2687,7 @@ def export_onnx(
         "architecture": state["architecture"],
         "torch": torch.__version__,
         "onnx": onnx.__version__,
-        "checkpoint": _checksum(checkpoint)[:16],
+        "checkpoint": hash_file(checkpoint)[:16],
     }
     settings |= {
         key: state[key]
@@ -4827,177 +2703,6 @@ def export_onnx(
         if key in state
     }
     return store_onnx(course, model, settings)
-
-
-def store_onnx(course: Course, model, settings: dict) -> Path:
-    """Check an ONNX model, write `settings` into its metadata, store it under the hash
-    of its bytes.
-    """
-    import onnx
-
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(
-        model, {key: json.dumps(value) for key, value in settings.items()}
-    )
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString(deterministic=True)
-    path = (
-        course.exports / "models" / f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
-    )
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
-    return path
-
-
-def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:
-    """Copy a stored model to exports/<name>, in one step: a reader finds the old one or
-    the new one, never half.
-    """
-    path = course.exports / name
-    with atomic(path) as temporary:
-        shutil.copy(stored, temporary)
-    return path
-
-
-def verify_onnx(path: Path) -> str:
-    """Hash of an exported file, which must be the name of one of the files in
-    exports/models/.
-
-    Raises
-    ------
-    CourseError
-        Missing file, or bytes that changed since the export.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CourseError(
-            f"{path} is missing: run notebooks/theme4_onnx_deployment.ipynb first."
-        )
-    digest = _checksum(path)[:16]
-    if path.stem != digest and not (path.parent / "models" / f"{digest}.onnx").exists():
-        raise CourseError(
-            f"{path} (hash {digest}) is none of the files exported to"
-            f" {path.parent / 'models'}: its bytes have changed. Run"
-            " notebooks/theme4_onnx_deployment.ipynb again."
-        )
-    return digest
-
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-# How far ONNX Runtime may rewrite a graph, least first.
-LEVELS = {
-    "none": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
-
-
-def make_session(
-    path: Path,
-    provider: str = "cpu",
-    level: str = "all",
-    threads: int | None = None,
-    **options,
-):
-    """An ONNX Runtime session that runs where it was asked to run.
-
-    Parameters
-    ----------
-    provider : {"cpu", "cuda", "tensorrt"}
-    level : {"none", "basic", "extended", "all"}
-        How far ONNX Runtime may rewrite the graph.
-    threads : int, optional
-        Of one operator; the course's number when None.
-    **options
-        Of the provider, e.g. enable_cuda_graph=True.
-
-    Raises
-    ------
-    CourseError
-        No session, or not on that provider: what ONNX Runtime said, and the library
-        that was missing.
-    """
-    import onnxruntime as ort
-
-    wanted = PROVIDERS[provider]
-    settings = ort.SessionOptions()
-    # errors; what matters of the warnings is said below, in words
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = threads or torch.get_num_threads()
-    settings.graph_optimization_level = getattr(
-        ort.GraphOptimizationLevel, LEVELS[level]
-    )
-    chosen = [(wanted, {key: str(value) for key, value in options.items()})]
-    if provider != "cpu":
-        if wanted not in ort.get_available_providers():
-            raise CourseError(f"{wanted} cannot start: {missing_library(provider)}.")
-        ort.preload_dlls()  # the CUDA libraries that came with torch
-        if provider == "tensorrt":
-            with suppress(ImportError):
-                import tensorrt  # noqa: F401 - loads its libraries, which are not where the system looks
-            chosen.append(PROVIDERS["cuda"])
-        # Not even a single operator may go to the CPU unseen.
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = ort.InferenceSession(
-            str(path), settings, providers=chosen, enable_fallback=0
-        )
-    except Exception as error:  # ONNX Runtime raises a dozen types of its own
-        reason = f"; {missing_library(provider)}" if provider != "cpu" else ""
-        told = " ".join(str(error).split())[:400]
-        raise CourseError(
-            f"{path} gives no session on {wanted} ({told}){reason}."
-        ) from error
-    # what get_available_providers() promised is only what was compiled in
-    if session.get_providers()[0] != wanted:
-        raise CourseError(
-            f"{wanted} did not start and ONNX Runtime fell back to"
-            f" {session.get_providers()[0]}: {missing_library(provider)}."
-        )
-    return session
-
-
-def missing_library(provider: str) -> str:
-    """Why a provider could not start, in the words of the system's loader, which names
-    the missing library.
-    """
-    import ctypes
-
-    import onnxruntime as ort
-
-    folder = Path(ort.__file__).parent / "capi"
-    library = folder / f"libonnxruntime_providers_{provider}.so"
-    if not library.exists():
-        return (
-            f"onnxruntime {ort.__version__} as installed here has no {library.name}; on"
-            " a machine with an NVIDIA GPU run the first cell of the notebook, which"
-            " installs onnxruntime-gpu"
-        )
-    try:
-        ctypes.CDLL(
-            str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL
-        )
-        ctypes.CDLL(str(library))
-    except OSError as error:
-        # torch's own wheels bring every other library of CUDA that ONNX Runtime needs
-        package = (
-            "the package nvidia-curand"
-            if "curand" in str(error)
-            else "the CUDA, cuDNN or TensorRT version"
-        )
-        return (
-            f"{error}; install {package} that onnxruntime-gpu {ort.__version__} was"
-            " built for"
-        )
-    return (
-        "its libraries load: if nvidia-smi shows a GPU, read the message before"
-        " this one"
-    )
 
 
 class OnnxModel:
@@ -5204,48 +2909,6 @@ def agreement(
             "n": len(pixels),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
-
-
-def rewritten(path: Path, level: str) -> Path:
-    """What ONNX Runtime makes of a graph at one level of optimisation, as a file of its
-    own in a temporary folder.
-    """
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = getattr(
-        ort.GraphOptimizationLevel, LEVELS[level]
-    )
-    settings.log_severity_level = 3
-    target = Path(tempfile.mkdtemp()) / f"{level}.onnx"
-    settings.optimized_model_filepath = str(target)
-    ort.InferenceSession(str(path), settings, providers=[PROVIDERS["cpu"]])
-    return target
-
-
-def graph_table(paths: dict[str, Path]) -> pd.DataFrame:
-    """How often each operator stands in each graph, one column a file; the last rows:
-    all nodes, KiB on disk.
-    """
-    import onnx
-
-    columns = {}
-    for name, path in paths.items():
-        nodes = onnx.load(path).graph.node
-        kinds = [
-            node.op_type + (f" ({node.domain})" if node.domain else "")
-            for node in nodes
-        ]
-        sizes = {"all nodes": len(nodes), "KiB on disk": path.stat().st_size // 1024}
-        columns[name] = pd.Series(kinds).value_counts().to_dict() | sizes
-    table = pd.DataFrame(columns).fillna(0).astype(int)
-    last = ["all nodes", "KiB on disk"]
-    return pd.concat(
-        [
-            table.drop(index=last).sort_values(list(columns), ascending=False),
-            table.loc[last],
-        ]
-    )
 
 
 # --------------------------------------------------------------------------------------
@@ -5507,55 +3170,6 @@ def quantize_within(
 # --------------------------------------------------------------------------------------
 
 
-@dataclass
-class Backend:
-    """One way to serve: `run` takes pixels uint8 (N, C, S, S) in host memory and
-    returns probabilities (N, K) there.
-
-    Copies to a device and back are inside `run`, for all alike. From `spec`,
-    tools/service.py builds the same in a process of its own.
-    """
-
-    name: str
-    run: object
-    device: str
-    precision: str
-    provider: str
-    file: Path
-    spec: dict = field(default_factory=dict)
-
-
-def torch_runner(
-    network: ServedNetwork,
-    device: str = "cpu",
-    channels_last=False,
-    dtype=torch.float32,
-    compiled=False,
-):
-    """A function from pixels to probabilities, both in host memory, that PyTorch
-    computes.
-    """
-    from copy import deepcopy
-
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = deepcopy(network).to(device)
-    network.model.to(dtype=dtype, memory_format=layout)
-    call = torch.compile(network, dynamic=True) if compiled else network
-
-    def run(pixels: np.ndarray) -> np.ndarray:
-        # On a GPU, ONNX Runtime may search for the quickest kernel, so PyTorch may as
-        # well.
-        search = (
-            torch.backends.cudnn.flags(benchmark=True, deterministic=False)
-            if device == "cuda"
-            else nullcontext()
-        )
-        with torch.inference_mode(), search:
-            return call(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
-
-    return run
-
-
 def tuned_torch(
     network: ServedNetwork,
     device: str,
@@ -5617,27 +3231,6 @@ def tuned_torch(
     return best, runs[best], candidates[best], table
 
 
-def warm_up(run, pixels: np.ndarray, most: int = 30) -> int:
-    """Call until two groups of three calls in a row agree within 10 %, at most `most`
-    times; returns the calls.
-    """
-    times = []
-    while len(times) < most:
-        times.append(_timed(run, pixels))
-        if (
-            len(times) >= 6
-            and abs(np.median(times[-3:]) / np.median(times[-6:-3]) - 1) < 0.1
-        ):
-            break
-    return len(times)
-
-
-def _timed(run, pixels) -> float:
-    began = time.perf_counter()
-    run(pixels)
-    return 1000 * (time.perf_counter() - began)
-
-
 def benchmark(
     backends: list[Backend],
     pixels: np.ndarray,
@@ -5672,7 +3265,7 @@ def benchmark(
                 warm_up(backend.run, images)
                 ends, times = time.perf_counter() + seconds, []
                 while time.perf_counter() < ends or len(times) < 3:
-                    times.append(round(_timed(backend.run, images), 4))
+                    times.append(round(timed(backend.run, images), 4))
                 rows.append(
                     {
                         "backend": backend.name,
@@ -5706,7 +3299,7 @@ def benchmark_once(
         {key: value for key, value in b.spec.items() if key != "path"} for b in backends
     ]
     files = [
-        (b.name, b.device, b.precision, b.provider, spec, _checksum(b.file)[:16])
+        (b.name, b.device, b.precision, b.provider, spec, hash_file(b.file)[:16])
         for b, spec in zip(backends, specs, strict=True)
     ]
 
@@ -5722,190 +3315,9 @@ def benchmark_once(
         hardware(),
         torch.__version__,
         onnxruntime.__version__,
-        _checksum(KIT / "tools" / "service.py"),
+        hash_file(KIT / "tools" / "service.py"),
     )
     return load_or_run(course, name, work, depends=given, again=again)
-
-
-def benchmark_table(
-    rows: list, against: dict[str, str] | str | None = None
-) -> pd.DataFrame:
-    """One row a backend and batch size: p50_ms, p95_ms, p99_ms, images_s, calls; with
-    `against`, the speedup.
-
-    Parameters
-    ----------
-    against : str or dict, optional
-        The reference backend, or one for each backend. Its median over the median of
-        the backend, round by round: speedup is the median of these ratios, speedup_low
-        and speedup_high the smallest and largest.
-    """
-    frame = pd.DataFrame(rows)
-    medians = (
-        frame.assign(ms=frame["ms"].map(np.median))
-        .set_index(["backend", "batch", "round"])["ms"]
-        .sort_index()
-    )
-    table = []
-    for (name, batch), group in frame.groupby(["backend", "batch"], sort=False):
-        ms = np.concatenate(group["ms"].to_list())
-        row = {
-            "backend": name,
-            "batch": batch,
-            **_percentiles(ms),
-            "images_s": 1000 * batch / ms.mean(),
-            "calls": len(ms),
-        }
-        if against:
-            reference = against[name] if isinstance(against, dict) else against
-            ratios = medians[reference, batch] / medians[name, batch]
-            row |= {
-                "speedup": ratios.median(),
-                "speedup_low": ratios.min(),
-                "speedup_high": ratios.max(),
-            }
-        table.append(row)
-    return pd.DataFrame(table)
-
-
-def clients_table(rows: list) -> pd.DataFrame:
-    """One row a backend and number of clients: images_s (median of the rounds), low and
-    high (the smallest and largest round), p50_ms, p95_ms, p99_ms, calls."""
-    table = []
-    for (name, count), group in pd.DataFrame(rows).groupby(
-        ["backend", "clients"], sort=False
-    ):
-        ms = np.concatenate(group["ms"].to_list())
-        images_s = group["images_s"]
-        table.append(
-            {
-                "backend": name,
-                "clients": count,
-                "images_s": images_s.median(),
-                "low": images_s.min(),
-                "high": images_s.max(),
-                **_percentiles(ms),
-                "calls": len(ms),
-            }
-        )
-    return pd.DataFrame(table)
-
-
-def _percentiles(ms: np.ndarray) -> dict[str, float]:
-    return dict(
-        zip(
-            ("p50_ms", "p95_ms", "p99_ms"),
-            np.percentile(ms, [50, 95, 99]).tolist(),
-            strict=True,
-        )
-    )
-
-
-def benchmark_services(
-    backends: list[Backend], pixels: np.ndarray, clients=(1, 4), seconds=0.2, rounds=3
-) -> dict:
-    """Every backend as a service of its own process: its memory, and several clients at
-    once.
-
-    In one process the backends would disturb each other: threads of a second client
-    make OpenMP, and with it PyTorch, slow for good. Each client sends one image as soon
-    as it has its answer; the services take turns.
-
-    Returns
-    -------
-    dict
-        memory: by backend, peak of the host and memory of the GPU in MiB, after 32
-        images (NaN where it is unknown). clients: list of dict backend, clients, round,
-        images_s (of all together), ms (latency of each call).
-
-    Raises
-    ------
-    CourseError
-        A process does not start, or dies.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(
-            f"{folder}/images.npy",
-            np.concatenate([pixels] * math.ceil(32 / len(pixels)))[:32],
-        )
-        # on a GPU, memory is seen one by one
-        with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:
-            services = list(
-                pool.map(
-                    lambda backend: _start_service(backend, f"{folder}/images.npy"),
-                    backends,
-                )
-            )
-    rows, pairs = [], list(zip(backends, services, strict=True))
-    try:
-        for number in range(rounds):
-            turn = number % len(pairs)
-            for backend, (process, _) in pairs[turn:] + pairs[:turn]:
-                for count in clients:
-                    # it has died: it will not answer either
-                    with suppress(BrokenPipeError):
-                        process.stdin.write(json.dumps([count, seconds]) + "\n")
-                        process.stdin.flush()
-                    told = process.stdout.readline()
-                    if not told:
-                        raise CourseError(
-                            f"The process that serves {backend.name} died with {count}"
-                            " clients: run the cell again; if it dies again, memory is"
-                            " short."
-                        )
-                    rows.append(
-                        {
-                            "backend": backend.name,
-                            "clients": count,
-                            "round": number,
-                            **json.loads(told),
-                        }
-                    )
-    finally:
-        for process, _ in services:
-            with suppress(BrokenPipeError):
-                process.communicate()  # the end of its input ends it
-    return {
-        "memory": {backend.name: memory for backend, (_, memory) in pairs},
-        "clients": rows,
-    }
-
-
-def _start_service(backend: Backend, images: str):
-    """Start tools/service.py, wait until it has served; returns the process and its
-    memory.
-    """
-    free = torch.cuda.mem_get_info()[0] if backend.device == "cuda" else 0
-    command = [
-        sys.executable,
-        str(KIT / "tools" / "service.py"),
-        json.dumps(backend.spec, default=str),
-        images,
-    ]
-    # a pipe that nobody reads would block the service when it is full
-    with tempfile.TemporaryFile("w+") as errors:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-        process = subprocess.Popen(command, text=True, **pipes)
-        line = process.stdout.readline()
-        if not line:
-            errors.seek(0)
-            said = " ".join(errors.read().strip().splitlines()[-3:]) or "no message"
-            raise CourseError(
-                f"{backend.name} did not start in a process of its own: {said}"
-            )
-    used = (
-        (free - torch.cuda.mem_get_info()[0]) / 2**20
-        if backend.device == "cuda"
-        else math.nan
-    )
-    # counts anew for each program, unlike ru_maxrss
-    found = re.search(r"VmHWM:\s*(\d+) kB", json.loads(line))
-    return process, {
-        "memory_mb": int(found[1]) / 1024 if found else math.nan,
-        "gpu_mb": used,
-    }
 
 
 def make_backends(
@@ -6096,12 +3508,12 @@ def benchmark_onnx(
 def _latencies(run, images, num_runs: int, warmup: int) -> dict:
     for _ in range(warmup):
         run(images)
-    ms = np.array([_timed(run, images) for _ in range(num_runs)])
-    percentiles = {
+    ms = np.array([timed(run, images) for _ in range(num_runs)])
+    found = {
         f"latency_{name.removesuffix('_ms')}": value
-        for name, value in _percentiles(ms).items()
+        for name, value in percentiles(ms).items()
     }
-    return percentiles | {"throughput": float(1000 * len(images) / ms.mean())}
+    return found | {"throughput": float(1000 * len(images) / ms.mean())}
 
 
 def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
@@ -6171,7 +3583,7 @@ def tensorrt_options(course: Course) -> dict:
         "trt_fp16_enable": True,
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": (
-            _opened(course.local / "runs" / "tensorrt" / "engine").parent
+            make_parent(course.local / "runs" / "tensorrt" / "engine").parent
         ),
     }
 
@@ -6261,7 +3673,7 @@ def try_tensorrt(course: Course, path: Path) -> dict:
                 "reason": classify_tensorrt(str(error)),
             }
         attempts.append(attempt | {"seconds": round(time.perf_counter() - began, 1)})
-    told = environment().to_dict() | {"date": _now(), "model": Path(path).stem}
+    told = environment().to_dict() | {"date": now(), "model": Path(path).stem}
     result = {
         "works": any(a["works"] for a in attempts),
         "attempts": attempts,
@@ -6312,231 +3724,6 @@ def tensorrt_section(result: dict) -> str:
 # --------------------------------------------------------------------------------------
 
 
-def plot_steps(table: pd.DataFrame, title: str):
-    """Speedup of each backend with the range of its rounds, one group a batch size
-    (table of `benchmark_table`).
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    batches, names = sorted(table["batch"].unique()), table["backend"].unique()[::-1]
-    figure, axis = plt.subplots(figsize=(10, 0.55 * len(names) + 1.6))
-    for number, batch in enumerate(batches):
-        own = table[table["batch"] == batch].set_index("backend").loc[names]
-        places = np.arange(len(names)) + 0.2 * (len(batches) - 1 - 2 * number)
-        error = np.abs(
-            [own["speedup"] - own["speedup_low"], own["speedup_high"] - own["speedup"]]
-        )
-        axis.barh(
-            places,
-            own["speedup"],
-            0.38,
-            xerr=error,
-            capsize=3,
-            color=COLOURS[number],
-            label=f"{batch} image{'s' if batch > 1 else ''} a call",
-            hatch=("", "//")[number % 2],
-        )
-        for place, (value, end) in zip(
-            places, own[["speedup", "speedup_high"]].to_numpy(), strict=True
-        ):
-            axis.annotate(
-                f"{value:.1f}×",
-                (end, place),
-                (6, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-            )
-    axis.axvline(1, ls=":", color="black")
-    axis.set_yticks(range(len(names)), names)
-    axis.set(
-        xlabel="speedup: median of the rounds, bar from the smallest to the largest",
-        ylabel="backend",
-        xlim=(0, 1.1 * table["speedup_high"].max()),
-        title=title,
-    )
-    figure.legend(loc="outside lower center", ncols=len(batches))
-    return figure
-
-
-def plot_sensitivity(scan: list, title: str):
-    """How far the probabilities move when one layer alone is quantized, most sensitive
-    layer on top.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    table = pd.DataFrame(scan)[::-1]
-    figure, axis = plt.subplots(figsize=(9, 0.28 * len(table) + 1.4))
-    # bars on a logarithmic axis have no zero
-    axis.plot(table["kl"].clip(lower=1e-12), table["layer"], "o")
-    axis.set(
-        xscale="log",
-        xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)",
-        ylabel="layer in INT8",
-        title=title,
-    )
-    return figure
-
-
-# What an operator does, by a piece of its name; the first that fits.
-OPERATIONS = {
-    "convolution": "Conv",
-    "normalisation": "BatchNorm",
-    "activation": "Relu",
-    "addition": "Add",
-    "pooling": "Pool|Reduce",
-}
-
-
-def plot_graphs(table: pd.DataFrame, title: str):
-    """The nodes of several versions of one graph, stacked by what they do (table of
-    `graph_table`).
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(10, 0.55 * len(table.columns) + 1.6))
-    left, nodes = (
-        np.zeros(len(table.columns)),
-        table.drop(index=["all nodes", "KiB on disk"]),
-    )
-    kinds = pd.Series(
-        {
-            name: next(
-                (kind for kind, piece in OPERATIONS.items() if re.search(piece, name)),
-                "other",
-            )
-            for name in nodes.index
-        }
-    )
-    for number, kind in enumerate([*OPERATIONS, "other"]):
-        count = nodes[kinds == kind].sum().to_numpy()
-        bars = axis.barh(
-            table.columns,
-            count,
-            left=left,
-            label=kind,
-            color=COLOURS[number],
-            edgecolor="white",
-            hatch=("", "..", "//", "xx", "", "oo")[number],
-        )
-        axis.bar_label(
-            bars,
-            [str(n) if n else "" for n in count],
-            label_type="center",
-            fontsize=9,
-            bbox={"facecolor": "white", "pad": 1, "edgecolor": "none", "alpha": 0.8},
-        )
-        left += count
-    axis.invert_yaxis()
-    axis.set(xlabel="number of nodes", ylabel="graph", title=title)
-    axis.legend(ncols=3, loc="lower right")
-    return figure
-
-
-def plot_pareto(table: pd.DataFrame, title: str):
-    """Latency against accuracy with its interval; the size of a dot is that of the
-    file, the line the Pareto front.
-
-    Columns: p50_ms, accuracy, low, high, size_mb, front (bool); index: names of the
-    backends.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(10, 4.6))
-    front = table[table["front"]].sort_values("p50_ms")
-    if len(front) > 1:
-        axis.plot(
-            front["p50_ms"],
-            front["accuracy"],
-            "--",
-            color=COLOURS[6],
-            zorder=1,
-            label="Pareto front",
-        )
-    for number, (name, row) in enumerate(table.iterrows()):
-        colour = COLOURS[number % len(COLOURS)]
-        error = np.abs(
-            [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
-        )
-        axis.errorbar(
-            row["p50_ms"],
-            row["accuracy"],
-            error,
-            color=colour,
-            capsize=4,
-            lw=1,
-            zorder=2,
-        )
-        axis.scatter(
-            row["p50_ms"],
-            row["accuracy"],
-            s=60 + 120 * row["size_mb"],
-            color=colour,
-            edgecolor="black",
-            marker="osD^vP*"[number % 7],
-            zorder=3,
-            label=f"{name}: {row['size_mb']:.2f} MiB",
-        )
-    axis.set(
-        xscale="log",
-        xlabel="latency of one image, p50 (ms, logarithmic)",
-        ylabel="accuracy on test (bar: 95 % interval)",
-        title=title,
-    )
-    axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.minorticks_off()
-    axis.tick_params(axis="x", labelsize=10)
-    axis.legend(
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        markerscale=0.6,
-        title="area of a dot: size of the file",
-    )
-    return figure
-
-
-def plot_latency(table: pd.DataFrame, title: str):
-    """Latency (p50 to p99) and throughput by batch size, one line a backend."""
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
-    for number, (name, own) in enumerate(table.groupby("backend", sort=False)):
-        look = {
-            "color": COLOURS[number % len(COLOURS)],
-            "marker": "osD^vP*"[number % 7],
-            "label": name,
-            "ls": ("-", "--", "-.", ":")[number % 4],
-        }
-        error = np.array([own["p50_ms"] * 0, own["p99_ms"] - own["p50_ms"]])
-        left.errorbar(
-            own["batch"] * (1 + 0.04 * number), own["p50_ms"], error, capsize=3, **look
-        )
-        right.plot(own["batch"], own["images_s"], **look)
-    batches = sorted(table["batch"].unique())
-    for axis, label in (
-        (left, "latency of a call (ms)"),
-        (right, "throughput (images/s)"),
-    ):
-        axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel=label)
-        axis.set_xticks(batches, batches)
-        axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
-    left.set_title("Latency: p50, bar up to p99 (points moved apart)")
-    right.set_title("Throughput")
-    figure.suptitle(title)
-    figure.legend(
-        *right.get_legend_handles_labels(), loc="outside lower center", ncols=3
-    )
-    return figure
-
-
 # ======================================================================================
 # 6 · MONITORING: from log lines to alerts (theme 5)
 # ======================================================================================
@@ -6544,33 +3731,6 @@ def plot_latency(table: pd.DataFrame, title: str):
 # --------------------------------------------------------------------------------------
 # The log: one line a prediction, appended, never rewritten
 # --------------------------------------------------------------------------------------
-
-LOG_COLUMNS = (
-    "timestamp",
-    "run_id",
-    "model",
-    "image",
-    "pred_class",
-    "confidence",
-    "latency_ms",
-    "batch",
-    "brightness",
-    "contrast",
-    "sharpness",
-    "status",
-    "extra",
-)
-ALERT_COLUMNS = (
-    "timestamp",
-    "run_id",
-    "rule",
-    "severity",
-    "event",
-    "metric",
-    "value",
-    "threshold",
-    "runbook",
-)
 
 
 def image_statistics(pixels: np.ndarray) -> pd.DataFrame:
@@ -6611,162 +3771,6 @@ def _image_statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
         "contrast": grey.std(axis=(1, 2)),
         "sharpness": laplacian.var(axis=(1, 2)),
     }
-
-
-TORN = "\0"  # ends a line that was cut: no value holds it
-
-
-class AppendOnlyCsv:
-    """A CSV file that many processes append to and that no crash shortens.
-
-    The file is opened with O_APPEND and every call is one `write`: on a local disk the
-    system puts it whole at the end, so lines of two writers never mix. A line torn by a
-    crash or a full disk has no end; the next write closes it with a mark, so that no
-    reader takes it for a whole one, and begins a new line.
-    The first line names the schema, and a file of another schema is refused rather than
-    mixed.
-    """
-
-    def __init__(self, path: str | Path, kind: str, columns: tuple[str, ...]):
-        self.path, self.columns = Path(path), columns
-        self.header = f"# {kind} log, schema 1\n{','.join(columns)}\n".encode()
-
-    def append(self, rows: list[list]) -> None:
-        """Add whole lines, in one write.
-
-        Raises
-        ------
-        CourseError
-            No permission, disk full, a write cut short, a file of another schema; what
-            stood there is untouched.
-        """
-        import csv
-
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            [[_text(value) for value in row] for row in rows]
-        )
-        with clear_disk_errors(
-            self.path, kept="The lines written before are all there."
-        ):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                self._begin(file)
-                os.lseek(file, -1, os.SEEK_END)
-                torn = os.read(file, 1) != b"\n"
-                self._write(
-                    file,
-                    (f"{TORN}\n" * (torn and bool(rows)) + text.getvalue()).encode(),
-                )
-            finally:
-                os.close(file)
-
-    def _write(self, file: int, lines: bytes) -> None:
-        if os.write(file, lines) < len(lines):
-            raise OSError(errno.ENOSPC, "only a part of the last line was written")
-
-    def _begin(self, file: int) -> None:
-        """Write the header, or what a crash left out of it; one process at a time."""
-        if self._missing_header(os.read(file, len(self.header))):
-            from filelock import FileLock
-
-            with FileLock(f"{self.path}.lock", timeout=10):
-                os.lseek(file, 0, os.SEEK_SET)
-                self._write(file, self._missing_header(os.read(file, len(self.header))))
-
-    def _missing_header(self, found: bytes) -> bytes:
-        if not self.header.startswith(found):
-            raise CourseError(
-                f"{self.path} has another schema (its first line is"
-                f" {found.splitlines()[0].decode(errors='replace')!r}, expected"
-                f" {self.header.splitlines()[0].decode()!r}): move the file away, and a"
-                " new one is started."
-            )
-        return self.header[len(found) :]
-
-    def check(self) -> None:
-        """Raise a CourseError where there is no such file, or one of another schema."""
-        if not self.path.exists():
-            writer = (
-                "theme6_drift_detection"
-                if self.header.startswith(b"# drift")
-                else "theme5_monitoring"
-            )
-            raise CourseError(
-                f"{self.path} is missing: run notebooks/{writer}.ipynb, which"
-                " writes it."
-            )
-        with open(self.path, "rb") as file:
-            self._missing_header(file.read(len(self.header)))
-
-    def read(self) -> tuple[list[list[str]], int]:
-        """Fields of all whole lines, and how many lines were torn."""
-        self.check()
-        return self.split(self.path.read_bytes()[len(self.header) :])
-
-    def split(self, content: bytes) -> tuple[list[list[str]], int]:
-        """Fields of all whole lines of a stretch of the file, and how many lines were
-        torn.
-        """
-        *lines, rest = content.decode(errors="replace").split("\n")
-        # Line by line: within one file, an open quote in a torn line would swallow the
-        # lines after it.
-        fields = [self._fields(line) for line in lines if not line.endswith(TORN)]
-        whole = [row for row in fields if len(row) == len(self.columns)]
-        # A mark alone: a writer looked while another was in the middle of its line,
-        # which is whole.
-        return whole, sum(line not in ("", TORN) for line in [*lines, rest]) - len(
-            whole
-        )
-
-    @staticmethod
-    def _fields(line: str) -> list[str]:
-        import csv
-
-        try:
-            return next(csv.reader([line]), [])
-        except csv.Error:  # longer than any line of a log
-            return []
-
-
-def _times(texts: pd.Series) -> pd.Series:
-    """UTC times of a log; NaT for a text that is none, or lies outside of what
-    nanoseconds can count (1678 to 2261).
-    """
-    times = pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
-    within = times.between(
-        pd.Timestamp.min.tz_localize("UTC"), pd.Timestamp.max.tz_localize("UTC")
-    )
-    return times.where(within).dt.as_unit("ns")
-
-
-def _text(value) -> str:
-    """A value as it stands in a log: UTC times with milliseconds, six digits, no line
-    breaks, nothing for NaN.
-    """
-    value = value.item() if hasattr(value, "item") else value
-    if (
-        value is None
-        or value is pd.NaT
-        or (isinstance(value, float) and math.isnan(value))
-    ):
-        return ""
-    if isinstance(value, datetime):
-        value = value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
-        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return (
-        f"{value:.6g}"
-        if isinstance(value, float)
-        else " ".join(str(value).replace(TORN, " ").splitlines())
-    )
-
-
-def new_run_id() -> str:
-    """Name of one run of a service: when it began, and six digits that tell two of the
-    same second apart.
-    """
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
 
 
 class InferenceLogger:
@@ -6850,72 +3854,6 @@ def _spread(name: str, value, n: int) -> list:
             " for each."
         )
     return list(value)
-
-
-def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
-    """Read an inference log; lines that a crash has torn are left out, and counted in
-    one printed sentence.
-
-    Returns
-    -------
-    DataFrame with the columns of LOG_COLUMNS
-        timestamp as UTC, pred_class as Int64 (missing where the request failed),
-        numbers as float, the rest as text.
-
-    Raises
-    ------
-    CourseError
-        No such file, or another schema.
-    """
-    rows, torn = AppendOnlyCsv(path, "inference", LOG_COLUMNS).read()
-    log = typed_log(rows)
-    if torn + len(rows) - len(log):
-        print(torn_lines(path, torn + len(rows) - len(log), torn + len(rows)))
-    return log[(log["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
-
-
-def torn_lines(path: str | Path, torn: int, lines: int) -> str:
-    return (
-        f"{Path(path).name}: {torn} of {lines} lines are torn (by a crash) and left"
-        " out."
-    )
-
-
-def typed_log(rows: list[list[str]]) -> pd.DataFrame:
-    """The table of `read_log` from the fields of its lines, less those in which a value
-    is none of its column.
-    """
-    log = pd.DataFrame(rows, columns=list(LOG_COLUMNS), dtype=object)
-    names = [
-        "pred_class",
-        "confidence",
-        "latency_ms",
-        "batch",
-        "brightness",
-        "contrast",
-        "sharpness",
-    ]
-    numbers = log[names].apply(pd.to_numeric, errors="coerce").astype(float)
-    # no reading of anything; a class number above it fits no integer
-    numbers = numbers.where(numbers.abs() < 1e15)
-    bad = (
-        (numbers.isna() & log[names].ne("")).any(axis=1)
-        | log["status"].eq("")
-        | ~log["extra"].map(_is_json)
-    )
-    log["timestamp"] = _times(log["timestamp"])
-    log[names] = numbers
-    log["pred_class"] = numbers["pred_class"].round().astype("Int64")
-    log["status"] = log["status"].astype(str)
-    bad |= log["timestamp"].isna() | (log["status"].eq("ok") & log["pred_class"].isna())
-    return log[~bad].reset_index(drop=True)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        return not text or bool(json.loads(text))
-    except (ValueError, RecursionError):
-        return False
 
 
 class MonitoredModel:
@@ -7555,189 +4493,9 @@ def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
     return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
 
 
-class Webhook:
-    """Send alerts as JSON to a URL, in the background; none is lost while the receiver
-    is down.
-
-    `send` stores the alert in a spool folder and returns. A thread posts the files in
-    order and deletes what was taken, else it waits, twice as long after each failure,
-    up to a minute. Files that a crash left behind are sent by the next Webhook on the
-    folder. Delivery is at least once: a receiver tells repeats by `id`. `text` and
-    `content` are what common chats show. An alert that the receiver refuses (400 to
-    499) is put aside in rejected/."""
-
-    def __init__(
-        self, url: str, folder: str | Path, timeout: float = 5.0, pause: float = 0.5
-    ):
-        from urllib.parse import urlsplit
-
-        try:
-            whole = url.startswith(("http://", "https://")) and urlsplit(url).hostname
-        except ValueError:
-            whole = False
-        if not whole:
-            raise CourseError(
-                f"Webhook URL {url!r}: give one that begins with http:// or https://"
-                " and a host."
-            )
-        self.url, self.folder, self.timeout, self.pause = (
-            url,
-            Path(folder),
-            timeout,
-            pause,
-        )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._deliver, daemon=True)
-        self._thread.start()
-
-    def send(self, event: dict) -> None:
-        """Store the alert for delivery: a few ms, whatever the receiver does, and never
-        an error.
-        """
-        name = f"{time.time_ns()}-{os.urandom(3).hex()}"  # sorts by time
-        try:
-            text = (
-                f"{event.get('event')}: {event.get('rule')}, {event.get('metric')} ="
-                f" {event.get('value')}"
-            )
-            write_json(
-                self.folder / f"{name}.json",
-                event | {"id": name, "text": text, "content": text},
-            )
-        except CourseError as error:
-            print(
-                f"Alert {event.get('rule')} could not be queued for the webhook:"
-                f" {error}"
-            )
-
-    def pending(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.json"))
-
-    def close(self, timeout: float = 5.0) -> int:
-        """Try once more, for `timeout` seconds at most; return how many alerts wait for
-        the next Webhook.
-        """
-        self._closing.set()
-        self._thread.join(timeout)
-        return len(self.pending())
-
-    def _deliver(self) -> None:
-        wait = self.pause
-        while True:
-            last = self._closing.is_set()
-            # stops at the first failure: order is kept
-            delivered = all(self._post(path) for path in self.pending())
-            if last:
-                return
-            wait = self.pause if delivered else min(2 * wait, 60)
-            self._closing.wait(wait)
-
-    def _post(self, path: Path) -> bool:
-        from http.client import HTTPException
-        from urllib.error import HTTPError
-        from urllib.request import Request, urlopen
-
-        try:
-            request = Request(
-                self.url, path.read_bytes(), {"Content-Type": "application/json"}
-            )
-            urlopen(request, timeout=self.timeout).close()
-            path.unlink()
-        except HTTPError as error:
-            if not 400 <= error.code < 500 or error.code in (408, 429):
-                return False
-            os.replace(path, _opened(self.folder / "rejected" / path.name))
-            print(
-                f"The receiver refuses an alert ({error.code} {error.reason}): kept in"
-                f" {path.parent / 'rejected'}."
-            )
-        except (OSError, HTTPException):
-            return False
-        return True
-
-
 # --------------------------------------------------------------------------------------
 # A day of production in seconds, and a drill
 # --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Incident:
-    """Something that goes wrong at a known hour, and the rules that must see it.
-
-    `size`: milliseconds added for "slow", else the share of requests that it hits.
-    """
-
-    name: str
-    kind: str
-    start: float
-    hours: float
-    size: float
-    expected: tuple[str, ...]
-
-    def __post_init__(self):
-        kinds = ("slow", "blank", "class_shift", "exceptions", "silence")
-        if self.kind not in kinds:
-            raise CourseError(
-                f"Incident {self.name!r}: kind {self.kind!r} is unknown: choose one of"
-                f" {kinds}."
-            )
-
-
-def drill(slo_ms: float = 50.0) -> list[Incident]:
-    """Five incidents of an hour between 8 and 21 h, two hours apart, so that each alert
-    clears before the next.
-    """
-    return [
-        Incident("slow model", "slow", 8, 1, 2 * slo_ms, ("slow",)),
-        Incident("blank images", "blank", 11, 1, 0.5, ("blank_images",)),
-        Incident("class shift", "class_shift", 14, 1, 1.0, ("class_mix",)),
-        Incident("exceptions", "exceptions", 17, 1, 0.2, ("errors",)),
-        Incident("silence", "silence", 20, 1, 1.0, ("no_traffic",)),
-    ]
-
-
-def traffic(data: Data, seed: int, requests: int = 3000, incidents=()) -> pd.DataFrame:
-    """Draw a day of requests: Poisson, busiest at 14 h, nine times quieter at 2 h.
-
-    Images are drawn from pool "production" with replacement. That makes requests
-    independent; in a real service the images of one patient come together, and limits
-    on z must be wider.
-
-    Returns
-    -------
-    DataFrame by time: minute (of the day, float), row (of `data`), kind (of the
-    incident that hits it, or ""), size"""
-    rng = np.random.default_rng(seed)
-    minutes = np.arange(1440)
-    rate = requests / 1440 * (1 + 0.8 * np.cos(2 * np.pi * (minutes - 14 * 60) / 1440))
-    at = np.repeat(minutes, rng.poisson(rate))
-    at = np.sort(at + rng.random(len(at)))
-    pool = data.where("production")
-    day = pd.DataFrame(
-        {"minute": at, "row": rng.choice(pool, len(at)), "kind": "", "size": 0.0}
-    )
-    first = data.labels[pool] == 0
-    # of class 0 and the rest: the larger jump of the mix
-    rarer = pool[first] if first.mean() <= 0.5 else pool[~first]
-    if len(rarer) == 0:
-        raise CourseError(
-            f"Pool production has images of one class only ({len(pool)} images): a"
-            " class shift needs both. Use a dataset with more images."
-        )
-    for incident in incidents:
-        inside = day["minute"].between(
-            incident.start * 60,
-            (incident.start + incident.hours) * 60,
-            inclusive="left",
-        )
-        share = 1.0 if incident.kind == "slow" else incident.size
-        hit = inside & (rng.random(len(day)) < share)
-        day.loc[hit, ["kind", "size"]] = incident.kind, incident.size
-        if incident.kind == "class_shift":
-            day.loc[hit, "row"] = rng.choice(rarer, hit.sum())
-    return day[day["kind"] != "silence"].reset_index(drop=True)
 
 
 def replay_day(
@@ -7841,67 +4599,6 @@ def watch(
     return tables[0], pd.DataFrame(events, columns=list(ALERT_COLUMNS))
 
 
-def score_drill(
-    events: pd.DataFrame, incidents, aftermath: float = 60.0
-) -> pd.DataFrame:
-    """Did each incident raise its alert, how soon, and what was raised for nothing?
-
-    Parameters
-    ----------
-    events : DataFrame of `replay_day`
-    aftermath : float
-        Minutes after an incident in which its traces are still in the windows: an alert
-        then is no false alarm.
-
-    Returns
-    -------
-    DataFrame: incident, rule, raised (bool), minutes_to_detect (from its start),
-    minutes_to_clear (from its end)
-        One row an incident and expected rule; then one row "false alarm" for each alert
-        outside all incidents.
-    """
-    firing, resolved = (
-        events[events["event"] == name] for name in ("firing", "resolved")
-    )
-    fired, cleared = (
-        pd.Series(map(_minute_of_day, table["timestamp"]), table.index, float)
-        for table in (firing, resolved)
-    )
-    rows, explained = [], pd.Series(False, index=firing.index)
-    for incident in incidents:
-        start, end = incident.start * 60, (incident.start + incident.hours) * 60
-        explained |= fired.between(start, end + aftermath)
-        for rule in incident.expected:
-            seen = fired[
-                (firing["rule"] == rule) & fired.between(start, end + aftermath)
-            ].min()
-            gone = cleared[(resolved["rule"] == rule) & (cleared > seen)].min()
-            rows.append(
-                (
-                    incident.name,
-                    rule,
-                    not math.isnan(seen),
-                    seen - start,
-                    max(gone - end, 0.0),
-                )
-            )
-    rows += [
-        ("false alarm", rule, True, math.nan, math.nan)
-        for rule in firing.loc[~explained, "rule"]
-    ]
-    return pd.DataFrame(
-        rows,
-        columns=["incident", "rule", "raised", "minutes_to_detect", "minutes_to_clear"],
-    )
-
-
-def _minute_of_day(tick: datetime) -> float:
-    """1440, not 0, at midnight: a tick closes the window before it."""
-    return (
-        tick - (pd.Timestamp(tick) - pd.Timedelta(seconds=1)).normalize()
-    ) / pd.Timedelta(minutes=1)
-
-
 # --------------------------------------------------------------------------------------
 # Dashboards
 # --------------------------------------------------------------------------------------
@@ -7974,7 +4671,7 @@ def write_dashboard(
         for metric in (name for name in TAGS if name in windows):
             for when, value in windows.set_index("timestamp")[metric].dropna().items():
                 writer.add_scalar(
-                    TAGS[metric], value, int(_minute_of_day(when)), when.timestamp()
+                    TAGS[metric], value, int(minute_of_day(when)), when.timestamp()
                 )
         answered = log[log["status"] == "ok"]
         for hour, part in answered.groupby(answered["timestamp"].dt.floor("h")):
@@ -8032,7 +4729,7 @@ def _write_doubtful(writer, answered: pd.DataFrame, data: Data, images: int) -> 
 
 
 def _write_alerts(writer, events: list[dict], now: datetime, firing: int) -> None:
-    minute, wall = int(_minute_of_day(now)), now.timestamp()
+    minute, wall = int(minute_of_day(now)), now.timestamp()
     writer.add_scalar("alerts/firing", firing, minute, wall)
     for event in events:
         text = (
@@ -8042,16 +4739,6 @@ def _write_alerts(writer, events: list[dict], now: datetime, firing: int) -> Non
             f" {event['runbook'] if event['event'] == 'firing' else ''}"
         )
         writer.add_text(f"alerts/{event['rule']}", text, minute, walltime=wall)
-
-
-PANELS = {
-    "latency (ms)": ("latency_p50", "latency_p95", "latency_p99"),
-    "requests a minute": ("throughput", "requests"),
-    "error rate": ("error_rate",),
-    "mean confidence": ("confidence", "confidence_z"),
-    "share of positives": ("positive_share", "class_mix_z"),
-    "brightness (grey levels)": ("brightness", "brightness_z", "blank_share"),
-}
 
 
 def plot_dashboard(
@@ -8074,7 +4761,7 @@ def plot_dashboard(
         for metric, line in zip(drawn, ("-", "--", ":"), strict=False):
             name = metric.removeprefix("latency_")
             axis.plot(
-                _hours(windows["timestamp"], windows),
+                hours_of(windows["timestamp"], windows),
                 windows[metric],
                 line,
                 label=name,
@@ -8090,7 +4777,7 @@ def plot_dashboard(
             )
         if events is not None and len(events):
             own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
-            _mark_alerts(axis, own, windows, drawn[-1])
+            mark_alerts(axis, own, windows, drawn[-1])
         axis.margins(y=0.12)
         # a rate of 0 lies on the axis, over it
         if metrics[0] in ("error_rate", "throughput"):
@@ -8121,41 +4808,6 @@ def plot_dashboard(
     return figure
 
 
-def _hours(times: pd.Series, windows: pd.DataFrame) -> pd.Series:
-    return (times - windows["timestamp"].iloc[0].normalize()) / pd.Timedelta(hours=1)
-
-
-def _mark_alerts(
-    axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str
-) -> None:
-    """A triangle on the curve where each alert fires, with the rule's name."""
-    low = axis.get_ylim()[0]
-    for event, hour in zip(
-        events.itertuples(), _hours(events["timestamp"], windows), strict=True
-    ):
-        value = windows.set_index("timestamp")[metric].get(event.timestamp, math.nan)
-        value = low if math.isnan(value) else value
-        axis.plot(
-            hour,
-            value,
-            "^",
-            color=COLOURS[1],
-            ms=9,
-            mec="black",
-            zorder=5,
-            clip_on=False,
-        )
-        place = {"xytext": (-8, 4), "ha": "right"} if hour > 18 else {"xytext": (8, 4)}
-        axis.annotate(
-            event.rule,
-            (hour, value),
-            textcoords="offset points",
-            fontsize=9,
-            weight="bold",
-            **place,
-        )
-
-
 # ======================================================================================
 # 7 · DRIFT (theme 6)
 # ======================================================================================
@@ -8165,583 +4817,8 @@ def _mark_alerts(
 # --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Drift:
-    """A change of the world in five graded severities.
-
-    Attributes
-    ----------
-    name : str
-    says : str
-        What happens in the world, in one sentence.
-    unit : str
-        Of the levels. Lengths are shares of the picture, so that 64 and 224 pixels mean
-        the same.
-    levels : tuple of five numbers
-        Level of severity 1 (barely visible) to 5 (harmful, but a person still knows the
-        picture).
-    datasets : tuple of str
-        Where it can happen.
-    """
-
-    name: str
-    says: str
-    unit: str
-    levels: tuple[float, ...]
-    datasets: tuple[str, ...] = tuple(DATASETS)
-
-    def label(self, severity: int) -> str:
-        """Level and unit of a severity 1 to 5, as "20°", "12 grey levels" or "gamma
-        1.6".
-        """
-        level = f"{self.levels[severity - 1]:.3g}"
-        if self.unit in ("gamma", "JPEG quality"):  # names of a number, no units
-            return f"{self.unit} {level}"
-        return (
-            level + self.unit if self.unit.startswith("°") else f"{level} {self.unit}"
-        )
-
-
-_LUNGS, _ROOFS = ("pneumonia", "pneumonia3"), ("solar",)
-DRIFTS = {
-    drift.name: drift
-    for drift in (
-        Drift(
-            "scanner",
-            "Another X-ray machine: its tone curve lifts the dark parts and its"
-            " detector is coarser.",
-            "gamma",
-            (1.15, 1.35, 1.6, 1.9, 2.2),
-            _LUNGS,
-        ),
-        Drift(
-            "shadow",
-            "The shadow of a tree or a chimney lies across part of the roof.",
-            "% less light",
-            (15, 30, 45, 60, 75),
-            _ROOFS,
-        ),
-        Drift(
-            "cloud",
-            "Haze or thin cloud between camera and roof: a white veil, here thinner and"
-            " there thicker.",
-            "% veil",
-            (8, 16, 26, 38, 52),
-            _ROOFS,
-        ),
-        Drift(
-            "view_angle",
-            "The camera looks from the side, no longer straight down.",
-            "° off vertical",
-            (15, 30, 42, 52, 60),
-            _ROOFS,
-        ),
-        Drift(
-            "blur", "The lens is out of focus.", "% of width", (0.7, 1.1, 1.6, 2.2, 3.0)
-        ),
-        Drift(
-            "noise",
-            "Less light or a cheaper sensor: every pixel is off by chance.",
-            "grey levels",
-            (4, 10, 18, 28, 40),
-        ),
-        Drift(
-            "brightness",
-            "Longer exposure: every pixel is brighter, and the brightest are lost.",
-            "grey levels",
-            (10, 25, 45, 65, 90),
-        ),
-        Drift(
-            "contrast",
-            "A flat picture: scattered rays, a dirty lens, a changed setting.",
-            "% of contrast",
-            (85, 70, 55, 45, 35),
-        ),
-        Drift(
-            "rotation",
-            "The picture is taken at an angle, to the left or to the right.",
-            "°",
-            (4, 10, 20, 32, 45),
-        ),
-        Drift(
-            "resolution",
-            "A smaller picture was sent and enlarged again.",
-            "% of pixels a side",
-            (75, 50, 35, 25, 17),
-        ),
-        Drift(
-            "jpeg",
-            "Someone compresses the files harder to save space.",
-            "JPEG quality",
-            (75, 50, 30, 18, 10),
-        ),
-        Drift(
-            "occlusion",
-            "Something dark lies in the way: a marker, a tag, a bird.",
-            "% of the area",
-            (2, 5, 9, 14, 20),
-        ),
-        Drift(
-            "class_prior",
-            "The pictures stay as they are, but positives become rarer.",
-            "× odds of positives",
-            tuple(round(math.exp(-0.4 * severity), 4) for severity in range(1, 6)),
-        ),
-    )
-}
-
-
-def drifts_of(dataset: str) -> list[str]:
-    """Names of the drifts that can happen to a dataset, in the order of DRIFTS."""
-    if dataset not in DATASETS:
-        raise CourseError(
-            f"Dataset {dataset!r} is unknown: choose one of {', '.join(DATASETS)}."
-        )
-    return [name for name, drift in DRIFTS.items() if dataset in drift.datasets]
-
-
-def _check_kind(kind: str, allowed, where: str = "") -> None:
-    if kind not in allowed:
-        raise CourseError(
-            f"Drift {kind!r} is unknown{where}: choose one of {', '.join(allowed)}."
-        )
-
-
-def _check_severity(severity: int) -> None:
-    if not isinstance(severity, (int, np.integer)) or not 0 <= severity <= 5:
-        raise CourseError(
-            f"Severity {severity!r} is unknown: choose 0 (no drift), 1, 2, 3, 4 or 5"
-            " (worst)."
-        )
-
-
-def drift_images(
-    pixels: np.ndarray, kind: str, severity: int, seed: int = 42
-) -> np.ndarray:
-    """Harm images as the world would, on a scale of five.
-
-    What happens by chance to an image (side, place, pattern) depends on (kind, seed)
-    and its position in `pixels`, how strongly it happens on the severity alone: the
-    five severities of an image tell one story.
-
-    Parameters
-    ----------
-    pixels : uint8 array (N, C, S, S)
-        Not changed.
-    kind : str
-        A key of DRIFTS, except "class_prior".
-    severity : int
-        0 (an equal copy) to 5; `DRIFTS[kind].levels[severity - 1]` is its physical
-        size.
-    seed : int
-
-    Returns
-    -------
-    uint8 array (N, C, S, S)
-
-    Raises
-    ------
-    CourseError
-        Unknown kind or severity; pixels of another type or shape; "class_prior", which
-        draws other images.
-    """
-    if kind == "class_prior":
-        raise CourseError(
-            "Drift 'class_prior' changes no pixels, it draws other images: use"
-            " utils.drift_window."
-        )
-    _check_kind(kind, _EFFECTS)
-    _check_severity(severity)
-    square = (
-        isinstance(pixels, np.ndarray)
-        and pixels.ndim == 4
-        and pixels.shape[2] == pixels.shape[3]
-    )
-    if not square or pixels.dtype != np.uint8:
-        found = (
-            f"{pixels.dtype} {pixels.shape}"
-            if isinstance(pixels, np.ndarray)
-            else type(pixels).__name__
-        )
-        raise CourseError(
-            f"pixels must be uint8 (N, C, S, S), these are {found}: pass"
-            " data.pixels[rows]."
-        )
-    drifted = np.array(pixels)
-    if severity == 0:
-        return drifted
-    level = DRIFTS[kind].levels[severity - 1]
-    chance = np.random.default_rng([seed, *kind.encode()]).random((len(pixels), 4))
-    # 16 MB of floats: any number of images fits into memory
-    block = max(1, 2**22 // math.prod(pixels.shape[1:]))
-    for start in range(0, len(pixels), block):
-        part = slice(start, start + block)
-        images = torch.from_numpy(drifted[part]).float() / 255
-        images = _EFFECTS[kind](images, level, torch.from_numpy(chance[part]))
-        drifted[part] = (images * 255).round().clamp(0, 255).byte().numpy()
-    return drifted
-
-
 # Each effect: floats (n, C, S, S) in 0..1, a level of its drift, chance (n, 4) uniform
 # in 0..1 -> floats (n, C, S, S).
-
-
-def _scanner(images, gamma, chance):
-    """Dark parts turn lighter (grey to the power 1/gamma), black and white stay;
-    1/gamma of the pixels a side.
-    """
-    return _resolution(images, 100 / gamma, chance) ** (1 / gamma)
-
-
-def _shadow(images, percent, chance):
-    """A band with soft edges, at a drawn angle, place and width; the sky still lights
-    it, hence its blue.
-    """
-    angle, place, width = (
-        chance[:, 0] * math.pi,
-        chance[:, 1] - 0.5,
-        0.2 + 0.3 * chance[:, 2],
-    )
-    x, y = _turned(images, angle)
-    # negative inside
-    distance = (x - place.view(-1, 1, 1)).abs() - width.view(-1, 1, 1)
-    inside = torch.sigmoid(-distance / 0.06).float()
-    light = torch.tensor([1.0, 0.95, 0.85])[: images.shape[1]].view(1, -1, 1, 1)
-    return images * (1 - percent / 100 * light * inside.unsqueeze(1))
-
-
-def _cloud(images, percent, chance):
-    """Blend with white; the density varies slowly over the picture, between half and
-    one and a half of its level.
-    """
-    smooth = F.interpolate(
-        2 * _normal(chance, (1, 5, 5)), size=images.shape[-1], mode="bicubic"
-    )
-    return torch.lerp(
-        images, torch.ones_like(images), percent / 100 * (0.5 + torch.sigmoid(smooth))
-    )
-
-
-def _view_angle(images, degrees, chance):
-    """A pinhole camera four half-widths away, tilted from the vertical towards a drawn
-    azimuth.
-    """
-    azimuth, tilt, far = chance[:, 0] * 2 * math.pi, math.radians(degrees), 4.0
-    u, v = _turned(images, azimuth)
-    # the ray (u, v) meets the ground at (x, y)
-    depth = far * math.cos(tilt) + u * math.sin(tilt)
-    x, y = far * u / depth, far * math.cos(tilt) * v / depth
-    cos, sin = torch.cos(azimuth).view(-1, 1, 1), torch.sin(azimuth).view(-1, 1, 1)
-    return _sample(images, cos * x - sin * y, sin * x + cos * y)
-
-
-def _blur(images, percent, chance):
-    """Gaussian, its sigma in percent of the width, cut at four sigma."""
-    sigma = percent / 100 * images.shape[-1]
-    reach = min(math.ceil(4 * sigma), images.shape[-1] - 1)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    # As one matrix for rows and columns, it costs the same for every sigma and channel.
-    single = F.pad(
-        torch.eye(images.shape[-1]).unsqueeze(1), (reach, reach), mode="reflect"
-    )
-    matrix = F.conv1d(single, (kernel / kernel.sum()).view(1, 1, -1)).squeeze(1)
-    return matrix.T @ images @ matrix
-
-
-def _noise(images, std, chance):
-    """White Gaussian noise, its standard deviation in grey levels."""
-    return images + std / 255 * _normal(chance, images.shape[1:])
-
-
-def _brightness(images, shift, chance):
-    return images + shift / 255
-
-
-def _contrast(images, percent, chance):
-    """About the mean of the image, which stays."""
-    return torch.lerp(images.mean(dim=(1, 2, 3), keepdim=True), images, percent / 100)
-
-
-def _rotation(images, degrees, chance):
-    angle = torch.where(chance[:, 0] < 0.5, -1.0, 1.0) * math.radians(degrees)
-    return _sample(images, *_turned(images, angle))
-
-
-def _resolution(images, percent, chance):
-    """Averaged down and interpolated up again."""
-    size = images.shape[-1]
-    small = F.interpolate(
-        images,
-        size=max(1, round(size * percent / 100)),
-        mode="bilinear",
-        antialias=True,
-    )
-    return F.interpolate(small, size=size, mode="bilinear")
-
-
-def _jpeg(images, quality, chance):
-    from PIL import Image
-
-    drifted = torch.empty_like(images)
-    for target, image in zip(
-        drifted, (images * 255).round().byte().numpy(), strict=True
-    ):
-        file = io.BytesIO()
-        Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(
-            file, "JPEG", quality=int(quality)
-        )
-        back = (
-            np.asarray(Image.open(file))
-            .reshape(*image.shape[1:], -1)
-            .transpose(2, 0, 1)
-        )
-        target.copy_(torch.from_numpy(back.copy()).float() / 255)
-    return drifted
-
-
-def _occlusion(images, percent, chance):
-    """A dark grey square at a drawn place, wholly inside the picture."""
-    side, line = (
-        math.sqrt(percent / 100),
-        (torch.arange(images.shape[-1]) + 0.5) / images.shape[-1],
-    )
-    # every larger square holds the smaller ones
-    start = chance[:, :2, None] * (1 - side)
-    inside = (line >= start) & (line < start + side)
-    hidden = inside[:, 0, None, None, :] & inside[:, 1, None, :, None]
-    return images.masked_fill(hidden, 40 / 255)
-
-
-_EFFECTS = {
-    "scanner": _scanner,
-    "shadow": _shadow,
-    "cloud": _cloud,
-    "view_angle": _view_angle,
-    "blur": _blur,
-    "noise": _noise,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "rotation": _rotation,
-    "resolution": _resolution,
-    "jpeg": _jpeg,
-    "occlusion": _occlusion,
-}
-
-
-def _normal(chance: torch.Tensor, shape) -> torch.Tensor:
-    """Standard normal fields (n, *shape), one generator an image: no block and no
-    neighbour changes its draw.
-    """
-    seeds = (chance[:, 3].numpy() * 2**53).astype(np.int64)
-    fields = [
-        np.random.default_rng(seed).standard_normal(tuple(shape), dtype=np.float32)
-        for seed in seeds
-    ]
-    return torch.from_numpy(np.stack(fields))
-
-
-def _turned(
-    images: torch.Tensor, angle: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coordinates x, y (n, S, S) of every pixel in axes turned by `angle` (n,), -1..1
-    along the sides.
-    """
-    line = (torch.arange(images.shape[-1]) + 0.5) * 2 / images.shape[-1] - 1
-    cos, sin = torch.cos(angle).view(-1, 1, 1), torch.sin(angle).view(-1, 1, 1)
-    return cos * line + sin * line.view(-1, 1), cos * line.view(-1, 1) - sin * line
-
-
-def _sample(images: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Images at (x, y), bilinear; what lies outside is mirrored, as in the
-    augmentation.
-    """
-    grid = torch.stack([x, y], dim=-1).float()
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-
-
-def drift_window(
-    data: Data,
-    rows,
-    kind: str,
-    severity: int,
-    seed: int = 42,
-    size: int | None = None,
-    replace: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a window of images and let a drift happen to it.
-
-    The draw depends on the seed alone, so that every kind and severity of one seed
-    harms the same images. Only "class_prior" leaves positives out (all classes but
-    class 0): the expected odds of the positives fall by its level, exp(-0.4 severity).
-
-    Parameters
-    ----------
-    data : Data
-    rows : int array
-        Row numbers to draw from, as of `data.where(pool)`.
-    kind, severity, seed : as in `drift_images`
-    size : int, optional
-        Images of the window; None takes all rows in order, or as many as the odds of
-        "class_prior" allow.
-    replace : bool
-        Draw with replacement.
-
-    Returns
-    -------
-    pixels : uint8 array (n, C, S, S)
-    rows : int64 array (n,)
-        `data.labels[rows]` are the labels.
-
-    Raises
-    ------
-    CourseError
-        A drift of another dataset; no rows, or rows of one class for "class_prior"; a
-        window larger than the rows can serve without replacement.
-    """
-    _check_kind(kind, drifts_of(data.course.dataset), f" for {data.course.dataset}")
-    _check_severity(severity)
-    rows = np.asarray(rows)
-    if len(rows) == 0 or (size is not None and size < 1):
-        raise CourseError(
-            f"A window of {size or len(rows)} images from {len(rows)} rows is empty:"
-            " ask for one image or more, from a pool that has images."
-        )
-    if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(data.labels):
-        raise CourseError(
-            f"rows must be row numbers 0 to {len(data.labels) - 1}, these are"
-            f" {rows.dtype} up to {rows.max()}: pass data.where(pool)."
-        )
-    rows = rows.astype(np.int64)
-    rng = np.random.default_rng([seed, 0])
-    left = (
-        rows[_kept(data.labels[rows], severity, rng)] if kind == "class_prior" else rows
-    )
-    if size is not None and size > len(left) and not replace:
-        needed = math.ceil(size * len(rows) / len(left))
-        raise CourseError(
-            f"A window of {size} images (drift {kind!r}, severity {severity}) without"
-            f" replacement needs {needed} rows of this class mix, there are"
-            f" {len(rows)}: ask for {len(left)} at most, or pass replace=True."
-        )
-    if size is not None or replace:
-        left = rng.choice(left, size or len(left), replace=replace)
-    pixels = np.asarray(data.pixels[left])
-    return (
-        pixels if kind == "class_prior" else drift_images(pixels, kind, severity, seed)
-    ), left
-
-
-def _kept(labels: np.ndarray, severity: int, rng) -> np.ndarray:
-    """Positions, sorted, after positives were left out: all of class 0, and a share
-    exp(-0.4 severity) of the rest.
-    """
-    if severity == 0:
-        return np.arange(len(labels))
-    negative, positive = (
-        np.flatnonzero(labels == 0),
-        rng.permutation(np.flatnonzero(labels != 0)),
-    )
-    if len(negative) == 0 or len(positive) == 0:
-        raise CourseError(
-            f"Drift 'class_prior' changes the mix of classes, but all {len(labels)}"
-            f" images are {'positive' if len(positive) else 'negative'}: draw from a"
-            " whole pool."
-        )
-    share = len(positive) * DRIFTS["class_prior"].levels[severity - 1]
-    # rounded by chance: the expected odds are exact
-    count = int(share) + (rng.random() < share % 1)
-    return np.sort(np.concatenate([negative, positive[:count]]))
-
-
-def drift_data(
-    data: Data,
-    kind: str,
-    severity: int,
-    seed: int = 42,
-    pools=("val", "production", "adapt", "gate"),
-) -> Data:
-    """The same data after a drift: pixels of these pools are harmed, or positives leave
-    them ("class_prior").
-
-    Every pool is drifted as `drift_window` drifts all its rows. The cache on disk is
-    not touched; the copy lives in memory, and its `key` names the drift, so that stored
-    results of the clean data are not taken for its own.
-
-    Raises
-    ------
-    CourseError
-        Pools "train" and "test", unknown pools, a drift of another dataset.
-    """
-    pools = [pools] if isinstance(pools, str) else list(pools)
-    allowed = [pool for pool in POOLS if pool != "train"]
-    wrong = [pool for pool in pools if pool not in allowed]
-    if wrong:
-        raise CourseError(
-            f"Pool {wrong[0]!r} is not drifted: the network is trained before the world"
-            " changes, and test is for one final figure a model. Choose among"
-            f" {', '.join(allowed)}."
-        )
-    _check_kind(kind, drifts_of(data.course.dataset), f" for {data.course.dataset}")
-    _check_severity(severity)
-    key = fingerprint(drift_images, data.key, kind, severity, seed, sorted(pools))
-    if kind == "class_prior":
-        index = data.index.copy()
-        for pool in pools:
-            rows = data.where(pool)
-            index.loc[
-                np.setdiff1d(rows, drift_window(data, rows, kind, severity, seed)[1]),
-                "pool",
-            ] = ""
-        return replace(data, index=index, key=key)
-    pixels = np.array(data.pixels)
-    for pool in pools:
-        rows = data.where(pool)
-        pixels[rows] = drift_images(pixels[rows], kind, severity, seed)
-    return replace(data, pixels=pixels, key=key)
-
-
-def drift_scenario(shape: str, windows: int, severity: int = 4) -> list[int]:
-    """Severity of each window of a stream.
-
-    Parameters
-    ----------
-    shape : {"none", "sudden", "gradual", "recurring"}
-        No drift; full severity after a third; after a quarter one step at a time, full
-        at the end; two episodes with quiet before, between and after.
-    windows : int
-        At least 6.
-
-    Raises
-    ------
-    CourseError
-        Unknown shape or severity, fewer than six windows.
-    """
-    _check_severity(severity)
-    if windows < 6:
-        raise CourseError(
-            f"A stream of {windows} windows is too short to have a before and an after:"
-            " use 6 or more."
-        )
-    quiet = windows // 4
-    ramp = [
-        math.ceil(severity * step / (windows - quiet))
-        for step in range(1, windows - quiet + 1)
-    ]
-    shapes = {
-        "none": [0] * windows,
-        "sudden": [
-            severity if window >= windows // 3 else 0 for window in range(windows)
-        ],
-        "gradual": [0] * quiet + ramp,
-        "recurring": [
-            severity * (window * 5 // windows % 2) for window in range(windows)
-        ],
-    }
-    if shape not in shapes:
-        raise CourseError(
-            f"Scenario {shape!r} is unknown: choose one of {', '.join(shapes)}."
-        )
-    return shapes[shape]
 
 
 def plot_drifts(data: Data, row: int, seed: int = 42, title: str = ""):
@@ -8770,7 +4847,7 @@ def plot_drifts(data: Data, row: int, seed: int = 42, title: str = ""):
     pool = data.where("production")
     for severity, axis in enumerate(axes[-1]):
         labels = data.labels[drift_window(data, pool, "class_prior", severity, seed)[1]]
-        _draw_shares(
+        draw_shares(
             axis,
             np.bincount(labels, minlength=len(data.classes)) / len(labels),
             data.classes,
@@ -8780,22 +4857,6 @@ def plot_drifts(data: Data, row: int, seed: int = 42, title: str = ""):
         axis.set_title(f"severity {severity}" if severity else "original", fontsize=10)
     figure.suptitle(title)
     return figure
-
-
-def _draw_shares(axis, shares: np.ndarray, classes) -> None:
-    """A bar a class, as large as a picture, with its percentage."""
-    axis.bar(range(len(shares)), shares, color=COLOURS[: len(shares)], width=0.8)
-    for place, share in enumerate(shares):
-        axis.text(
-            place, share + 0.02, f"{share:.0%}", ha="center", va="bottom", fontsize=8
-        )
-    axis.set(ylim=(0, 1), yticks=[], xticks=range(len(shares)), box_aspect=1)
-    axis.set_xticklabels(
-        [name[:9].replace("_", " ").lower() for name in classes], fontsize=7
-    )
-    axis.tick_params(axis="x", length=0)
-    axis.spines["left"].set_visible(False)
-    axis.grid(False)
 
 
 # --------------------------------------------------------------------------------------
@@ -8959,30 +5020,6 @@ def fit_reference(
     )
 
 
-MAX_ARRAYS = 1 << 30  # bytes of one .npz file when it is unpacked
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a .npz file: numbers and text, never objects, which could run code.
-
-    Raises
-    ------
-    ValueError
-        Whatever NumPy and zipfile raise on a damaged file, or more content than
-        MAX_ARRAYS.
-    """
-    try:
-        with zipfile.ZipFile(path) as packed:
-            if sum(entry.file_size for entry in packed.infolist()) > MAX_ARRAYS:
-                raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except Exception as error:
-        # NumPy and zipfile raise a dozen kinds; MemoryError where a header claims any
-        # size
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
 def load_reference(path: str | Path, model: OnnxModel) -> Reference:
     """Read what `Reference.save` wrote, for the model that it describes.
 
@@ -9025,7 +5062,7 @@ def load_reference(path: str | Path, model: OnnxModel) -> Reference:
             raise ValueError("parts of different length")
         _check_features(reference.space("statistics"), "reference statistics")
         _check_features(reference.space("embedding"), "reference embedding")
-        _check_stored_answers(reference.probabilities, reference.labels)
+        check_stored_answers(reference.probabilities, reference.labels)
         if not 0 < gamma < math.inf:
             raise ValueError("a kernel of no width")
     except (CourseError, ValueError, KeyError, TypeError) as error:
@@ -10296,94 +6333,6 @@ def drift_grid(
     }
 
 
-def plot_alarm_rates(rows: list, title: str, alpha: float = 0.05):
-    """How often each detector cries wolf, with 95 % intervals, against what it
-    promises.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    table = pd.DataFrame(rows)[::-1].reset_index(drop=True)
-    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.5))
-    axis.hlines(table.index, table["low"], table["high"], color=COLOURS[0], lw=2)
-    axis.plot(table["rate"], table.index, "o", color=COLOURS[0])
-    axis.axvline(alpha, color=COLOURS[1], ls="--")
-    axis.annotate(
-        f"α = {alpha:g}",
-        (alpha, 1),
-        xycoords=("data", "axes fraction"),
-        color=COLOURS[1],
-        ha="left",
-        xytext=(4, 2),
-        textcoords="offset points",
-    )
-    axis.set(
-        yticks=table.index,
-        yticklabels=table["detector"],
-        xlim=(-0.01, max(0.2, table["high"].max() + 0.02)),
-        xlabel="share of undrifted windows in which drift is told (95 % interval)",
-    )
-    axis.set_title(title, pad=16)
-    return figure
-
-
-def heat_maps(
-    panels: dict[str, pd.DataFrame],
-    title: str,
-    label: str,
-    columns: str = "severity",
-    low=0.0,
-    high=1.0,
-    cmap="Blues",
-):
-    """Tables of shares side by side, one row a kind of drift, with the numbers written
-    in; hatched: not measured.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    rows, count = len(next(iter(panels.values()))), len(panels)
-    figure, axes = plt.subplots(
-        1,
-        count,
-        figsize=(3.6 + 2.6 * count, 0.36 * rows + 1.6),
-        sharey=True,
-        squeeze=False,
-    )
-    for axis, (name, table) in zip(axes[0], panels.items(), strict=True):
-        image = axis.imshow(table, vmin=low, vmax=high, cmap=cmap, aspect="auto")
-        for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
-            dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.59, 0.11)) < 0.5
-            axis.text(
-                column,
-                row,
-                "" if math.isnan(value) else round(100 * value),
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if dark else "black",
-            )
-        axis.grid(False)
-        axis.patch.set(hatch="///", edgecolor="0.7")  # shows where nothing was measured
-        axis.set(
-            title=name,
-            xlabel=columns,
-            xticks=range(table.shape[1]),
-            xticklabels=table.columns,
-            yticks=range(rows),
-            yticklabels=[name.replace("_", " ") for name in table.index],
-        )
-    figure.colorbar(
-        image,
-        ax=axes[0],
-        label=label,
-        format=lambda value, _: f"{100 * value:.0f}",
-        pad=0.01,
-    )
-    figure.suptitle(title)
-    return figure
-
-
 def plot_estimates(rows: list, title: str):
     """Estimated against true accuracy, one point for each drift and severity; above the
     line: too optimistic.
@@ -10420,126 +6369,10 @@ def plot_estimates(rows: list, title: str):
             xlim=(least, 1.01),
             ylim=(least, 1.01),
         )
-        _name_worst(axis, table, name)
+        name_worst(axis, table, name)
     axes[0].set_ylabel("estimated without labels")
     axes[0].legend(loc="upper left")
     figure.colorbar(drawn, ax=axes, label="severity", ticks=range(6), pad=0.01)
-    figure.suptitle(title)
-    return figure
-
-
-def _name_worst(axis, table: pd.DataFrame, name: str) -> None:
-    """The names of the five largest errors of an estimate, below the diagonal; their
-    lines do not cross.
-    """
-    worst = table.loc[(table[name] - table["accuracy"]).abs().nlargest(5).index]
-    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-    away = np.arctan2(
-        (worst[name] - bottom) / (top - bottom) - 0.2,
-        (worst["accuracy"] - left) / (right - left) - 0.7,
-    )
-    # lowest: furthest round to the left
-    worst = worst.iloc[np.argsort(-(away % (2 * math.pi)), kind="stable")]
-    for place, row in enumerate(worst.to_dict("records")):
-        # of the name, where its line begins
-        side = 0 if row["accuracy"] < left + 0.75 * (right - left) else 1
-        axis.annotate(
-            f"{row['kind'].replace('_', ' ')} {row['severity']}",
-            (row["accuracy"], row[name]),
-            xytext=(0.64, 0.04 + 0.07 * place),
-            textcoords="axes fraction",
-            fontsize=9,
-            arrowprops={
-                "arrowstyle": "-",
-                "lw": 0.5,
-                "color": "grey",
-                "relpos": (side, 0.5),
-            },
-        )
-
-
-# Colour and marker, so that a grey print tells them apart.
-LEVELS_OF_DRIFT = {
-    "none": (COLOURS[2], "o"),
-    "watch": (COLOURS[4], "s"),
-    "retrain": (COLOURS[1], "^"),
-}
-
-
-def plot_streams(streams: dict[str, pd.DataFrame], policy: DriftPolicy, title: str):
-    """What the monitor said, window by window, for several streams.
-
-    Parameters
-    ----------
-    streams : dict {name: DataFrame with columns severity, p_value, level,
-    estimated_accuracy, accuracy, low, high}
-        accuracy is the true one, which only a simulation knows.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axes = plt.subplots(
-        2,
-        len(streams),
-        figsize=(3.6 * len(streams) + 0.6, 6),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-    )
-    for (name, table), (top, bottom) in zip(streams.items(), axes.T, strict=True):
-        for axis in (top, bottom):
-            for window in table.index[table["severity"] > 0]:
-                axis.axvspan(
-                    window - 0.5,
-                    window + 0.5,
-                    color="black",
-                    alpha=0.04 * table["severity"][window],
-                    lw=0,
-                )
-        for level, (colour, mark) in LEVELS_OF_DRIFT.items():
-            own = table[table["level"] == level]
-            top.plot(
-                own.index,
-                own["p_value"].clip(lower=1e-6),
-                mark,
-                color=colour,
-                ms=7,
-                mec="black",
-                mew=0.6,
-                label=level,
-            )
-        top.axhline(policy.window_alpha, color="black", lw=1, ls="--")
-        top.set(yscale="log", title=name)
-        bottom.errorbar(
-            table.index,
-            table["accuracy"],
-            [table["accuracy"] - table["low"], table["high"] - table["accuracy"]],
-            fmt="o",
-            color=COLOURS[0],
-            ms=4,
-            lw=1,
-            label="true (95 %)",
-        )
-        bottom.plot(
-            table["estimated_accuracy"],
-            color=COLOURS[3],
-            label=f"estimated ({policy.estimate})",
-        )
-        bottom.axhline(policy.accuracy_floor, color="black", lw=1, ls="--")
-        bottom.set(xlabel="window", xticks=range(0, len(table), 2))
-    axes[0, 0].set_ylabel("p-value, corrected\n(dashed: limit;\n1e-6: or less)")
-    axes[1, 0].set_ylabel("accuracy (dashed: floor)")
-    lines = [
-        pair
-        for axis in axes[:, -1]
-        for pair in zip(*axis.get_legend_handles_labels(), strict=True)
-    ]
-    figure.legend(
-        *zip(*lines, strict=True),
-        loc="outside lower center",
-        ncols=len(lines),
-        fontsize=10,
-    )
     figure.suptitle(title)
     return figure
 
@@ -10800,7 +6633,7 @@ def fine_tune(
         run.path / "origin.json",
         {
             "images": mixed.key,
-            "parent": _checksum(checkpoint)[:16],
+            "parent": hash_file(checkpoint)[:16],
             "how": how,
             "parent_trained_on": state.get("trained_on", []),
             "share": float(learned["drifted"].mean()),
@@ -10872,7 +6705,7 @@ def _renormalise(
         try:
             return _load_run(name, model, folder, course)
         except Exception:  # torch.load raises a dozen kinds of error on a damaged file
-            _set_aside(folder / "finished.pt")
+            set_aside(folder / "finished.pt")
     began, momentum = time.perf_counter(), [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -10902,13 +6735,13 @@ def _renormalise(
         "lr": 0.0,
         "seconds": seconds,
     }
-    _save(
+    save_state(
         folder / "finished.pt",
         {
             "weights": model.state_dict(),
             "history": [row],
             "seconds": seconds,
-            "date": _now(),
+            "date": now(),
             "hardware": hardware(),
             "recipe": asdict(recipe),
         },
@@ -11848,7 +7681,7 @@ def _promotion(course: Course):
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(_opened(course.exports / "audit.lock"), timeout=10):
+        with FileLock(make_parent(course.exports / "audit.lock"), timeout=10):
             yield _finish(course)
     except Timeout:
         raise CourseError(
@@ -11922,7 +7755,7 @@ def _whole(stored: Path) -> str:
         raise CourseError(
             f"{stored} is missing: export its checkpoint again with utils.export_onnx."
         )
-    digest = _checksum(stored)[:16]
+    digest = hash_file(stored)[:16]
     if Path(stored).stem != digest or Path(stored).parent.name != "models":
         raise CourseError(
             f"{stored} has the hash {digest}, which must be its name in"
@@ -12041,7 +7874,7 @@ def shadow(
         ("service", answers),
         ("shadow", [other for _, other in pairs]),
     ):
-        times = _percentiles(ms[role]) if ms[role] else {}
+        times = percentiles(ms[role]) if ms[role] else {}
         summary |= {
             f"{role}_{name}": times.get(name, math.nan) for name in ("p50_ms", "p95_ms")
         }
@@ -12215,434 +8048,9 @@ def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, flo
     )
 
 
-def _bars(axis, x, rows: pd.DataFrame, **look):
-    error = np.abs([rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]])
-    return axis.errorbar(x, rows["accuracy"], error, capsize=4, **look)
-
-
-def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: str):
-    """Accuracy against the labelling budget, on clean and on drifted images.
-
-    Parameters
-    ----------
-    table : DataFrame
-        budget, images ("clean" or "drifted"), accuracy, low, high: one row a budget and
-        kind of images. Budget 0 is the control: the same training without drifted
-        images.
-    current : dict
-        Accuracy of the model in service by kind of images: the dashed lines.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(8.5, 4.2))
-    budgets = np.unique(table["budget"])
-
-    def place(values):  # no labels at all have no logarithm: one step before the fewest
-        return np.log2(np.maximum(values, budgets[budgets > 0].min() / 2))
-
-    for number, (kind, rows) in enumerate(table.groupby("images", sort=False)):
-        rows = rows.sort_values("budget")
-        places = place(rows["budget"]) + 0.04 * number
-        look = {
-            "color": COLOURS[number],
-            "marker": "os^"[number],
-            "label": f"retrained, {kind} images",
-        }
-        _bars(axis, places, rows, **look)
-        axis.axhline(
-            current[kind],
-            color=COLOURS[number],
-            ls=("--", ":")[number],
-            lw=1.5,
-            label=f"in service, {kind} images",
-        )
-    axis.set_xticks(place(budgets), budgets)
-    axis.set(
-        xlabel="labels of drifted images (logarithmic; 0: the control)",
-        ylabel="accuracy, 95 %",
-        title=title,
-    )
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def plot_candidates(table: pd.DataFrame, clean_margin: float, title: str):
-    """Accuracy on clean against accuracy on drifted images, one point a candidate, with
-    both intervals.
-
-    Parameters
-    ----------
-    table : DataFrame
-        how, share, images ("clean" or "drifted"), accuracy, low, high: two rows a
-        candidate. The model in service has the how "in service".
-    clean_margin : float
-        Of the gate: the line left of which a candidate has forgotten too much.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(9, 5))
-    pairs = {
-        kind: rows.set_index(["how", "share"]) for kind, rows in table.groupby("images")
-    }
-    marks = dict(
-        zip(
-            [
-                name
-                for name in pairs["clean"].index.unique("how")
-                if name != "in service"
-            ],
-            "os^Dv",
-            strict=False,
-        )
-    )
-    shares = sorted(share for share in table["share"].dropna().unique())
-    # From light to dark, so that a grey print keeps the order.
-    colours = dict(
-        zip(
-            shares,
-            plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(shares))),
-            strict=True,
-        )
-    )
-    for (how, share), clean in pairs["clean"].iterrows():
-        drifted = pairs["drifted"].loc[(how, share)]
-        ends = [
-            np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]])
-            for row in (drifted, clean)
-        ]
-        look = (
-            {"marker": "*", "ms": 16, "color": COLOURS[6]}
-            if how == "in service"
-            else {
-                "marker": marks[how],
-                "ms": 10,
-                "color": colours[share],
-                "mec": "black",
-            }
-        )
-        axis.errorbar(
-            clean["accuracy"],
-            drifted["accuracy"],
-            *ends,
-            ecolor="grey",
-            elinewidth=0.8,
-            capsize=2,
-            **look,
-        )
-        if how == "in service":
-            axis.axvline(
-                clean["accuracy"] - clean_margin,
-                color=COLOURS[6],
-                ls="--",
-                label="in service minus margin",
-            )
-    axis.plot([], [], "*", color=COLOURS[6], ms=12, label="in service")
-    for how, mark in marks.items():
-        axis.plot([], [], mark, color="white", mec="black", ms=9, label=how)
-    for share, colour in colours.items():
-        axis.plot([], [], "-", lw=6, color=colour, label=f"{share:.0%} drifted")
-    axis.set(
-        xlabel="accuracy on clean images, 95 %",
-        ylabel="accuracy on drifted images, 95 %",
-        title=title,
-    )
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def plot_gate(report: GateReport):
-    """Every check of the gate: differences with their interval and limit above, the
-    others in words below.
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
-
-    style()
-    apart = report.table["name"].isin(
-        ["leakage", "latency", "shadow", "onnx agreement"]
-    )
-    drawn, told = (
-        report.table[~apart][::-1].reset_index(drop=True),
-        report.table[apart][::-1].reset_index(drop=True),
-    )
-    figure, (upper, lower) = plt.subplots(
-        2,
-        1,
-        figsize=(11, 0.5 * len(report.table) + 2.2),
-        height_ratios=[len(drawn) + 1, len(told)],
-    )
-    for row in drawn.itertuples():
-        colour, error = (
-            COLOURS[2 if row.passed else 1],
-            [
-                [row.value - row.low],
-                [row.high - row.value],
-            ],
-        )
-        upper.errorbar(
-            row.value,
-            row.Index,
-            xerr=np.abs(error),
-            fmt="o" if row.passed else "X",
-            color=colour,
-            capsize=4,
-            ms=8 if row.passed else 12,
-            mec="black",
-            mew=0.6,
-            lw=2,
-        )
-        upper.plot(
-            [row.limit] * 2,
-            [row.Index - 0.35, row.Index + 0.35],
-            color=COLOURS[6],
-            lw=2.5,
-        )
-        # on which side of the limit it passes
-        side = -1 if row.name == "calibration" else 1
-        upper.plot(
-            row.limit,
-            row.Index + 0.28,
-            marker=CARETRIGHTBASE if side > 0 else CARETLEFTBASE,
-            ms=8,
-            color=COLOURS[6],
-        )
-    for name, mark, colour in (
-        ("passed", "o", COLOURS[2]),
-        ("failed", "X", COLOURS[1]),
-    ):
-        upper.plot([], [], mark, color=colour, ms=9, mec="black", mew=0.6, label=name)
-    upper.legend(loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=2)
-    upper.axvline(0, color="grey", lw=0.8)
-    upper.set_yticks(
-        drawn.index,
-        [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)],
-    )
-    upper.set(
-        xlabel=(
-            "candidate minus model in service, 5 % at each end\nblack: limit, arrow:"
-            " the side that passes"
-        ),
-        ylim=(-0.6, len(drawn)),
-    )
-    for row in told.itertuples():
-        colour = COLOURS[2 if row.passed else 1]
-        lower.plot(
-            0,
-            row.Index,
-            "o" if row.passed else "X",
-            color=colour,
-            ms=9,
-            mec="black",
-            mew=0.6,
-        )
-        lines = textwrap.shorten(row.says, 118, placeholder=" ...")
-        lower.text(0.015, row.Index, lines, va="center", fontsize=9)
-    lower.set_yticks(told.index, told["name"])
-    lower.set(xlim=(-0.02, 1), xticks=[], ylim=(-0.6, len(told) - 0.4))
-    lower.grid(False)
-    lower.spines[["left", "bottom"]].set_visible(False)
-    figure.suptitle("\n".join(textwrap.wrap(report.verdict, 90)))
-    return figure
-
-
-def plot_timeline(
-    table: pd.DataFrame,
-    drift: tuple[float, float],
-    decided: float | None,
-    promoted: float | None,
-    title: str,
-):
-    """Accuracy of the service by window, before, during and after; and what the other
-    model would have had.
-
-    Parameters
-    ----------
-    table : DataFrame
-        window, accuracy, low, high (of the model in service then), old, new (accuracies
-        of both models everywhere).
-    drift : (float, float)
-        First and last window with drifted images.
-    decided, promoted : float, optional
-        Windows of the decision to retrain and of the swap; None where it did not
-        happen.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(11, 4.2))
-    axis.axvspan(
-        drift[0] - 0.5,
-        drift[1] + 0.5,
-        color=COLOURS[4],
-        alpha=0.2,
-        lw=0,
-        label="drifted images",
-    )
-    axis.plot(
-        table["window"],
-        table["old"],
-        "--",
-        color=COLOURS[1],
-        lw=1.6,
-        label="old model, if kept",
-    )
-    axis.plot(
-        table["window"],
-        table["new"],
-        ":",
-        color=COLOURS[2],
-        lw=2,
-        label="new model everywhere",
-    )
-    _bars(
-        axis,
-        table["window"],
-        table,
-        fmt="o-",
-        color=COLOURS[0],
-        lw=2,
-        label="in service, 95 %",
-    )
-    ends = (
-        (decided, 0.5, "retrain decided", "-.", "right"),
-        (promoted, -0.5, "promoted", "-", "left"),
-    )
-    for when, shift, text, line, side in ends:  # a window is judged when it is full
-        if when is not None:
-            axis.axvline(when + shift, color=COLOURS[6], ls=line, lw=1.2)
-            axis.text(
-                when + shift,
-                1.01,
-                text,
-                transform=axis.get_xaxis_transform(),
-                ha=side,
-                fontsize=9,
-            )
-    axis.set(xlabel="window", ylabel="accuracy")
-    axis.set_title(title, pad=20)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
 # ======================================================================================
 # 9 · SYNTHESIS (theme 8): the whole course in a few tables, read from the record
 # ======================================================================================
-
-# The notebook of each theme, and what a synthesis lacks without it.
-THEMES = {
-    1: (
-        "theme1_data_analysis",
-        "no pools and no trivial answer to beat: no later figure has a yardstick",
-    ),
-    2: (
-        "theme2_baseline_model",
-        "no baseline: nobody can say what the later work was worth",
-    ),
-    3: (
-        "theme3_optimization",
-        "no optimised model, no calibration, no threshold: most rows are empty",
-    ),
-    4: (
-        "theme4_onnx_deployment",
-        "no export and no price: a trade-off has one side only",
-    ),
-    5: ("theme5_monitoring", "no log and no alert: nobody would notice a failure"),
-    6: (
-        "theme6_drift_detection",
-        "no detector and no decision: retraining has no reason",
-    ),
-    7: ("theme7_retraining", "no gate and no way back: the model only grows older"),
-}
-# The variants of the summary, and the answers to the test images that each has stored.
-VARIANTS = {
-    "baseline": "baseline_test",
-    "optimised": "optimized_test",
-    "ONNX float32": "onnx_test",
-    "ONNX INT8": "int8_test",
-    "TensorRT": "tensorrt_test",
-    "retrained": "retrained_test",
-}
-PAIRS = (
-    ("baseline", "optimised"),
-    ("optimised", "ONNX float32"),
-    ("ONNX float32", "ONNX INT8"),
-    ("optimised", "retrained"),
-)
-
-
-def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
-    """What ran, when, with how many criteria met; what is missing or stale, and what
-    that costs the synthesis.
-    """
-    if not _is_record(results):
-        raise _damaged(Path(home) / "exports" / "results.json")
-    old, rows = stale_sections(Path(home), results), {}
-    for theme, (notebook, cost) in THEMES.items():
-        section, criteria = (
-            results.get(f"theme{theme}"),
-            results.get("criteria", {}).get(f"theme{theme}", []),
-        )
-        says = next((line for line in old if line.startswith(f"theme{theme} ")), "")
-        rows[theme] = {
-            "recorded": section.get("recorded", "unknown") if section else "missing",
-            "criteria": (
-                f"{sum(row['passed'] for row in criteria)} of {len(criteria)}"
-                if criteria
-                else "none"
-            ),
-            "says": says if section else f"{cost}. Run notebooks/{notebook}.ipynb",
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("theme")
-
-
-def stored_predictions(
-    home: str | Path, name: str
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Probabilities (N, K) and labels (N,) as `save_predictions` stored them; None
-    where there are none.
-
-    Raises
-    ------
-    CourseError
-        The file is damaged.
-    """
-    path = Path(home) / "exports" / "predictions" / f"{name}.npz"
-    if not path.exists():
-        return None
-    try:
-        stored = load_arrays(path)
-        _check_stored_answers(stored["probabilities"], stored["labels"])
-    except (ValueError, KeyError) as error:
-        raise CourseError(
-            f"{path} is damaged ({error}): delete it, then run the notebook that"
-            " wrote it."
-        ) from error
-    return stored["probabilities"], stored["labels"]
-
-
-def _check_stored_answers(probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Raise ValueError unless these are finite probabilities (N, K) and class numbers
-    (N,), of one image at least.
-    """
-    if (
-        probabilities.ndim != 2
-        or 0 in probabilities.shape
-        or labels.shape != probabilities.shape[:1]
-    ):
-        raise ValueError(
-            f"probabilities {probabilities.shape} for labels {labels.shape}"
-        )
-    if (
-        probabilities.dtype.kind != "f"
-        or labels.dtype.kind not in "iu"
-        or not np.isfinite(probabilities).all()
-    ):
-        raise ValueError("probabilities or labels that are no such numbers")
-    if not ((labels >= 0) & (labels < probabilities.shape[1])).all():
-        raise ValueError("labels of other classes")
 
 
 def summary_backends(
@@ -13061,635 +8469,14 @@ def drift_robustness(
     return rows
 
 
-def life_of_model(home: str | Path, results: dict) -> pd.DataFrame:
-    """What happened to the model, in order: theme, when (UTC), event, and the accuracy
-    measured then, if any.
-
-    Returns
-    -------
-    DataFrame: theme, when, event, images (which the accuracy is about), accuracy, low,
-    high (Wilson, 95 %)."""
-    second, third, fourth, fifth, sixth, seventh = (
-        results.get(f"theme{theme}") for theme in range(2, 8)
-    )
-    gate = {
-        (row["model"], row["images"]): row for row in (seventh or {}).get("on_gate", [])
-    }
-    events = []
-
-    def add(theme, event, images="", measured=None):
-        """`measured`: a row of `evaluate` or `accuracy_row`."""
-        section, row = results[f"theme{theme}"], measured or {}
-        value = row.get("accuracy", row.get("value", math.nan))
-        events.append(
-            {
-                "theme": theme,
-                "when": section.get("trained") or section["recorded"],
-                "event": event,
-                "images": images,
-                "accuracy": value,
-            }
-            | {end: row.get(end, math.nan) for end in ("low", "high")}
-        )
-
-    if second:
-        add(
-            2,
-            f"baseline trained, {second['parameters']} parameters",
-            "test",
-            second["test"]["accuracy"],
-        )
-    if third:
-        add(
-            3,
-            f"optimised, {third['parameters']} parameters",
-            "test",
-            third["test"]["accuracy"],
-        )
-    if fourth:
-        add(4, f"exported; cheapest within the SLO: {fourth['shipped'] or 'none'}")
-    if fifth:
-        raised = sum(row["raised"] for row in fifth["drill"])
-        add(
-            5,
-            f"in service; {raised} of {len(fifth['drill'])} incidents raised their"
-            " alert",
-        )
-    if sixth:
-        at = "" if sixth["decided_at"] is None else f" at window {sixth['decided_at']}"
-        case = f"{sixth['scenario']['kind']}, severity {sixth['scenario']['severity']}"
-        add(
-            6,
-            f"drift ({case}): {sixth['decision']}{at}",
-            "gate, drifted",
-            gate.get(("old model", "drifted")),
-        )
-    if seventh:
-        verdict = "accepted" if seventh["gate"]["passed"] else "refused"
-        add(
-            7,
-            f"candidate of {seventh['chosen']['budget']} labels {verdict}",
-            "gate, drifted",
-            gate.get(("candidate", "drifted")),
-        )
-        add(7, "the candidate on the test images", "test", seventh["test"]["accuracy"])
-        which = (
-            "retrained"
-            if seventh["in_service"] == seventh["models"]["after"]
-            else "original"
-        )
-        add(7, f"in service now: {seventh['in_service'][:8]}, the {which} model")
-    return pd.DataFrame(
-        events, columns=["theme", "when", "event", "images", "accuracy", "low", "high"]
-    )
-
-
 # --------------------------------------------------------------------------------------
 # What was promised and what was measured: the checklist of the course before submission
 # --------------------------------------------------------------------------------------
-
-CHECKLIST = {
-    "Code": (
-        "environment documented",
-        "optimised loader tested",
-        "baseline above 70 % accuracy",
-        "optimised model above 80 % accuracy",
-        "ONNX export works",
-        "ONNX Runtime benchmarks complete",
-        "monitoring in operation (TensorBoard and CSV)",
-        "drift detection, two methods or more",
-        "retraining pipeline tested",
-        "code commented and reproducible",
-        "random seeds fixed",
-    ),
-    "Report": (
-        "executive summary",
-        "introduction",
-        "themes 1 to 7",
-        "theme 8",
-        "conclusion",
-        "references",
-        "figures clear, with captions",
-        "comparative tables with precise figures",
-    ),
-    "Hand-in": (
-        "report as PDF",
-        "source code: eight notebooks",
-        "checkpoints",
-        "README with instructions",
-        "demo or screenshots (optional)",
-    ),
-}
-
-
-def checklist(
-    home: str | Path, results: dict, project: str | Path | None = None
-) -> pd.DataFrame:
-    """The course's checklist before submission, item by item, with the evidence that
-    stands in the files.
-
-    Parameters
-    ----------
-    home : folder of the artefacts; project : folder of notebooks and README, the home's
-    own or else this kit.
-
-    Returns
-    -------
-    DataFrame: part ("Code", "Report", "Hand-in"), item, evidence (a sentence with
-    measured values), passed (True, False, or None: a human must judge).
-    """
-    home = Path(home)
-    project = Path(project or (home if (home / "notebooks").is_dir() else KIT))
-    found = (
-        _code_evidence(home, results, project)
-        | _report_evidence(home)
-        | _hand_in_evidence(home, project)
-    )
-    rows = [
-        {"part": part, "item": item}
-        | dict(zip(("evidence", "passed"), found[item], strict=True))
-        for part, items in CHECKLIST.items()
-        for item in items
-    ]
-    return pd.DataFrame(rows)
-
-
-def _met(results: dict, theme: int, words: str) -> tuple[str, bool]:
-    """Evidence of one criterion that a theme's checkpoint recorded."""
-    for row in results.get("criteria", {}).get(f"theme{theme}", []):
-        if row["name"].startswith(words):
-            value = (
-                f"{row['value']:.4g}"
-                if isinstance(row["value"], float)
-                else row["value"]
-            )
-            return f"{row['name']}: {value} (target {row['target']})", row["passed"]
-    return f"not recorded: run notebooks/{THEMES[theme][0]}.ipynb", False
-
-
-def _all_met(results: dict, *wanted: tuple[int, str]) -> tuple[str, bool]:
-    said, passed = zip(
-        *(_met(results, theme, words) for theme, words in wanted), strict=True
-    )
-    return "; ".join(said), all(passed)
-
-
-def _seed_evidence(project: Path, seed: int | None) -> tuple[str, bool]:
-    """How many of the notebooks hand SEED to `start`, and the seed of the record."""
-    notebooks = sorted((project / "notebooks").glob("theme[1-8]_*.ipynb"))
-    fixed = sum(
-        bool(
-            re.search(
-                r"utils\.start\([^)]*\bseed=SEED\b", path.read_text(errors="replace")
-            )
-        )
-        for path in notebooks
-    )
-    says = (
-        f"seed {seed} in the record; {fixed} of {len(notebooks)} notebooks pass SEED to"
-        " utils.start"
-    )
-    return says, seed is not None and 0 < fixed == len(notebooks)
-
-
-def _code_evidence(
-    home: Path, results: dict, project: Path
-) -> dict[str, tuple[str, bool | None]]:
-    meta, fourth, sixth = (
-        results.get(name, {}) for name in ("meta", "theme4", "theme6")
-    )
-    versions, written = (
-        meta.get("environment", {}),
-        (home / "exports" / "environment.txt").exists(),
-    )
-    timed = {(row["backend"], row["batch"]) for row in fourth.get("benchmark", [])}
-    backends, batches = (
-        {backend for backend, _ in timed},
-        sorted({batch for _, batch in timed}),
-    )
-    served = [name for name in backends if name.startswith("ONNX Runtime")]
-    log = home / "logs" / "production.csv"
-    lines = (
-        f"; production.csv, {log.stat().st_size / 2**20:.1f} MiB"
-        if log.exists()
-        else "; no logs/production.csv"
-    )
-    board = _all_met(results, (5, "TensorBoard"), (5, "lines in the log"))
-    refused = results.get("theme7", {}).get("refused", {})
-    gate = _all_met(results, (7, "gate images"), (7, "bad candidates"))
-    methods = _met(results, 6, "detection methods")
-    seed = meta.get("seed")
-    return {
-        "environment documented": (
-            (
-                f"exports/environment.txt, torch {versions.get('torch')},"
-                f" {meta.get('hardware')}"
-                if written
-                else "exports/environment.txt is missing"
-            ),
-            written,
-        ),
-        "optimised loader tested": _met(results, 1, "optimised loader"),
-        "baseline above 70 % accuracy": _all_met(
-            results, (2, "baseline test"), (2, "balanced accuracy above")
-        ),
-        "optimised model above 80 % accuracy": _all_met(
-            results, (3, "optimised test"), (3, "balanced accuracy above")
-        ),
-        "ONNX export works": _all_met(
-            results, (4, "ONNX against PyTorch"), (4, "decisions changed")
-        ),
-        "ONNX Runtime benchmarks complete": (
-            (
-                f"{len(backends)} backends, {len(served)} of ONNX Runtime, at batch"
-                f" sizes {', '.join(map(str, batches)) or 'none'}"
-            ),
-            len(backends) >= 3 and bool(served) and len(batches) >= 2,
-        ),
-        "monitoring in operation (TensorBoard and CSV)": (
-            board[0] + lines,
-            board[1] and log.exists(),
-        ),
-        "drift detection, two methods or more": (
-            (
-                f"{methods[0]}; false alarms of {len(sixth.get('false_alarms', []))}"
-                " detectors measured"
-            ),
-            methods[1],
-        ),
-        "retraining pipeline tested": (
-            f"{gate[0]}; {len(refused)} bad candidates tried",
-            gate[1],
-        ),
-        "code commented and reproducible": (
-            "run `course.py check` on the hand-in: it repeats the figures",
-            None,
-        ),
-        "random seeds fixed": _seed_evidence(project, seed),
-    }
-
-
-def _report_evidence(home: Path) -> dict[str, tuple[str, bool | None]]:
-    """From report/report.json, which `course.py report` writes beside the PDF."""
-    report = read_json(home / "report" / "report.json")
-    missing = "no report yet: python course.py report"
-    parts = {
-        "executive summary": ("summary",),
-        "introduction": ("introduction",),
-        "conclusion": ("conclusion",),
-        "themes 1 to 7": tuple(f"theme{n}" for n in range(1, 8)),
-        "theme 8": ("theme8",),
-        "references": ("references",),
-    }
-    found = {}
-    for item, keys in parts.items():
-        rows = [
-            row
-            for row in report.get("sections", [])
-            if any(key in row["key"] for key in keys)
-        ]
-        long = [
-            f"{row['title']}: {row['pages']} of {'–'.join(map(str, row['budget']))}"
-            " pages"
-            for row in rows
-            if row["budget"]
-            and not row["budget"][0] <= row["pages"] <= row["budget"][1]
-        ]
-        open_ = sum(row["placeholders"] for row in rows)
-        said = f"{len(rows)} of {len(keys)} sections, {open_} placeholders left"
-        said += f"; outside the budget: {', '.join(long)}" if long else ""
-        found[item] = (
-            (said, len(rows) == len(keys) and not long and open_ == 0)
-            if report
-            else (missing, False)
-        )
-    for item, kind, suffix in (
-        ("figures clear, with captions", "figures", "png"),
-        ("comparative tables with precise figures", "tables", "csv"),
-    ):
-        count = len(list((home / "exports" / kind).glob(f"theme*.{suffix}")))
-        found[item] = (
-            f"{count} {kind} in exports/{kind}: read them as a stranger would",
-            None if count else False,
-        )
-    return found
-
-
-def _hand_in_evidence(home: Path, project: Path) -> dict[str, tuple[str, bool | None]]:
-    report = read_json(home / "report" / "report.json")
-    pdf, pages = (home / "report" / "report.pdf").exists(), report.get("pages", 0)
-    notebooks = len(list((project / "notebooks").glob("theme[1-8]_*.ipynb")))
-    names = ("best_model.pth", "model_retrained.pth")
-    there = [name for name in names if (home / "checkpoints" / name).exists()]
-    demo = (project / "demo").is_dir()
-    draft = ", still a draft" if report.get("draft") else ""
-    return {
-        "report as PDF": (
-            (
-                f"report.pdf, {pages} pages of 40–100{draft}"
-                if pdf
-                else "report/report.pdf is missing"
-            ),
-            pdf and 40 <= pages <= 100 and not draft,
-        ),
-        "source code: eight notebooks": (f"{notebooks} of 8 notebooks", notebooks == 8),
-        "checkpoints": (
-            f"{', '.join(there) or 'none'} of {' and '.join(names)}",
-            len(there) == 2,
-        ),
-        "README with instructions": (
-            "README.md" if (project / "README.md").exists() else "README.md is missing",
-            (project / "README.md").exists(),
-        ),
-        "demo or screenshots (optional)": (
-            "demo/ is there" if demo else "none found, and none is required",
-            None,
-        ),
-    }
 
 
 # --------------------------------------------------------------------------------------
 # How mature: the ML Test Score of Breck et al. (2017)
 # --------------------------------------------------------------------------------------
-
-ML_TEST_SCORE = {
-    "data": (
-        "expectations about the inputs are written down",
-        "every input is useful",
-        "no input costs too much",
-        "inputs respect law and policy",
-        "the pipeline protects privacy",
-        "a new input can be added quickly",
-        "the code that reads inputs is tested",
-    ),
-    "model": (
-        "every model specification is reviewed",
-        "offline and online metrics agree",
-        "hyperparameters were tuned",
-        "the price of a stale model is known",
-        "a simpler model is not better",
-        "quality holds on all important slices",
-        "fairness and inclusion were tested",
-    ),
-    "infrastructure": (
-        "training is reproducible",
-        "model code has unit tests",
-        "the pipeline has an integration test",
-        "quality is validated before serving",
-        "single predictions can be debugged",
-        "a canary or shadow precedes serving",
-        "serving can be rolled back",
-    ),
-    "monitoring": (
-        "changes of a dependency are noticed",
-        "invariants of the inputs are watched",
-        "training and serving do not differ",
-        "the age of the model is watched",
-        "numerical stability is watched",
-        "speed and memory have not got worse",
-        "a fall of quality is noticed",
-    ),
-}
-# Upper end of the score, and how the paper reads it.
-MATURITY = (
-    (0, "more of a research project than a productionised system"),
-    (1, "not totally untested, but serious holes in reliability are possible"),
-    (2, "a first pass at productionisation, more investment may be needed"),
-    (3, "reasonably tested, more of it could be automated"),
-    (5, "strong automated testing and monitoring, fit for mission-critical systems"),
-    (7, "exceptional automated testing and monitoring"),
-)
-
-
-def _stale_price(section: dict) -> str:
-    old = {
-        row["images"]: row["accuracy"]
-        for row in section.get("on_gate", [])
-        if row["model"] == "old model"
-    }
-    return (
-        f"accuracy {old['clean']:.3f} on clean images, {old['drifted']:.3f} after the"
-        " drift"
-        if old
-        else ""
-    )
-
-
-def _largest(agreement: list[dict]) -> float:
-    return max(row["max_abs_diff"] for row in agreement)
-
-
-# Test, theme, and what its section of the record says about it.
-_MATURITY_EVIDENCE = (
-    (
-        "expectations about the inputs are written down",
-        1,
-        lambda s: f"{len(s['quality'])} kinds of faulty files",
-    ),
-    (
-        "hyperparameters were tuned",
-        3,
-        lambda s: f"a search, and {len(s['ablation'])} trainings of the ablation",
-    ),
-    (
-        "a simpler model is not better",
-        3,
-        lambda s: (
-            f"optimised against baseline {100 * s['paired']['difference']:+.1f} "
-            f"points, p = {s['paired']['p_value']:.2g}"
-        ),
-    ),
-    (
-        "training and serving do not differ",
-        4,
-        lambda s: f"answers only: {_largest(s['agreement']):.1e} apart",
-    ),
-    (
-        "speed and memory have not got worse",
-        5,
-        lambda s: "an alert rule on latency; memory is not watched",
-    ),
-    (
-        "invariants of the inputs are watched",
-        5,
-        lambda s: "brightness, sharpness and blank images, by window",
-    ),
-    (
-        "a fall of quality is noticed",
-        6,
-        lambda s: (
-            f"{s['policy']['estimate']}, no labels; at worst"
-            f" {100 * s['estimates'][s['policy']['estimate']]['most optimistic']:.0f}"
-            " points too good"
-        ),
-    ),
-    ("the price of a stale model is known", 7, _stale_price),
-    (
-        "quality is validated before serving",
-        7,
-        lambda s: f"{len(s['gate']['checks'])} checks; {s['gate']['verdict']}",
-    ),
-    (
-        "a canary or shadow precedes serving",
-        7,
-        lambda s: f"{s['shadow']['requests']} requests in the shadow",
-    ),
-    (
-        "serving can be rolled back",
-        7,
-        lambda s: "rehearsed; exports/audit.csv holds the lines",
-    ),
-)
-
-
-def maturity_evidence(results: dict) -> dict[str, str]:
-    """What the record holds for a test of the ML Test Score; a test that is not named
-    has no evidence there.
-    """
-    said = {
-        test: (theme, tell(results[f"theme{theme}"]))
-        for test, theme, tell in _MATURITY_EVIDENCE
-        if f"theme{theme}" in results
-    }
-    return {
-        test: f"theme {theme}: {text}" for test, (theme, text) in said.items() if text
-    }
-
-
-def maturity(
-    results: dict, scores: dict[str, tuple]
-) -> tuple[pd.DataFrame, float, str]:
-    """The ML Test Score of a project: per test 0 (not done), 0.5 (done by hand, written
-    down) or 1 (automated).
-
-    Parameters
-    ----------
-    scores : dict
-        Seven numbers for each section of ML_TEST_SCORE.
-
-    Returns
-    -------
-    table (section, test, score, evidence in the record), the final score (the lowest of
-    the four sums: a chain is as strong as its weakest link), how the paper reads it.
-    Source: Breck et al. (2017), The ML Test Score.
-
-    Raises
-    ------
-    CourseError
-        A section without seven numbers, or another number than 0, 0.5 and 1.
-    """
-    evidence, rows = maturity_evidence(results), []
-    for section, tests in ML_TEST_SCORE.items():
-        own = tuple(scores.get(section, ()))
-        if len(own) != len(tests) or not set(own) <= {0, 0.5, 1}:
-            raise CourseError(
-                f"Section {section!r} needs {len(tests)} scores of 0, 0.5 or 1, these"
-                f" are {own}: give one for each test, in the order of the table."
-            )
-        rows += [
-            {
-                "section": section,
-                "test": test,
-                "score": float(score),
-                "evidence": evidence.get(test, ""),
-            }
-            for test, score in zip(tests, own, strict=True)
-        ]
-    table = pd.DataFrame(rows)
-    final = float(table.groupby("section")["score"].sum().min())
-    return table, final, next(text for end, text in MATURITY if final <= end)
-
-
-def limitations(results: dict) -> list[tuple[str, str]]:
-    """Facts of this run that limit what may be claimed, each with the question that it
-    asks.
-    """
-    meta, third, sixth, seventh = (
-        results.get(name, {}) for name in ("meta", "theme3", "theme6", "theme7")
-    )
-    found = []
-    if meta.get("source") == "sample":
-        found.append(
-            (
-                "All images are drawn.",
-                "Which of your conclusions would you dare to repeat on real ones?",
-            )
-        )
-    if third:
-        low, high, n = (
-            third["test"]["accuracy"][name] for name in ("low", "high", "n")
-        )
-        found.append(
-            (
-                (
-                    f"{n} test images put the accuracy before retraining in [{low:.3f},"
-                    f" {high:.3f}] (95 %), if they are independent: several can come"
-                    " from one patient or one street."
-                ),
-                "Which difference between two models is too small for you to see?",
-            )
-        )
-        recalls = {
-            name: row
-            for name, row in third["test"].items()
-            if name.startswith("recall ")
-        }
-        name, worst = min(recalls.items(), key=lambda item: item[1]["low"])
-        found.append(
-            (
-                (
-                    f"The {name} before retraining may be as low as {worst['low']:.3f}"
-                    f" (n = {worst['n']})."
-                ),
-                "Who pays for these errors, and who decides that this is acceptable?",
-            )
-        )
-    if sixth:
-        seen = [name for name, told in sixth["unseen_shift"].items() if told]
-        found.append(
-            (
-                (
-                    f"{len(seen)} of {len(sixth['unseen_shift'])} detectors tell the"
-                    " test images from the training hospital's (or region's)."
-                ),
-                "Where else will the images come from, and who checks that?",
-            )
-        )
-        error = sixth["estimates"][sixth["policy"]["estimate"]]["most optimistic"]
-        found.append(
-            (
-                (
-                    f"Accuracy estimated without labels was up to {100 * error:.0f}"
-                    " points too good."
-                ),
-                "How many images a month must somebody label for you to notice?",
-            )
-        )
-    if seventh:
-        checks = [
-            row for row in seventh["gate"]["checks"] if row["name"] == "clean accuracy"
-        ]
-        found += [
-            (
-                (
-                    f"The gate lets clean accuracy fall by {100 * -row['limit']:.1f}"
-                    " points before it refuses; this time its interval excluded more"
-                    f" than {100 * -row['low']:.1f}."
-                ),
-                "How many gate images would three points need?",
-            )
-            for row in checks
-        ]
-    found.append(
-        (
-            f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')}).",
-            (
-                "Which of your figures would you expect to move with another seed, and"
-                " by how much?"
-            ),
-        )
-    )
-    return found
 
 
 # --------------------------------------------------------------------------------------
@@ -13787,77 +8574,6 @@ def plot_robustness(rows: list, trained_on: str, title: str):
         xlabel=f"accuracy on the same {table['n'].min()} images of pool production",
         title=title,
     )
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def plot_life(table: pd.DataFrame, title: str):
-    """The events of `life_of_model` from top to bottom, and beside each the accuracy
-    that was measured then.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(11, 0.55 * len(table) + 1.6))
-    kinds = list(dict.fromkeys(table.loc[table["accuracy"].notna(), "images"]))
-    for number, kind in enumerate(kinds):
-        part = table[(table["images"] == kind) & table["accuracy"].notna()]
-        ends = np.abs([part["accuracy"] - part["low"], part["high"] - part["accuracy"]])
-        axis.errorbar(
-            part["accuracy"],
-            part.index,
-            xerr=ends,
-            fmt="so^D"[number % 4],
-            ms=9,
-            capsize=4,
-            lw=2,
-            ls="none",
-            color=COLOURS[number],
-            label=f"images: {kind}",
-        )
-    axis.set_yticks(
-        table.index,
-        [
-            f"{textwrap.shorten(row.event, 60, placeholder=' ...')}\ntheme {row.theme},"
-            f" {row.when[5:16]}"
-            for row in table.itertuples()
-        ],
-        fontsize=10,
-    )
-    axis.set(xlabel="accuracy, 95 %", ylim=(len(table) - 0.5, -0.5), title=title)
-    if kinds:
-        axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def plot_maturity(table: pd.DataFrame, final: float, says: str):
-    """Points of each section of the ML Test Score; the lowest one is the score."""
-    import matplotlib.pyplot as plt
-
-    style()
-    sums = table.groupby("section", sort=False)["score"].agg(["sum", "size"])
-    figure, axis = plt.subplots(figsize=(8.5, 2.8))
-    axis.barh(sums.index, sums["size"], color="white", edgecolor="grey")
-    axis.barh(
-        sums.index,
-        sums["sum"],
-        color=COLOURS[0],
-        edgecolor="black",
-        hatch="//",
-        alpha=0.85,
-    )
-    axis.axvline(
-        final,
-        color=COLOURS[1],
-        ls="--",
-        lw=2,
-        label=f"score {final:g}: the lowest section",
-    )
-    axis.set(
-        xlabel="points (0.5 by hand, 1 automated)",
-        title="\n".join(textwrap.wrap(says, 80)),
-    )
-    axis.invert_yaxis()
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

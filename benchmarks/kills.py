@@ -320,7 +320,7 @@ def artefacts(home: Path) -> dict[str, str]:
             if path.with_suffix(".json").exists()
         ),
     ):
-        found[path.relative_to(home).as_posix()] = utils._checksum(path)
+        found[path.relative_to(home).as_posix()] = utils.hash_file(path)
     for path in (*home.glob("runs/*/finished.pt"), *home.glob("checkpoints/*.pth")):
         weights = torch.load(path, weights_only=True)["weights"]
         content = b"".join(
@@ -332,7 +332,7 @@ def artefacts(home: Path) -> dict[str, str]:
     for path in data.glob("raw/[!.]*/"):
         found[path.relative_to(home).as_posix()] = utils.fingerprint(
             [
-                (file.relative_to(path).as_posix(), utils._checksum(file))
+                (file.relative_to(path).as_posix(), utils.hash_file(file))
                 for file in sorted(path.rglob("*.jp*g"))
             ]
         )

@@ -37,6 +37,7 @@ CODE = (
     "requirements-dev.txt",
     "constraints.txt",
     "README.md",
+    "kit",
     "models",
     "notebooks",
     "exercises",
@@ -141,7 +142,7 @@ def make_answers(root: Path, stored: str, right: int = 3) -> None:
 
 
 def digest(path: Path) -> str:
-    return utils._checksum(path)[:16]
+    return utils.hash_file(path)[:16]
 
 
 def make_onnx(root: Path, checkpoint: str, **settings) -> Path:

@@ -40,7 +40,7 @@ contained = pytest.mark.skipif(
 
 def project(folder: Path, themes) -> Path:
     """The kit's code with the notebooks of some themes."""
-    for name in ("models", "exercises", "tools", "report"):
+    for name in ("kit", "models", "exercises", "tools", "report"):
         shutil.copytree(
             KIT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
         )

@@ -184,7 +184,7 @@ def wait_for_workers(running, count: int) -> None:
 def other_worker(tmp_path, join):
     """A worker of an edited kit, that also sees another numpy."""
     kit = tmp_path / "kit"
-    for name in ("models", "tools", "exercises", "notebooks", "report"):
+    for name in ("kit", "models", "tools", "exercises", "notebooks", "report"):
         shutil.copytree(
             KIT / name, kit / name, ignore=shutil.ignore_patterns("__pycache__")
         )

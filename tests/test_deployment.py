@@ -164,13 +164,13 @@ def test_one_file_with_dynamic_batch_that_says_what_it_is(data, checkpoint, stor
         and told["seed"] == 42
         and told["torch"] == torch.__version__
     )
-    assert told["checkpoint"] == utils._checksum(checkpoint)[:16]
+    assert told["checkpoint"] == utils.hash_file(checkpoint)[:16]
     assert str(utils.KIT).encode() not in stored.read_bytes()  # no path of this machine
 
 
 def test_same_checkpoint_same_hash(data, checkpoint, stored):
     assert utils.export_onnx(data.course, checkpoint) == stored
-    assert stored.stem == utils._checksum(stored)[:16]
+    assert stored.stem == utils.hash_file(stored)[:16]
 
 
 def test_half_precision_keeps_the_types_of_its_ports(data, checkpoint, model):
@@ -324,7 +324,7 @@ def test_bound_buffers_give_the_same_answers_also_to_several_clients(
 
 def test_error_of_onnx_runtime_is_told_in_words(data, stored):
     stored.write_bytes(b"no model")
-    renamed = stored.rename(stored.with_name(f"{utils._checksum(stored)[:16]}.onnx"))
+    renamed = stored.rename(stored.with_name(f"{utils.hash_file(stored)[:16]}.onnx"))
     with pytest.raises(
         utils.CourseError, match="gives no session on CPUExecutionProvider"
     ):
@@ -522,7 +522,7 @@ def test_rounds_are_interleaved_on_the_same_images():
 
 def test_warm_up_ends_when_the_times_are_stable(monkeypatch):
     def timed(times):
-        monkeypatch.setattr(utils, "_timed", lambda *_: next(times))
+        monkeypatch.setattr(utils, "timed", lambda *_: next(times))
         return utils.warm_up(None, None)
 
     assert timed(iter([100, 50, 20, 9, 5, 5, 5, 5, 5, 5, 5])) == 9
@@ -677,7 +677,7 @@ def test_choice_of_pytorch_settings_is_kept_when_the_notebook_runs_again(
     monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.bfloat16)
     chosen = []
     for ms in (1.0, 2.0):  # what a clock would say the first and the second time
-        monkeypatch.setattr(utils, "_timed", lambda run, pixels, ms=ms: ms)
+        monkeypatch.setattr(utils, "timed", lambda run, pixels, ms=ms: ms)
         backends, _, tuning = utils.make_backends(
             data.course, checkpoint, {}, np.array(data.pixels[:4])
         )

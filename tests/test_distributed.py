@@ -417,7 +417,7 @@ def test_a_signal_is_not_taken_for_a_damaged_file(drawn, tmp_path, monkeypatch):
 
     data = ready(tmp_path / "home", drawn)
     assert ranks.train(data, "kept", stop=7) is None
-    monkeypatch.setattr(utils, "_load", terminated)
+    monkeypatch.setattr(utils, "load_state", terminated)
     with pytest.raises(train.Terminated):
         ranks.train(data, "kept")
     monkeypatch.undo()

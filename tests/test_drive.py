@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import utils
+from kit import home as home_room
 from tools.notebooks import run
 
 RECIPE = utils.Recipe(epochs=2, batch_size=32)
@@ -39,7 +40,7 @@ def drive(tmp_path, monkeypatch):
         folder=tmp_path / "drive" / "MyDrive",
     )
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=stand_in))
-    monkeypatch.setattr(utils, "COLAB", tmp_path)
+    monkeypatch.setattr(home_room, "COLAB", tmp_path)
     monkeypatch.delenv("COURSE_HOME", raising=False)
     return stand_in
 
@@ -319,7 +320,7 @@ def test_first_screen_speaks_of_the_gpu(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     monkeypatch.setattr(utils, "amp_dtype", lambda device: None)
     capsys.readouterr()
-    utils._greet(course, "")
+    utils.greet(course, "")
     assert says in capsys.readouterr().out.splitlines()
 
 

@@ -247,7 +247,7 @@ def results_json(kit, case):
     except utils.CourseError:
         assert path.read_bytes() == case  # nothing was written over it
         raise
-    utils.checkpoint(course, ("accuracy", 0.5, ">=", 0.7))
+    utils.check_criteria(course, ("accuracy", 0.5, ">=", 0.7))
     assert all(isinstance(line, str) for line in utils.stale(course))
     record = utils.read_record(home)
     assert (
@@ -442,7 +442,7 @@ def pixel_cache(kit, case):
     path = put(kit.cache, content)
     put(path.with_suffix(".json"), stamp)
     if consistent:  # whoever writes the pixels can write their checksum
-        utils.write_json(path.with_suffix(".json"), {"sha256": utils._checksum(path)})
+        utils.write_json(path.with_suffix(".json"), {"sha256": utils.hash_file(path)})
     pixels = utils.load_data(kit.course).pixels
     assert pixels.shape == kit.data.pixels.shape and pixels.dtype == np.uint8
 
@@ -656,7 +656,7 @@ ONNX = {
 def onnx_files(kit, case):
     models = kit.home / "exports" / "models"
     path = put(models / "any.onnx", case)
-    path = path.rename(models / f"{utils._checksum(path)[:16]}.onnx")
+    path = path.rename(models / f"{utils.hash_file(path)[:16]}.onnx")
     try:
         model = utils.OnnxModel(path, kit.course.classes)
         assert model.classes == list(kit.course.classes) and isinstance(
@@ -1097,7 +1097,7 @@ def test_an_index_with_a_class_of_another_dataset_trains_nothing(kit):
 def test_a_cache_of_another_shape_is_made_again(kit):
     path = kit.cache
     np.save(path, np.zeros((2, 2), np.uint8))
-    utils.write_json(path.with_suffix(".json"), {"sha256": utils._checksum(path)})
+    utils.write_json(path.with_suffix(".json"), {"sha256": utils.hash_file(path)})
     assert (utils.load_data(kit.course).pixels == kit.data.pixels).all()
 
 
@@ -1174,7 +1174,7 @@ def test_a_foreign_network_is_no_model_of_the_course(kit):
     foreign = onnx_file(size=64)  # says 64 pixels, takes 32
     models = kit.home / "exports" / "models"
     path = put(models / "any.onnx", foreign)
-    path = path.rename(models / f"{utils._checksum(path)[:16]}.onnx")
+    path = path.rename(models / f"{utils.hash_file(path)[:16]}.onnx")
     with pytest.raises(
         utils.CourseError, match="was not exported by this course.*utils.export_onnx"
     ):

@@ -34,6 +34,7 @@ from test_training import RECIPE, Interrupted, network, same_weights
 
 import sample_data
 import utils
+from kit import images
 from tools.scale import shared_study
 
 KIT = Path(utils.__file__).parent
@@ -444,7 +445,7 @@ def test_export_killed_at_every_step(course):
     for _ in every_step(export):
         seen.add(utils.verify_onnx(course.exports / "model.onnx"))
         assert all(
-            path.stem == utils._checksum(path)[:16]
+            path.stem == utils.hash_file(path)[:16]
             for path in (course.exports / "models").glob("*.onnx")
         )
         export()
@@ -541,7 +542,7 @@ def test_copies_between_local_disk_and_home_killed_at_every_step(
 
     def prepare(step):
         for name, content in whole.items():
-            utils._opened(tmp_path / f"{step}-home" / "logs" / name).write_bytes(
+            utils.make_parent(tmp_path / f"{step}-home" / "logs" / name).write_bytes(
                 content
             )
 
@@ -564,7 +565,7 @@ def test_copies_between_local_disk_and_home_killed_at_every_step(
 
 def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
     away = replace(course, local=tmp_path / "local")
-    left = utils._opened(away.local / "runs" / "x" / f".events.{utils.HOST}-1.tmp")
+    left = utils.make_parent(away.local / "runs" / "x" / f".events.{utils.HOST}-1.tmp")
     for path in (left, left.with_name("events")):
         path.write_text("x")
     utils.keep(away, left.parent)
@@ -638,7 +639,9 @@ def test_full_disk_is_explained_and_the_old_file_stays(course, name, monkeypatch
     if name == "export":
         digest = SimpleNamespace(hexdigest=lambda: path.stem)
         monkeypatch.setattr(utils.hashlib, "sha256", lambda content: digest)
-    utils._opened(path).write_bytes(b"old" if name != "record" else path.read_bytes())
+    utils.make_parent(path).write_bytes(
+        b"old" if name != "record" else path.read_bytes()
+    )
     before = path.read_bytes()
     message = on_full_disk(lambda: write(course))
     assert told(message, path) and message.endswith(
@@ -659,7 +662,7 @@ def test_full_disk_while_the_cache_is_built(indexed, monkeypatch):
     decoded = indexed.home / "decoded"
     decode = utils.decode
     monkeypatch.setattr(
-        utils, "decode", lambda *given: decoded.touch() or decode(*given)
+        images, "decode", lambda *given: decoded.touch() or decode(*given)
     )
     message = on_full_disk(lambda: utils.load_data(indexed), size=50_000)
     folder = indexed.data / "cache"
@@ -724,7 +727,7 @@ def test_training_on_a_disk_that_fills_up(data, small_disk):
     """
     whole = fit(data, "whole")
     size = (
-        utils._save(data.course.home / "size", {"state": network().state_dict()})
+        utils.save_state(data.course.home / "size", {"state": network().state_dict()})
         .stat()
         .st_size
     )
@@ -785,8 +788,8 @@ def test_copies_to_and_from_the_home_on_a_full_disk(course, tmp_path):
     """
     away = replace(course, local=tmp_path / "local")
     for name in ("a", "b"):
-        utils._opened(away.local / "runs" / name).write_text(name * 5000)
-        utils._opened(away.home / "runs" / name).write_text("old")
+        utils.make_parent(away.local / "runs" / name).write_text(name * 5000)
+        utils.make_parent(away.home / "runs" / name).write_text("old")
     assert on_full_disk(lambda: utils.keep(away, away.local / "runs")) == ""
     assert all(
         (away.home / "runs" / name).read_text() == "old" for name in ("a", "b")

@@ -70,7 +70,7 @@ def test_anatomy(title):
     parts = (
         "## Your turn",
         "\n## Checkpoint",
-        "utils.checkpoint(",
+        "utils.check_criteria(",
         "## For your report",
     )
     places = [text.index(part) for part in parts]

@@ -338,7 +338,7 @@ def test_killed_at_every_file_operation(tmp_path):
         assert csv.read_bytes() == content and not leftovers(tmp_path)
         shutil.rmtree(folder)
         for name, data in before.items():
-            utils._opened(folder / name).write_bytes(data)
+            utils.make_parent(folder / name).write_bytes(data)
         step += 1
     assert step > 15
 
@@ -445,7 +445,7 @@ def test_another_log_is_not_mixed_in(own, change):
     "name", ["notes.txt", "day=2026-03-01/part-000000000000000.parquet"]
 )
 def test_a_folder_of_something_else(own, name):
-    utils._opened(own / "other" / name).write_text("mine")
+    utils.make_parent(own / "other" / name).write_text("mine")
     for attempt in (
         lambda: compact(own / "production.csv", own / "other"),
         lambda: open_log(own / "other"),

@@ -65,7 +65,7 @@ def world(drawn, tmp_path_factory) -> SimpleNamespace:
             "label": np.array(CLASSES)[labels],
         }
     )
-    index.to_csv(utils._opened(course.data / "index.csv"), index=False)
+    index.to_csv(utils.make_parent(course.data / "index.csv"), index=False)
     data = utils.Data(index, pixels, labels, CLASSES, [0.4], [0.14], "discs", course)
     drifted = replace(data, pixels=255 - pixels, key="negatives")
     recipe = replace(RECIPE, epochs=6, lr=4e-3)
@@ -378,7 +378,7 @@ def test_a_candidate_says_what_it_has_seen(home):
         and set(old) < set(state)
         and state["note"] == "first"
     )
-    assert state["parent"] == utils._checksum(home.checkpoint)[:16]
+    assert state["parent"] == utils.hash_file(home.checkpoint)[:16]
     assert (state["how"], state["share"], state["budget"]) == ("frozen stem", 0.1, 30)
     pools = home.data.index.set_index("sha256")["pool"]
     assert state["trained_on"] == sorted(state["trained_on"])
@@ -406,7 +406,7 @@ def test_a_candidate_says_what_it_has_seen(home):
     second = torch.load(stored, weights_only=True)
     assert (
         set(state["trained_on"]) < set(second["trained_on"])
-        and second["parent"] == utils._checksum(path)[:16]
+        and second["parent"] == utils.hash_file(path)[:16]
     )
     with pytest.raises(utils.CourseError, match="make the candidate with fine_tune"):
         utils.save_candidate(home.course, replace(run, path=home.course.home), mixed)
@@ -1086,7 +1086,7 @@ def store(course, content: bytes) -> Path:
     path = course.exports / "models" / "new.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return path.rename(path.with_name(f"{utils._checksum(path)[:16]}.onnx"))
+    return path.rename(path.with_name(f"{utils.hash_file(path)[:16]}.onnx"))
 
 
 def accepted(new: Path, current: Path) -> utils.GateReport:
@@ -1304,7 +1304,7 @@ def test_killed_at_every_step(tmp_path, what):
         # one of both, whole
         assert (
             now in (service.c.stem, target.stem)
-            and utils._checksum(service.path)[:16] == now
+            and utils.hash_file(service.path)[:16] == now
         )
         outcomes.add((was_killed, now == target.stem))
         logged = events(service)[-1][0] == "rollback"

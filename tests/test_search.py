@@ -26,6 +26,7 @@ from killing import error_of, leftovers
 from optuna.storages.journal import JournalFileBackend
 
 import utils
+from kit import home as home_room
 from tools.scale import search as command
 from tools.scale import shared_study
 
@@ -1266,7 +1267,7 @@ def test_storage_that_cannot_be(quick, tmp_path, monkeypatch, storage, says):
 
 
 def test_google_drive_is_no_shared_disk(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "COLAB", tmp_path)
+    monkeypatch.setattr(home_room, "COLAB", tmp_path)
     (tmp_path / "drive").mkdir()
     with pytest.raises(
         utils.CourseError,
@@ -1282,7 +1283,7 @@ def test_home_on_google_drive_without_a_local_copy_is_allowed(
     """DRIVE = False, or `course.py run --home` there: nobody gave a storage, so nobody
     can leave it out.
     """
-    monkeypatch.setattr(utils, "COLAB", tmp_path)
+    monkeypatch.setattr(home_room, "COLAB", tmp_path)
     home = tmp_path / "drive" / "MyDrive"
     monkeypatch.setattr(data, "course", replace(data.course, home=home, local=home))
     check_complete(quick(trials=2), 2)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import utils
+from kit import home as home_room
 
 
 def test_set_seed_fixes_every_generator():
@@ -153,7 +154,7 @@ def test_drive_keeps_results_and_leaves_pixels_local(
     monkeypatch.setitem(
         sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mount))
     )
-    monkeypatch.setattr(utils, "COLAB", tmp_path)
+    monkeypatch.setattr(home_room, "COLAB", tmp_path)
     course = utils.start(1, source="sample", profile="smoke", drive=True)
     assert mounted == [str(tmp_path / "drive")]
     assert course.home == tmp_path / "drive" / "MyDrive" / "dl-course"
@@ -326,7 +327,7 @@ def test_stale_section_is_named_until_it_runs_again(open_course, capsys):
 
 def test_checkpoint_compares(open_course, capsys):
     course = open_course()
-    table = utils.checkpoint(
+    table = utils.check_criteria(
         course, ("a", 0.7, ">", 0.7), ("b", 0.71, ">", 0.7), ("c", True, "==", True)
     )
     assert table["passed"].tolist() == [False, True, True]

@@ -857,9 +857,9 @@ def test_sections_measured_on_other_files(group, look):
 
 
 def test_no_file_outside_the_submission_is_hashed(group, look, monkeypatch):
-    hashed, checksum = [], utils._checksum
+    hashed, checksum = [], utils.hash_file
     monkeypatch.setattr(
-        utils, "_checksum", lambda path: hashed.append(Path(path)) or checksum(path)
+        utils, "hash_file", lambda path: hashed.append(Path(path)) or checksum(path)
     )
     names = {"/etc/hostname": "0", "../outside.txt": "0", "/dev/zero": "0"}
     edit_json(

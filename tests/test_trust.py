@@ -13,7 +13,7 @@ import pytest
 from tools.grading.parsing import parse_cell, read_notebook
 
 KIT = Path(__file__).resolve().parent.parent
-FOLDERS = (".", "tools", "models", "exercises", "benchmarks", "tests")
+FOLDERS = (".", "kit", "tools", "models", "exercises", "benchmarks", "tests")
 # Each of these runs code that a file or a text brings along.
 RUNS_CODE = {
     "eval",
@@ -162,7 +162,7 @@ home = sys.argv[1]
 course = utils.start(1, "pneumonia", "sample", "smoke", home=home)
 print(utils.environment())
 utils.record(course, "theme1", {"inputs": utils.inputs(course), "note": "of a session"})
-utils.checkpoint(course, ("it ran", 1, "==", 1))
+utils.check_criteria(course, ("it ran", 1, "==", 1))
 utils.load_or_run(course, "work", utils.hardware)
 utils.InferenceLogger(course.logs / "production.csv").log(1, 0.5, 2.0, image="a")
 utils.save_predictions(course, "p", np.full((2, 2), 0.5), np.array([0, 1]))

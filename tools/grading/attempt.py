@@ -20,7 +20,7 @@ from pathlib import Path
 
 KIT = Path(__file__).resolve().parents[2]
 TOP = ("course.py", "utils.py", "sample_data.py")
-PARTS = ("models", "tools", "exercises", "notebooks", "report")
+PARTS = ("kit", "models", "tools", "exercises", "notebooks", "report")
 SUFFIXES = {".py", ".ipynb", ".html", ".md", ".css", ".typ"}
 MISSING, FAILED, DIED, LOST = "missing", 3, 4, 5
 # Dask starts its workers with values of its own; a check takes those of whoever started

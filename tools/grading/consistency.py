@@ -275,7 +275,7 @@ def _load(look, stored: str) -> tuple[np.ndarray, np.ndarray] | None:
     path = f"exports/predictions/{stored}.npz"
     try:
         arrays = utils.load_arrays(io.BytesIO(look.read(path)))
-        utils._check_stored_answers(arrays["probabilities"], arrays["labels"])
+        utils.check_stored_answers(arrays["probabilities"], arrays["labels"])
     except (SubmissionError, ValueError, KeyError):
         return None
     return arrays["probabilities"], arrays["labels"]

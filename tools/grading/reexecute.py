@@ -98,9 +98,10 @@ def score(
     for name in ("utils.py", "sample_data.py"):
         kit.mkdir(parents=True, exist_ok=True)
         shutil.copy(KIT / name, kit / name)
-    shutil.copytree(
-        KIT / "tools", kit / "tools", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for name in ("kit", "tools"):
+        shutil.copytree(
+            KIT / name, kit / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     findings = _copy_networks(submission, kit) + _copy_weights(submission, home)
     index = Path("data") / submission.story["dataset"] / "index.csv"
     if index in submission.files:
@@ -383,7 +384,7 @@ def _complete(project: Path) -> list[Finding]:
     Of the exercises always ours: an edited check would call every answer right.
     """
     needed = [Path("utils.py"), Path("sample_data.py")]
-    for folder in ("models", "exercises", "tools", "report"):
+    for folder in ("kit", "models", "exercises", "tools", "report"):
         needed += [
             path.relative_to(KIT)
             for path in sorted((KIT / folder).rglob("*"))
@@ -401,7 +402,7 @@ def _complete(project: Path) -> list[Finding]:
     told = [
         path.as_posix()
         for path in lacking
-        if path.parts[0] not in ("exercises", "tools", "report")
+        if path.parts[0] not in ("exercises", "kit", "tools", "report")
     ]
     says = f"Not handed in, so the kit's own were used: {', '.join(told)}."
     return [Finding("re-execution", "note", says)] if told else []

@@ -1242,7 +1242,7 @@ def _digest(look: Look, path: str) -> str | None:
     MAX_MODEL.
     """
     return (
-        utils._checksum(look.root / path)[:16] if look.size(path) <= MAX_MODEL else None
+        utils.hash_file(look.root / path)[:16] if look.size(path) <= MAX_MODEL else None
     )
 
 
@@ -1408,7 +1408,7 @@ def kit_files(look: Look) -> list[Finding]:
             findings.append(
                 Finding("kit files", "note", f"New, lines: {lines}.", shown(path))
             )
-        elif kit != text and path.parts[0] in ("tools", "tests", "benchmarks"):
+        elif kit != text and path.parts[0] in ("kit", "tools", "tests", "benchmarks"):
             plumbing.append(path)
         elif kit != text:
             findings.append(_changed(path, kit.splitlines(), text.splitlines()))

@@ -1,0 +1,1203 @@
+"""A table in, a figure out."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+# Okabe and Ito (2008): told apart with every common colour blindness. In grey print
+# they are not: figures change the line, the marker or the hatch as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def style() -> None:
+    """Set the one style of the course: readable on a projector and in grey print.
+
+    A legend that has to lie on a curve covers it with a white, slightly transparent
+    ground, so that both stay readable."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": plt.cycler(color=COLOURS),
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 12,
+            "axes.titlesize": 13,
+            "lines.linewidth": 1.8,
+            "figure.dpi": 100,
+            "savefig.dpi": 150,
+            "figure.constrained_layout.use": True,
+            "legend.frameon": True,
+            "legend.framealpha": 0.7,
+            "legend.edgecolor": "white",
+            "legend.fancybox": False,
+            "image.cmap": "gray",
+        }
+    )
+
+
+def image_grid(images, titles, columns: int = 8, title: str = ""):
+    """Draw a sheet of images.
+
+    Parameters
+    ----------
+    images : sequence of arrays
+        (H, W), (H, W, 3) or (C, H, W); uint8 or floats in 0..1.
+    titles : sequence of str
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    rows = max(1, math.ceil(len(images) / columns))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.6 * columns, 1.9 * rows), squeeze=False
+    )
+    longest = max(
+        (len(line) for text in titles for line in str(text).splitlines()), default=0
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, text in zip(axes.flat, images, titles, strict=False):
+        image = np.asarray(image)
+        if image.ndim == 3 and image.shape[0] in (1, 3):
+            image = image.transpose(1, 2, 0).squeeze()
+        axis.imshow(image, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+        # as large as neighbours leave room for
+        axis.set_title(text, fontsize=10 if longest <= 18 else 8)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_history(history: pd.DataFrame, title: str):
+    """Loss and accuracy of training and validation by epoch."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
+    for axis, what in zip(axes, ("loss", "accuracy"), strict=True):
+        # of sixty markers none could be told from its neighbour
+        few = {"markevery": math.ceil(len(history) / 15)}
+        axis.plot(
+            history["epoch"],
+            history[f"train_{what}"],
+            "o-",
+            label="train (weights still moving)",
+            **few,
+        )
+        axis.plot(history["epoch"], history[f"val_{what}"], "s--", label="val", **few)
+        axis.set(xlabel="epoch", ylabel=what, title=f"{title}: {what}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    # on a curve nowhere
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
+    return figure
+
+
+def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
+    """Reliability diagram (diagramme de fiabilité): on the diagonal, confidence means
+    accuracy.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(4.4 * len(tables), 4), squeeze=False
+    )
+    for axis, (name, table) in zip(axes.flat, tables.items(), strict=True):
+        axis.plot([0, 1], [0, 1], ":", color="black", label="perfect calibration")
+        error = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+        dots = {"fmt": "o-", "capsize": 3, "label": "measured, 95 %"}
+        axis.errorbar(table["confidence"], table["accuracy"], np.abs(error), **dots)
+        least = min(0.5, float(table["confidence"].min()))
+        for row in table.itertuples():
+            place = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            axis.annotate(
+                f"n={row.n}", (row.confidence, row.low), (0, -13), bbox=ground, **place
+            )
+        axis.set(
+            xlim=(least - 0.03, 1.03),
+            ylim=(-0.1, 1.03),
+            xlabel="mean confidence in a bin",
+            ylabel="accuracy",
+        )
+        axis.set_title(f"{title}: {name}")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
+    return figure
+
+
+def plot_effects(table: pd.DataFrame, title: str, label: str):
+    """Differences with their intervals (columns difference, low, high), one row each,
+    against a line at zero.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(9, 0.5 * len(table) + 1.4))
+    places = np.arange(len(table))[::-1]
+    error = np.abs(
+        [table["difference"] - table["low"], table["high"] - table["difference"]]
+    )
+    axis.axvline(0, ls=":", color="black")
+    axis.errorbar(table["difference"], places, xerr=error, fmt="o", capsize=4)
+    axis.set_yticks(places, table.index)
+    axis.set(
+        title=title,
+        xlabel=label,
+        ylabel="what is changed",
+        ylim=(-0.6, len(table) - 0.4),
+    )
+    return figure
+
+
+def plot_search(study):
+    """The trials of an Optuna study: lowest losses, pruned ones apart, and the learning
+    curves.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
+    # others were tried again, or exploded in their first epoch
+    trials = [
+        trial
+        for trial in study.trials
+        if trial.state.name in ("COMPLETE", "PRUNED") and trial.intermediate_values
+    ]
+    for trial in trials:
+        values, pruned = trial.intermediate_values, trial.state.name == "PRUNED"
+        best = trial.number == study.best_trial.number
+        look = (
+            {"ls": "--", "marker": "x"}
+            if pruned
+            else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
+        )
+        colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
+        left.plot(
+            trial.number, min(values.values()), look["marker"], color=colour, ms=8
+        )
+        right.plot(values.keys(), values.values(), color=colour, **look)
+    lost = any(trial.state.name == "PRUNED" for trial in trials)
+    for label, colour, mark in (
+        ("finished", 0, "o"),
+        ("best", 2, "D"),
+        *([("pruned", 1, "x")] if lost else []),
+    ):
+        left.plot([], [], mark, color=COLOURS[colour], label=label)
+    left.legend()
+    loss = "val loss (weighted)"
+    own = [
+        f" (number {trial.number}: our own recipe)"
+        for trial in trials
+        if trial.params == study.user_attrs["own"]
+    ]
+    title = f"{len(trials)} trial{'s' * (len(trials) != 1)}"
+    left.set(xlabel="".join(["trial", *own[:1]]), ylabel=f"lowest {loss}", title=title)
+    right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def plot_heat(
+    images: np.ndarray, maps: np.ndarray, titles, title: str, columns: int = 8
+):
+    """Images (N, C, S, S) uint8 under maps (N, S, S) in 0..1; the line encloses what is
+    above 0.5.
+    """
+    figure = image_grid(images, titles, columns, title)
+    for axis, heat in zip(figure.axes, maps, strict=False):
+        axis.imshow(heat, cmap="inferno", alpha=0.35, vmin=0, vmax=1)
+        if heat.max() > 0.5:
+            axis.contour(heat, levels=[0.5], colors="black", linewidths=2.5)
+            axis.contour(heat, levels=[0.5], colors="white", linewidths=1.2)
+    return figure
+
+
+def layer_table(model: nn.Module, channels: int, size: int) -> pd.DataFrame:
+    """One row for each layer that has weights or changes the shape: name, kind, output
+    shape, parameters.
+    """
+    rows, hooks = [], []
+
+    def note(name):
+        def hook(module, _, output):
+            shape = "×".join(str(n) for n in output.shape[1:])
+            rows.append(
+                {
+                    "layer": name,
+                    "kind": type(module).__name__,
+                    "output": shape,
+                    "parameters": sum(p.numel() for p in module.parameters()),
+                }
+            )
+
+        return hook
+
+    for name, module in model.named_modules():
+        if not list(module.children()) and not isinstance(
+            module, (nn.Identity, nn.Dropout)
+        ):
+            hooks.append(module.register_forward_hook(note(name)))
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()(
+            torch.zeros(1, channels, size, size, device=next(model.parameters()).device)
+        )
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return pd.DataFrame(rows)
+
+
+# Colour and hatch of each kind of layer, the same in every drawing.
+KINDS = {
+    "Conv2d": (0, ""),
+    "BatchNorm2d": (5, ".."),
+    "ReLU": (4, "//"),
+    "MaxPool2d": (2, "xx"),
+    "Linear": (1, ""),
+}
+
+
+def draw_network(table: pd.DataFrame, title: str):
+    """Draw the layers of `layer_table`; height: square root of the maps' side, arrows:
+    residual connections.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(11, 3.8))
+    rows, x, last, blocks = table[~table["layer"].str.contains("shortcut")], 0.0, "", {}
+    for row in rows.itertuples():
+        maps, *side = (int(n) for n in row.output.split("×"))
+        height, width = (
+            math.sqrt(side[0]) if side else 1.0,
+            0.25 + 0.12 * math.log2(maps),
+        )
+        colour, hatch = KINDS.get(row.kind, (3, "oo"))
+        look = {
+            "color": COLOURS[colour],
+            "hatch": hatch,
+            "edgecolor": "white",
+            "align": "edge",
+            "label": row.kind,
+        }
+        axis.bar(x, height, width, bottom=-height / 2, **look)
+        if row.output != last:
+            axis.text(
+                x,
+                -height / 2 - 0.4,
+                row.output,
+                rotation=90,
+                ha="left",
+                va="top",
+                fontsize=9,
+            )
+        block, _, part = row.layer.rpartition(".")
+        if part == "conv1":
+            blocks[block] = [x, x, height / 2]
+        if block in blocks:
+            blocks[block][1] = x + width
+        x, last = x + width + 0.25, row.output
+    arrow = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.4", "lw": 1.5}
+    for left, right, top in blocks.values():
+        axis.annotate("", (right, top), (left, top), arrowprops=arrow)
+    handles, labels = axis.get_legend_handles_labels()
+    first = dict(zip(labels, handles, strict=True))
+    axis.legend(
+        first.values(), first.keys(), ncols=len(first), loc="upper right", fontsize=9
+    )
+    low, high = axis.get_ylim()
+    note = "maps × height × width" + (
+        "; arrows: residual connections" if blocks else ""
+    )
+    axis.set(
+        title=f"{title}: {table['parameters'].sum():,} parameters ({note})",
+        ylim=(low - 3.2, high + 2.5),
+    )
+    axis.axis("off")
+    return figure
+
+
+def plot_steps(table: pd.DataFrame, title: str):
+    """Speedup of each backend with the range of its rounds, one group a batch size
+    (table of `benchmark_table`).
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    batches, names = sorted(table["batch"].unique()), table["backend"].unique()[::-1]
+    figure, axis = plt.subplots(figsize=(10, 0.55 * len(names) + 1.6))
+    for number, batch in enumerate(batches):
+        own = table[table["batch"] == batch].set_index("backend").loc[names]
+        places = np.arange(len(names)) + 0.2 * (len(batches) - 1 - 2 * number)
+        error = np.abs(
+            [own["speedup"] - own["speedup_low"], own["speedup_high"] - own["speedup"]]
+        )
+        axis.barh(
+            places,
+            own["speedup"],
+            0.38,
+            xerr=error,
+            capsize=3,
+            color=COLOURS[number],
+            label=f"{batch} image{'s' if batch > 1 else ''} a call",
+            hatch=("", "//")[number % 2],
+        )
+        for place, (value, end) in zip(
+            places, own[["speedup", "speedup_high"]].to_numpy(), strict=True
+        ):
+            axis.annotate(
+                f"{value:.1f}×",
+                (end, place),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+    axis.axvline(1, ls=":", color="black")
+    axis.set_yticks(range(len(names)), names)
+    axis.set(
+        xlabel="speedup: median of the rounds, bar from the smallest to the largest",
+        ylabel="backend",
+        xlim=(0, 1.1 * table["speedup_high"].max()),
+        title=title,
+    )
+    figure.legend(loc="outside lower center", ncols=len(batches))
+    return figure
+
+
+def plot_sensitivity(scan: list, title: str):
+    """How far the probabilities move when one layer alone is quantized, most sensitive
+    layer on top.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    table = pd.DataFrame(scan)[::-1]
+    figure, axis = plt.subplots(figsize=(9, 0.28 * len(table) + 1.4))
+    # bars on a logarithmic axis have no zero
+    axis.plot(table["kl"].clip(lower=1e-12), table["layer"], "o")
+    axis.set(
+        xscale="log",
+        xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)",
+        ylabel="layer in INT8",
+        title=title,
+    )
+    return figure
+
+
+# What an operator does, by a piece of its name; the first that fits.
+OPERATIONS = {
+    "convolution": "Conv",
+    "normalisation": "BatchNorm",
+    "activation": "Relu",
+    "addition": "Add",
+    "pooling": "Pool|Reduce",
+}
+
+
+def plot_graphs(table: pd.DataFrame, title: str):
+    """The nodes of several versions of one graph, stacked by what they do (table of
+    `graph_table`).
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(10, 0.55 * len(table.columns) + 1.6))
+    left, nodes = (
+        np.zeros(len(table.columns)),
+        table.drop(index=["all nodes", "KiB on disk"]),
+    )
+    kinds = pd.Series(
+        {
+            name: next(
+                (kind for kind, piece in OPERATIONS.items() if re.search(piece, name)),
+                "other",
+            )
+            for name in nodes.index
+        }
+    )
+    for number, kind in enumerate([*OPERATIONS, "other"]):
+        count = nodes[kinds == kind].sum().to_numpy()
+        bars = axis.barh(
+            table.columns,
+            count,
+            left=left,
+            label=kind,
+            color=COLOURS[number],
+            edgecolor="white",
+            hatch=("", "..", "//", "xx", "", "oo")[number],
+        )
+        axis.bar_label(
+            bars,
+            [str(n) if n else "" for n in count],
+            label_type="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "pad": 1, "edgecolor": "none", "alpha": 0.8},
+        )
+        left += count
+    axis.invert_yaxis()
+    axis.set(xlabel="number of nodes", ylabel="graph", title=title)
+    axis.legend(ncols=3, loc="lower right")
+    return figure
+
+
+def plot_pareto(table: pd.DataFrame, title: str):
+    """Latency against accuracy with its interval; the size of a dot is that of the
+    file, the line the Pareto front.
+
+    Columns: p50_ms, accuracy, low, high, size_mb, front (bool); index: names of the
+    backends.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(10, 4.6))
+    front = table[table["front"]].sort_values("p50_ms")
+    if len(front) > 1:
+        axis.plot(
+            front["p50_ms"],
+            front["accuracy"],
+            "--",
+            color=COLOURS[6],
+            zorder=1,
+            label="Pareto front",
+        )
+    for number, (name, row) in enumerate(table.iterrows()):
+        colour = COLOURS[number % len(COLOURS)]
+        error = np.abs(
+            [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
+        )
+        axis.errorbar(
+            row["p50_ms"],
+            row["accuracy"],
+            error,
+            color=colour,
+            capsize=4,
+            lw=1,
+            zorder=2,
+        )
+        axis.scatter(
+            row["p50_ms"],
+            row["accuracy"],
+            s=60 + 120 * row["size_mb"],
+            color=colour,
+            edgecolor="black",
+            marker="osD^vP*"[number % 7],
+            zorder=3,
+            label=f"{name}: {row['size_mb']:.2f} MiB",
+        )
+    axis.set(
+        xscale="log",
+        xlabel="latency of one image, p50 (ms, logarithmic)",
+        ylabel="accuracy on test (bar: 95 % interval)",
+        title=title,
+    )
+    axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.tick_params(axis="x", labelsize=10)
+    axis.legend(
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        markerscale=0.6,
+        title="area of a dot: size of the file",
+    )
+    return figure
+
+
+def plot_latency(table: pd.DataFrame, title: str):
+    """Latency (p50 to p99) and throughput by batch size, one line a backend."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
+    for number, (name, own) in enumerate(table.groupby("backend", sort=False)):
+        look = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": "osD^vP*"[number % 7],
+            "label": name,
+            "ls": ("-", "--", "-.", ":")[number % 4],
+        }
+        error = np.array([own["p50_ms"] * 0, own["p99_ms"] - own["p50_ms"]])
+        left.errorbar(
+            own["batch"] * (1 + 0.04 * number), own["p50_ms"], error, capsize=3, **look
+        )
+        right.plot(own["batch"], own["images_s"], **look)
+    batches = sorted(table["batch"].unique())
+    for axis, label in (
+        (left, "latency of a call (ms)"),
+        (right, "throughput (images/s)"),
+    ):
+        axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel=label)
+        axis.set_xticks(batches, batches)
+        axis.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+    left.set_title("Latency: p50, bar up to p99 (points moved apart)")
+    right.set_title("Throughput")
+    figure.suptitle(title)
+    figure.legend(
+        *right.get_legend_handles_labels(), loc="outside lower center", ncols=3
+    )
+    return figure
+
+
+PANELS = {
+    "latency (ms)": ("latency_p50", "latency_p95", "latency_p99"),
+    "requests a minute": ("throughput", "requests"),
+    "error rate": ("error_rate",),
+    "mean confidence": ("confidence", "confidence_z"),
+    "share of positives": ("positive_share", "class_mix_z"),
+    "brightness (grey levels)": ("brightness", "brightness_z", "blank_share"),
+}
+
+
+def hours_of(times: pd.Series, windows: pd.DataFrame) -> pd.Series:
+    return (times - windows["timestamp"].iloc[0].normalize()) / pd.Timedelta(hours=1)
+
+
+def mark_alerts(axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str) -> None:
+    """A triangle on the curve where each alert fires, with the rule's name."""
+    low = axis.get_ylim()[0]
+    for event, hour in zip(
+        events.itertuples(), hours_of(events["timestamp"], windows), strict=True
+    ):
+        value = windows.set_index("timestamp")[metric].get(event.timestamp, math.nan)
+        value = low if math.isnan(value) else value
+        axis.plot(
+            hour,
+            value,
+            "^",
+            color=COLOURS[1],
+            ms=9,
+            mec="black",
+            zorder=5,
+            clip_on=False,
+        )
+        place = {"xytext": (-8, 4), "ha": "right"} if hour > 18 else {"xytext": (8, 4)}
+        axis.annotate(
+            event.rule,
+            (hour, value),
+            textcoords="offset points",
+            fontsize=9,
+            weight="bold",
+            **place,
+        )
+
+
+def draw_shares(axis, shares: np.ndarray, classes) -> None:
+    """A bar a class, as large as a picture, with its percentage."""
+    axis.bar(range(len(shares)), shares, color=COLOURS[: len(shares)], width=0.8)
+    for place, share in enumerate(shares):
+        axis.text(
+            place, share + 0.02, f"{share:.0%}", ha="center", va="bottom", fontsize=8
+        )
+    axis.set(ylim=(0, 1), yticks=[], xticks=range(len(shares)), box_aspect=1)
+    axis.set_xticklabels(
+        [name[:9].replace("_", " ").lower() for name in classes], fontsize=7
+    )
+    axis.tick_params(axis="x", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.grid(False)
+
+
+def plot_alarm_rates(rows: list, title: str, alpha: float = 0.05):
+    """How often each detector cries wolf, with 95 % intervals, against what it
+    promises.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    table = pd.DataFrame(rows)[::-1].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.5))
+    axis.hlines(table.index, table["low"], table["high"], color=COLOURS[0], lw=2)
+    axis.plot(table["rate"], table.index, "o", color=COLOURS[0])
+    axis.axvline(alpha, color=COLOURS[1], ls="--")
+    axis.annotate(
+        f"α = {alpha:g}",
+        (alpha, 1),
+        xycoords=("data", "axes fraction"),
+        color=COLOURS[1],
+        ha="left",
+        xytext=(4, 2),
+        textcoords="offset points",
+    )
+    axis.set(
+        yticks=table.index,
+        yticklabels=table["detector"],
+        xlim=(-0.01, max(0.2, table["high"].max() + 0.02)),
+        xlabel="share of undrifted windows in which drift is told (95 % interval)",
+    )
+    axis.set_title(title, pad=16)
+    return figure
+
+
+def heat_maps(
+    panels: dict[str, pd.DataFrame],
+    title: str,
+    label: str,
+    columns: str = "severity",
+    low=0.0,
+    high=1.0,
+    cmap="Blues",
+):
+    """Tables of shares side by side, one row a kind of drift, with the numbers written
+    in; hatched: not measured.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    rows, count = len(next(iter(panels.values()))), len(panels)
+    figure, axes = plt.subplots(
+        1,
+        count,
+        figsize=(3.6 + 2.6 * count, 0.36 * rows + 1.6),
+        sharey=True,
+        squeeze=False,
+    )
+    for axis, (name, table) in zip(axes[0], panels.items(), strict=True):
+        image = axis.imshow(table, vmin=low, vmax=high, cmap=cmap, aspect="auto")
+        for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
+            dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.59, 0.11)) < 0.5
+            axis.text(
+                column,
+                row,
+                "" if math.isnan(value) else round(100 * value),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if dark else "black",
+            )
+        axis.grid(False)
+        axis.patch.set(hatch="///", edgecolor="0.7")  # shows where nothing was measured
+        axis.set(
+            title=name,
+            xlabel=columns,
+            xticks=range(table.shape[1]),
+            xticklabels=table.columns,
+            yticks=range(rows),
+            yticklabels=[name.replace("_", " ") for name in table.index],
+        )
+    figure.colorbar(
+        image,
+        ax=axes[0],
+        label=label,
+        format=lambda value, _: f"{100 * value:.0f}",
+        pad=0.01,
+    )
+    figure.suptitle(title)
+    return figure
+
+
+def name_worst(axis, table: pd.DataFrame, name: str) -> None:
+    """The names of the five largest errors of an estimate, below the diagonal; their
+    lines do not cross.
+    """
+    worst = table.loc[(table[name] - table["accuracy"]).abs().nlargest(5).index]
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    away = np.arctan2(
+        (worst[name] - bottom) / (top - bottom) - 0.2,
+        (worst["accuracy"] - left) / (right - left) - 0.7,
+    )
+    # lowest: furthest round to the left
+    worst = worst.iloc[np.argsort(-(away % (2 * math.pi)), kind="stable")]
+    for place, row in enumerate(worst.to_dict("records")):
+        # of the name, where its line begins
+        side = 0 if row["accuracy"] < left + 0.75 * (right - left) else 1
+        axis.annotate(
+            f"{row['kind'].replace('_', ' ')} {row['severity']}",
+            (row["accuracy"], row[name]),
+            xytext=(0.64, 0.04 + 0.07 * place),
+            textcoords="axes fraction",
+            fontsize=9,
+            arrowprops={
+                "arrowstyle": "-",
+                "lw": 0.5,
+                "color": "grey",
+                "relpos": (side, 0.5),
+            },
+        )
+
+
+# Colour and marker, so that a grey print tells them apart.
+LEVELS_OF_DRIFT = {
+    "none": (COLOURS[2], "o"),
+    "watch": (COLOURS[4], "s"),
+    "retrain": (COLOURS[1], "^"),
+}
+
+
+def plot_streams(streams: dict[str, pd.DataFrame], policy, title: str):
+    """What the monitor said, window by window, for several streams.
+
+    Parameters
+    ----------
+    streams : dict {name: DataFrame with columns severity, p_value, level,
+    estimated_accuracy, accuracy, low, high}
+        accuracy is the true one, which only a simulation knows.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(
+        2,
+        len(streams),
+        figsize=(3.6 * len(streams) + 0.6, 6),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+    )
+    for (name, table), (top, bottom) in zip(streams.items(), axes.T, strict=True):
+        for axis in (top, bottom):
+            for window in table.index[table["severity"] > 0]:
+                axis.axvspan(
+                    window - 0.5,
+                    window + 0.5,
+                    color="black",
+                    alpha=0.04 * table["severity"][window],
+                    lw=0,
+                )
+        for level, (colour, mark) in LEVELS_OF_DRIFT.items():
+            own = table[table["level"] == level]
+            top.plot(
+                own.index,
+                own["p_value"].clip(lower=1e-6),
+                mark,
+                color=colour,
+                ms=7,
+                mec="black",
+                mew=0.6,
+                label=level,
+            )
+        top.axhline(policy.window_alpha, color="black", lw=1, ls="--")
+        top.set(yscale="log", title=name)
+        bottom.errorbar(
+            table.index,
+            table["accuracy"],
+            [table["accuracy"] - table["low"], table["high"] - table["accuracy"]],
+            fmt="o",
+            color=COLOURS[0],
+            ms=4,
+            lw=1,
+            label="true (95 %)",
+        )
+        bottom.plot(
+            table["estimated_accuracy"],
+            color=COLOURS[3],
+            label=f"estimated ({policy.estimate})",
+        )
+        bottom.axhline(policy.accuracy_floor, color="black", lw=1, ls="--")
+        bottom.set(xlabel="window", xticks=range(0, len(table), 2))
+    axes[0, 0].set_ylabel("p-value, corrected\n(dashed: limit;\n1e-6: or less)")
+    axes[1, 0].set_ylabel("accuracy (dashed: floor)")
+    lines = [
+        pair
+        for axis in axes[:, -1]
+        for pair in zip(*axis.get_legend_handles_labels(), strict=True)
+    ]
+    figure.legend(
+        *zip(*lines, strict=True),
+        loc="outside lower center",
+        ncols=len(lines),
+        fontsize=10,
+    )
+    figure.suptitle(title)
+    return figure
+
+
+def interval_bars(axis, x, rows: pd.DataFrame, **look):
+    error = np.abs([rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]])
+    return axis.errorbar(x, rows["accuracy"], error, capsize=4, **look)
+
+
+def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: str):
+    """Accuracy against the labelling budget, on clean and on drifted images.
+
+    Parameters
+    ----------
+    table : DataFrame
+        budget, images ("clean" or "drifted"), accuracy, low, high: one row a budget and
+        kind of images. Budget 0 is the control: the same training without drifted
+        images.
+    current : dict
+        Accuracy of the model in service by kind of images: the dashed lines.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(8.5, 4.2))
+    budgets = np.unique(table["budget"])
+
+    def place(values):  # no labels at all have no logarithm: one step before the fewest
+        return np.log2(np.maximum(values, budgets[budgets > 0].min() / 2))
+
+    for number, (kind, rows) in enumerate(table.groupby("images", sort=False)):
+        rows = rows.sort_values("budget")
+        places = place(rows["budget"]) + 0.04 * number
+        look = {
+            "color": COLOURS[number],
+            "marker": "os^"[number],
+            "label": f"retrained, {kind} images",
+        }
+        interval_bars(axis, places, rows, **look)
+        axis.axhline(
+            current[kind],
+            color=COLOURS[number],
+            ls=("--", ":")[number],
+            lw=1.5,
+            label=f"in service, {kind} images",
+        )
+    axis.set_xticks(place(budgets), budgets)
+    axis.set(
+        xlabel="labels of drifted images (logarithmic; 0: the control)",
+        ylabel="accuracy, 95 %",
+        title=title,
+    )
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_candidates(table: pd.DataFrame, clean_margin: float, title: str):
+    """Accuracy on clean against accuracy on drifted images, one point a candidate, with
+    both intervals.
+
+    Parameters
+    ----------
+    table : DataFrame
+        how, share, images ("clean" or "drifted"), accuracy, low, high: two rows a
+        candidate. The model in service has the how "in service".
+    clean_margin : float
+        Of the gate: the line left of which a candidate has forgotten too much.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(9, 5))
+    pairs = {
+        kind: rows.set_index(["how", "share"]) for kind, rows in table.groupby("images")
+    }
+    marks = dict(
+        zip(
+            [
+                name
+                for name in pairs["clean"].index.unique("how")
+                if name != "in service"
+            ],
+            "os^Dv",
+            strict=False,
+        )
+    )
+    shares = sorted(share for share in table["share"].dropna().unique())
+    # From light to dark, so that a grey print keeps the order.
+    colours = dict(
+        zip(
+            shares,
+            plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(shares))),
+            strict=True,
+        )
+    )
+    for (how, share), clean in pairs["clean"].iterrows():
+        drifted = pairs["drifted"].loc[(how, share)]
+        ends = [
+            np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]])
+            for row in (drifted, clean)
+        ]
+        look = (
+            {"marker": "*", "ms": 16, "color": COLOURS[6]}
+            if how == "in service"
+            else {
+                "marker": marks[how],
+                "ms": 10,
+                "color": colours[share],
+                "mec": "black",
+            }
+        )
+        axis.errorbar(
+            clean["accuracy"],
+            drifted["accuracy"],
+            *ends,
+            ecolor="grey",
+            elinewidth=0.8,
+            capsize=2,
+            **look,
+        )
+        if how == "in service":
+            axis.axvline(
+                clean["accuracy"] - clean_margin,
+                color=COLOURS[6],
+                ls="--",
+                label="in service minus margin",
+            )
+    axis.plot([], [], "*", color=COLOURS[6], ms=12, label="in service")
+    for how, mark in marks.items():
+        axis.plot([], [], mark, color="white", mec="black", ms=9, label=how)
+    for share, colour in colours.items():
+        axis.plot([], [], "-", lw=6, color=colour, label=f"{share:.0%} drifted")
+    axis.set(
+        xlabel="accuracy on clean images, 95 %",
+        ylabel="accuracy on drifted images, 95 %",
+        title=title,
+    )
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_gate(report):
+    """Every check of the gate: differences with their interval and limit above, the
+    others in words below.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
+
+    style()
+    apart = report.table["name"].isin(
+        ["leakage", "latency", "shadow", "onnx agreement"]
+    )
+    drawn, told = (
+        report.table[~apart][::-1].reset_index(drop=True),
+        report.table[apart][::-1].reset_index(drop=True),
+    )
+    figure, (upper, lower) = plt.subplots(
+        2,
+        1,
+        figsize=(11, 0.5 * len(report.table) + 2.2),
+        height_ratios=[len(drawn) + 1, len(told)],
+    )
+    for row in drawn.itertuples():
+        colour, error = (
+            COLOURS[2 if row.passed else 1],
+            [
+                [row.value - row.low],
+                [row.high - row.value],
+            ],
+        )
+        upper.errorbar(
+            row.value,
+            row.Index,
+            xerr=np.abs(error),
+            fmt="o" if row.passed else "X",
+            color=colour,
+            capsize=4,
+            ms=8 if row.passed else 12,
+            mec="black",
+            mew=0.6,
+            lw=2,
+        )
+        upper.plot(
+            [row.limit] * 2,
+            [row.Index - 0.35, row.Index + 0.35],
+            color=COLOURS[6],
+            lw=2.5,
+        )
+        # on which side of the limit it passes
+        side = -1 if row.name == "calibration" else 1
+        upper.plot(
+            row.limit,
+            row.Index + 0.28,
+            marker=CARETRIGHTBASE if side > 0 else CARETLEFTBASE,
+            ms=8,
+            color=COLOURS[6],
+        )
+    for name, mark, colour in (
+        ("passed", "o", COLOURS[2]),
+        ("failed", "X", COLOURS[1]),
+    ):
+        upper.plot([], [], mark, color=colour, ms=9, mec="black", mew=0.6, label=name)
+    upper.legend(loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=2)
+    upper.axvline(0, color="grey", lw=0.8)
+    upper.set_yticks(
+        drawn.index,
+        [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)],
+    )
+    upper.set(
+        xlabel=(
+            "candidate minus model in service, 5 % at each end\nblack: limit, arrow:"
+            " the side that passes"
+        ),
+        ylim=(-0.6, len(drawn)),
+    )
+    for row in told.itertuples():
+        colour = COLOURS[2 if row.passed else 1]
+        lower.plot(
+            0,
+            row.Index,
+            "o" if row.passed else "X",
+            color=colour,
+            ms=9,
+            mec="black",
+            mew=0.6,
+        )
+        lines = textwrap.shorten(row.says, 118, placeholder=" ...")
+        lower.text(0.015, row.Index, lines, va="center", fontsize=9)
+    lower.set_yticks(told.index, told["name"])
+    lower.set(xlim=(-0.02, 1), xticks=[], ylim=(-0.6, len(told) - 0.4))
+    lower.grid(False)
+    lower.spines[["left", "bottom"]].set_visible(False)
+    figure.suptitle("\n".join(textwrap.wrap(report.verdict, 90)))
+    return figure
+
+
+def plot_timeline(
+    table: pd.DataFrame,
+    drift: tuple[float, float],
+    decided: float | None,
+    promoted: float | None,
+    title: str,
+):
+    """Accuracy of the service by window, before, during and after; and what the other
+    model would have had.
+
+    Parameters
+    ----------
+    table : DataFrame
+        window, accuracy, low, high (of the model in service then), old, new (accuracies
+        of both models everywhere).
+    drift : (float, float)
+        First and last window with drifted images.
+    decided, promoted : float, optional
+        Windows of the decision to retrain and of the swap; None where it did not
+        happen.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(11, 4.2))
+    axis.axvspan(
+        drift[0] - 0.5,
+        drift[1] + 0.5,
+        color=COLOURS[4],
+        alpha=0.2,
+        lw=0,
+        label="drifted images",
+    )
+    axis.plot(
+        table["window"],
+        table["old"],
+        "--",
+        color=COLOURS[1],
+        lw=1.6,
+        label="old model, if kept",
+    )
+    axis.plot(
+        table["window"],
+        table["new"],
+        ":",
+        color=COLOURS[2],
+        lw=2,
+        label="new model everywhere",
+    )
+    interval_bars(
+        axis,
+        table["window"],
+        table,
+        fmt="o-",
+        color=COLOURS[0],
+        lw=2,
+        label="in service, 95 %",
+    )
+    ends = (
+        (decided, 0.5, "retrain decided", "-.", "right"),
+        (promoted, -0.5, "promoted", "-", "left"),
+    )
+    for when, shift, text, line, side in ends:  # a window is judged when it is full
+        if when is not None:
+            axis.axvline(when + shift, color=COLOURS[6], ls=line, lw=1.2)
+            axis.text(
+                when + shift,
+                1.01,
+                text,
+                transform=axis.get_xaxis_transform(),
+                ha=side,
+                fontsize=9,
+            )
+    axis.set(xlabel="window", ylabel="accuracy")
+    axis.set_title(title, pad=20)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_life(table: pd.DataFrame, title: str):
+    """The events of `life_of_model` from top to bottom, and beside each the accuracy
+    that was measured then.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(11, 0.55 * len(table) + 1.6))
+    kinds = list(dict.fromkeys(table.loc[table["accuracy"].notna(), "images"]))
+    for number, kind in enumerate(kinds):
+        part = table[(table["images"] == kind) & table["accuracy"].notna()]
+        ends = np.abs([part["accuracy"] - part["low"], part["high"] - part["accuracy"]])
+        axis.errorbar(
+            part["accuracy"],
+            part.index,
+            xerr=ends,
+            fmt="so^D"[number % 4],
+            ms=9,
+            capsize=4,
+            lw=2,
+            ls="none",
+            color=COLOURS[number],
+            label=f"images: {kind}",
+        )
+    axis.set_yticks(
+        table.index,
+        [
+            f"{textwrap.shorten(row.event, 60, placeholder=' ...')}\ntheme {row.theme},"
+            f" {row.when[5:16]}"
+            for row in table.itertuples()
+        ],
+        fontsize=10,
+    )
+    axis.set(xlabel="accuracy, 95 %", ylim=(len(table) - 0.5, -0.5), title=title)
+    if kinds:
+        axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def plot_maturity(table: pd.DataFrame, final: float, says: str):
+    """Points of each section of the ML Test Score; the lowest one is the score."""
+    import matplotlib.pyplot as plt
+
+    style()
+    sums = table.groupby("section", sort=False)["score"].agg(["sum", "size"])
+    figure, axis = plt.subplots(figsize=(8.5, 2.8))
+    axis.barh(sums.index, sums["size"], color="white", edgecolor="grey")
+    axis.barh(
+        sums.index,
+        sums["sum"],
+        color=COLOURS[0],
+        edgecolor="black",
+        hatch="//",
+        alpha=0.85,
+    )
+    axis.axvline(
+        final,
+        color=COLOURS[1],
+        ls="--",
+        lw=2,
+        label=f"score {final:g}: the lowest section",
+    )
+    axis.set(
+        xlabel="points (0.5 by hand, 1 automated)",
+        title="\n".join(textwrap.wrap(says, 80)),
+    )
+    axis.invert_yaxis()
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

@@ -1,0 +1,341 @@
+"""One home, one story: its settings, datasets and profiles, and where it lies."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import sample_data
+from kit.files import KIT, CourseError, damaged, read_json
+from kit.machine import amp_dtype, hardware
+
+COLAB = Path("/content")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where a dataset comes from and how its folders become classes (the last class is
+    the positive one).
+    """
+
+    folder: str
+    kaggle: str
+    channels: int
+    classes: tuple[str, ...]
+    positive: str
+    folders: dict[str, str] = field(default_factory=dict)
+
+
+_XRAY = {"normal": "NORMAL", "pneumonia": "PNEUMONIA"}
+_ROOF = {
+    name: "PANEL" for name in ("positive", "panel", "panels", "solar", "yes", "1")
+} | {
+    name: "NO_PANEL"
+    for name in ("negative", "no_panel", "no_panels", "no_solar", "no", "0")
+}
+_KAGGLE_XRAY = "paultimothymooney/chest-xray-pneumonia"
+DATASETS = {
+    "pneumonia": Dataset(
+        "chest_xray", _KAGGLE_XRAY, 1, ("NORMAL", "PNEUMONIA"), "PNEUMONIA", _XRAY
+    ),
+    "pneumonia3": Dataset(
+        "chest_xray",
+        _KAGGLE_XRAY,
+        1,
+        ("NORMAL", "BACTERIA", "VIRUS"),
+        "pneumonia",
+        _XRAY,
+    ),
+    "solar": Dataset(
+        "solar_panels",
+        "tunguz/solar-panel-classification",
+        3,
+        ("NO_PANEL", "PANEL"),
+        "PANEL",
+        _ROOF,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much work a run does: pixels, epochs, trials, resamples."""
+
+    name: str
+    image_size: int
+    sample_images: int
+    baseline_epochs: int
+    optimized_epochs: int
+    ablation_epochs: int
+    trials: int
+    trial_epochs: int
+    permutations: int
+    resamples: int
+
+
+PROFILES = {
+    "smoke": Profile("smoke", 32, 120, 1, 1, 1, 2, 1, 99, 200),
+    "quick": Profile("quick", 64, 2400, 6, 16, 5, 5, 2, 200, 1000),
+    "full": Profile("full", 224, 2400, 15, 30, 8, 20, 4, 1000, 2000),
+}
+MAX_IMAGE_SIZE = 1024  # pixels of a side: the real images are hardly larger
+# The file that each theme needs, and the notebook that writes it.
+PREREQUISITES = {
+    2: ("data/{dataset}/index.csv", "theme1_data_analysis"),
+    3: ("checkpoints/baseline.pth", "theme2_baseline_model"),
+    4: ("checkpoints/best_model.pth", "theme3_optimization"),
+    5: ("exports/model.onnx", "theme4_onnx_deployment"),
+    6: ("exports/monitoring_baseline.json", "theme5_monitoring"),
+    7: ("exports/drift_report.json", "theme6_drift_detection"),
+}
+
+
+@dataclass
+class Course:
+    """What every theme shares. Results live under `home`; pixels and running files
+    under `local`.
+    """
+
+    theme: int
+    dataset: str
+    source: str
+    profile: Profile
+    image_size: int
+    seed: int
+    home: Path
+    local: Path
+    root: Path
+    device: torch.device
+    sample: bool
+
+    @property
+    def key(self) -> str:
+        """What of it a result may depend on; the place of the home is not."""
+        return f"{self.dataset}-{self.profile.name}-{self.image_size}-{self.seed}"
+
+    @property
+    def spec(self) -> Dataset:
+        return DATASETS[self.dataset]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.spec.classes
+
+    @property
+    def channels(self) -> int:
+        return self.spec.channels
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data" / self.dataset
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.home / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        return self.home / "exports"
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def logs(self) -> Path:
+        """On the local disk, as writers append to them all the time; `keep` copies them
+        to the home.
+        """
+        return self.local / "logs"
+
+
+def check_versions() -> None:
+    found = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if sys.version_info < (3, 11) or found < (2, 6):
+        raise CourseError(
+            f"Python {platform.python_version()} with torch {torch.__version__} is too"
+            " old: the course needs Python 3.11 and torch 2.6 or newer (on Colab:"
+            " Runtime > Change runtime type > Latest)."
+        )
+
+
+def on_colab() -> bool:
+    return "google.colab" in sys.modules
+
+
+def _mount_drive() -> Path:
+    """The student's own folder on Google Drive, MyDrive."""
+    try:
+        from google.colab import drive as google_drive
+    except ImportError as error:
+        raise CourseError(
+            "DRIVE=True works on Google Colab only: set DRIVE=False and give a HOME."
+        ) from error
+    folder = COLAB / "drive" / "MyDrive"
+    try:
+        google_drive.mount(str(COLAB / "drive"))
+        os.listdir(folder)  # a mount that has died still has its folder
+    except Exception as error:  # Colab's own errors, which exist only there
+        raise CourseError(
+            f"Google Drive was not opened ({error}): run this cell again and allow the"
+            " access that Colab asks for, or set DRIVE=False to keep the results on"
+            " this machine, as long as its session lasts."
+        ) from error
+    return folder
+
+
+def open_folders(home, drive) -> tuple[Path, Path]:
+    """Folder of results and folder of pixels and running files; two different ones only
+    with Drive.
+    """
+    if drive:
+        mine = _mount_drive()
+        home = mine / (home or "dl-course")
+        if not home.is_relative_to(COLAB / "drive"):
+            raise CourseError(
+                f"HOME={home} is not on Google Drive, but DRIVE=True: give a folder"
+                f" below {mine}, or set DRIVE=False."
+            )
+        local = COLAB / "dl-course-local" / home.relative_to(COLAB / "drive")
+    else:
+        home = local = Path(home or KIT).expanduser().resolve()
+    for folder in {home, local}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror
+            raise CourseError(
+                f"HOME={folder} cannot be made ({reason}): choose a folder of your own."
+            ) from error
+        if not os.access(folder, os.W_OK):
+            raise CourseError(
+                f"HOME={folder} is not writable: choose another folder with HOME or"
+                " --home."
+            )
+    return home, local
+
+
+def is_story(values: dict) -> bool:
+    """Whether course.json says everything that it must, in values
+    that `start` takes.
+    """
+    names = all(
+        isinstance(values.get(key), str) for key in ("dataset", "source", "profile")
+    )
+    numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
+    return (
+        names
+        and numbers
+        and values["dataset"] in DATASETS
+        and values["profile"] in PROFILES
+        and 32 <= values["image_size"] <= MAX_IMAGE_SIZE
+        and 0 <= values["seed"] < 2**32
+    )
+
+
+def open_story(home: Path, dataset, source, profile, image_size, seed) -> dict:
+    """What this home holds, checked against what was asked; `auto` takes
+    what is there.
+    """
+    path, asked_source = home / "course.json", str(source)
+    if asked_source not in ("auto", "kaggle", "sample"):
+        asked_source = str(Path(asked_source).expanduser().resolve())
+    known = read_json(path, precious=True)
+    if path.exists() and not is_story(known):
+        raise damaged(path)
+    if profile == "auto":
+        profile = known.get("profile") or (
+            "full" if torch.cuda.is_available() else "quick"
+        )
+    if image_size is None:
+        same = known.get("profile") == profile
+        image_size = known["image_size"] if same else PROFILES[profile].image_size
+    if asked_source == "auto":
+        asked_source = known.get("source", "auto")
+    story = {
+        "dataset": dataset,
+        "source": asked_source,
+        "profile": profile,
+        "image_size": image_size,
+        "seed": seed,
+    }
+    different = [
+        f"{key} {known[key]!r} (asked: {story[key]!r})"
+        for key in story
+        if known and known[key] != story[key]
+    ]
+    if different:
+        raise CourseError(
+            f"{home} already holds another story: {', '.join(different)}. One home"
+            " holds one story: choose another folder with HOME (or --home), or ask for"
+            " what it holds."
+        )
+    return story
+
+
+def greet(course: Course, why_sample: str) -> None:
+    """The first screen: what runs where, and a banner when the images are drawn, with
+    the reason.
+    """
+    precision = str(amp_dtype(course.device) or torch.float32).removeprefix("torch.")
+    print(
+        f"Theme {course.theme} · {course.dataset} from {course.source} · profile"
+        f" {course.profile.name} at {course.image_size} px · seed {course.seed} ·"
+        f" {hardware()} · {precision}"
+    )
+    print(
+        f"Results in {course.home}"
+        + (": run one notebook at a time" if course.home != course.local else "")
+    )
+    print(_gpu_advice(course))
+    if course.sample:
+        lines = [f"SAMPLE DATA · {sample_data.DISCLAIMER}"]
+        if why_sample:
+            lines += [
+                f"Why: {why_sample}.",
+                (
+                    "For the real images choose another HOME with SOURCE='kaggle' in"
+                    " theme 1."
+                ),
+            ]
+        bar, text = "=" * 100, [textwrap.fill(line, 96) for line in lines]
+        print(bar, textwrap.indent("\n".join(text), "  "), bar, sep="\n")
+
+
+def _gpu_advice(course: Course) -> str:
+    """Whether there is a GPU, how to switch it on on Colab, and what another one than
+    the course's T4 changes.
+    """
+    profile = course.profile.name
+    if course.device.type == "cuda":
+        name = torch.cuda.get_device_name()
+        other = (
+            ""
+            if "T4" in name.split()
+            else ", not the T4 that the course's times are for: yours will differ"
+        )
+        held = (
+            ""
+            if profile == "full"
+            else f" This home holds profile {profile}: for full choose another HOME."
+        )
+        return f"GPU: {name}{other}.{held}"
+    hours = ", which takes hours" if profile == "full" else ""
+    switch = (
+        " Switch one on: Runtime > Change runtime type > T4 GPU (Exécution > Modifier"
+        " le type d'exécution > GPU T4), then run from the first cell."
+        if on_colab()
+        else ""
+    )
+    return f"No GPU: profile {profile} on the CPU{hours}.{switch}"
+
+
+# of what is not test
+POOLS = {"train": 0.70, "val": 0.12, "production": 0.06, "adapt": 0.04, "gate": 0.08}

@@ -1,0 +1,317 @@
+"""exports/results.json: sections, criteria, staleness; tables, figures and answers on
+disk.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kit.files import (
+    CourseError,
+    alone,
+    atomic,
+    damaged,
+    hash_file,
+    load_arrays,
+    now,
+    read_json,
+    write_json,
+)
+from kit.home import Course
+
+# The layout of exports/results.json. It changes when a reader of the old layout would
+# misread the new one.
+SCHEMA = 1
+# How a grader compares a headline figure: to the digit, within a tolerance, as a time,
+# or not across platforms.
+HEADLINE_TAGS = {
+    "loader_speedup": "timing",
+    "baseline_test_accuracy": "tolerance",
+    "optimized_test_accuracy": "tolerance",
+    "optimized_test_balanced_accuracy": "tolerance",
+    "optimized_test_auroc": "tolerance",
+    "train_seconds_baseline": "timing",
+    "train_seconds_optimized": "timing",
+    "onnx_max_abs_diff": "platform",
+    "ort_speedup_b1": "timing",
+    "ort_speedup_b32": "timing",
+    "int8_speedup_b1": "timing",
+    "int8_accuracy_drop": "tolerance",
+    "provider": "platform",
+    "alerts_raised": "platform",
+    "drift_windows_flagged": "tolerance",
+    "drift_false_alarms": "tolerance",
+    "clean_accuracy_before": "tolerance",
+    "clean_accuracy_after": "tolerance",
+    "drift_accuracy_before": "tolerance",
+    "drift_accuracy_after": "tolerance",
+    "gate_passed": "tolerance",
+}
+
+
+def record(course: Course, section: str, values: dict) -> None:
+    """Merge `values` into one section of exports/results.json, the one record of the
+    course.
+
+    `headline` takes only the keys of HEADLINE_TAGS, as fractions, and stores the tag
+    that graders compare by."""
+    path = course.exports / "results.json"
+    unknown = [
+        key for key in values if section == "headline" and key not in HEADLINE_TAGS
+    ]
+    if unknown:
+        raise CourseError(
+            f"{', '.join(unknown)}: not a headline figure; record it under your own"
+            " section."
+        )
+    # another notebook may record at this moment
+    with alone(course, "results", quiet=True):
+        results = open_record(course)
+        results[section] = (
+            results.get(section, {})
+            | values
+            | ({} if section == "headline" else {"recorded": now()})
+        )
+        write_json(path, results | {"schema": SCHEMA, "tags": HEADLINE_TAGS})
+
+
+def open_record(course: Course) -> dict:
+    """The record as far as it goes; {} before the first theme. Never one of another
+    shape, which would be mixed in.
+    """
+    path = course.exports / "results.json"
+    results = read_json(path, precious=True)
+    if results and results.get("schema") != SCHEMA:
+        raise _other_schema(path, results)
+    if not is_record(results):
+        raise damaged(path)
+    return results
+
+
+def _other_schema(path: Path, results: dict) -> CourseError:
+    return CourseError(
+        f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}:"
+        " read it with the version of the kit that wrote it, or run the notebooks"
+        " again from theme 1, with another HOME."
+    )
+
+
+def is_record(results: dict) -> bool:
+    """Whether every section is one, and the criteria are rows that a table can show; a
+    student's notes may be there.
+    """
+    ours = re.compile(r"theme[1-8]|meta|headline|tags|criteria")
+    sections = {name: part for name, part in results.items() if ours.fullmatch(name)}
+    if not all(isinstance(part, dict) for part in sections.values()):
+        return False
+    parts = [
+        rows
+        for name, rows in sections.get("criteria", {}).items()
+        if name != "recorded"
+    ]
+    return all(isinstance(rows, list) for rows in parts) and all(
+        isinstance(row, dict)
+        and {"name", "value", "target", "passed"} <= row.keys()
+        and type(row["passed"]) is bool
+        for rows in parts
+        for row in rows
+    )
+
+
+def read_record(home: str | Path) -> dict:
+    """The record of a home, exports/results.json, as the themes left it.
+
+    Raises
+    ------
+    CourseError
+        There is none, it is half-written, or it comes from another version of the kit.
+    """
+    path = Path(home) / "exports" / "results.json"
+    if not path.exists():
+        raise CourseError(
+            f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first (with"
+            " the same HOME)."
+        )
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        says = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise CourseError(
+            f"{path} is damaged ({says}): restore it from a backup, or move it away and"
+            " run the notebooks again from theme 1 (finished trainings load)."
+        ) from error
+    if isinstance(results, dict) and results.get("schema") != SCHEMA:
+        raise _other_schema(path, results)
+    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
+        raise CourseError(
+            f"{path} is not a record of this course: run the notebooks again from"
+            " theme 1."
+        )
+    return results
+
+
+def inputs(course: Course, *paths: Path) -> dict[str, str]:
+    """Hashes of the files that a theme read, by path below the home: a later change of
+    one makes its section stale.
+    """
+    return {
+        path.relative_to(course.home).as_posix(): hash_file(path)[:16]
+        for path in paths
+        if path.exists()
+    }
+
+
+def stale(course: Course) -> list[str]:
+    """What in the record was measured on files that have changed or gone since, one
+    sentence each.
+    """
+    return stale_sections(course.home, open_record(course))
+
+
+def stale_sections(home: Path, results: dict) -> list[str]:
+    """The same for a record that was read elsewhere: a grader's copy of a home."""
+    found = []
+    for section, values in results.items():
+        named = values.get("inputs") if isinstance(values, dict) else None
+        for name, digest in named.items() if isinstance(named, dict) else ():
+            if _digest_below(home, name) != digest:
+                found.append(
+                    f"{section} is stale: {name} has changed since it ran. Run"
+                    f" {section} again."
+                )
+    return found
+
+
+def _digest_below(home: Path, name: str) -> str | None:
+    """Hash of a file that a record names; None where it has gone, or never was a file
+    of this home.
+    """
+    try:
+        path = home / name
+        return hash_file(path)[:16] if path.is_file() else None
+    except OSError:  # a name that is too long, a file that may not be read
+        return None
+
+
+def check_criteria(course: Course, *criteria: tuple) -> pd.DataFrame:
+    """Compare measured values with the targets of the course's checklist, show and
+    record the outcome.
+
+    Parameters
+    ----------
+    criteria : tuples (name, value, comparison, target)
+        `comparison` is one of ">", ">=", "<", "<=", "==".
+    """
+    compare = {
+        ">": operator.gt,
+        ">=": operator.ge,
+        "<": operator.lt,
+        "<=": operator.le,
+        "==": operator.eq,
+    }
+    rows = [
+        {
+            "name": name,
+            "value": value,
+            "target": (
+                f"{sign} {target:.4g}"
+                if isinstance(target, float)
+                else f"{sign} {target}"
+            ),
+            "passed": bool(compare[sign](value, target)),
+        }
+        for name, value, sign, target in criteria
+    ]
+    record(course, "criteria", {f"theme{course.theme}": rows})
+    passed = sum(row["passed"] for row in rows)
+    print(f"Theme {course.theme}: {passed} of {len(rows)} criteria met.")
+    return pd.DataFrame(rows).assign(
+        value=[
+            f"{v:.4g}" if isinstance(v, float) else str(v) for _, v, _, _ in criteria
+        ]
+    )
+
+
+def save_figure(course: Course, figure, name: str) -> Path:
+    """Store a figure as exports/figures/themeN_<name>.png, where the report looks for
+    it.
+    """
+    path = course.exports / "figures" / f"theme{course.theme}_{name}.png"
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
+
+
+def save_table(course: Course, table: pd.DataFrame, name: str) -> Path:
+    """Store a table as exports/tables/themeN_<name>.csv, where the report looks for it;
+    the index is a column.
+    """
+    path = course.exports / "tables" / f"theme{course.theme}_{name}.csv"
+    with atomic(path) as temporary:
+        table.to_csv(temporary)
+    return path
+
+
+def save_predictions(
+    course: Course, name: str, probabilities: np.ndarray, labels: np.ndarray
+) -> Path:
+    """Store probabilities (N, K) and labels (N,) as exports/predictions/<name>.npz, for
+    paired comparisons later.
+    """
+    path = course.exports / "predictions" / f"{name}.npz"
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, probabilities=probabilities, labels=labels)
+    return path
+
+
+def stored_predictions(
+    home: str | Path, name: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Probabilities (N, K) and labels (N,) as `save_predictions` stored them; None
+    where there are none.
+
+    Raises
+    ------
+    CourseError
+        The file is damaged.
+    """
+    path = Path(home) / "exports" / "predictions" / f"{name}.npz"
+    if not path.exists():
+        return None
+    try:
+        stored = load_arrays(path)
+        check_stored_answers(stored["probabilities"], stored["labels"])
+    except (ValueError, KeyError) as error:
+        raise CourseError(
+            f"{path} is damaged ({error}): delete it, then run the notebook that"
+            " wrote it."
+        ) from error
+    return stored["probabilities"], stored["labels"]
+
+
+def check_stored_answers(probabilities: np.ndarray, labels: np.ndarray) -> None:
+    """Raise ValueError unless these are finite probabilities (N, K) and class numbers
+    (N,), of one image at least.
+    """
+    if (
+        probabilities.ndim != 2
+        or 0 in probabilities.shape
+        or labels.shape != probabilities.shape[:1]
+    ):
+        raise ValueError(
+            f"probabilities {probabilities.shape} for labels {labels.shape}"
+        )
+    if (
+        probabilities.dtype.kind != "f"
+        or labels.dtype.kind not in "iu"
+        or not np.isfinite(probabilities).all()
+    ):
+        raise ValueError("probabilities or labels that are no such numbers")
+    if not ((labels >= 0) & (labels < probabilities.shape[1])).all():
+        raise ValueError("labels of other classes")

@@ -1,0 +1,252 @@
+"""ONNX Runtime sessions, the store of models, and what a graph looks like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from kit.files import CourseError, atomic, hash_file
+from kit.home import Course
+
+
+def can_serve(state: dict) -> bool:
+    """Whether a checkpoint says how to normalise, calibrate and decide, in numbers that
+    make sense.
+    """
+
+    def real(value, low=-math.inf):
+        return type(value) in (int, float) and abs(value) < 1e300 and value > low
+
+    lists = [state.get("mean"), state.get("std")]
+    whole = all(
+        isinstance(values, (list, tuple)) and len(values) == state["channels"]
+        for values in lists
+    )
+    return (
+        whole
+        and all(map(real, lists[0]))
+        and all(real(value, 0) for value in lists[1])
+        and real(state["temperature"], 0)
+        and real(state["threshold"])
+    )
+
+
+def store_onnx(course: Course, model, settings: dict) -> Path:
+    """Check an ONNX model, write `settings` into its metadata, store it under the hash
+    of its bytes.
+    """
+    import onnx
+
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(
+        model, {key: json.dumps(value) for key, value in settings.items()}
+    )
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString(deterministic=True)
+    path = (
+        course.exports / "models" / f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    )
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:
+    """Copy a stored model to exports/<name>, in one step: a reader finds the old one or
+    the new one, never half.
+    """
+    path = course.exports / name
+    with atomic(path) as temporary:
+        shutil.copy(stored, temporary)
+    return path
+
+
+def verify_onnx(path: Path) -> str:
+    """Hash of an exported file, which must be the name of one of the files in
+    exports/models/.
+
+    Raises
+    ------
+    CourseError
+        Missing file, or bytes that changed since the export.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CourseError(
+            f"{path} is missing: run notebooks/theme4_onnx_deployment.ipynb first."
+        )
+    digest = hash_file(path)[:16]
+    if path.stem != digest and not (path.parent / "models" / f"{digest}.onnx").exists():
+        raise CourseError(
+            f"{path} (hash {digest}) is none of the files exported to"
+            f" {path.parent / 'models'}: its bytes have changed. Run"
+            " notebooks/theme4_onnx_deployment.ipynb again."
+        )
+    return digest
+
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# How far ONNX Runtime may rewrite a graph, least first.
+LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+
+
+def make_session(
+    path: Path,
+    provider: str = "cpu",
+    level: str = "all",
+    threads: int | None = None,
+    **options,
+):
+    """An ONNX Runtime session that runs where it was asked to run.
+
+    Parameters
+    ----------
+    provider : {"cpu", "cuda", "tensorrt"}
+    level : {"none", "basic", "extended", "all"}
+        How far ONNX Runtime may rewrite the graph.
+    threads : int, optional
+        Of one operator; the course's number when None.
+    **options
+        Of the provider, e.g. enable_cuda_graph=True.
+
+    Raises
+    ------
+    CourseError
+        No session, or not on that provider: what ONNX Runtime said, and the library
+        that was missing.
+    """
+    import onnxruntime as ort
+
+    wanted = PROVIDERS[provider]
+    settings = ort.SessionOptions()
+    # errors; what matters of the warnings is said below, in words
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads or torch.get_num_threads()
+    settings.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, LEVELS[level]
+    )
+    chosen = [(wanted, {key: str(value) for key, value in options.items()})]
+    if provider != "cpu":
+        if wanted not in ort.get_available_providers():
+            raise CourseError(f"{wanted} cannot start: {missing_library(provider)}.")
+        ort.preload_dlls()  # the CUDA libraries that came with torch
+        if provider == "tensorrt":
+            with suppress(ImportError):
+                import tensorrt  # noqa: F401 - loads its libraries, which are not where the system looks
+            chosen.append(PROVIDERS["cuda"])
+        # Not even a single operator may go to the CPU unseen.
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(
+            str(path), settings, providers=chosen, enable_fallback=0
+        )
+    except Exception as error:  # ONNX Runtime raises a dozen types of its own
+        reason = f"; {missing_library(provider)}" if provider != "cpu" else ""
+        told = " ".join(str(error).split())[:400]
+        raise CourseError(
+            f"{path} gives no session on {wanted} ({told}){reason}."
+        ) from error
+    # what get_available_providers() promised is only what was compiled in
+    if session.get_providers()[0] != wanted:
+        raise CourseError(
+            f"{wanted} did not start and ONNX Runtime fell back to"
+            f" {session.get_providers()[0]}: {missing_library(provider)}."
+        )
+    return session
+
+
+def missing_library(provider: str) -> str:
+    """Why a provider could not start, in the words of the system's loader, which names
+    the missing library.
+    """
+    import ctypes
+
+    import onnxruntime as ort
+
+    folder = Path(ort.__file__).parent / "capi"
+    library = folder / f"libonnxruntime_providers_{provider}.so"
+    if not library.exists():
+        return (
+            f"onnxruntime {ort.__version__} as installed here has no {library.name}; on"
+            " a machine with an NVIDIA GPU run the first cell of the notebook, which"
+            " installs onnxruntime-gpu"
+        )
+    try:
+        ctypes.CDLL(
+            str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL
+        )
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        # torch's own wheels bring every other library of CUDA that ONNX Runtime needs
+        package = (
+            "the package nvidia-curand"
+            if "curand" in str(error)
+            else "the CUDA, cuDNN or TensorRT version"
+        )
+        return (
+            f"{error}; install {package} that onnxruntime-gpu {ort.__version__} was"
+            " built for"
+        )
+    return (
+        "its libraries load: if nvidia-smi shows a GPU, read the message before"
+        " this one"
+    )
+
+
+def rewritten(path: Path, level: str) -> Path:
+    """What ONNX Runtime makes of a graph at one level of optimisation, as a file of its
+    own in a temporary folder.
+    """
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, LEVELS[level]
+    )
+    settings.log_severity_level = 3
+    target = Path(tempfile.mkdtemp()) / f"{level}.onnx"
+    settings.optimized_model_filepath = str(target)
+    ort.InferenceSession(str(path), settings, providers=[PROVIDERS["cpu"]])
+    return target
+
+
+def graph_table(paths: dict[str, Path]) -> pd.DataFrame:
+    """How often each operator stands in each graph, one column a file; the last rows:
+    all nodes, KiB on disk.
+    """
+    import onnx
+
+    columns = {}
+    for name, path in paths.items():
+        nodes = onnx.load(path).graph.node
+        kinds = [
+            node.op_type + (f" ({node.domain})" if node.domain else "")
+            for node in nodes
+        ]
+        sizes = {"all nodes": len(nodes), "KiB on disk": path.stat().st_size // 1024}
+        columns[name] = pd.Series(kinds).value_counts().to_dict() | sizes
+    table = pd.DataFrame(columns).fillna(0).astype(int)
+    last = ["all nodes", "KiB on disk"]
+    return pd.concat(
+        [
+            table.drop(index=last).sort_values(list(columns), ascending=False),
+            table.loc[last],
+        ]
+    )
