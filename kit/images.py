@@ -115,7 +115,7 @@ def _download(reference: str, place: Path, required: bool) -> str:
     """Bring a dataset from Kaggle; where it may fail, say what to do and return why it
     did.
     """
-    from tools import download
+    from kit import download
 
     try:
         download.install(reference, place)

@@ -22,7 +22,7 @@ import pytest
 from kaggle_server import KEY, SIGNATURE, TOKEN, environment, point_client_at, serving
 
 import utils
-from tools import archive, download
+from kit import archive, download
 
 KIT = Path(utils.__file__).parent
 MIB = 1 << 20
@@ -340,7 +340,7 @@ def process(server, user: Path, place: Path) -> subprocess.Popen:
     """The same download in a process of its own."""
     code = (
         "import kaggle_server, pathlib, sys;"
-        " kaggle_server.point_client_at(sys.argv[1]);from tools import download;"
+        " kaggle_server.point_client_at(sys.argv[1]);from kit import download;"
         " download.install(sys.argv[2], pathlib.Path(sys.argv[3]))"
     )
     variables = environment(user) | {

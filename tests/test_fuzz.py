@@ -36,8 +36,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import utils
+from kit.archive import ArchiveError, unpack
 from models.baseline_cnn import BaselineCNN
-from tools.archive import ArchiveError, unpack
 from tools.grading import parsing, pdf, static, submission
 from tools.report.build import build as report
 from tools.shared import secrets as leaks

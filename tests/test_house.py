@@ -8,7 +8,7 @@ import utils
 KIT = Path(utils.__file__).parent
 BELOW = {  # what a part of the house may import, beside itself
     "models": set(),
-    "kit": {"models", "sample_data", "tools"},  # tools: until download has moved
+    "kit": {"models", "sample_data"},
 }
 
 

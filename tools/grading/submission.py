@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import utils
-from tools import archive
-from tools.archive import MAX_FILES, MIB, shown
+from kit import archive
+from kit.archive import MAX_FILES, MIB, shown
 
 VERDICTS = ("pass", "note", "human", "fail")  # worst last
 MAX_RECORD, MAX_CODE_FILE = 20 * MIB, 20 * MIB

@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tools.archive import MIB, ArchiveError, shown, unpack
+from kit.archive import MIB, ArchiveError, shown, unpack
 
 SETTINGS = "https://www.kaggle.com/settings/api"
 PAGE = "https://www.kaggle.com/datasets/{reference}"
