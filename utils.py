@@ -8,6 +8,7 @@ stays quick."""
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import json
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +31,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim import swa_utils
 
 # What the chapters stand on, for the notebooks' convenience.
 from kit.bench import (  # noqa: F401
@@ -104,10 +106,10 @@ from kit.files import (  # noqa: F401
     alone,
     atomic,
     clear_disk_errors,
-    fetch,
+    copy_back,
+    copy_to_home,
     hash_file,
     is_alive,
-    keep,
     load_arrays,
     locked,
     make_parent,
@@ -165,18 +167,17 @@ from kit.machine import (
     best_device,
     cpu_flags,
     environment,
-    generator_states,
     hardware,
+    same_generators,
     seed_generators,
-    set_generator_states,
 )
-from kit.ranks import check_ranks, from_rank0, gather_ranks, ranks, sum_over_ranks
+from kit.ranks import add_up, parallel, rank_and_world, take_buffers_of_rank0
 from kit.record import (  # noqa: F401
     HEADLINE_TAGS,
     SCHEMA,
     check_criteria,
     check_stored_answers,
-    inputs,
+    hash_inputs,
     read_record,
     record,
     save_figure,
@@ -186,14 +187,7 @@ from kit.record import (  # noqa: F401
     stale_sections,
     stored_predictions,
 )
-from kit.runs import (
-    load_or_run,
-    load_state,
-    remove_running,
-    save_state,
-    set_aside,
-    tell_of_earlier,
-)
+from kit.runs import Session, load_finished, load_or_run, one_training, save_state
 from kit.serving import (  # noqa: F401
     LEVELS,
     PROVIDERS,
@@ -205,7 +199,7 @@ from kit.serving import (  # noqa: F401
     store_onnx,
     verify_onnx,
 )
-from kit.trackers import TRACKERS, Curves, _WandB, show_tensorboard  # noqa: F401
+from kit.trackers import Curves, show_tensorboard  # noqa: F401
 from kit.traffic import Incident, drill, minute_of_day, score_drill, traffic  # noqa: F401
 from kit.webhook import Webhook
 from models.baseline_cnn import BaselineCNN
@@ -215,9 +209,6 @@ MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
 # From 1.29 on, ONNX Runtime sends what it runs to its maker, and keeps an identifier in
 # the user's folder, unless told.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# Importing wandb calls its maker, even for a run that stays on this machine, unless
-# told.
-os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 # ======================================================================================
@@ -698,52 +689,34 @@ class BatchLoader:
     The pixels travel as uint8, four times less than float32, from pinned memory on a
     GPU; augmentation then runs on the whole batch, with one draw per sample. Every pass
     is one epoch: its order and its draws depend on (seed, epoch) alone, so a training
-    that was interrupted can go on in the middle.
+    that was interrupted can go on in the middle. A pass that is not finished (a look at
+    one batch) does not count.
 
-    With `shared`, the processes of a training deal each batch out among themselves, no
-    image to two of them. One that has no image of a small last batch skips it; in
-    training it takes one that does not count, of label -1, as all have to make the
-    step.
+    With `shared`, each process of a training takes its share of every batch.
     """
-
-    shared = False
 
     def __init__(
         self,
         data: Data,
         rows: np.ndarray,
         batch_size: int,
-        augment: dict | None,
-        shuffle: bool,
+        augment: dict | None = None,
+        shuffle: bool = False,
     ):
         if len(rows) == 0:
             raise CourseError(
                 "This pool has no images: run notebooks/theme1_data_analysis.ipynb"
                 " again."
             )
-        if len(rows) < batch_size and shuffle:
-            print(
-                f"The pool has {len(rows)} images, fewer than a batch of {batch_size}:"
-                " the batch is made as small."
-            )
-        self.pixels, self.targets = (
-            torch.from_numpy(data.pixels),
-            torch.from_numpy(data.labels),
-        )
+        self.dataset = rows  # len(loader.dataset), as torch's own loader has it
+        self.pixels = torch.from_numpy(data.pixels)
+        self.targets = torch.from_numpy(data.labels)
         self.rows, self.batch_size = torch.from_numpy(rows), min(batch_size, len(rows))
-        self.augment, self.shuffle = augment, shuffle
-        self.seed, self.device, self.epoch, self.first_batch = (
-            data.course.seed,
-            data.course.device,
-            0,
-            0,
-        )
-        self.mean = torch.tensor(
-            data.mean, dtype=torch.float32, device=self.device
-        ).view(1, -1, 1, 1)
-        self.std = torch.tensor(data.std, dtype=torch.float32, device=self.device).view(
-            1, -1, 1, 1
-        )
+        self.augment, self.shuffle, self.shared = augment, shuffle, False
+        self.seed, self.device = data.course.seed, data.course.device
+        self.epoch = self.first_batch = 0
+        self.mean = torch.tensor(data.mean, device=self.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(data.std, device=self.device).view(1, -1, 1, 1)
 
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
@@ -752,45 +725,43 @@ class BatchLoader:
     def labels(self) -> np.ndarray:
         return self.targets[self.rows].numpy()
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return (
-            tensor.pin_memory().to(self.device, non_blocking=True)
-            if self.device.type == "cuda"
-            else tensor
-        )
-
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        count, first = len(self.rows), self.first_batch
-        self.epoch, self.first_batch = self.epoch + 1, 0
-        order = (
-            torch.randperm(count, generator=generator)
-            if self.shuffle
-            else torch.arange(count)
-        )
-        draws = (
-            draw_augmentation(count, self.augment, generator) if self.augment else {}
-        )
-        rank, world = ranks() if self.shared else (0, 1)
-        for batch in order.split(self.batch_size)[first:]:
-            chosen = batch.tensor_split(world)[rank]
-            counts = len(chosen) > 0
-            if not counts:
-                if not self.shuffle:
-                    continue
-                chosen = batch[:1]
+        count = len(self.rows)
+        order = torch.arange(count)
+        if self.shuffle:
+            order = torch.randperm(count, generator=generator)
+        draws = {}
+        if self.augment:
+            draws = draw_augmentation(count, self.augment, generator)
+        for batch in order.split(self.batch_size)[self.first_batch :]:
+            chosen = self._own_share(batch)
+            if len(chosen) == 0:
+                continue
             rows = self.rows[chosen]
-            images = self._to_device(self.pixels[rows]).float() / 255
+            images = self._to_device(self.pixels[rows]).float() / 255  # (N, C, S, S)
             if draws:
-                images = augment(
-                    images,
-                    {
-                        name: self._to_device(values[chosen])
-                        for name, values in draws.items()
-                    },
-                )
-            labels = self.targets[rows] if counts else torch.full((1,), -1)
-            yield (images - self.mean) / self.std, self._to_device(labels)
+                own = {
+                    n: self._to_device(values[chosen]) for n, values in draws.items()
+                }
+                images = augment(images, own)
+            labels = self._to_device(self.targets[rows])  # (N,)
+            yield (images - self.mean) / self.std, labels
+        self.epoch, self.first_batch = self.epoch + 1, 0
+
+    def _own_share(self, batch: torch.Tensor) -> torch.Tensor:
+        """What this process takes of a batch. In training all take as many: where the
+        images do not go round, the first ones serve twice, as in torch's sampler.
+        """
+        rank, world = rank_and_world() if self.shared else (0, 1)
+        if self.shuffle:
+            batch = batch.repeat(world)[: math.ceil(len(batch) / world) * world]
+        return batch[rank::world]
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 # Ranges of the augmentation: what the world may change without changing the answer.
@@ -1004,38 +975,6 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-class WeightedCrossEntropy(nn.Module):
-    """Cross-entropy with class weights and label smoothing, averaged over the samples
-    of the batch.
-
-    PyTorch's own divides by the sum of the weights, so that half a batch is not half
-    the loss; dividing by the number of samples makes gradient accumulation exact. Label
-    smoothing: Szegedy et al. (2016).
-    """
-
-    def __init__(
-        self, weights: torch.Tensor | None = None, label_smoothing: float = 0.0
-    ):
-        super().__init__()
-        self.register_buffer("weights", weights)
-        self.label_smoothing = label_smoothing
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits (N, K), labels int64 (N,) -> scalar; an image of label -1 costs
-        nothing.
-        """
-        losses = F.cross_entropy(
-            logits.float(),
-            labels,
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-            ignore_index=-1,
-        )
-        return (
-            losses if self.weights is None else losses * self.weights[labels]
-        ).mean()
-
-
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
     """Weights inversely proportional to class frequency, mean 1 over the samples:
     float32 (classes,).
@@ -1049,11 +988,11 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
 
 
-def make_criterion(
-    loader: BatchLoader, classes: int, recipe: Recipe
-) -> WeightedCrossEntropy:
+def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> nn.Module:
+    """Cross-entropy with class weights and label smoothing (Szegedy et al., 2016)."""
     weights = class_weights(loader.labels, classes) if recipe.class_weights else None
-    return WeightedCrossEntropy(weights, recipe.label_smoothing).to(loader.device)
+    smoothing = recipe.label_smoothing
+    return nn.CrossEntropyLoss(weights, label_smoothing=smoothing).to(loader.device)
 
 
 def autocast(device: torch.device, enabled: bool = True):
@@ -1068,101 +1007,36 @@ def autocast(device: torch.device, enabled: bool = True):
 
 def make_scaler(device: torch.device, enabled: bool = True) -> torch.amp.GradScaler:
     """Loss scaling, switched on where `autocast` uses float16."""
-    return torch.amp.GradScaler(
-        device.type, enabled=enabled and amp_dtype(device) == torch.float16
-    )
+    half = amp_dtype(torch.device(device)) == torch.float16
+    return torch.amp.GradScaler(torch.device(device).type, enabled=enabled and half)
 
 
 class TrainingStopped(CourseError):
-    """The loss is no number any more; the last good checkpoint is kept."""
-
-    everywhere = True
+    """The loss is no number any more; the last good state is kept."""
 
 
 def train_step(
-    model,
-    images,
-    labels,
-    criterion,
-    optimizer,
-    scaler,
-    clip=None,
-    parts=1,
-    amp=True,
-    total=None,
+    model, images, labels, criterion, optimizer, scaler, clip=None, amp=True
 ):
-    """One step of gradient descent; when the GPU's memory is too small, the same step
-    in smaller pieces.
-
-    Parameters
-    ----------
-    total : int, optional
-        Images of the batch over all processes, when several share it; those here when
-        None.
+    """One step of gradient descent in mixed precision.
 
     Returns
     -------
-    loss : float
-        Mean over the batch, wherever its images are.
-    correct : int
-    parts : int
-        Pieces that fitted. Gradients add up to those of the whole batch; batch-norm
-        statistics are per piece.
+    loss, correct : tensors of one number, which stay on the device: asking for them
+        would make the CPU wait for the GPU.
+
+    Source: Micikevicius et al., Mixed Precision Training (2018).
     """
-    device, loss, correct, full = images.device, 0.0, 0, False
-    total, (rank, world) = total or len(labels), ranks()
-    # batch-norm statistics, to undo a step that fails
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    try:
-        optimizer.zero_grad(set_to_none=True)
-        for x, y in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-            with autocast(device, amp):
-                logits = model(x)
-                piece = criterion(logits, y) * (len(y) / total)
-            # the mean that processes take of their gradients becomes the sum
-            scaler.scale(piece * world).backward()
-            loss += piece.item()
-            correct += (logits.argmax(dim=1) == y).sum().item()
-    except torch.cuda.OutOfMemoryError:
-        # retried below: inside `except`, the failed attempt would still hold its memory
-        full = True
-    if full and world > 1:  # the others have made this step and wait
-        raise CourseError(
-            f"GPU memory is full at rank {rank}, with {len(labels)} of the {total}"
-            " images of a batch: start more processes (the training goes on), or lower"
-            " the batch size or IMAGE_SIZE."
-        )
-    if full:
-        if parts >= len(labels):
-            raise CourseError(
-                "One image alone does not fit into GPU memory: choose a smaller"
-                " IMAGE_SIZE."
-            )
-        _restore(model, buffers)
-        torch.cuda.empty_cache()
-        print(
-            f"GPU memory is full: batches of {len(labels)} now run in {2 * parts}"
-            " pieces, gradients accumulated."
-        )
-        return train_step(
-            model, images, labels, criterion, optimizer, scaler, clip, 2 * parts, amp
-        )
-    loss, correct = sum_over_ranks(loss, correct)
-    scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf).item()
-    # fp16 meets an infinite gradient now and then, and its scaler skips that step.
-    if not math.isfinite(loss) or not (scaler.is_enabled() or math.isfinite(norm)):
-        _restore(model, buffers)
-        return math.nan, correct, parts
-    scaler.step(optimizer)
+    with autocast(images.device, amp):
+        logits = model(images)  # (N, C, S, S) -> (N, K)
+    loss = criterion(logits.float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)  # the clip shall see the true gradient
+    nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
+    scaler.step(optimizer)  # float16: a step with an infinite gradient is skipped
     scaler.update()
-    return loss, correct, parts
-
-
-def _restore(model: nn.Module, buffers: list[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, old in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(old)
+    return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
 
 def train_epoch(
@@ -1176,7 +1050,7 @@ def train_epoch(
     *,
     clip=None,
     amp=True,
-    totals=(0.0, 0, 0),
+    totals=None,
     on_step=None,
 ) -> tuple[float, float]:
     """Train for one epoch.
@@ -1189,9 +1063,9 @@ def train_epoch(
         become zero.
     scheduler : torch scheduler, optional
         Stepped after every batch.
-    totals : (loss sum, correct, seen)
-        Where an interrupted epoch stood.
-    on_step : callable(loss, totals), optional
+    totals : float64 (3,), optional
+        Where an interrupted epoch stood: sum of losses, correct answers, images.
+    on_step : callable(totals), optional
         Called after every step.
 
     Returns
@@ -1202,31 +1076,31 @@ def train_epoch(
     Raises
     ------
     TrainingStopped
-        The loss became NaN or infinite; the weights are those before the bad step.
+        The loss became NaN or infinite.
     """
     device = torch.device(device)
     scaler = scaler or make_scaler(device, amp)
+    if totals is None:
+        totals = torch.zeros(3, dtype=torch.float64, device=device)
     model.train()
-    (loss_sum, correct, seen), parts, (_, world) = totals, 1, ranks()
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
-        count = (
-            len(labels) if world == 1 else sum_over_ranks((labels >= 0).sum().item())[0]
+        loss, correct = train_step(
+            model, images, labels, criterion, optimizer, scaler, clip, amp
         )
-        loss, right, parts = train_step(
-            model, images, labels, criterion, optimizer, scaler, clip, parts, amp, count
-        )
-        if not math.isfinite(loss):
-            lr = optimizer.param_groups[0]["lr"]
-            raise TrainingStopped(
-                f"the loss or its gradient became {loss} at a learning rate of"
-                f" {lr:.2g}: lower lr (try {lr / 10:.1g}) or look for broken images"
-            )
         if scheduler is not None:
             scheduler.step()
-        loss_sum, correct, seen = loss_sum + loss * count, correct + right, seen + count
+        count = torch.tensor(len(labels), device=device)
+        totals = totals + torch.stack([loss * count, correct, count])  # no waiting
         if on_step is not None:
-            on_step(loss, (loss_sum, correct, seen))
+            on_step(totals)
+    loss_sum, correct, seen = add_up(totals.clone()).tolist()  # the one wait
+    if not math.isfinite(loss_sum):
+        rate = optimizer.param_groups[0]["lr"]
+        raise TrainingStopped(
+            f"the loss became {loss_sum / seen} at a learning rate near {rate:.2g}:"
+            f" lower lr (try {rate / 10:.1g}) or look for broken images"
+        )
     return loss_sum / max(seen, 1), correct / max(seen, 1)
 
 
@@ -1235,16 +1109,18 @@ def validate(model, loader, criterion, device) -> tuple[float, float]:
     """Mean loss and accuracy over a loader; nothing is learned. Same batches as
     `train_epoch`.
     """
+    device = torch.device(device)
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
     model.eval()
-    device, loss_sum, correct, seen = torch.device(device), 0.0, 0, 0
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
         with autocast(device):
-            logits = model(images)
-        loss_sum += criterion(logits, labels).item() * len(labels)
-        correct += (logits.argmax(dim=1) == labels).sum().item()
-        seen += len(labels)
-    loss_sum, correct, seen = sum_over_ranks(loss_sum, correct, seen)
+            logits = model(images)  # (N, K)
+        loss = criterion(logits.float(), labels)
+        correct = (logits.argmax(dim=1) == labels).sum()
+        count = torch.tensor(len(labels), device=device)
+        totals += torch.stack([loss * count, correct, count])
+    loss_sum, correct, seen = add_up(totals).tolist()
     return loss_sum / max(seen, 1), correct / max(seen, 1)
 
 
@@ -1296,50 +1172,70 @@ def find_learning_rate(
         Where the loss was lowest before it first rose by 5 %: a schedule should peak
         about there.
 
+    Raises
+    ------
+    TrainingStopped
+        The very first step gives no number.
+
     Source: Smith, Cyclical Learning Rates (2017).
     """
-    before, rng, epoch = _copy_state(model), torch.get_rng_state(), loader.epoch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=low)
-    scaler = make_scaler(loader.device)
-    rates, losses = [], []
-    fixed = [
-        batch
-        for _, batch in zip(
-            range(math.ceil(256 / loader.batch_size)), loader, strict=False
-        )
-    ]
+    before, epoch = copy.deepcopy(model.state_dict()), loader.epoch
+    optimizer, scaler = (
+        torch.optim.AdamW(model.parameters()),
+        make_scaler(loader.device),
+    )
+    images = math.ceil(256 / loader.batch_size)
+    fixed = [batch for _, batch in zip(range(images), loader, strict=False)]
     batches = (batch for _ in range(steps) for batch in loader)
-    for step, (images, labels) in zip(range(steps), batches, strict=False):
-        lr = low * (high / low) ** (step / (steps - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        model.train()
-        step_loss, _, _ = train_step(
-            model, images, labels, criterion, optimizer, scaler
-        )
-        loss, _ = validate(model, fixed, criterion, loader.device)
-        if not math.isfinite(step_loss + loss) or loss > 4 * min([*losses, loss]):
-            break
-        rates, losses = [*rates, lr], [*losses, loss]
+    rows = []
+    with same_generators(loader.device):
+        for lr, (images, labels) in zip(
+            np.geomspace(low, high, steps), batches, strict=False
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            model.train()
+            train_step(model, images, labels, criterion, optimizer, scaler)
+            loss, _ = validate(model, fixed, criterion, loader.device)
+            if not loss <= 4 * min([row["loss"] for row in rows], default=loss):
+                break
+            rows.append({"lr": lr, "loss": loss})
     model.load_state_dict(before)
-    torch.set_rng_state(rng)
     loader.epoch = epoch
-    table = pd.DataFrame({"lr": rates, "loss": losses})
+    if not rows:
+        raise TrainingStopped("The first step gives no loss: look for broken images.")
+    table = pd.DataFrame(rows)
     table["loss"] = table["loss"].rolling(5, center=True, min_periods=1).median()
     rising = np.flatnonzero(table["loss"] > 1.05 * table["loss"].cummin())
-    return table, float(
-        table["lr"][table["loss"][: rising[0] if len(rising) else None].idxmin()]
-    )
+    falling = table["loss"][: rising[0] if len(rising) else None]
+    return table, float(table["lr"][falling.idxmin()])
 
 
-def _copy_state(model) -> dict:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+def running_average(model: nn.Module, decay: float) -> swa_utils.AveragedModel:
+    """A copy of the network whose weights follow it slowly; usually better than the
+    last ones. Source: Polyak and Juditsky (1992).
+
+    The decay grows from 0 to its limit with the number of steps, so that a short
+    training forgets its start.
+    """
+
+    def follow(averages, weights, steps):
+        """All tensors of one kind at once: average += share * (weight - average)."""
+        if not averages[0].is_floating_point():  # how many batches batch norm has seen
+            torch._foreach_copy_(averages, weights)
+            return
+        share = 1 - torch.clamp((1 + steps) / (10 + steps), max=decay)
+        change = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(change, share)
+        torch._foreach_add_(averages, change)
+
+    return swa_utils.AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
 
 
 @dataclass
 class Run:
-    """A finished training: `model` holds the best weights, `history` one
-    row per epoch.
+    """A finished training: `model` holds the best weights, `history` one row per
+    epoch.
     """
 
     name: str
@@ -1351,31 +1247,6 @@ class Run:
     recipe: Recipe
     path: Path
     loaded: bool = False
-
-
-class WeightAverage:
-    """Running average of the weights, usually better than the last ones. Source: Polyak
-    and Juditsky (1992).
-
-    The decay grows from 0 to its limit with the number of steps, so that a short
-    training forgets its start."""
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.steps, self.state = decay, 0, _copy_state(model)
-
-    def update(self, model: nn.Module) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value.detach(), 1 - decay)
-            else:
-                self.state[name].copy_(value)
-
-
-# --------------------------------------------------------------------------------------
-# Several processes: the only place that asks torch.distributed
-# --------------------------------------------------------------------------------------
 
 
 def fit(
@@ -1395,27 +1266,17 @@ def fit(
 
     The same call does three things. Finished before: loads at once. Interrupted: goes
     on from the last step saved and ends with the weights of an uninterrupted run. New:
-    trains.
-
-    Under torchrun (`course.py train`) it is the same training: the processes share each
-    batch of the recipe and add their gradients up (DistributedDataParallel: Li et al.,
-    2020), and rank 0 alone reads and writes. Their number is no part of the identity,
-    and may change when a training goes on. What it changes: batch norm sees the images
-    of one process (those of rank 0 make the statistics that are kept), dropout draws
-    other units, and sums are rounded otherwise. All need the same precision (see
-    `amp_dtype`), so the same kind of GPU.
+    trains. Under torchrun (`course.py train`) the processes share each batch.
 
     Parameters
     ----------
     name : str
-        Names the folder runs/<name>-<identity>; the identity is the hash of code, first
-        weights, recipe, data and seed.
+        Names the folder runs/<name>-<fingerprint>, of code, first weights, recipe, data
+        and seed.
     save_every : float
         Seconds between two saved steps.
     tracker : {"tensorboard", "wandb", "none"}
-        Where the curves go, below runs/. It is no part of the identity and changes no
-        weight. "wandb" (Weights & Biases) keeps its run on this machine, without an
-        account, unless WANDB_MODE says otherwise.
+        Where the curves go, below runs/; it changes no weight.
     on_epoch : callable(epoch, row), optional
         Called after each epoch with the row of the history; may raise to stop
         (pruning). A training that goes on tells its earlier epochs again.
@@ -1423,365 +1284,134 @@ def fit(
     Raises
     ------
     TrainingStopped
-        NaN or infinite loss, with epoch, step and learning rate.
+        NaN or infinite loss, with the learning rate.
     CourseError
-        The disk is full; what was saved before is intact, and the training goes on from
-        there. An unknown tracker, or one that cannot begin: nothing was trained.
+        The disk or the GPU's memory is full, an unknown tracker.
     """
-    if tracker not in TRACKERS:
-        raise CourseError(
-            f"tracker={tracker!r} is unknown: choose one of {', '.join(TRACKERS)}."
-        )
     ranges = AUGMENT[course.dataset] if recipe.augment else None
-    key = fingerprint(
-        fit,
-        model,
-        getattr(model, "config", {}),
-        recipe,
-        ranges,
-        data,
-        course.seed,
-    )
+    key = fingerprint(fit, model, recipe, ranges, data, course.seed)
     folder = course.runs / f"{name}-{key}"
-    running = course.local / "runs" / folder.name / "running.pt"
-    check_ranks(
-        {
-            "torch": torch.__version__,
-            "precision": amp_dtype(course.device),
-            "the index of images": data.key,
-            "seed": course.seed,
-        }
-        | {f"{field} of the recipe": value for field, value in asdict(recipe).items()}
-        | {"code": fingerprint(fit, type(model)), "the training": key}
-    )
-    rank, _ = ranks()
-    with alone(course, folder.name) if rank == 0 else nullcontext():
-        if from_rank0((folder / "finished.pt").exists):
+    model.to(course.device)
+    with one_training(course, folder) as stored, same_generators(course.device):
+        if stored:
+            return as_run(name, model, stored, folder, loaded=True)
+        train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
+        job = Job(model, train, recipe, len(course.classes))
+        with closing(Curves(tracker, course, folder.name, asdict(recipe))) as curves:
+            seed_generators(course.seed + rank_and_world()[0])
+            session = Session(course, folder, job.parts, save_every)
             try:
-                run = _load_run(name, model, folder, course)
-                from_rank0(lambda: remove_running(running, folder))
-                return run
-            except Exception:
-                # torch.load raises a dozen kinds of error on a damaged file
-                from_rank0(lambda: set_aside(folder / "finished.pt"))
-        train, val = (
-            data.loader("train", recipe.batch_size, augment=ranges, shuffle=True),
-            data.loader("val", 256),
-        )
-        train.shared = val.shared = True
-        session = _Session(
-            course, model.to(course.device), train, recipe, len(course.classes), running
-        )
-        session.resume()
-        tell_of_earlier(folder, session)
-        from tqdm import tqdm
-
-        done = session.epoch * len(train.rows) + session.totals[2]
-        with (
-            Curves(tracker, folder.name, session) as curves,
-            tqdm(
-                total=len(train.rows) * recipe.epochs,
-                initial=done,
-                desc=name,
-                unit="image",
-                disable=not progress or rank > 0,
-                file=sys.stdout,
-                mininterval=0.5,
-            ) as bar,
-        ):
-            # the process that was killed may not have come to it
-            for row in session.history if on_epoch else ():
-                on_epoch(row["epoch"], row)
-            while session.epoch < recipe.epochs and not session.stopped:
-                row = session.run_epoch(val, bar, save_every)
-                curves.add(row)
-                if on_epoch:
-                    on_epoch(row["epoch"], row)
-        finished = {
-            "weights": session.best,
-            "history": session.history,
-            "seconds": session.seconds,
-            "date": now(),
-            "hardware": session.hardware(),
-            "recipe": asdict(recipe),
-        }
-        from_rank0(
-            lambda: (
-                save_state(folder / "finished.pt", finished),
-                remove_running(running, folder),
-            )
-        )
-        return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+                train_all(data, job, session, curves, progress, on_epoch)
+            except TrainingStopped as error:
+                raise TrainingStopped(
+                    f"Epoch {session.epoch + 1}: {error}. The best weights and the last"
+                    f" good step are kept in {session.path}."
+                ) from None
+            except torch.OutOfMemoryError as error:
+                raise CourseError(
+                    f"The GPU's memory is too small for batches of {recipe.batch_size}"
+                    " images: lower batch_size in the recipe, or IMAGE_SIZE."
+                ) from error
+            images = next(iter(train))[0][:16] * train.std + train.mean
+            curves.describe(images.clamp(0, 1), session.best_loss)
+        return as_run(name, model, session.finish(asdict(recipe)), folder)
 
 
-class _Session:
-    """The moving parts of one training, saved and restored together."""
+def as_run(name: str, model, state: dict, folder: Path, loaded: bool = False) -> Run:
+    """The network with the weights of a finished training, and what is known of it."""
+    model.load_state_dict(state["weights"])
+    seconds, date, hardware = (state[key] for key in ("seconds", "date", "hardware"))
+    recipe, history = Recipe(**state["recipe"]), pd.DataFrame(state["history"])
+    if recipe.channels_last:  # the layout it was trained in, to the last digit
+        model.to(memory_format=torch.channels_last)
+    if loaded:
+        print(f"{name}: loaded, trained {date} in {seconds:.0f} s on {hardware}")
+    model.eval()
+    return Run(name, model, history, seconds, date, hardware, recipe, folder, loaded)
 
-    def __init__(self, course, model, loader, recipe, classes, path):
-        self.course, self.model, self.loader, self.recipe, self.path = (
-            course,
-            model,
-            loader,
-            recipe,
-            path,
-        )
-        self.device = course.device
+
+class Job:
+    """The moving parts of a training: what a step changes, and how."""
+
+    def __init__(self, model: nn.Module, train: BatchLoader, recipe: Recipe, classes):
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        rank, world = ranks()
-        # Running statistics of batch norm matter in validation only: there all take
-        # those of rank 0.
-        self.parallel = (
-            nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-            if world > 1
-            else model
-        )
-        self.criterion = make_criterion(loader, classes, recipe)
-        self.optimizer, self.scheduler = make_optimizer(
-            model, recipe, recipe.epochs * len(loader)
-        )
-        self.scaler = make_scaler(course.device, recipe.mixed_precision)
-        memory = max(recipe.average * len(loader), 1.0)
-        self.average = WeightAverage(model, 1 - 1 / memory) if recipe.average else None
-        self.epoch = self.step = 0
-        self.seconds, self.totals, self.history, self.worlds = (
-            0.0,
-            (0.0, 0, 0),
-            [],
-            [world],
-        )
-        self.best, self.best_loss = _copy_state(model), math.inf
-        self.stateful = {
-            "model": model,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-            "scaler": self.scaler,
-        }
-        self.plain = (
-            "epoch",
-            "step",
-            "seconds",
-            "totals",
-            "history",
-            "worlds",
-            "best",
-            "best_loss",
-        )
-        # dropout starts alike, whatever ran before in this notebook
-        seed_generators(course.seed + rank)
-
-    def save(self) -> None:
-        """Store all that the next step depends on; the sampler's position is (seed,
-        epoch, step).
-        """
-        generators = gather_ranks(generator_states(self.device))
-        if ranks()[0] > 0:
-            return
-        state = {name: thing.state_dict() for name, thing in self.stateful.items()}
-        state |= {name: getattr(self, name) for name in self.plain} | {
-            "generators": generators
-        }
-        state["average"] = (
-            (self.average.steps, self.average.state) if self.average else None
-        )
-        save_state(self.path, state)
-
-    def _saved(self) -> dict | None:
-        """The state that was saved, None where there is none; a damaged file is set
-        aside.
-        """
-        # a damaged file of the local disk may have a good copy in the home
-        for _ in range(2):
-            fetch(self.course, self.path)
-            if not self.path.exists():
-                return None
-            # torch.load raises a dozen kinds of error on a damaged file
-            with suppress(Exception):
-                # from where every process takes it to its own device
-                state = load_state(self.path, torch.device("cpu"))
-                if {
-                    *self.stateful,
-                    *self.plain,
-                    "generators",
-                    "average",
-                } <= state.keys():
-                    return state
-            set_aside(self.path)
-        return None
-
-    def resume(self) -> None:
-        """Go on where a killed run stood, with as many processes or others; with
-        nothing saved, start anew.
-        """
-        state = from_rank0(self._saved)
-        if state is None:
-            return
-        for name, thing in self.stateful.items():
-            if state[name]:  # a scaler that was off has no state
-                thing.load_state_dict(state[name])
-        rank, world = ranks()
-        for name in self.plain:
-            setattr(self, name, state[name])
-        self.worlds += [world] if self.worlds[-1] != world else []
-        if self.average:
-            self.average.steps, averages = state["average"]
-            self.average.state = {
-                name: value.to(self.device) for name, value in averages.items()
-            }
-        if len(state["generators"]) == world:
-            set_generator_states(state["generators"][rank], self.device)
-        else:  # other processes than before: dropout goes on with new draws
-            seed_generators(self.course.seed + self.step * world + rank)
-        done = self.epoch >= self.recipe.epochs  # killed before its result was stored
-        print(
-            "resumed after the last epoch"
-            if done
-            else (
-                f"resumed in epoch {self.epoch + 1} of {self.recipe.epochs}, after step"
-                f" {self.step}"
-            )
-        )
-
-    def hardware(self) -> str:
-        """What it was trained on, and by how many processes, one after the other."""
-        processes = " then ".join(map(str, self.worlds))
-        return hardware() + (f", {processes} processes" if self.worlds != [1] else "")
+        self.train, self.recipe, self.model = train, recipe, model
+        train.shared = True
+        self.parallel = parallel(model)
+        self.criterion = make_criterion(train, classes, recipe)
+        steps = recipe.epochs * len(train)
+        self.optimizer, self.scheduler = make_optimizer(model, recipe, steps)
+        self.scaler = make_scaler(train.device, recipe.mixed_precision)
+        self.average = None
+        if recipe.average:
+            memory = max(recipe.average * len(train), 1.0)  # in steps
+            self.average = running_average(model, 1 - 1 / memory)
 
     @property
-    def stopped(self) -> bool:
-        """True when the validation loss has not improved for `patience` epochs."""
-        losses = [row["val_loss"] for row in self.history]
-        patience = self.recipe.patience or math.inf
-        return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience
+    def parts(self) -> dict:
+        """What has a state, to be saved and found again."""
+        names = ("model", "optimizer", "scheduler", "scaler", "average")
+        found = {name: getattr(self, name) for name in names}
+        return {name: part for name, part in found.items() if part is not None}
 
-    def run_epoch(self, val: BatchLoader, bar, save_every: float) -> dict:
-        self.loader.epoch, self.loader.first_batch = (
-            self.epoch,
-            self.step - self.epoch * len(self.loader),
-        )
-        began, saved = time.perf_counter() - self.seconds, time.perf_counter()
+    @property
+    def judged(self) -> nn.Module:
+        """The network that validation judges: the average where there is one."""
+        return self.average.module if self.average else self.model
 
-        def on_step(loss, totals):
-            nonlocal saved
-            seen, self.step, self.totals = (
-                totals[2] - self.totals[2],
-                self.step + 1,
-                totals,
-            )
-            if self.average:
-                self.average.update(self.model)
-            bar.update(seen)
-            bar.set_postfix(
-                epoch=self.epoch + 1, loss=f"{totals[0] / totals[2]:.3f}", refresh=False
-            )
-            # clocks differ: one decides for all
-            (due,) = sum_over_ranks(time.perf_counter() - saved > save_every)
-            if due:
-                self.seconds = time.perf_counter() - began
-                self.save()
-                saved = time.perf_counter()
 
-        try:
+def train_all(data, job: Job, session: Session, curves, progress, on_epoch) -> None:
+    """The epochs that are left of a training: the loop of the course."""
+    from tqdm import tqdm
+
+    recipe, device, train = job.recipe, job.train.device, job.train
+    val = data.loader("val", 256)
+    val.shared = True
+    for row in session.history:  # the process that was killed may not have told them
+        curves.add(row)
+        if on_epoch:
+            on_epoch(row["epoch"], row)
+    silent = not progress or rank_and_world()[0] > 0
+    total, done = recipe.epochs * len(train), session.epoch * len(train) + session.step
+    options = {"desc": curves.name, "unit": "step", "file": sys.stdout}
+    with tqdm(total=total, initial=done, disable=silent, **options) as bar:
+
+        def on_step(totals):
+            if job.average:
+                job.average.update_parameters(job.model)
+            session.after_step(totals)
+            bar.update()
+
+        for epoch in session.epochs(recipe.epochs, recipe.patience):
+            train.epoch, train.first_batch = epoch, session.step
             loss, accuracy = train_epoch(
-                self.parallel,
-                self._batches(),
-                self.criterion,
-                self.optimizer,
-                self.device,
-                self.scaler,
-                self.scheduler,
-                clip=self.recipe.clip,
-                totals=self.totals,
-                amp=self.recipe.mixed_precision,
+                job.parallel,
+                train,
+                job.criterion,
+                job.optimizer,
+                device,
+                job.scaler,
+                job.scheduler,
+                clip=recipe.clip,
+                amp=recipe.mixed_precision,
+                totals=session.totals,
                 on_step=on_step,
             )
-        except TrainingStopped as error:
-            self.seconds = time.perf_counter() - began
-            self.save()
-            raise TrainingStopped(
-                f"Epoch {self.epoch + 1}, step {self.step + 1}: {error}. The weights"
-                f" before that step and the best so far are kept in {self.path}."
-            ) from None
-        weights = _copy_state(self.model)
-        if self.average:
-            self.model.load_state_dict(self.average.state)
-        _restore(
-            self.model,
-            from_rank0(lambda: [buffer.cpu() for buffer in self.model.buffers()]),
-        )
-        val_loss, val_accuracy = validate(self.model, val, self.criterion, self.device)
-        if val_loss < self.best_loss or not math.isfinite(self.best_loss):
-            self.best, self.best_loss = _copy_state(self.model), val_loss
-        self.model.load_state_dict(weights)
-        self.seconds = time.perf_counter() - began
-        row = {
-            "epoch": self.epoch + 1,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "lr": self.scheduler.get_last_lr()[0],
-            "seconds": self.seconds,
-        }
-        self.history.append(row)
-        self.epoch, self.totals = self.epoch + 1, (0.0, 0, 0)
-        self.save()
-        from_rank0(lambda: keep(self.course, self.path))
-        return row
-
-    def _batches(self):
-        layout = (
-            torch.channels_last
-            if self.recipe.channels_last
-            else torch.contiguous_format
-        )
-        for images, labels in self.loader:
-            yield images.to(memory_format=layout), labels
-
-
-def _load_run(name, model, folder, course, quiet=False) -> Run:
-    """A finished training; a damaged file raises before it has touched the network."""
-    state = from_rank0(lambda: load_state(folder / "finished.pt", torch.device("cpu")))
-    history, recipe, own = (
-        pd.DataFrame(state["history"]),
-        Recipe(**state["recipe"]),
-        model.state_dict(),
-    )
-    says = (
-        f"{name}: loaded, trained {state['date']} in {state['seconds']:.0f} s on"
-        f" {state['hardware']}"
-    )
-    if not {
-        "epoch",
-        "train_loss",
-        "train_accuracy",
-        "val_loss",
-        "val_accuracy",
-        "lr",
-        "seconds",
-    } <= {*history}:
-        raise ValueError("a history that lacks columns")
-    if {key: value.shape for key, value in state["weights"].items()} != {
-        key: own[key].shape for key in own
-    }:
-        raise ValueError("weights of another network")
-    model.to(course.device).load_state_dict(state["weights"])
-    if recipe.channels_last:
-        # the layout it was trained in, to the last digit
-        model.to(memory_format=torch.channels_last)
-    if not quiet:
-        print(says)
-    return Run(
-        name,
-        model.eval(),
-        history,
-        state["seconds"],
-        state["date"],
-        state["hardware"],
-        recipe,
-        folder,
-        loaded=True,
-    )
+            take_buffers_of_rank0(job.judged)
+            val_loss, val_accuracy = validate(job.judged, val, job.criterion, device)
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
+                "lr": job.scheduler.get_last_lr()[0],
+            }
+            session.close_epoch(row, job.judged.state_dict())
+            curves.add(row)
+            if on_epoch:
+                on_epoch(row["epoch"], session.history[-1])
 
 
 def save_checkpoint(path, model, optimizer=None, **state) -> Path:
@@ -1805,6 +1435,9 @@ def save_checkpoint(path, model, optimizer=None, **state) -> Path:
 def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
     """Read a checkpoint; with a model, put the weights into it.
 
+    A bare `state_dict`, as `torch.save(model.state_dict(), path)` writes it, is taken
+    for the weights of the model that is given.
+
     Raises
     ------
     CourseError
@@ -1813,75 +1446,61 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
     """
     path = Path(path)
     if not path.exists():
-        notebook = {
-            "baseline.pth": "theme2_baseline_model",
-            "best_model.pth": "theme3_optimization",
-        }.get(path.name)
+        writers = {"baseline.pth": "theme2_baseline_model"}
+        writers["best_model.pth"] = "theme3_optimization"
+        notebook = writers.get(path.name)
         advice = (
             f"run notebooks/{notebook}.ipynb first" if notebook else "check the path"
         )
         raise CourseError(f"{path} is missing: {advice}.")
     try:
-        state = load_state(path, best_device())
-        architecture, weights = state["architecture"], state["weights"]
-        _check_checkpoint(state)
-    except Exception as error:
+        state = torch.load(path, map_location=best_device(), weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds on a damaged file
         raise CourseError(
-            f"{path} is damaged or no checkpoint of this course"
-            f" ({type(error).__name__}): delete it and run the notebook that writes it"
-            " again."
+            f"{path} is damaged or no file of weights ({type(error).__name__}): delete"
+            " it and run the notebook that writes it again."
         ) from error
+    if "weights" not in state:
+        state = _from_bare_weights(path, state, model)
     if classes is not None and list(classes) != list(state.get("classes", classes)):
         raise CourseError(
             f"{path} knows the classes {list(state['classes'])}, asked for"
             f" {list(classes)}: use the HOME of that dataset, or train again."
         )
     if model is not None:
-        own = type(model).__name__, getattr(model, "config", {})
-        if own != (architecture, state["config"]):
-            raise CourseError(
-                f"{path} holds {architecture}({state['config']}), not"
-                f" {own[0]}({own[1]}): build that network (utils.load_model does) or"
-                " train this one again."
-            )
-        try:
-            model.load_state_dict(weights)
-        except (RuntimeError, TypeError) as error:
-            raise CourseError(
-                f"{path} holds weights of other shapes or names than this {own[0]}:"
-                " build the network that it was saved from, or train this one again."
-            ) from error
+        _fill_in(path, model, state)
     if optimizer is not None and state.get("optimizer") is not None:
-        try:
-            optimizer.load_state_dict(state["optimizer"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CourseError(
-                f"{path} holds the state of another optimizer than this"
-                f" {type(optimizer).__name__}: make the one that it was saved from, or"
-                " go on without it."
-            ) from error
+        optimizer.load_state_dict(state["optimizer"])
     return state
 
 
-def _check_checkpoint(state: dict) -> None:
-    """Raise TypeError or ValueError where a checkpoint holds other kinds of values than
-    it must.
-    """
-    json.dumps(state["config"])
-    if not isinstance(state["architecture"], str) or not isinstance(
-        state["config"], dict
-    ):
-        raise TypeError("no name of a network, or no arguments of one")
-    for name, value in state["weights"].items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise TypeError("weights that are no tensors")
-        if value.nbytes > value.untyped_storage().nbytes():
-            raise ValueError("weights that claim more numbers than the file holds")
-    classes = state.get("classes", [])
-    if not isinstance(classes, (list, tuple)) or not all(
-        isinstance(name, str) for name in classes
-    ):
-        raise TypeError("classes that are no names")
+def _from_bare_weights(path: Path, state: dict, model) -> dict:
+    """What a file says that holds weights and nothing else."""
+    if model is None:
+        raise CourseError(
+            f"{path} holds weights alone, not which network they belong to: give that"
+            " network, utils.load_checkpoint(path, model), and store it with"
+            " utils.save_checkpoint."
+        )
+    config = getattr(model, "config", {})
+    return {"architecture": type(model).__name__, "config": config, "weights": state}
+
+
+def _fill_in(path: Path, model: nn.Module, state: dict) -> None:
+    own = type(model).__name__, getattr(model, "config", {})
+    stored = state["architecture"], state["config"]
+    if own != stored:
+        raise CourseError(
+            f"{path} holds {stored[0]}({stored[1]}), not {own[0]}({own[1]}): build that"
+            " network (utils.load_model does) or train this one again."
+        )
+    try:
+        model.load_state_dict(state["weights"])
+    except (RuntimeError, TypeError) as error:
+        raise CourseError(
+            f"{path} holds weights of other shapes or names than this {own[0]}: build"
+            " the network that it was saved from, or train this one again."
+        ) from error
 
 
 def load_model(path, classes=None) -> tuple[nn.Module, dict]:
@@ -1894,52 +1513,10 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
             f"{path} holds a network {state['architecture']} of your own: add its class"
             " to utils.MODELS, then run the cell again."
         )
-    try:
-        with _no_larger(len(state["weights"]), Path(path).stat().st_size):
-            model = MODELS[state["architecture"]](**state["config"]).to(best_device())
-    except (
-        ArithmeticError,
-        AttributeError,
-        IndexError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise CourseError(
-            f"{path} holds weights that fit no"
-            f" {state['architecture']}({str(state['config'])[:200]}): delete it and run"
-            " the notebook that writes it again."
-        ) from error
-    load_checkpoint(path, model)
+    model = MODELS[state["architecture"]](**state["config"]).to(best_device())
+    _fill_in(Path(path), model, state)
     # the layout that `fit` leaves it in
     return model.to(memory_format=torch.channels_last).eval(), state
-
-
-@contextmanager
-def _no_larger(parameters: int, size: int):
-    """Stop the making of a network that is far larger than a file of `size` bytes,
-    before it is filled.
-
-    Some room is left: a network of the group's own may drop a part that it was made
-    with, such as a head of VGG."""
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    parameters, size = parameters + 1000, 4 * size + (512 << 20)
-
-    def check(module, name, parameter):
-        nonlocal parameters, size
-        parameters, size = (
-            parameters - 1,
-            size - (parameter.nbytes if parameter is not None else 0),
-        )
-        if parameters < 0 or size < 0:
-            raise ValueError("its arguments make a network far larger than the file")
-
-    hook = register_module_parameter_registration_hook(check)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 # Width and depth by dataset, chosen on validation images. Panels are a few pixels wide:
@@ -2039,7 +1616,7 @@ def search(
     own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
     with shared_study.clear_study_errors(storage or stored):
         if storage is None:
-            fetch(course, stored)
+            copy_back(course, stored)
         private = storage is None and course.home != course.local
         opened = (
             shared_study.open_journal(make_parent(stored))
@@ -2058,7 +1635,7 @@ def search(
                     partial(_train_trial, course, data, name, recipe, tracker),
                 )
                 if storage is None:
-                    keep(course, stored)
+                    copy_to_home(course, stored)
     if all(
         trial.state.name != "COMPLETE" for trial in study.get_trials(deepcopy=False)
     ):
@@ -6701,11 +6278,8 @@ def _renormalise(
         course.seed,
     )
     folder = course.runs / f"{name}-{key}"
-    if (folder / "finished.pt").exists():
-        try:
-            return _load_run(name, model, folder, course)
-        except Exception:  # torch.load raises a dozen kinds of error on a damaged file
-            set_aside(folder / "finished.pt")
+    if stored := load_finished(folder / "finished.pt", course.device):
+        return as_run(name, model, stored, folder, loaded=True)
     began, momentum = time.perf_counter(), [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -6746,7 +6320,9 @@ def _renormalise(
             "recipe": asdict(recipe),
         },
     )
-    return replace(_load_run(name, model, folder, course, quiet=True), loaded=False)
+    return as_run(
+        name, model, load_finished(folder / "finished.pt", course.device), folder
+    )
 
 
 def save_candidate(

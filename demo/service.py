@@ -162,7 +162,7 @@ def _find_network(service: Service) -> None:
     by its hash.
     """
     course, wanted = service.course, service.model.metadata.get("checkpoint")
-    hashes = utils.inputs(course, *sorted(course.checkpoints.glob("*.pth")))
+    hashes = utils.hash_inputs(course, *sorted(course.checkpoints.glob("*.pth")))
     found = [name for name, digest in hashes.items() if digest == wanted]
     if not found:
         raise utils.CourseError(

@@ -163,7 +163,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def keep(course, path: Path, mirror: bool = False) -> None:
+def copy_to_home(course, path: Path, mirror: bool = False) -> None:
     """Copy a file or folder of the local disk to the home: a safe point. Nothing to do
     where both are one.
 
@@ -197,9 +197,9 @@ def keep(course, path: Path, mirror: bool = False) -> None:
         )
 
 
-def fetch(course, path: Path) -> None:
-    """Bring back what `keep` stored, when the local disk has lost it (a new runtime);
-    whole, or not at all.
+def copy_back(course, path: Path) -> None:
+    """Bring back what `copy_to_home` stored, when the local disk has lost it (a new
+    runtime); whole, or not at all.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def fetch(course, path: Path) -> None:
     if path.exists() or not kept.exists():
         return
     try:
-        # half a copy would pass for the whole, and `keep` would store it over that
+        # half a copy would pass for the whole, and be stored over that
         with atomic(path) as temporary:
             if kept.is_dir():
                 shutil.copytree(

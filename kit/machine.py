@@ -6,7 +6,9 @@ import platform
 import random
 import re
 import subprocess
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,16 @@ def set_generator_states(states: dict, device: torch.device) -> None:
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+@contextmanager
+def same_generators(device: torch.device):
+    """Within this block random numbers may be drawn: nobody outside notices."""
+    states = generator_states(device)
+    try:
+        yield
+    finally:
+        set_generator_states(states, device)
 
 
 def hardware() -> str:
@@ -94,11 +106,16 @@ def environment() -> pd.Series:
     }
     rows |= {"CUDA of torch": str(torch.version.cuda)}
     if torch.cuda.is_available():
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        rows["GPU driver"] = subprocess.run(
-            query, capture_output=True, text=True
-        ).stdout.strip()
+        rows["GPU driver"] = _gpu_driver()
     return pd.Series(rows, name="value")
+
+
+def _gpu_driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    except OSError:  # slim containers have a GPU and no nvidia-smi
+        return "unknown"
 
 
 def best_device() -> torch.device:
@@ -117,13 +134,14 @@ def amp_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & cpu_flags() else None
 
 
-def cpu_flags() -> set[str]:
+@cache
+def cpu_flags() -> frozenset[str]:
     """What Linux says of the processor, its instruction sets among it as far as PyTorch
     uses them; empty elsewhere.
     """
     cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    flags = frozenset(cpuinfo.read_text().split() if cpuinfo.exists() else ())
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         return flags
     # bfloat16 would be emulated, and slow
-    return {flag for flag in flags if not flag.startswith(("amx", "avx512"))}
+    return frozenset(f for f in flags if not f.startswith(("amx", "avx512")))

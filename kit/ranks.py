@@ -1,96 +1,47 @@
-"""Several processes that train together: the only place that asks torch.distributed."""
+"""Several processes that train together: the only place that asks torch.distributed.
+
+Alone, every function here does nothing, so that `fit` reads as if there were one.
+"""
 
 from __future__ import annotations
 
-import platform
-
 import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from kit.files import CourseError
-from kit.machine import best_device
+
+def rank_and_world() -> tuple[int, int]:
+    """Rank of this process, from 0, and number of processes; (0, 1) alone."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
 
 
-def ranks() -> tuple[int, int]:
-    """Rank of this process, from 0, and number of processes that train together: (0, 1)
-    for a process alone.
+def parallel(model: nn.Module) -> nn.Module:
+    """The network, its gradients averaged over all processes (Li et al., 2020)."""
+    _, world = rank_and_world()
+    return DistributedDataParallel(model) if world > 1 else model
+
+
+def add_up(sums: torch.Tensor) -> torch.Tensor:
+    """Each number summed over all processes."""
+    _, world = rank_and_world()
+    if world > 1:
+        distributed.all_reduce(sums)
+    return sums
+
+
+def take_buffers_of_rank0(model: nn.Module) -> None:
+    """Batch-norm statistics are those of the images that a process saw; all take those
+    of rank 0.
     """
-    distributed = torch.distributed
-    joined = distributed.is_available() and distributed.is_initialized()
-    return (distributed.get_rank(), distributed.get_world_size()) if joined else (0, 1)
+    _, world = rank_and_world()
+    for buffer in model.buffers() if world > 1 else ():
+        distributed.broadcast(buffer, src=0)
 
 
-def sum_over_ranks(*numbers: float) -> tuple:
-    """Sum of each number over all processes, which all have to call this; of one alone,
-    the numbers themselves.
-    """
-    if ranks()[1] == 1:
-        return numbers
-    device = best_device() if torch.distributed.get_backend() == "nccl" else "cpu"
-    sums = torch.tensor(numbers, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(sums)
-    return tuple(
-        type(number)(total)
-        for number, total in zip(numbers, sums.tolist(), strict=True)
-    )
-
-
-def from_rank0(work):
-    """Result of `work()` on every process, which rank 0 alone runs: files are read and
-    written once.
-
-    Raises
-    ------
-    Exception
-        What `work` raised, on every process: none is left waiting.
-    """
-    rank, world = ranks()
-    if world == 1:
-        return work()
-    answer = [None, None]
-    if rank == 0:
-        try:
-            answer[0] = work()
-        except Exception as error:
-            answer[1] = error
-    torch.distributed.broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise raise_everywhere(answer[1])
-    return answer[0]
-
-
-def gather_ranks(thing) -> list:
-    """What every process has, in the order of their ranks."""
-    everybody = [thing] * ranks()[1]
-    if len(everybody) > 1:
-        torch.distributed.all_gather_object(everybody, thing)
-    return everybody
-
-
-def check_ranks(facts: dict) -> None:
-    """Refuse processes that are not about to do the same work.
-
-    Raises
-    ------
-    CourseError
-        On every process: the first of the facts that is another one, at which rank, on
-        which machine.
-    """
-    everybody = gather_ranks((platform.node(), facts))
-    machine, first = everybody[0]
-    for rank, (node, own) in enumerate(everybody):
-        for what in facts:
-            if own[what] != first[what]:
-                raise raise_everywhere(
-                    CourseError(
-                        f"These processes cannot train together: rank {rank} on {node}"
-                        f" has {what} {own[what]}, rank 0 on {machine} has"
-                        f" {first[what]}. Give all of them the same kit, packages,"
-                        " images and options."
-                    )
-                )
-
-
-def raise_everywhere(error: Exception) -> Exception:
-    """Mark an error that every process raises: one of them is enough to say it."""
-    error.everywhere = True
-    return error
+def wait_for_all() -> None:
+    """Go on when every process has come here: rank 0 has read or written a file."""
+    _, world = rank_and_world()
+    if world > 1:
+        distributed.barrier()

@@ -156,7 +156,7 @@ def read_record(home: str | Path) -> dict:
     return results
 
 
-def inputs(course: Course, *paths: Path) -> dict[str, str]:
+def hash_inputs(course: Course, *paths: Path) -> dict[str, str]:
     """Hashes of the files that a theme read, by path below the home: a later change of
     one makes its section stale.
     """

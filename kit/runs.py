@@ -1,19 +1,22 @@
-"""Work that is done once: finished it loads, new it runs."""
+"""Work that is done once: finished it loads, interrupted it goes on, new it runs."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
-import zipfile
+import time
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
 
-from kit.files import alone, atomic, now, read_json, write_json
+from kit import ranks
+from kit.files import alone, atomic, copy_back, copy_to_home, now, read_json, write_json
 from kit.fingerprint import fingerprint
 from kit.home import Course
-from kit.machine import hardware
+from kit.machine import generator_states, hardware, set_generator_states
 
 
 def load_or_run(
@@ -44,22 +47,172 @@ def load_or_run(
         return json.loads(path.read_text())["result"]
 
 
-def tell_of_earlier(folder: Path, session) -> None:
+# --------------------------------------------------------------------------------------
+# A training: one file holds all that its next step depends on
+# --------------------------------------------------------------------------------------
+
+
+class Session:
+    """The state of one training, saved as it goes on and found again after a kill.
+
+    Parameters
+    ----------
+    folder : Path
+        runs/<name>-<fingerprint> in the home; the running state lies on the local disk
+        and is copied there after each epoch.
+    parts : dict
+        Whatever has a `state_dict`: model, optimizer, scheduler, scaler, average.
+    save_every : float
+        Seconds between two saved steps.
+    """
+
+    def __init__(self, course: Course, folder: Path, parts: dict, save_every: float):
+        self.course, self.folder, self.parts = course, folder, parts
+        self.path = course.local / "runs" / folder.name / "running.pt"
+        self.save_every, self.saved = save_every, time.perf_counter()
+        self.epoch = self.step = 0  # finished epochs; steps of the epoch after them
+        self.totals = torch.zeros(3, dtype=torch.float64, device=course.device)
+        self.history: list[dict] = []
+        self.best: dict = {}
+        self.seconds = 0.0
+        self.resume()
+        self.began = time.perf_counter() - self.seconds
+
+    def epochs(self, last: int, patience: int | None = None):
+        """The epochs that are left to do, from 0, until the validation loss has not
+        improved for `patience` epochs.
+        """
+        while self.epoch < last and self._stalled() < (patience or math.inf):
+            yield self.epoch
+
+    def _stalled(self) -> int:
+        """Epochs since the lowest validation loss."""
+        losses = [row["val_loss"] for row in self.history]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+    @property
+    def best_loss(self) -> float:
+        return min((row["val_loss"] for row in self.history), default=math.inf)
+
+    def after_step(self, totals: torch.Tensor) -> None:
+        """Count a step; every now and then, save."""
+        self.step, self.totals = self.step + 1, totals
+        if time.perf_counter() - self.saved > self.save_every:
+            self.save()
+
+    def close_epoch(self, row: dict, weights: dict) -> None:
+        """Note an epoch, keep the weights of the lowest validation loss, and save."""
+        self.seconds = time.perf_counter() - self.began
+        if not row["val_loss"] >= self.best_loss:
+            self.best = {name: value.clone() for name, value in weights.items()}
+        self.history.append(row | {"seconds": self.seconds})
+        self.epoch, self.step = self.epoch + 1, 0
+        self.totals = torch.zeros_like(self.totals)
+        self.save()
+        if ranks.rank_and_world()[0] == 0:
+            copy_to_home(self.course, self.path)
+
+    def save(self) -> None:
+        """Write all that the next step depends on; never weights that are no number."""
+        self.saved = time.perf_counter()
+        model = self.parts["model"]
+        broken = any(not weight.isfinite().all() for weight in model.parameters())
+        if ranks.rank_and_world()[0] > 0 or broken:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {
+            "progress": (self.epoch, self.step, time.perf_counter() - self.began),
+            "totals": self.totals,
+            "history": self.history,
+            "best": self.best,
+            "generators": generator_states(self.course.device),
+        }
+        save_state(self.path, state)
+
+    def resume(self) -> None:
+        """Go on where a killed run stood; a damaged file is set aside."""
+        for _ in range(2):  # a damaged file of this disk may have a good copy at home
+            copy_back(self.course, self.path)
+            if not self.path.exists():
+                tell_of_earlier(self.folder)
+                return
+            # torch.load raises a dozen kinds of error on a damaged file
+            with suppress(Exception):
+                self._take(torch.load(self.path, self.course.device, weights_only=True))
+                done = "the last epoch" if self.step == 0 else f"step {self.step}"
+                print(f"resumed in epoch {self.epoch + 1}, after {done}")
+                return
+            set_aside(self.path)
+
+    def _take(self, state: dict) -> None:
+        progress, totals = state["progress"], state["totals"]
+        history, best, generators = (
+            state[n] for n in ("history", "best", "generators")
+        )
+        for name, part in self.parts.items():
+            if state[name]:  # a scaler that was off has no state
+                part.load_state_dict(state[name])
+        self.epoch, self.step, self.seconds = progress
+        self.totals, self.history, self.best = totals, history, best
+        if ranks.rank_and_world()[0] == 0:
+            set_generator_states(generators, self.course.device)
+
+    def finish(self, recipe: dict) -> dict:
+        """Store the result; the saved steps are not needed any more."""
+        _, world = ranks.rank_and_world()
+        state = {
+            "weights": self.best,
+            "history": self.history,
+            "seconds": self.seconds,
+            "date": now(),
+            "hardware": hardware() + (f", {world} processes" if world > 1 else ""),
+            "recipe": recipe,
+        }
+        if ranks.rank_and_world()[0] == 0:
+            save_state(self.folder / "finished.pt", state)
+            remove_running(self.folder, self.path)
+        return state
+
+
+@contextmanager
+def one_training(course: Course, folder: Path):
+    """Yield what a finished training has stored, {} where there is none.
+
+    Another process that is at the same training is waited for; of the processes that
+    train together, rank 0 holds the lock.
+    """
+    first = ranks.rank_and_world()[0] == 0
+    with alone(course, folder.name) if first else nullcontext():
+        ranks.wait_for_all()
+        yield load_finished(folder / "finished.pt", course.device)
+
+
+def load_finished(path: Path, device: torch.device) -> dict:
+    """A finished training; {} where there is none. A damaged file is set aside."""
+    if not path.exists():
+        return {}
+    try:
+        state = torch.load(path, device, weights_only=True)
+        return {"weights": state["weights"], "history": state["history"], **state}
+    except Exception:  # torch.load raises a dozen kinds of error on a damaged file
+        set_aside(path)
+        return {}
+
+
+def tell_of_earlier(folder: Path) -> None:
     """Say why a network that was trained before is trained anew."""
-    name = folder.name[:-13]  # less the identity
-    earlier = [path for path in folder.parent.glob(f"{name}-{'?' * 12}/finished.pt")]
-    if earlier and not (session.epoch or session.step):
+    name = folder.name[:-13]  # less the fingerprint
+    earlier = [*folder.parent.glob(f"{name}-{'?' * 12}/finished.pt")]
+    if earlier:
         print(
             f"{name}: trains anew, as code, data, recipe or seed differ from"
             f" {len(earlier)} finished run(s) of it"
         )
 
 
-def remove_running(running: Path, folder: Path) -> None:
-    """Remove the saved steps of a finished training, here and in the home, a killed
-    process's as well.
-    """
-    for left in (running, folder / "running.pt"):
+def remove_running(folder: Path, path: Path) -> None:
+    """Remove the saved steps of a finished training, here and in the home."""
+    for left in (path, folder / "running.pt"):
         left.unlink(missing_ok=True)
 
 
@@ -77,18 +230,3 @@ def save_state(path: Path, state: dict) -> Path:
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     return path
-
-
-def load_state(path: Path, device: torch.device) -> dict:
-    """torch.load of plain values and tensors: no code of the file runs, and no zip in
-    it grows when it is read.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as packed:
-            # torch stores, plainly
-            if (
-                sum(entry.file_size for entry in packed.infolist())
-                > path.stat().st_size
-            ):
-                raise ValueError("more content than the file has bytes")
-    return torch.load(path, map_location=device, weights_only=True)

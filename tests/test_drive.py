@@ -81,7 +81,7 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
     )
     course.logs.mkdir()
     (course.logs / "production.csv").write_text("time,run_id\n1,a\n")
-    utils.keep(course, course.logs)
+    utils.copy_to_home(course, course.logs)
     measured = utils.load_or_run(course, "probe", lambda: 7)
 
     def stop(epoch, row):
@@ -117,7 +117,7 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
     said = capsys.readouterr().out
     assert "done: loaded, trained" in said and "resumed in epoch 2 of 2" in said
     assert utils.hash_weights(resumed.model) == utils.hash_weights(unbroken.model)
-    utils.fetch(course, course.logs)
+    utils.copy_back(course, course.logs)
     assert (course.logs / "production.csv").read_text() == "time,run_id\n1,a\n"
     assert utils.load_or_run(course, "probe", lambda: 7) == measured == 7
 
@@ -205,7 +205,7 @@ def test_files_brought_back_are_whole_or_not_there(drive):
     folder.mkdir(parents=True)
     (folder / "a").write_text("a")
     (folder / "b").write_text("b")
-    utils.keep(course, folder)
+    utils.copy_to_home(course, folder)
     (course.runs / "events" / ".a.elsewhere-12.tmp").write_text("left by a kill")
     shutil.rmtree(course.local / "runs")
     broken = course.runs / "events" / "broken"
@@ -214,13 +214,13 @@ def test_files_brought_back_are_whole_or_not_there(drive):
         utils.CourseError,
         match="events could not be brought back .*then run the cell again",
     ):
-        utils.fetch(course, folder)
+        utils.copy_back(course, folder)
     assert not folder.exists()
     broken.unlink()
-    utils.fetch(course, folder)
+    utils.copy_back(course, folder)
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
     (folder / "a").write_text("newer")
-    utils.fetch(course, folder)
+    utils.copy_back(course, folder)
     assert (folder / "a").read_text() == "newer"
 
 

@@ -537,8 +537,8 @@ def test_copies_between_local_disk_and_home_killed_at_every_step(
 
     def go(step, where="local"):
         here = place(step, where)
-        utils.fetch(here, here.local / path)
-        utils.keep(here, here.local / path)
+        utils.copy_back(here, here.local / path)
+        utils.copy_to_home(here, here.local / path)
 
     def prepare(step):
         for name, content in whole.items():
@@ -568,7 +568,7 @@ def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
     left = utils.make_parent(away.local / "runs" / "x" / f".events.{utils.HOST}-1.tmp")
     for path in (left, left.with_name("events")):
         path.write_text("x")
-    utils.keep(away, left.parent)
+    utils.copy_to_home(away, left.parent)
     assert [path.name for path in (away.home / "runs" / "x").iterdir()] == ["events"]
 
 
@@ -790,17 +790,17 @@ def test_copies_to_and_from_the_home_on_a_full_disk(course, tmp_path):
     for name in ("a", "b"):
         utils.make_parent(away.local / "runs" / name).write_text(name * 5000)
         utils.make_parent(away.home / "runs" / name).write_text("old")
-    assert on_full_disk(lambda: utils.keep(away, away.local / "runs")) == ""
+    assert on_full_disk(lambda: utils.copy_to_home(away, away.local / "runs")) == ""
     assert all(
         (away.home / "runs" / name).read_text() == "old" for name in ("a", "b")
     ) and not leftovers(tmp_path)
-    utils.keep(away, away.local / "runs")
+    utils.copy_to_home(away, away.local / "runs")
     shutil.rmtree(away.local)
-    message = on_full_disk(lambda: utils.fetch(away, away.local / "runs"))
+    message = on_full_disk(lambda: utils.copy_back(away, away.local / "runs"))
     assert "runs could not be brought back (" in message and "File too large" in message
     assert "free some space here" in message
     assert not (away.local / "runs").exists() and not leftovers(tmp_path)
-    utils.fetch(away, away.local / "runs")
+    utils.copy_back(away, away.local / "runs")
     assert (away.local / "runs" / "b").read_text() == "b" * 5000
 
 

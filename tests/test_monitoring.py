@@ -367,10 +367,10 @@ def test_write_cut_short(tmp_path, monkeypatch):
 def test_logs_are_kept_and_fetched(open_course, tmp_path):
     course = replace(open_course(), local=tmp_path / "local")
     utils.InferenceLogger(course.logs / "production.csv").log(1, 0.5, 1.0)
-    utils.keep(course, course.logs)
+    utils.copy_to_home(course, course.logs)
     assert len(utils.read_log(course.home / "logs" / "production.csv")) == 1
     shutil.rmtree(course.local)
-    utils.fetch(course, course.logs)
+    utils.copy_back(course, course.logs)
     assert len(utils.read_log(course.logs / "production.csv")) == 1
 
 

@@ -312,7 +312,7 @@ def test_stale_section_is_named_until_it_runs_again(open_course, capsys):
     course = open_course()
     utils.build_index(course)
     path = course.data / "index.csv"
-    utils.record(course, "theme2", {"inputs": utils.inputs(course, path)})
+    utils.record(course, "theme2", {"inputs": utils.hash_inputs(course, path)})
     assert utils.stale(course) == []
     path.write_text(path.read_text() + "\n")
     capsys.readouterr()
@@ -321,7 +321,7 @@ def test_stale_section_is_named_until_it_runs_again(open_course, capsys):
         "theme2 is stale: data/pneumonia/index.csv has changed since it ran"
         in capsys.readouterr().out
     )
-    utils.record(course, "theme2", {"inputs": utils.inputs(course, path)})
+    utils.record(course, "theme2", {"inputs": utils.hash_inputs(course, path)})
     assert utils.stale(course) == []
 
 
@@ -409,14 +409,14 @@ def test_keep_goes_file_by_file_and_mirrors_on_demand(open_course, tmp_path):
     folder = course.local / "logs"
     folder.mkdir(parents=True)
     (folder / "old.csv").write_text("old")
-    utils.keep(course, folder)
+    utils.copy_to_home(course, folder)
     (folder / "old.csv").unlink()
     (folder / "new.csv").write_text("new")
-    utils.keep(course, folder)
+    utils.copy_to_home(course, folder)
     # nothing is lost
     assert sorted(path.name for path in (course.home / "logs").iterdir()) == [
         "new.csv",
         "old.csv",
     ]
-    utils.keep(course, folder, mirror=True)
+    utils.copy_to_home(course, folder, mirror=True)
     assert [path.name for path in (course.home / "logs").iterdir()] == ["new.csv"]
