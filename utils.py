@@ -130,12 +130,13 @@ from kit.home import (  # noqa: F401
     PREREQUISITES,
     PROFILES,
     Course,
-    check_versions,
+    are_settings,
+    check_asked,
+    check_earlier_theme,
     greet,
-    is_story,
     on_colab,
     open_folders,
-    open_story,
+    open_settings,
 )
 from kit.images import (  # noqa: F401
     EXCLUDING,
@@ -221,10 +222,12 @@ def set_seed(seed: int = 42, threads: int | None = None) -> None:
     over.
 
     Floating-point addition is not associative: another thread count gives other last
-    bits, and after an epoch other weights. `threads=None` reads COURSE_THREADS, else 2,
-    the cores of a free Colab machine."""
+    bits, and after an epoch other weights. `threads=None` leaves it as it is; `start`
+    takes that of the home, which COURSE_THREADS overrides.
+    """
     seed_generators(seed)
-    torch.set_num_threads(threads or int(os.environ.get("COURSE_THREADS", 2)))
+    if threads is not None:
+        torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # use_deterministic_algorithms would also import the compiler, for 2 s
     torch.set_deterministic_debug_mode("warn")
@@ -265,60 +268,29 @@ def start(
     Raises
     ------
     CourseError
-        Unknown names, size below 32, a home that holds another story, a missing earlier
-        theme, no access to Drive.
+        Unknown names, size below 32, a home that holds other settings, a missing
+        earlier theme, no access to Drive.
     """
-    check_versions()
-    if dataset not in DATASETS:
-        raise CourseError(
-            f"DATASET={dataset!r} is unknown: choose one of {', '.join(DATASETS)}."
-        )
-    if profile not in (*PROFILES, "auto"):
-        raise CourseError(
-            f"PROFILE={profile!r} is unknown: choose auto, {', '.join(PROFILES)}."
-        )
-    if image_size is not None and not (
-        type(image_size) is int and 32 <= image_size <= MAX_IMAGE_SIZE
-    ):
-        raise CourseError(
-            f"IMAGE_SIZE={image_size!r} cannot be: give a whole number from 32 (the"
-            f" networks halve the picture again and again) to {MAX_IMAGE_SIZE}."
-        )
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise CourseError(
-            f"SEED={seed!r} cannot be: give a whole number from 0 to {2**32 - 1}."
-        )
-    set_seed(seed)
+    check_asked(dataset, profile, image_size, seed)
     home, local = open_folders(home or os.environ.get("COURSE_HOME") or None, drive)
-    story = open_story(home, dataset, source, profile, image_size, seed)
-    chosen = PROFILES[story["profile"]]
-    needed, notebook = PREREQUISITES.get(theme, ("course.json", ""))
-    needed = home / needed.format(dataset=dataset)
-    if notebook and not needed.exists():
-        colab = (
-            "; on Colab each notebook has its own machine: set DRIVE = True in both"
-            if on_colab()
-            else ""
-        )
-        raise CourseError(
-            f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same"
-            f" HOME{colab})."
-        )
+    settings = open_settings(home, dataset, source, profile, image_size, seed)
+    set_seed(seed, int(os.environ.get("COURSE_THREADS", settings["threads"])))
+    check_earlier_theme(theme, home, dataset)
+    chosen, raw = PROFILES[settings["profile"]], local / "data" / "raw"
     origin, root, why = acquire(
-        dataset, story["source"], local / "data" / "raw", chosen.sample_images, seed
+        dataset, settings["source"], raw, chosen.sample_images, seed
     )
-    story["source"] = origin
-    if origin == "sample" and (
-        why := why or read_json(home / "course.json").get("why_sample", "")
-    ):
-        story["why_sample"] = why
-    write_json(home / "course.json", story)
+    why = why or settings.pop("why_sample", "")
+    settings["source"] = origin
+    if origin == "sample" and why:
+        settings["why_sample"] = why
+    write_json(home / "course.json", settings)
     course = Course(
         theme,
         dataset,
         origin,
         chosen,
-        story["image_size"],
+        settings["image_size"],
         seed,
         home,
         local,
@@ -328,11 +300,8 @@ def start(
     )
     with atomic(course.exports / "environment.txt") as temporary:
         environment().to_string(temporary)
-    record(
-        course,
-        "meta",
-        story | {"hardware": hardware(), "environment": environment().to_dict()},
-    )
+    machine = {"hardware": hardware(), "environment": environment().to_dict()}
+    record(course, "meta", settings | machine)
     greet(course, why)
     print(*stale(course), sep="\n", end="")
     return course

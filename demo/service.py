@@ -96,7 +96,7 @@ def open_home(home: Path) -> utils.Course:
     downloaded or recorded.
     """
     story = utils.read_json(home / "course.json", precious=True)
-    if not utils.is_story(story):
+    if not utils.are_settings(story):
         raise utils.CourseError(
             f"{home}/course.json is missing or damaged: run the notebooks with this"
             " HOME, or give the folder of a run with --home."

@@ -222,62 +222,102 @@ def open_folders(home, drive) -> tuple[Path, Path]:
     return home, local
 
 
-def is_story(values: dict) -> bool:
-    """Whether course.json says everything that it must, in values
-    that `start` takes.
+def check_asked(dataset, profile, image_size, seed) -> None:
+    """Refuse names that are unknown and numbers that cannot be."""
+    check_versions()
+    if dataset not in DATASETS:
+        names = ", ".join(DATASETS)
+        raise CourseError(f"DATASET={dataset!r} is unknown: choose one of {names}.")
+    if profile not in (*PROFILES, "auto"):
+        names = ", ".join(PROFILES)
+        raise CourseError(f"PROFILE={profile!r} is unknown: choose auto, {names}.")
+    if image_size is not None and not _is_whole(image_size, 32, MAX_IMAGE_SIZE):
+        raise CourseError(
+            f"IMAGE_SIZE={image_size!r} cannot be: give a whole number from 32 (the"
+            f" networks halve the picture again and again) to {MAX_IMAGE_SIZE}."
+        )
+    if not _is_whole(seed, 0, 2**32 - 1):
+        raise CourseError(
+            f"SEED={seed!r} cannot be: give a whole number from 0 to {2**32 - 1}."
+        )
+
+
+def _is_whole(value, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def are_settings(values: dict) -> bool:
+    """Whether course.json says everything that it must, in values that `start`
+    takes.
     """
-    names = all(
-        isinstance(values.get(key), str) for key in ("dataset", "source", "profile")
-    )
-    numbers = all(type(values.get(key)) is int for key in ("image_size", "seed"))
     return (
-        names
-        and numbers
-        and values["dataset"] in DATASETS
-        and values["profile"] in PROFILES
-        and 32 <= values["image_size"] <= MAX_IMAGE_SIZE
-        and 0 <= values["seed"] < 2**32
+        values.get("dataset") in DATASETS
+        and isinstance(values.get("source"), str)
+        and values.get("profile") in PROFILES
+        and _is_whole(values.get("image_size"), 32, MAX_IMAGE_SIZE)
+        and _is_whole(values.get("seed"), 0, 2**32 - 1)
+        and _is_whole(values.get("threads", 1), 1, 1024)
     )
 
 
-def open_story(home: Path, dataset, source, profile, image_size, seed) -> dict:
+def open_settings(home: Path, dataset, source, profile, image_size, seed) -> dict:
     """What this home holds, checked against what was asked; `auto` takes
     what is there.
     """
-    path, asked_source = home / "course.json", str(source)
-    if asked_source not in ("auto", "kaggle", "sample"):
-        asked_source = str(Path(asked_source).expanduser().resolve())
+    path = home / "course.json"
     known = read_json(path, precious=True)
-    if path.exists() and not is_story(known):
+    if path.exists() and not are_settings(known):
         raise damaged(path)
     if profile == "auto":
-        profile = known.get("profile") or (
-            "full" if torch.cuda.is_available() else "quick"
-        )
+        default = "full" if torch.cuda.is_available() else "quick"
+        profile = known.get("profile", default)
     if image_size is None:
-        same = known.get("profile") == profile
-        image_size = known["image_size"] if same else PROFILES[profile].image_size
-    if asked_source == "auto":
-        asked_source = known.get("source", "auto")
-    story = {
-        "dataset": dataset,
-        "source": asked_source,
-        "profile": profile,
-        "image_size": image_size,
-        "seed": seed,
-    }
+        image_size = PROFILES[profile].image_size
+        if known.get("profile") == profile:
+            image_size = known["image_size"]
+    source = str(source)
+    if source not in ("auto", "kaggle", "sample"):
+        source = str(Path(source).expanduser().resolve())
+    if source == "auto":
+        source = known.get("source", "auto")
+    asked = {"dataset": dataset, "source": source, "profile": profile}
+    asked |= {"image_size": image_size, "seed": seed}
     different = [
-        f"{key} {known[key]!r} (asked: {story[key]!r})"
-        for key in story
-        if known and known[key] != story[key]
+        f"{key} {known[key]!r} (asked: {value!r})"
+        for key, value in asked.items()
+        if known and known[key] != value
     ]
     if different:
         raise CourseError(
-            f"{home} already holds another story: {', '.join(different)}. One home"
-            " holds one story: choose another folder with HOME (or --home), or ask for"
-            " what it holds."
+            f"{home} already holds other settings: {', '.join(different)}. One home"
+            " holds one run of the course: choose another folder with HOME (or --home),"
+            " or ask for what it holds."
         )
-    return story
+    return {"threads": free_cores()} | known | asked
+
+
+def free_cores() -> int:
+    """Cores that nobody uses at this moment, at most 8.
+
+    Two threads on a core that others use wait for one another: fewer are faster.
+    """
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
+    return min(max(cores - round(busy), 1), 8)
+
+
+def check_earlier_theme(theme: int, home: Path, dataset: str) -> None:
+    """Refuse a theme that needs what an earlier one has not written yet."""
+    needed, notebook = PREREQUISITES.get(theme, ("course.json", ""))
+    needed = home / needed.format(dataset=dataset)
+    if notebook and not needed.exists():
+        colab = "; on Colab each notebook has its own machine: set DRIVE = True in both"
+        raise CourseError(
+            f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same"
+            f" HOME{colab * on_colab()})."
+        )
 
 
 def greet(course: Course, why_sample: str) -> None:

@@ -100,7 +100,7 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
     on_drive = [path.suffix for path in course.home.rglob("*") if path.is_file()]
     assert ".npy" not in on_drive and ".jpeg" not in on_drive
     # the runtime is gone, the Drive is not
-    shutil.rmtree(utils.COLAB / "dl-course-local")
+    shutil.rmtree(home_room.COLAB / "dl-course-local")
 
     capsys.readouterr()
     course = session(theme=2)
@@ -115,7 +115,7 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
         course, "cut", utils.optimized_network(course), data, RECIPE, progress=False
     )
     said = capsys.readouterr().out
-    assert "done: loaded, trained" in said and "resumed in epoch 2 of 2" in said
+    assert "done: loaded, trained" in said and "resumed in epoch 2" in said
     assert utils.hash_weights(resumed.model) == utils.hash_weights(unbroken.model)
     utils.copy_back(course, course.logs)
     assert (course.logs / "production.csv").read_text() == "time,run_id\n1,a\n"
@@ -251,7 +251,9 @@ def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkey
     content = tmp_path / "content"
     for theme, path in run.notebooks(1, 8).items():
         notebook = nbformat.read(path, 4)
-        moved = f"import pathlib, utils\nutils.COLAB = pathlib.Path({str(content)!r})"
+        moved = (
+            f"import pathlib, kit.home as h\nh.COLAB = pathlib.Path({str(content)!r})"
+        )
         notebook.cells.insert(2, nbformat.v4.new_code_cell(moved))
         copy = tmp_path / path.name
         nbformat.write(notebook, copy)
@@ -318,7 +320,7 @@ def test_first_screen_speaks_of_the_gpu(
         open_course(), device=torch.device(device), profile=utils.PROFILES[profile]
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
-    monkeypatch.setattr(utils, "amp_dtype", lambda device: None)
+    monkeypatch.setattr(home_room, "amp_dtype", lambda device: None)
     capsys.readouterr()
     utils.greet(course, "")
     assert says in capsys.readouterr().out.splitlines()

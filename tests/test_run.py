@@ -219,7 +219,7 @@ def test_two_stories_in_one_home_are_refused_in_one_sentence(tmp_path, drawn, ca
     ]
     assert run.main([*options, "--seed", "7"]) == 1
     out = capsys.readouterr().out
-    assert "already holds another story" in out and "choose another folder" in out
+    assert "already holds other settings" in out and "choose another folder" in out
 
 
 def test_kernel_that_never_came_up_is_explained(kit, capsys, monkeypatch):

@@ -54,7 +54,7 @@ def test_one_home_one_story(open_course, drawn):
     for other in ({"dataset": "solar"}, {"seed": 7}, {"image_size": 48}):
         with pytest.raises(
             utils.CourseError,
-            match="already holds another story.*choose another folder",
+            match="already holds other settings.*choose another folder",
         ):
             open_course(**other)
 
@@ -420,3 +420,22 @@ def test_keep_goes_file_by_file_and_mirrors_on_demand(open_course, tmp_path):
     ]
     utils.copy_to_home(course, folder, mirror=True)
     assert [path.name for path in (course.home / "logs").iterdir()] == ["new.csv"]
+
+
+def test_threads_are_those_of_the_home_unless_told_otherwise(
+    open_course, monkeypatch, tmp_path
+):
+    """Chosen from the cores that were free when it was made; never again."""
+    monkeypatch.delenv("COURSE_THREADS")
+    monkeypatch.setattr(home_room.os, "sched_getaffinity", lambda _: range(4))
+    chosen = []
+    for busy in (0.2, 3.8):  # the second time the machine is busy
+        monkeypatch.setattr(home_room.os, "getloadavg", lambda: (busy, 0, 0))  # noqa: B023
+        open_course(home=tmp_path / "home")
+        chosen.append(torch.get_num_threads())
+    open_course(home=tmp_path / "made while it is busy")
+    assert [*chosen, torch.get_num_threads()] == [4, 4, 1]
+    monkeypatch.setenv("COURSE_THREADS", "2")
+    open_course(home=tmp_path / "home")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)

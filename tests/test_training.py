@@ -92,29 +92,25 @@ def test_class_weights_closed_form():
         utils.class_weights(np.zeros(5, int), 2)
 
 
-def test_loss_is_that_of_pytorch():
-    logits, labels = torch.randn(50, 3), torch.randint(0, 3, (50,))
-    ours = utils.WeightedCrossEntropy(label_smoothing=0.1)(logits, labels)
-    torch.testing.assert_close(
-        ours, F.cross_entropy(logits, labels, label_smoothing=0.1)
-    )
-    weights = torch.tensor([0.5, 1.0, 2.0])
-    ours = utils.WeightedCrossEntropy(weights)(logits, labels)
-    # theirs divides by the weights
-    theirs = F.cross_entropy(logits, labels, weights) * weights[labels].mean()
-    torch.testing.assert_close(ours, theirs)
-
-
-def test_weight_average_closed_form():
+def test_running_average_closed_form():
     model = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(model.weight)
-    average, expected = utils.WeightAverage(model, 0.9), 0.0
-    for step in range(1, 200):
+    average, expected = utils.running_average(model, 0.9), 0.0
+    for step in range(200):
         nn.init.constant_(model.weight, step)
-        average.update(model)
-        decay = min(0.9, (1 + step) / (10 + step))
+        average.update_parameters(model)
+        decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
         expected = decay * expected + (1 - decay) * step
-    assert average.state["weight"].item() == pytest.approx(expected, rel=1e-4)
+    assert average.module.weight.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_running_average_counts_the_batches_of_batch_norm():
+    model = network()
+    average = utils.running_average(model, 0.9)
+    for _ in range(3):
+        model.train()(torch.rand(4, 1, 32, 32))
+        average.update_parameters(model)
+    counts = [b for n, b in average.module.named_buffers() if "num_batches" in n]
+    assert counts and all(count == 3 for count in counts)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +145,7 @@ def test_learning_rate_finder_puts_the_weights_back(data):
     model, loader = network(), data.loader("train", 16, shuffle=True)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     table, suggestion = utils.find_learning_rate(
-        model, loader, utils.WeightedCrossEntropy(), steps=30
+        model, loader, nn.CrossEntropyLoss(), steps=30
     )
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert table["lr"].iloc[0] == pytest.approx(1e-5) and suggestion in set(table["lr"])
@@ -169,7 +165,7 @@ def test_learning_rate_finder_stops_where_the_loss_first_rises(data, monkeypatch
     monkeypatch.setattr(utils, "validate", lambda *arguments: (next(curve), 0.5))
     loader = data.loader("train", 16, shuffle=True)
     _, suggestion = utils.find_learning_rate(
-        network(), loader, utils.WeightedCrossEntropy(), steps=40
+        network(), loader, nn.CrossEntropyLoss(), steps=40
     )
     assert 4e-4 < suggestion < 1e-3
 
@@ -177,108 +173,64 @@ def test_learning_rate_finder_stops_where_the_loss_first_rises(data, monkeypatch
 # --- what goes wrong
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_broken_loss_stops_with_epoch_step_rate_and_advice(
-    open_course, data, monkeypatch, value
-):
-    forward, steps = utils.WeightedCrossEntropy.forward, []
+class Broken(nn.Module):
+    """Cross-entropy that one step in training makes worthless."""
 
-    def breaks(self, logits, labels):
-        if torch.is_grad_enabled():
-            steps.append(1)
-        return forward(self, logits, labels) * (value if len(steps) == 8 else 1)
+    def __init__(self, at: int, how):
+        super().__init__()
+        self.at, self.how, self.steps = at, how, 0
 
-    monkeypatch.setattr(utils.WeightedCrossEntropy, "forward", breaks)
-    per_epoch = len(data.loader("train", 16))
-    epoch, step = 1 + 7 // per_epoch, 8
-    message = f"Epoch {epoch}, step {step}: .* learning rate .* lower lr"
+    def forward(self, logits, labels):
+        loss = F.cross_entropy(logits, labels)
+        self.steps += torch.is_grad_enabled()
+        return self.how(loss) if self.steps == self.at else loss
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda loss: loss * torch.nan,
+        lambda loss: loss * torch.inf,
+        lambda loss: loss + (loss * 0).sqrt(),  # a number, but not its gradient
+    ],
+)
+def test_broken_training_stops_with_epoch_rate_and_advice(data, monkeypatch, how):
+    monkeypatch.setattr(utils, "make_criterion", lambda *_: Broken(8, how))
+    epoch = 1 + 7 // len(data.loader("train", 16))
+    message = f"Epoch {epoch}: the loss became nan|inf .* rate near .* lower lr"
     with pytest.raises(utils.TrainingStopped, match=message) as stop:
-        train(data.course, data)
+        train(data.course, data, save_every=0.0)
     kept = Path(str(stop.value).split("kept in ")[1].rstrip("."))
     state = torch.load(kept, weights_only=True)
     assert all(value.isfinite().all() for value in state["model"].values())
-    assert state["step"] == 7
+    assert state["progress"][0] == epoch - 1
 
 
-def test_broken_gradient_stops_too_and_leaves_the_weights(monkeypatch):
-    class Root(nn.Module):
-        """The loss is 0, its gradient infinite."""
+def test_full_gpu_memory_is_one_sentence(data, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        def forward(self, logits, labels):
-            return (logits * 0).abs().sqrt().mean()
-
-    model = utils.BaselineCNN()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    batches = [(torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64))]
-    with pytest.raises(utils.TrainingStopped, match="gradient became nan"):
-        utils.train_epoch(
-            model, batches, Root(), torch.optim.SGD(model.parameters(), 0.1), "cpu"
-        )
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    monkeypatch.setattr(utils.OptimizedCNN, "forward", full)
+    with pytest.raises(utils.CourseError, match="batches of 16 images: lower batch_"):
+        train(data.course, data)
 
 
-class SmallMemory(nn.Module):
-    """Behaves like a GPU that holds `fits` images."""
-
-    def __init__(self, model, fits):
-        super().__init__()
-        self.model, self.fits = model, fits
-
-    def forward(self, x):
-        if len(x) > self.fits:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return self.model(x)
+def test_nothing_outside_notices_that_a_training_draws(data):
+    states = []
+    for _ in range(2):  # trains, then loads
+        torch.manual_seed(7)
+        train(data.course, data)
+        states.append(torch.rand(3).tolist())
+    assert states[0] == states[1]
 
 
-def test_out_of_memory_accumulates_the_same_gradient(float32, capsys):
-    torch.manual_seed(0)
-    large = utils.BaselineCNN()
-    small = SmallMemory(utils.BaselineCNN(), fits=5)
-    small.model.load_state_dict(large.state_dict())
-    batches = [
-        (torch.rand(18, 1, 32, 32), torch.randint(0, 2, (18,))) for _ in range(2)
-    ]
-    criterion = utils.WeightedCrossEntropy(torch.tensor([0.5, 1.5]))
-    results = [
-        utils.train_epoch(
-            m, batches, criterion, torch.optim.SGD(m.parameters(), 0.1), "cpu"
-        )
-        for m in (large, small)
-    ]
-    assert results[0] == pytest.approx(results[1])
-    for a, b in zip(large.parameters(), small.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
-    assert capsys.readouterr().out.count("batches of 18 now run in 4 pieces") == 1
-
-
-def test_one_image_that_does_not_fit():
-    model = SmallMemory(utils.BaselineCNN(), fits=0)
-    batches = [(torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64))]
-    with pytest.raises(utils.CourseError, match="choose a smaller IMAGE_SIZE"):
-        utils.train_epoch(
-            model,
-            batches,
-            nn.CrossEntropyLoss(),
-            torch.optim.SGD(model.parameters(), 0.1),
-            "cpu",
-        )
-
-
-def test_broken_image_leaves_no_trace_in_the_batch_norm_statistics():
-    model = utils.OptimizedCNN(1, 2, (8, 8))
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    batches = [
-        (torch.full((4, 1, 32, 32), torch.nan), torch.zeros(4, dtype=torch.int64))
-    ]
-    with pytest.raises(utils.TrainingStopped, match="loss or its gradient became nan"):
-        utils.train_epoch(
-            model,
-            batches,
-            nn.CrossEntropyLoss(),
-            torch.optim.SGD(model.parameters(), 0.1),
-            "cpu",
-        )
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+def test_a_look_at_one_batch_is_no_epoch(data):
+    loader = data.loader("train", 16, augment=utils.AUGMENT["pneumonia"], shuffle=True)
+    first, again = next(iter(loader))[0], next(iter(loader))[0]
+    assert torch.equal(first, again)
+    whole = [labels for _, labels in loader]
+    assert len(torch.cat(whole)) == len(loader.dataset) and loader.epoch == 1
+    assert not torch.equal(next(iter(loader))[0], first)
 
 
 def test_gradients_are_clipped():
@@ -355,7 +307,7 @@ def test_overflow_in_half_precision_skips_one_step(monkeypatch):
     next(model.parameters()).register_hook(
         lambda grad: grad * torch.inf if scaler.get_scale() > 40_000 else grad
     )
-    loss, _, _ = utils.train_step(
+    loss, _ = utils.train_step(
         model, images, labels, nn.CrossEntropyLoss(), optimizer, scaler
     )
     assert np.isfinite(loss) and all(
@@ -423,7 +375,7 @@ def test_training_goes_on_under_another_precision(data, monkeypatch, capsys):
             train(data.course, data, on_epoch=stop)
     monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
     assert len(train(data.course, data).history) == 3
-    assert "resumed in epoch 2 of 3" in capsys.readouterr().out
+    assert "resumed in epoch 2" in capsys.readouterr().out
 
 
 def test_same_training_twice_gives_the_same_weights(data, open_course, tmp_path):
@@ -441,7 +393,8 @@ def test_interrupted_training_ends_with_the_same_weights(
     course = open_course(home=tmp_path / "other")
     utils.build_index(course)
     other = utils.load_data(course)
-    update, steps = utils.WeightAverage.update, []
+    average, steps = utils.swa_utils.AveragedModel, []
+    update = average.update_parameters
 
     def interrupt(self, model):
         steps.append(1)
@@ -450,13 +403,13 @@ def test_interrupted_training_ends_with_the_same_weights(
         update(self, model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(utils.WeightAverage, "update", interrupt)
+        patch.setattr(average, "update_parameters", interrupt)
         with pytest.raises(Interrupted):
             train(course, other, save_every=0.0)
-        patch.setattr(utils.WeightAverage, "update", update)
+        patch.setattr(average, "update_parameters", update)
         torch.rand(3)  # whatever else the notebook drew in between
         resumed = train(course, other, save_every=0.0)
-    assert f"after step {stop_at}" in capsys.readouterr().out
+    assert "resumed in epoch" in capsys.readouterr().out
     assert same_weights(whole.model, resumed.model)
     columns = [name for name in whole.history if name != "seconds"]
     assert resumed.history[columns].equals(whole.history[columns])
@@ -688,19 +641,19 @@ def test_search_in_which_nothing_finishes(data, monkeypatch):
 def test_learning_rate_finder_survives_an_overflow(data, monkeypatch):
     """A step that float16 refuses must end the sweep, not break the loss scaler."""
     monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
-    forward, calls = utils.WeightedCrossEntropy.forward, []
-
-    def overflow(self, logits, labels):
-        calls.append(torch.is_grad_enabled())
-        return forward(self, logits, labels) * (
-            torch.inf if sum(calls) == 8 and calls[-1] else 1
-        )
-
-    monkeypatch.setattr(utils.WeightedCrossEntropy, "forward", overflow)
     table, _ = utils.find_learning_rate(
-        network(), data.loader("train", 16, shuffle=True), utils.WeightedCrossEntropy()
+        network(), data.loader("train", 16, shuffle=True), Broken(8, lambda x: x * 1e9)
     )
-    assert len(table) == 7
+    assert np.isfinite(table["loss"]).all()
+
+
+def test_learning_rate_finder_without_a_first_loss(data):
+    with pytest.raises(utils.TrainingStopped, match="broken images"):
+        utils.find_learning_rate(
+            network(),
+            data.loader("train", 16),
+            Broken(1, lambda loss: loss * torch.nan),
+        )
 
 
 @pytest.mark.parametrize(
