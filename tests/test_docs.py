@@ -70,7 +70,7 @@ def source() -> str:
     ]
     files += [
         path
-        for folder in ("exercises", "tools", "report")
+        for folder in ("kit", "exercises", "tools", "report")
         for path in (KIT / folder).rglob("*.*")
     ]
     texts = [

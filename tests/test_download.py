@@ -774,32 +774,3 @@ def test_auto_falls_back_with_a_banner_that_says_why_and_kaggle_never_does(
         )
         assert "SOURCE='kaggle'" in banner
     no_secret(first + later + str(caught.value), tmp_path)
-
-
-# --- what the README promises
-
-
-def test_table_of_the_readme_has_the_very_sentences():
-    example = {
-        "reference": XRAY,
-        "account": "the key of ~/.kaggle/kaggle.json",
-        "file": "~/.kaggle/kaggle.json",
-        "archive": "data/raw/chest-xray-pneumonia.zip",
-        "status": 503,
-        "wait": "60 minutes",
-        "kept": "700 MiB",
-        "what": "…",
-        "folder": "data/raw",
-    }
-    rows = {
-        f"| {reason.format(**example)} | {step.format(**example)} |"
-        for reason, step in download.FAULTS.values()
-    }
-    section = (
-        (KIT / "README.md")
-        .read_text(encoding="utf-8")
-        .split("## Kaggle")[1]
-        .split("\n## ")[0]
-    )
-    shown = [line for line in section.splitlines() if line.startswith("| ")][2:]
-    assert len(shown) >= 8 and set(shown) <= rows, sorted(set(shown) - rows)
