@@ -1426,8 +1426,9 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
         state = torch.load(path, map_location=best_device(), weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds on a damaged file
         raise CourseError(
-            f"{path} is damaged or no file of weights ({type(error).__name__}): delete"
-            " it and run the notebook that writes it again."
+            f"{path} is damaged or no checkpoint of this course"
+            f" ({type(error).__name__}): delete it and run the notebook that writes it"
+            " again."
         ) from error
     if "weights" not in state:
         state = _from_bare_weights(path, state, model)
@@ -1445,6 +1446,11 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
 
 def _from_bare_weights(path: Path, state: dict, model) -> dict:
     """What a file says that holds weights and nothing else."""
+    if not state or not all(torch.is_tensor(value) for value in state.values()):
+        raise CourseError(
+            f"{path} is damaged or no checkpoint of this course: delete it and run the"
+            " notebook that writes it again."
+        )
     if model is None:
         raise CourseError(
             f"{path} holds weights alone, not which network they belong to: give that"

@@ -139,8 +139,8 @@ class Session:
             # torch.load raises a dozen kinds of error on a damaged file
             with suppress(Exception):
                 self._take(torch.load(self.path, self.course.device, weights_only=True))
-                done = "the last epoch" if self.step == 0 else f"step {self.step}"
-                print(f"resumed in epoch {self.epoch + 1}, after {done}")
+                where = f"in epoch {self.epoch + 1}, after {self.step} of its steps"
+                print(f"resumed {where if self.step else f'after epoch {self.epoch}'}")
                 return
             set_aside(self.path)
 
