@@ -12,13 +12,17 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-import course
 import utils
-from tools.report.build import build as report
-from tools.report.build import tables as report_tables
+from tools import cli
+from tools.report import tables as report_tables
+from tools.report import typeset
+from tools.report.build import build as build_report
+from tools.report.group import toml, without_comments
+from tools.report.summary import verdict
+from tools.shared.sections import SECTIONS, WRITTEN
 
 KIT = Path(__file__).resolve().parent.parent
-WORDS = report.toml("words.toml")
+WORDS = toml("words.toml")
 ODD = '#let $x$ *b* _c_ <d> @e é "q" \\ [f]'
 
 
@@ -83,7 +87,7 @@ def home(tmp_path) -> Path:
 
 
 def build(home: Path, *arguments, **options) -> tuple[dict, PdfReader, str]:
-    summary = report.build(home, *arguments, **options)
+    summary = build_report(home, *arguments, **options)
     reader = PdfReader(home / "report" / "report.pdf")
     return (
         summary,
@@ -127,7 +131,7 @@ def text_of(reader: PdfReader, title: str, after: str | None) -> str:
 def test_twelve_sections_in_order_and_pages_as_in_the_pdf(home, lang):
     summary, reader, text = build(home, lang)
     titles = [item for item in reader.outline if not isinstance(item, list)]
-    wanted = [WORDS[lang][part.key] for part in report.SECTIONS]
+    wanted = [WORDS[lang][part.key] for part in SECTIONS]
     assert [item.title for item in titles] == [
         f"{n} {title}" for n, title in enumerate(wanted, 1)
     ]
@@ -146,13 +150,13 @@ def test_twelve_sections_in_order_and_pages_as_in_the_pdf(home, lang):
 
 
 def test_verdict_follows_the_budget(home, monkeypatch):
-    assert [report.verdict(pages, (2, 3)) for pages in (1, 2, 3, 4)] == [
+    assert [verdict(pages, (2, 3)) for pages in (1, 2, 3, 4)] == [
         "short",
         "within",
         "within",
         "long",
     ]
-    report.build(home)
+    build_report(home)
     append(section(home, "11"), "\n#pagebreak() x #pagebreak() y #pagebreak() z\n")
     rows = {row["key"]: row for row in build(home)[0]["sections"]}
     assert (rows["conclusion"]["pages"], rows["conclusion"]["verdict"]) == (4, "long")
@@ -188,7 +192,7 @@ def test_figures_tables_criteria_and_headline_come_by_themselves(home):
 
 
 def test_what_the_text_places_is_not_placed_again(home):
-    report.build(home, "en")
+    build_report(home, "en")
     first = section(home, "03")
     first.write_text(first.read_text().replace('#figure-of("theme1_examples")', ""))
     append(
@@ -204,7 +208,7 @@ def test_what_the_text_places_is_not_placed_again(home):
 
 
 def test_special_characters_are_printed_as_they_are(home):
-    report.build(home, "en")
+    build_report(home, "en")
     (home / "report" / "group.toml").write_text(
         f"title = '{ODD}'\nauthors = ['Zoé {ODD}']\nlang = 'en'\n"
     )
@@ -243,7 +247,7 @@ def test_final_version_hides_budgets_and_still_lists_placeholders(home, capsys):
 
 
 def test_own_text_is_made_once_and_never_overwritten(home, capsys):
-    report.build(home, "en")
+    build_report(home, "en")
     made = {
         path: path.read_text()
         for path in (home / "report").rglob("*")
@@ -270,7 +274,7 @@ def test_own_text_is_made_once_and_never_overwritten(home, capsys):
 
 
 def test_placeholders_are_listed_with_file_and_line(home, capsys):
-    report.build(home, "en")
+    build_report(home, "en")
     for path in (home / "report" / "sections").glob("*.typ"):
         path.write_text('#import "/report/.build/template.typ": *\n')
     (home / "report" / "group.toml").write_text("authors = ['A']\nlang = 'en'\n")
@@ -297,7 +301,7 @@ def test_report_without_gaps_is_complete(home, capsys):
         home,
         **{f"theme{n}": results.get(f"theme{n}", {"inputs": {}}) for n in range(1, 9)},
     )
-    captions = report.toml("captions.toml")
+    captions = toml("captions.toml")
     for name in captions["figures"]:
         shutil.copy(
             home / "exports" / "figures" / "theme2_our_own.png",
@@ -305,7 +309,7 @@ def test_report_without_gaps_is_complete(home, capsys):
         )
     for name in captions["tables"]:
         (home / "exports" / "tables" / f"{name}.csv").write_text("a,b\n1,2\n")
-    report.build(home)
+    build_report(home)
     (home / "report" / "group.toml").write_text("authors = ['A']\n")
     for path in (home / "report" / "sections").glob("*.typ"):
         path.write_text("Written.\n")
@@ -321,7 +325,7 @@ def test_report_without_gaps_is_complete(home, capsys):
 
 
 def test_syntax_errors_stand_in_their_place_and_the_rest_is_built(home):
-    report.build(home, "en")
+    build_report(home, "en")
     lines = [
         append(section(home, "04"), "\n#let x = (1,\n") + 1,
         append(section(home, "05"), "\n#nothing[a]\n") + 1,
@@ -361,7 +365,7 @@ def test_syntax_errors_stand_in_their_place_and_the_rest_is_built(home):
     ],
 )
 def test_other_errors_name_the_line_too(home, text, message):
-    report.build(home, "en")
+    build_report(home, "en")
     line = append(section(home, "07"), f"\n{text}\n") + 1
     (error,) = build(home)[0]["errors"]
     assert (
@@ -372,14 +376,14 @@ def test_other_errors_name_the_line_too(home, text, message):
 
 
 def test_file_in_another_encoding_is_named(home):
-    report.build(home, "en")
+    build_report(home, "en")
     section(home, "02").write_bytes(b"caf\xe9\n")
     (error,) = build(home)[0]["errors"]
     assert error["file"].endswith("02_introduction.typ") and "UTF-8" in error["message"]
 
 
 def test_reference_that_leads_nowhere_is_marked_and_listed(home):
-    report.build(home, "en")
+    build_report(home, "en")
     line = (
         append(
             section(home, "03"),
@@ -397,7 +401,7 @@ def test_reference_that_leads_nowhere_is_marked_and_listed(home):
 
 
 def test_broken_bibliography_gives_way_to_that_of_the_kit(home):
-    report.build(home, "en")
+    build_report(home, "en")
     (home / "report" / "references.bib").write_text("@article{mine,\n  title = {open\n")
     append(section(home, "03"), "\nSee @mine.\n")
     summary, reader, text = build(home)
@@ -415,7 +419,7 @@ def test_broken_bibliography_gives_way_to_that_of_the_kit(home):
 
 
 def test_broken_title_page_is_said(home):
-    report.build(home, "en")
+    build_report(home, "en")
     (home / "report" / "group.toml").write_text('title = "A\nauthors = []\n')
     summary, _, text = build(home, "en")
     assert (
@@ -425,7 +429,7 @@ def test_broken_title_page_is_said(home):
 
 
 def test_missing_and_damaged_files_become_boxes(home):
-    report.build(home, "en")
+    build_report(home, "en")
     append(
         section(home, "11"),
         '\n#figure-of("theme1_gone") @fig:theme1_gone #table-of("theme7_gone")\n'
@@ -449,7 +453,7 @@ def test_missing_and_damaged_files_become_boxes(home):
 
 
 def test_own_picture_is_placed(home):
-    report.build(home, "en")
+    build_report(home, "en")
     (home / "report" / "images").mkdir()
     shutil.copy(
         home / "exports" / "figures" / "theme2_our_own.png",
@@ -477,13 +481,13 @@ def test_stale_and_missing_themes_are_said_in_their_section(home):
 
 
 def test_without_a_record_nothing_is_touched(tmp_path, home, capsys):
-    assert course.main(["report", "--home", str(tmp_path / "empty")]) == 2
+    assert cli.main(["report", "--home", str(tmp_path / "empty")]) == 2
     assert "results.json is missing: run notebooks/theme1" in capsys.readouterr().out
     assert not (tmp_path / "empty").exists()
-    report.build(home)
+    build_report(home)
     before = (home / "report" / "report.pdf").read_bytes()
     (home / "exports" / "results.json").write_text('{"schema": 1, "meta"')
-    assert course.main(["report", "--home", str(home)]) == 2
+    assert cli.main(["report", "--home", str(home)]) == 2
     assert (
         "is damaged" in capsys.readouterr().out
         and (home / "report" / "report.pdf").read_bytes() == before
@@ -491,7 +495,7 @@ def test_without_a_record_nothing_is_touched(tmp_path, home, capsys):
 
 
 def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch):
-    assert course.main(["report", "--home", str(home), "--lang", "en"]) == 0
+    assert cli.main(["report", "--home", str(home), "--lang", "en"]) == 0
     before = (home / "report" / "report.pdf").read_bytes()
 
     def full(source, target, replace=utils.os.replace):
@@ -501,10 +505,10 @@ def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(utils.os, "replace", full)
-        assert course.main(["report", "--home", str(home)]) == 2
+        assert cli.main(["report", "--home", str(home)]) == 2
     assert "No space left" in capsys.readouterr().out
-    monkeypatch.setattr(report, "main_text", lambda draft: "#nothing()")
-    assert course.main(["report", "--home", str(home)]) == 2
+    monkeypatch.setattr(typeset, "main_text", lambda draft: "#nothing()")
+    assert cli.main(["report", "--home", str(home)]) == 2
     assert "unknown variable: nothing" in capsys.readouterr().out
     assert (home / "report" / "report.pdf").read_bytes() == before
     assert not list((home / "report").glob(".*.tmp"))
@@ -517,12 +521,12 @@ def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch)
 def test_templates_place_every_figure_and_table_of_the_kit_once(lang):
     texts = [
         path.read_text("utf-8")
-        for path in sorted((report.KIT / "report" / "templates" / lang).glob("*.typ"))
+        for path in sorted((KIT / "report" / "templates" / lang).glob("*.typ"))
     ]
-    text = report.without_comments("\n".join(texts))
+    text = without_comments("\n".join(texts))
     for kind, call in (("figures", "figure-of"), ("tables", "table-of")):
         placed = re.findall(rf'#{call}\("([^"]+)"\)', text)
-        assert sorted(placed) == sorted(report.toml("captions.toml")[kind])
+        assert sorted(placed) == sorted(toml("captions.toml")[kind])
 
 
 def test_captions_name_exactly_what_the_notebooks_store():
@@ -536,7 +540,7 @@ def test_captions_name_exactly_what_the_notebooks_store():
                 f"{path.name[:6]}_{name}"
                 for name in re.findall(rf'{call}\(course, .+, "(\w+)"\)', text)
             }
-    captions = report.toml("captions.toml")
+    captions = toml("captions.toml")
     assert {kind: set(captions[kind]) for kind in stored} == stored
     assert set(captions["headline"]) == set(utils.HEADLINE_TAGS)
     everything = [entry for kind in captions.values() for entry in kind.values()]
@@ -548,7 +552,7 @@ def test_captions_name_exactly_what_the_notebooks_store():
 
 def test_both_languages_have_the_same_words_and_templates():
     assert WORDS["fr"].keys() == WORDS["en"].keys()
-    wanted = {part.file for part in report.SECTIONS if part.file} | {"group.toml"}
+    wanted = {part.file for part in SECTIONS if part.file} | {"group.toml"}
     for lang in ("fr", "en"):
         assert {
             path.name for path in (KIT / "report" / "templates" / lang).iterdir()
