@@ -19,15 +19,13 @@ def build(home: str | Path, lang: str | None = None, final: bool = False) -> dic
     ----------
     home : folder of all artefacts; only its exports/ and report/ are read.
     lang : {"fr", "en"}, optional
-        Language of headings and captions, and of the templates when they are made;
-        None: what report/group.toml says.
+        Of headings, captions and new templates; None: what report/group.toml says.
     final : bool
         Leave page budgets and the frames of placeholders out.
 
     Returns
     -------
-    dict : pages, sections, placeholders, errors, missing, notices, draft, lang, final,
-    built.
+    dict : the content of report.json.
 
     Raises
     ------
