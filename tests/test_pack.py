@@ -130,7 +130,7 @@ def test_what_nobody_listed_stays_at_home(project):
                 ".zip",
                 "cache",
                 "raw",
-                "runs",
+                "runs/",
                 ".git/",
                 ".venv",
                 "exercise.pth",
