@@ -70,7 +70,7 @@ def source() -> str:
     ]
     files += [
         path
-        for folder in ("exercises", "tools", "report")
+        for folder in ("exercises", "tools", "report", "kit")
         for path in (KIT / folder).rglob("*.*")
     ]
     texts = [
