@@ -58,19 +58,10 @@ HOME = "|".join(
     )
 )
 # Folders that are looked into without any code in them.
-NAMED = {
-    "notebooks",
-    "demo",
-    "docs",
-    "screenshots",
-    "config",
-    "configs",
-    ".github",
-    "checkpoints",
-    "exports",
-    "logs",
-    "report",
-}
+NAMED = set(
+    "notebooks demo docs screenshots config configs .github"
+    " checkpoints exports logs report".split()
+)
 
 
 def build(
