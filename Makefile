@@ -58,7 +58,7 @@ run: $(STAMP)
 
 demo: $(BONUS_STAMP)
 	@test -f $(RUN_HOME)/exports/model.onnx || $(MAKE) run
-	$(BONUS)/bin/python -m demo --home $(RUN_HOME) $(DEMO_ARGS)
+	$(BONUS)/bin/python course.py demo --home $(RUN_HOME) $(DEMO_ARGS)
 
 site: $(BONUS_STAMP)  # where a notebook fails, the site is built all the same, and shows it
 	@test -d $(RUN_HOME)/exports/notebooks || $(MAKE) run || true

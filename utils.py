@@ -1430,7 +1430,7 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
             f" ({type(error).__name__}): delete it and run the notebook that writes it"
             " again."
         ) from error
-    if "weights" not in state:
+    if not {"architecture", "config", "weights"} <= state.keys():
         state = _from_bare_weights(path, state, model)
     if classes is not None and list(classes) != list(state.get("classes", classes)):
         raise CourseError(

@@ -7,7 +7,8 @@ import socket
 import sys
 import tempfile
 from importlib.util import find_spec
-from pathlib import Path
+
+from tools.shared import options as shared
 
 NO_GRADIO = (
     "The demo needs gradio, which is not installed here: run `make demo`, which puts it"
@@ -16,26 +17,13 @@ NO_GRADIO = (
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m demo", description=__doc__.split(":")[0]
-    )
-    parser.add_argument(
-        "--home",
-        type=Path,
-        default=Path("sample-run"),
-        help="folder of a run (default: sample-run)",
-    )
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: this machine alone)",
-    )
-    parser.add_argument(
-        "--share",
-        action="store_true",
-        help="a public address, through a server of Gradio's makers",
-    )
+    parser = shared.parser("demo", "The model in service as a web page.")
+    shared.add_home(parser)
+    parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
+    host = "address to listen on (default: this machine alone)"
+    parser.add_argument("--host", default="127.0.0.1", help=host)
+    share = "a public address, through a server of Gradio's makers"
+    parser.add_argument("--share", action="store_true", help=share)
     return parser.parse_args(arguments)
 
 
@@ -89,23 +77,18 @@ def keep_quiet(scratch: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if find_spec("gradio") is None:
-        print(NO_GRADIO)
+        print(NO_GRADIO, file=sys.stderr)
         return 2
     if not 1024 <= options.port <= 65535 or not is_free(options.host, options.port):
-        print(port_advice(options.host, options.port))
+        print(port_advice(options.host, options.port), file=sys.stderr)
         return 2
     # as after Ctrl+C, so that the scratch folder goes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="demo-") as scratch:
         keep_quiet(scratch)
-        import utils
         from demo.service import open_service
 
-        try:
-            served = open_service(options.home)
-        except utils.CourseError as error:
-            print(error)
-            return 2
+        served = open_service(shared.home(options.home))
         # loads gradio, for seconds: only what will be served is worth them
         from demo import app
 
@@ -114,4 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tools import cli
+
+    sys.exit(cli.main(["demo", *sys.argv[1:]]))

@@ -1,8 +1,9 @@
 """For teachers: every exercise with the hints that its wrong answers meet, in Markdown.
 
-python -m exercises [THEME ...]
+`python course.py exercises [THEME ...]`.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -40,5 +41,14 @@ def listing(themes) -> str:
     return "\n".join(lines)
 
 
+def main(arguments: list[str]) -> int:
+    told = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="course.py exercises", description=told)
+    theme = {"type": int, "choices": range(1, 9), "metavar": "THEME"}
+    parser.add_argument("themes", nargs="*", **theme, help="default: all")
+    print(listing(parser.parse_args(arguments).themes or range(1, 9)))
+    return 0
+
+
 if __name__ == "__main__":
-    print(listing(sys.argv[1:] or range(1, 9)))
+    sys.exit(main(sys.argv[1:]))

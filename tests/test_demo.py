@@ -35,6 +35,7 @@ from demo import app, logs, pages, pictures  # noqa: E402
 from demo.replay import Replay, adjusted_p, plot_curve  # noqa: E402
 from demo.service import answer, open_service  # noqa: E402
 from demo.unlike import PictureTest  # noqa: E402
+from tools import cli  # noqa: E402
 
 pytestmark = pytest.mark.bonus
 KIT = Path(utils.__file__).parent
@@ -477,8 +478,9 @@ def test_no_model_is_said_with_the_notebook_that_makes_it(
     home, capsys, quiet_environment
 ):
     (home / "exports" / "model.onnx").unlink()
-    assert command.main(["--home", str(home), "--port", str(free_port())]) == 2
-    told = capsys.readouterr().out
+    options = ["--home", str(home), "--port", str(free_port())]
+    assert cli.main(["demo", *options]) == 2
+    told = capsys.readouterr().err
     assert (
         "model.onnx is missing: run notebooks/theme4_onnx_deployment.ipynb first"
         in told
@@ -786,7 +788,7 @@ def test_port_taken_is_said_with_a_free_one(capsys, monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         assert command.main(["--home", "nowhere", "--port", str(port)]) == 2
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     offered = int(told.split("--port ")[1].split()[0])
     assert f"Port {port} of 127.0.0.1 is taken" in told and told.count("\n") == 1
     assert offered > port and command.is_free("127.0.0.1", offered)
@@ -802,13 +804,13 @@ def test_port_taken_is_said_with_a_free_one(capsys, monkeypatch):
 )
 def test_address_that_cannot_be_is_said(capsys, arguments, words):
     assert command.main(["--home", "nowhere", *arguments]) == 2
-    assert words in capsys.readouterr().out
+    assert words in capsys.readouterr().err
 
 
 def test_without_gradio_the_way_to_it_is_said(capsys, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert command.main([]) == 2
-    assert "make demo" in capsys.readouterr().out
+    assert "make demo" in capsys.readouterr().err
 
 
 def test_listens_on_this_machine_alone_unless_told():

@@ -249,7 +249,7 @@ def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkey
     monkeypatch.setenv("PYTHONPATH", str(stand_in.parent.parent))
     monkeypatch.delenv("COURSE_HOME", raising=False)
     content = tmp_path / "content"
-    for theme, path in run.notebooks(1, 8).items():
+    for path in run.notebooks(1, 8).values():
         notebook = nbformat.read(path, 4)
         moved = (
             f"import pathlib, kit.home as h\nh.COLAB = pathlib.Path({str(content)!r})"
@@ -263,7 +263,7 @@ def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkey
             "DRIVE": True,
             "HOME": None,
         }
-        run.execute(theme, copy, parameters, tmp_path)
+        run.execute(copy, parameters, tmp_path)
         shutil.rmtree(content / "dl-course-local")
     home = content / "drive" / "MyDrive" / "dl-course"
     record = utils.read_record(home)

@@ -39,7 +39,7 @@ import utils
 from kit.archive import ArchiveError, unpack
 from models.baseline_cnn import BaselineCNN
 from tools.grading import parsing, pdf, static, submission
-from tools.report.build import build as report
+from tools.report import build as report
 from tools.shared import secrets as leaks
 
 GIB = 1 << 30

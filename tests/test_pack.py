@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from submissions import add_cell, edit_json, make_submission
 
-import course
 import utils
+from tools import cli
 from tools.grading.submission import open_submission
 from tools.handin import pack
 from tools.notebooks import run
@@ -114,6 +114,10 @@ def test_what_nobody_listed_stays_at_home(project):
         "notes.docx",
         "models/__pycache__/a.pyc",
         "exports/.x.tmp",
+        "check-other/check.json",
+        "my-run/course.json",
+        "my-run/my_code.py",
+        "my-run/exports/results.json",
     ):
         put(project, name)
     before = names(pack.build(project)[0])
@@ -126,7 +130,7 @@ def test_what_nobody_listed_stays_at_home(project):
                 ".zip",
                 "cache",
                 "raw",
-                "runs",
+                "runs/",
                 ".git/",
                 ".venv",
                 "exercise.pth",
@@ -140,6 +144,8 @@ def test_what_nobody_listed_stays_at_home(project):
                 ".tar",
                 ".docx",
                 ".tmp",
+                "check-other",
+                "my-run",
             )
         )
     ]
@@ -148,6 +154,19 @@ def test_what_nobody_listed_stays_at_home(project):
 def test_code_of_the_groups_own_comes_along(project):
     own = {
         "mine.py",
+        "config.yaml",
+        "src/settings.json",
+        "config/train.yml",
+        "tests_own/test_net.py",
+        "benchmarks_of_ours/speed.py",
+        "notebooks/extra/appendix.ipynb",
+        "src/explore.ipynb",
+        "constraints-bonus.txt",
+        "constraints-scale.txt",
+        "demo/look.css",
+        "demo/screenshot.png",
+        "screenshots/tensorboard.png",
+        "docs/dashboard.jpg",
         "src/net/loader.py",
         "helpers/plots.py",
         "demo/app.py",
@@ -162,8 +181,13 @@ def test_code_of_the_groups_own_comes_along(project):
         "exports/MODEL_CARD.md",
     }
     for name in own:
-        put(project, name)
+        put(project, name, b"{}")
     assert own <= names(pack.build(project)[0])
+
+
+def test_an_honest_hand_in_passes_under_strict(project, capsys):
+    assert cli.main(["pack", "--project", str(project), "--strict"]) == 0
+    assert "NOT READY" not in capsys.readouterr().err
 
 
 def test_home_of_its_own(project, tmp_path):
@@ -186,7 +210,7 @@ def test_secrets_stay_at_home_and_are_named(project, capsys):
     put(project, "demo/.env", b"A=1")
     put(project, "demo/app.py", b"x = 1")
     add_cell(project, f'token = "{TOKEN}"')
-    assert course.main(["pack", "--project", str(project)]) == 0
+    assert cli.main(["pack", "--project", str(project)]) == 0
     out, kept = capsys.readouterr().out, names(project / "hand-in-pneumonia.zip")
     assert (
         not {"kaggle.json", "demo/.env", "notebooks/theme2_baseline_model.ipynb"} & kept
@@ -209,13 +233,12 @@ def test_secrets_stay_at_home_and_are_named(project, capsys):
 
 def test_summary_is_worst_first_and_ends_with_the_zip(project, capsys):
     (project / "checkpoints/best_model.pth").unlink()
-    assert (
-        pack.main(
-            ["--project", str(project), "--output", str(project.parent / "out.zip")]
-        )
-        == 0
-    )
-    lines = capsys.readouterr().out.splitlines()
+    output = str(project.parent / "out.zip")
+    assert cli.main(["pack", "--project", str(project), "-o", output]) == 0
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert "NOT READY TO HAND IN: " in told.err and "✗ to correct" in told.err
+    assert cli.main(["pack", "--project", str(project), "-o", output, "--strict"]) == 1
     marks = [line[0] for line in lines if line[:1] in "✗?·✓" and line]
     assert marks == sorted(marks, key="✗?·✓".index) and marks[0] == "✗"
     digest = hashlib.sha256((project.parent / "out.zip").read_bytes()).hexdigest()
@@ -236,9 +259,10 @@ def test_nothing_to_pack_is_said_and_the_earlier_zip_stays(content, project, cap
         if content is None
         else (project / RECORD).write_bytes(content)
     )
-    assert pack.main(["--project", str(project)]) == 2
-    out = capsys.readouterr().out
-    assert ("run" in out or "read it with" in out) and len(out.splitlines()) == 1
+    home = ["--home", str(project)]
+    assert cli.main(["pack", "--project", str(project), *home]) == 2
+    said = capsys.readouterr().err
+    assert ("run" in said or "read it with" in said) and len(said.splitlines()) == 1
     assert (project / "hand-in-pneumonia.zip").read_bytes() == b"earlier"
 
 
@@ -251,8 +275,8 @@ def test_zip_that_cannot_be_written_leaves_the_earlier_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
-    assert pack.main(["--project", str(project)]) == 2
-    assert "No space left on device" in capsys.readouterr().out
+    assert cli.main(["pack", "--project", str(project)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
     assert (project / "hand-in-pneumonia.zip").read_bytes() == b"earlier"
     assert not list(project.glob(".*.tmp"))
 

@@ -2,6 +2,7 @@
 everything that is broken.
 """
 
+import ast
 import json
 import re
 import shutil
@@ -12,13 +13,17 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-import course
 import utils
-from tools.report.build import build as report
-from tools.report.build import tables as report_tables
+from tools import cli
+from tools.report import tables as report_tables
+from tools.report import typeset
+from tools.report.build import build as build_report
+from tools.report.group import toml, without_comments
+from tools.report.summary import verdict
+from tools.shared.sections import SECTIONS
 
 KIT = Path(__file__).resolve().parent.parent
-WORDS = report.toml("words.toml")
+WORDS = toml("words.toml")
 ODD = '#let $x$ *b* _c_ <d> @e é "q" \\ [f]'
 
 
@@ -83,7 +88,7 @@ def home(tmp_path) -> Path:
 
 
 def build(home: Path, *arguments, **options) -> tuple[dict, PdfReader, str]:
-    summary = report.build(home, *arguments, **options)
+    summary = build_report(home, *arguments, **options)
     reader = PdfReader(home / "report" / "report.pdf")
     return (
         summary,
@@ -127,7 +132,7 @@ def text_of(reader: PdfReader, title: str, after: str | None) -> str:
 def test_twelve_sections_in_order_and_pages_as_in_the_pdf(home, lang):
     summary, reader, text = build(home, lang)
     titles = [item for item in reader.outline if not isinstance(item, list)]
-    wanted = [WORDS[lang][part.key] for part in report.SECTIONS]
+    wanted = [WORDS[lang][part.key] for part in SECTIONS]
     assert [item.title for item in titles] == [
         f"{n} {title}" for n, title in enumerate(wanted, 1)
     ]
@@ -146,13 +151,13 @@ def test_twelve_sections_in_order_and_pages_as_in_the_pdf(home, lang):
 
 
 def test_verdict_follows_the_budget(home, monkeypatch):
-    assert [report.verdict(pages, (2, 3)) for pages in (1, 2, 3, 4)] == [
+    assert [verdict(pages, (2, 3)) for pages in (1, 2, 3, 4)] == [
         "short",
         "within",
         "within",
         "long",
     ]
-    report.build(home)
+    build_report(home)
     append(section(home, "11"), "\n#pagebreak() x #pagebreak() y #pagebreak() z\n")
     rows = {row["key"]: row for row in build(home)[0]["sections"]}
     assert (rows["conclusion"]["pages"], rows["conclusion"]["verdict"]) == (4, "long")
@@ -188,7 +193,7 @@ def test_figures_tables_criteria_and_headline_come_by_themselves(home):
 
 
 def test_what_the_text_places_is_not_placed_again(home):
-    report.build(home, "en")
+    build_report(home, "en")
     first = section(home, "03")
     first.write_text(first.read_text().replace('#figure-of("theme1_examples")', ""))
     append(
@@ -204,7 +209,7 @@ def test_what_the_text_places_is_not_placed_again(home):
 
 
 def test_special_characters_are_printed_as_they_are(home):
-    report.build(home, "en")
+    build_report(home, "en")
     (home / "report" / "group.toml").write_text(
         f"title = '{ODD}'\nauthors = ['Zoé {ODD}']\nlang = 'en'\n"
     )
@@ -243,7 +248,7 @@ def test_final_version_hides_budgets_and_still_lists_placeholders(home, capsys):
 
 
 def test_own_text_is_made_once_and_never_overwritten(home, capsys):
-    report.build(home, "en")
+    build_report(home, "en")
     made = {
         path: path.read_text()
         for path in (home / "report").rglob("*")
@@ -270,7 +275,7 @@ def test_own_text_is_made_once_and_never_overwritten(home, capsys):
 
 
 def test_placeholders_are_listed_with_file_and_line(home, capsys):
-    report.build(home, "en")
+    build_report(home, "en")
     for path in (home / "report" / "sections").glob("*.typ"):
         path.write_text('#import "/report/.build/template.typ": *\n')
     (home / "report" / "group.toml").write_text("authors = ['A']\nlang = 'en'\n")
@@ -297,7 +302,7 @@ def test_report_without_gaps_is_complete(home, capsys):
         home,
         **{f"theme{n}": results.get(f"theme{n}", {"inputs": {}}) for n in range(1, 9)},
     )
-    captions = report.toml("captions.toml")
+    captions = toml("captions.toml")
     for name in captions["figures"]:
         shutil.copy(
             home / "exports" / "figures" / "theme2_our_own.png",
@@ -305,7 +310,7 @@ def test_report_without_gaps_is_complete(home, capsys):
         )
     for name in captions["tables"]:
         (home / "exports" / "tables" / f"{name}.csv").write_text("a,b\n1,2\n")
-    report.build(home)
+    build_report(home)
     (home / "report" / "group.toml").write_text("authors = ['A']\n")
     for path in (home / "report" / "sections").glob("*.typ"):
         path.write_text("Written.\n")
@@ -321,7 +326,7 @@ def test_report_without_gaps_is_complete(home, capsys):
 
 
 def test_syntax_errors_stand_in_their_place_and_the_rest_is_built(home):
-    report.build(home, "en")
+    build_report(home, "en")
     lines = [
         append(section(home, "04"), "\n#let x = (1,\n") + 1,
         append(section(home, "05"), "\n#nothing[a]\n") + 1,
@@ -361,7 +366,7 @@ def test_syntax_errors_stand_in_their_place_and_the_rest_is_built(home):
     ],
 )
 def test_other_errors_name_the_line_too(home, text, message):
-    report.build(home, "en")
+    build_report(home, "en")
     line = append(section(home, "07"), f"\n{text}\n") + 1
     (error,) = build(home)[0]["errors"]
     assert (
@@ -372,14 +377,14 @@ def test_other_errors_name_the_line_too(home, text, message):
 
 
 def test_file_in_another_encoding_is_named(home):
-    report.build(home, "en")
+    build_report(home, "en")
     section(home, "02").write_bytes(b"caf\xe9\n")
     (error,) = build(home)[0]["errors"]
     assert error["file"].endswith("02_introduction.typ") and "UTF-8" in error["message"]
 
 
 def test_reference_that_leads_nowhere_is_marked_and_listed(home):
-    report.build(home, "en")
+    build_report(home, "en")
     line = (
         append(
             section(home, "03"),
@@ -397,7 +402,7 @@ def test_reference_that_leads_nowhere_is_marked_and_listed(home):
 
 
 def test_broken_bibliography_gives_way_to_that_of_the_kit(home):
-    report.build(home, "en")
+    build_report(home, "en")
     (home / "report" / "references.bib").write_text("@article{mine,\n  title = {open\n")
     append(section(home, "03"), "\nSee @mine.\n")
     summary, reader, text = build(home)
@@ -415,7 +420,7 @@ def test_broken_bibliography_gives_way_to_that_of_the_kit(home):
 
 
 def test_broken_title_page_is_said(home):
-    report.build(home, "en")
+    build_report(home, "en")
     (home / "report" / "group.toml").write_text('title = "A\nauthors = []\n')
     summary, _, text = build(home, "en")
     assert (
@@ -425,7 +430,7 @@ def test_broken_title_page_is_said(home):
 
 
 def test_missing_and_damaged_files_become_boxes(home):
-    report.build(home, "en")
+    build_report(home, "en")
     append(
         section(home, "11"),
         '\n#figure-of("theme1_gone") @fig:theme1_gone #table-of("theme7_gone")\n'
@@ -449,7 +454,7 @@ def test_missing_and_damaged_files_become_boxes(home):
 
 
 def test_own_picture_is_placed(home):
-    report.build(home, "en")
+    build_report(home, "en")
     (home / "report" / "images").mkdir()
     shutil.copy(
         home / "exports" / "figures" / "theme2_our_own.png",
@@ -477,21 +482,21 @@ def test_stale_and_missing_themes_are_said_in_their_section(home):
 
 
 def test_without_a_record_nothing_is_touched(tmp_path, home, capsys):
-    assert course.main(["report", "--home", str(tmp_path / "empty")]) == 2
-    assert "results.json is missing: run notebooks/theme1" in capsys.readouterr().out
+    assert cli.main(["report", "--home", str(tmp_path / "empty")]) == 2
+    assert "results.json is missing: run notebooks/theme1" in capsys.readouterr().err
     assert not (tmp_path / "empty").exists()
-    report.build(home)
+    build_report(home)
     before = (home / "report" / "report.pdf").read_bytes()
     (home / "exports" / "results.json").write_text('{"schema": 1, "meta"')
-    assert course.main(["report", "--home", str(home)]) == 2
+    assert cli.main(["report", "--home", str(home)]) == 2
     assert (
-        "is damaged" in capsys.readouterr().out
+        "is damaged" in capsys.readouterr().err
         and (home / "report" / "report.pdf").read_bytes() == before
     )
 
 
 def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch):
-    assert course.main(["report", "--home", str(home), "--lang", "en"]) == 0
+    assert cli.main(["report", "--home", str(home), "--lang", "en"]) == 0
     before = (home / "report" / "report.pdf").read_bytes()
 
     def full(source, target, replace=utils.os.replace):
@@ -501,11 +506,11 @@ def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(utils.os, "replace", full)
-        assert course.main(["report", "--home", str(home)]) == 2
-    assert "No space left" in capsys.readouterr().out
-    monkeypatch.setattr(report, "main_text", lambda draft: "#nothing()")
-    assert course.main(["report", "--home", str(home)]) == 2
-    assert "unknown variable: nothing" in capsys.readouterr().out
+        assert cli.main(["report", "--home", str(home)]) == 2
+    assert "No space left" in capsys.readouterr().err
+    monkeypatch.setattr(typeset, "main_text", lambda draft: "#nothing()")
+    assert cli.main(["report", "--home", str(home)]) == 2
+    assert "unknown variable: nothing" in capsys.readouterr().err
     assert (home / "report" / "report.pdf").read_bytes() == before
     assert not list((home / "report").glob(".*.tmp"))
 
@@ -517,26 +522,38 @@ def test_failed_build_and_full_disk_leave_the_old_pdf(home, capsys, monkeypatch)
 def test_templates_place_every_figure_and_table_of_the_kit_once(lang):
     texts = [
         path.read_text("utf-8")
-        for path in sorted((report.KIT / "report" / "templates" / lang).glob("*.typ"))
+        for path in sorted((KIT / "report" / "templates" / lang).glob("*.typ"))
     ]
-    text = report.without_comments("\n".join(texts))
+    text = without_comments("\n".join(texts))
     for kind, call in (("figures", "figure-of"), ("tables", "table-of")):
         placed = re.findall(rf'#{call}\("([^"]+)"\)', text)
-        assert sorted(placed) == sorted(report.toml("captions.toml")[kind])
+        assert sorted(placed) == sorted(toml("captions.toml")[kind])
+
+
+def stored_names(path: Path, call: str) -> set[str]:
+    """The names that a notebook gives to what it stores with this call."""
+    cells = json.loads(path.read_text())["cells"]
+    code = "\n".join(
+        line
+        for cell in cells
+        if cell["cell_type"] == "code"
+        for line in "".join(cell["source"]).splitlines()
+        if not line.startswith(("%", "!"))
+    )
+    return {
+        node.args[2].value
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(call)
+    }
 
 
 def test_captions_name_exactly_what_the_notebooks_store():
     stored = {"figures": set(), "tables": set()}
     for path in (KIT / "notebooks").glob("theme*.ipynb"):
-        text = "\n".join(
-            "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]
-        )
         for kind, call in (("figures", "save_figure"), ("tables", "save_table")):
-            stored[kind] |= {
-                f"{path.name[:6]}_{name}"
-                for name in re.findall(rf'{call}\(course, .+, "(\w+)"\)', text)
-            }
-    captions = report.toml("captions.toml")
+            names = stored_names(path, call)
+            stored[kind] |= {f"{path.name[:6]}_{name}" for name in names}
+    captions = toml("captions.toml")
     assert {kind: set(captions[kind]) for kind in stored} == stored
     assert set(captions["headline"]) == set(utils.HEADLINE_TAGS)
     everything = [entry for kind in captions.values() for entry in kind.values()]
@@ -548,32 +565,11 @@ def test_captions_name_exactly_what_the_notebooks_store():
 
 def test_both_languages_have_the_same_words_and_templates():
     assert WORDS["fr"].keys() == WORDS["en"].keys()
-    wanted = {part.file for part in report.SECTIONS if part.file} | {"group.toml"}
+    wanted = {part.file for part in SECTIONS if part.file} | {"group.toml"}
     for lang in ("fr", "en"):
         assert {
             path.name for path in (KIT / "report" / "templates" / lang).iterdir()
         } == wanted
-
-
-@pytest.mark.parametrize(
-    "value, text",
-    [
-        (0.8333333333, "0.833"),
-        (0.5, "0.500"),
-        (1.0, "1.00"),
-        (12.345, "12.3"),
-        (1234.5, "1\u202f234"),
-        (0, "0"),
-        (0.0, "0"),
-        (6.85e-07, "6.9 · 10⁻⁷"),
-        (123.4, "123"),
-        (-0.0301, "-0.0301"),
-        (17, "17"),
-        (1234567, "1\u202f234\u202f567"),
-    ],
-)
-def test_numbers_have_three_digits(value, text):
-    assert report_tables.number(value) == text
 
 
 def test_columns_are_read_as_what_they_hold():
@@ -595,22 +591,28 @@ def test_columns_are_read_as_what_they_hold():
     assert report_tables.layout(["a", "b"], [], WORDS["en"], "f.csv")["rows"] == []
 
 
-def test_wide_and_long_tables_fit():
-    narrow = report_tables.layout(["a", "b"], [["1", "2"]], WORDS["en"], "f.csv")
-    wide = report_tables.layout(
-        [f"column{i}" for i in range(15)], [["0.123"] * 15], WORDS["en"], "f.csv"
-    )
-    vast = report_tables.layout(
-        [f"column{i}" for i in range(60)],
-        [["0.123"] * 60] * 100,
-        WORDS["en"],
-        "t/f.csv",
-    )
-    assert not narrow["landscape"] and wide["landscape"] and vast["landscape"]
-    assert narrow["size"] > vast["size"] and all(
-        width.endswith("fr") for width in vast["widths"]
-    )
-    assert (
-        len(vast["rows"]) == report_tables.MOST_ROWS
-        and vast["note"] == "The first 60 of 100 rows; the whole table is in t/f.csv."
-    )
+def test_long_tables_are_cut_and_say_so():
+    rows = [["0.123"]] * 100
+    cut = report_tables.layout(["a"], rows, WORDS["en"], "t/f.csv")
+    assert len(cut["rows"]) == report_tables.MOST_ROWS
+    assert cut["note"] == "The first 60 of 100 rows; the whole table is in t/f.csv."
+
+
+def test_wide_tables_turn_their_page_and_lose_nothing(home):
+    wide = ",".join(f"column{i}" for i in range(18)) + "\n" + ",".join(["0.1234"] * 18)
+    text = "what,why\nshort," + "a reason that goes on and on " * 8
+    for name, table in (("wide", wide), ("text", text)):
+        (home / "exports" / "tables" / f"theme2_{name}.csv").write_text(table)
+    pages = build(home, "en")[1].pages
+    shapes = {}
+    for page in pages:
+        for mark in ("column0 column1 ", "a reason that", "train 5 1 234"):
+            if mark in " ".join(page.extract_text().split()):
+                shapes[mark] = page.mediabox.width > page.mediabox.height
+                if shapes[mark]:
+                    assert page.extract_text().count("0.123") == 18
+    assert shapes == {
+        "column0 column1 ": True,
+        "a reason that": False,
+        "train 5 1 234": False,
+    }

@@ -190,9 +190,9 @@ def test_the_same_theme_twice_at_once(tmp_path):
 @pytest.mark.parametrize("theme", FIRST)
 def test_notebook_run_first_names_the_one_to_run_before(tmp_path, theme):
     done = run(tmp_path, theme, theme)
-    assert done.returncode == 1 and f"run notebooks/theme{FIRST[theme]}_" in done.stdout
+    assert done.returncode == 1 and f"run notebooks/theme{FIRST[theme]}_" in done.stderr
     assert (
-        "Traceback" not in done.stdout
+        "Traceback" not in done.stderr
         and not (tmp_path / "exports" / "results.json").exists()
     )
 
@@ -228,9 +228,9 @@ def test_edited_parameters_are_refused_with_the_way_out(whole, tmp_path):
         done = run(home, 2, 2, *option)
         assert (
             done.returncode == 1
-            and "HOME" in done.stdout
-            and "Traceback" not in done.stdout
-        ), done.stdout
+            and "HOME" in done.stderr
+            and "Traceback" not in done.stderr
+        ), done.stderr
     assert (home / "exports" / "results.json").read_bytes() == before
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from test_deployment import store_checkpoint
 
 import utils
-from tools.report.build import card
+from tools.report import card
 
 INTERVAL = {"value": 0.9, "low": 0.85, "high": 0.94, "n": 200}
 TEST = {

@@ -299,6 +299,7 @@ def test_every_precision_learns(data, monkeypatch, dtype):
 
 def test_overflow_in_half_precision_skips_one_step(monkeypatch):
     monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
+    torch.manual_seed(0)
     model = utils.BaselineCNN(width=4)
     optimizer, scaler = (
         torch.optim.SGD(model.parameters(), 0.1),

@@ -11,6 +11,7 @@ import numpy as np
 
 import utils
 from tools.grading.submission import Finding, SubmissionError, shown
+from tools.shared.sections import ON_GATE
 
 RECORD = "exports/results.json"
 MEASURED = {  # figure: stored answers, metric
@@ -36,12 +37,6 @@ CRITERIA = {
     "drift_false_alarms": ("theme6", "undrifted windows flagged, share"),
     "drift_windows_flagged": ("theme6", "drifted windows flagged, share"),
     "gate_passed": ("theme7", "the gate accepts the candidate"),
-}
-ON_GATE = {
-    "clean_accuracy_before": ("old model", "clean"),
-    "clean_accuracy_after": ("candidate", "clean"),
-    "drift_accuracy_before": ("old model", "drifted"),
-    "drift_accuracy_after": ("candidate", "drifted"),
 }
 COMPARE = {
     ">": operator.gt,

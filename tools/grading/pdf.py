@@ -10,27 +10,12 @@ from collections.abc import Iterator
 from io import BytesIO
 
 from tools.grading.submission import SubmissionError, shown
+from tools.shared import sections
 
 MAX_SECONDS = 40  # of reading pages
-PAGES = (40, 100)
-SECTIONS = (  # title, how it may be called without accents, pages
-    (
-        "Executive Summary",
-        r"executive summary|resume executif|synthese executive|resume$|summary$",
-        (1, 2),
-    ),
-    ("Introduction", r"introduction", (2, 3)),
-    ("Theme 1: Data Analysis", r"theme 1\b", (5, 8)),
-    ("Theme 2: Baseline Model", r"theme 2\b", (6, 8)),
-    ("Theme 3: Optimization", r"theme 3\b", (7, 10)),
-    ("Theme 4: ONNX Deployment", r"theme 4\b", (7, 10)),
-    ("Theme 5: Monitoring", r"theme 5\b", (5, 7)),
-    ("Theme 6: Drift Detection", r"theme 6\b", (6, 8)),
-    ("Theme 7: Retraining", r"theme 7\b", (6, 8)),
-    ("Theme 8: Synthesis", r"theme 8\b", (6, 10)),
-    ("Conclusion", r"conclusions?\b", (2, 3)),
-    ("References", r"references\b|bibliograph", None),
-)
+PAGES = sections.TOTAL
+# title, how it may be called without accents, pages
+SECTIONS = tuple((part.title, part.pattern, part.budget) for part in sections.SECTIONS)
 
 
 def read_pdf(content: bytes) -> tuple[int, list[tuple[str, int]]]:

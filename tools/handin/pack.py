@@ -1,16 +1,14 @@
-"""`course.py pack`: the hand-in as one zip, secrets and pixel data left out, checked on
-the way.
+"""The hand-in as one zip: what goes in, what stays at home, and what a grader would
+find in it.
+"""
 
-Ends with 0 when the zip was made (what the checks found is shown), 2 when there is
-nothing to pack."""
-
-import argparse
 import hashlib
 import os
 import re
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import utils
@@ -29,49 +27,41 @@ from tools.shared.secrets import BINARY, is_secret_file, secrets_in
 
 KIT = Path(__file__).resolve().parents[2]
 MAX_LOG, MAX_FILE = 20 * MIB, 100 * MIB
+MARKS = {"pass": "✓", "note": "·", "human": "?", "fail": "✗"}
 # An allow-list, so that what nobody thought of stays at home. Of the project: what the
 # group wrote, and what its code needs to run. The kit's tests and benchmarks stay out,
 # as graders have their own.
-PROJECT = re.compile(
-    r"notebooks/[^/]+\.ipynb|[^/]+\.(py|md|pdf)|(?!tests|benchmarks)[^/]+/.+\.py|demo/.+\.(md|txt)|docs/.+\.md"
-    r"|report/.+\.(typ|bib|toml)|tools/\w+/templates/.+\.(md|html|css)"
-    r"|requirements[^/]*\.txt|constraints\.txt|LICENSE|Makefile|pyproject\.toml|\.github/workflows/[^/]+\.ya?ml"
+OWN = r"(?!(tests|benchmarks|exports|logs|report)/)[^/]+/.+"  # inside a folder
+PROJECT = "|".join(
+    (
+        r"(?!course\.json)[^/]+\.(py|md|pdf|toml|ya?ml|json)",
+        r"(requirements|constraints)[^/]*\.txt|LICENSE|Makefile",
+        OWN + r"\.(py|ipynb|md|txt|toml|ya?ml|json|css|html)",
+        r"(demo|docs|screenshots)/.+\.(png|jpe?g|gif|svg|webp)",
+        r"report/.+\.(typ|bib|toml)",
+        r"\.github/workflows/[^/]+\.ya?ml",
+    )
 )
 # Of the home: the results that the record speaks of, and the report. TensorBoard's
 # runs/ and the pixels stay out.
-HOME = re.compile(
-    r"course\.json|logs/[^/]+\.csv|data/[^/]+/index\.(csv|json)|exports/models/[^/]+\.onnx|exports/notebooks/theme[^/]+"
-    r"|exports/[^/]+\.(onnx|trt|engine|json|csv|npz|md|txt)|exports/(figures|tables|predictions)/[^/]+\.(png|csv|npz)"
-    r"|report/.+\.(pdf|typ|bib|toml|json|png|jpe?g|svg)"
+HOME = "|".join(
+    (
+        r"course\.json|my_code\.py",
+        r"logs/[^/]+\.csv",
+        r"data/[^/]+/index\.(csv|json)",
+        r"exports/models/[^/]+\.onnx",
+        r"exports/notebooks/theme[^/]+",
+        r"exports/[^/]+\.(onnx|trt|engine|json|csv|npz|md|txt)",
+        r"exports/(figures|tables|predictions)/[^/]+\.(png|csv|npz)",
+        r"report/.+\.(pdf|typ|bib|toml|json|png|jpe?g|svg)",
+        r"checkpoints/(baseline|best_model|model_retrained)\.pth",
+    )
 )
-CHECKPOINTS = {
-    "checkpoints/baseline.pth",
-    "checkpoints/best_model.pth",
-    "checkpoints/model_retrained.pth",
-}
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="course.py pack",
-        description=__doc__.partition("\n\n")[0],
-        epilog=__doc__.partition("\n\n")[2],
-    )
-    parser.add_argument(
-        "--home", type=Path, help="folder of all artefacts (default: the project)"
-    )
-    parser.add_argument(
-        "--project",
-        type=Path,
-        default=KIT,
-        help="folder of notebooks and code (default: the kit)",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="the zip (default: hand-in-<dataset>.zip in the home)",
-    )
-    return parser.parse_args(arguments)
+# Folders that are looked into without any code in them.
+NAMED = set(
+    "notebooks demo docs screenshots config configs .github"
+    " checkpoints exports logs report".split()
+)
 
 
 def build(
@@ -100,11 +90,7 @@ def build(
             f"{home} holds no results of a dataset: run"
             " notebooks/theme1_data_analysis.ipynb."
         )
-    output = (
-        Path(output).expanduser().resolve()
-        if output
-        else home / f"hand-in-{dataset}.zip"
-    )
+    output = Path(output or home / f"hand-in-{dataset}.zip").expanduser().resolve()
     chosen, findings = choose(project, home, record, output)
     with utils.atomic(output) as temporary:
         write(temporary, chosen)
@@ -122,73 +108,52 @@ def choose(
     """What goes in, by name inside project/, and what was left out of it that a reader
     would look for.
     """
-    needed = CHECKPOINTS | {
-        name
-        for section in record.values()
-        for name in inputs_of(section)
-        if re.fullmatch(r"checkpoints/[^/]+\.pth", name)
-    }
+    needed = {name for section in record.values() for name in inputs_of(section)}
+    needed = {name for name in needed if re.fullmatch(r"checkpoints/[^/]+\.pth", name)}
     chosen, findings = {}, []
-    links = [
-        path.name
-        for root in (project, home)
-        for path in sorted(root.iterdir())
-        if path.is_symlink() and path.is_dir() and path.name not in IGNORED
-    ]
-    findings += [
-        _left_out(name, "it is a link to a folder, and links are not followed")
-        for name in links
-    ]
+    for root in (project, home):
+        for path in sorted(root.iterdir()):
+            if path.is_symlink() and path.is_dir() and path.name not in IGNORED:
+                why = "it is a link to a folder, and links are not followed"
+                findings.append(_left_out(path.name, why))
     for root, pattern, more in ((project, PROJECT, set()), (home, HOME, needed)):
         for path in candidates(root):
             name = path.as_posix()
             if is_secret_file(path):
                 findings.append(_left_out(name, "it holds credentials", "fail"))
-            elif (pattern.fullmatch(name) or name in more) and root / path != output:
-                found = _problem(root, path)
-                findings += found
-                chosen |= {} if found else {name: root / path}
+            elif (
+                re.fullmatch(pattern, name) or name in more
+            ) and root / path != output:
+                if problems := list(_problems(root, path)):
+                    findings += problems
+                else:
+                    chosen[name] = root / path
     return chosen, list(dict.fromkeys(findings)) + _machine(record, chosen)
 
 
 def candidates(root: Path) -> list[Path]:
-    """Regular files in the folders that the allow-lists name; nothing else is even
-    looked at.
+    """Regular files of the folders that are named or hold code; nothing else is even
+    looked at, and no other run that lies there.
     """
-    tops = {
-        "notebooks",
-        "demo",
-        "docs",
-        ".github",
-        "checkpoints",
-        "exports",
-        "logs",
-        "report",
-    }
-    tops |= {
-        path.relative_to(root).parts[0]
-        for depth in ("*/*.py", "*/*/*.py")
-        for path in root.glob(depth)
-    }
-    found = []
-    for top in sorted(tops - IGNORED):
-        if (root / top).is_dir() and not (root / top).is_symlink():
-            found += [Path(top) / path for path in list_files(root / top)[0]]
-    found += [
-        path.relative_to(root)
-        for path in (root / "data").glob("*/index.*")
-        if not path.is_symlink()
-    ]
-    found += [
-        Path(path.name)
-        for path in root.iterdir()
-        if path.is_file() and not path.is_symlink()
-    ]
+    code = [*root.glob("*/*.py"), *root.glob("*/*/*.py")]
+    tops = NAMED | {path.relative_to(root).parts[0] for path in code}
+    found = [Path(path.name) for path in root.iterdir()]
+    found += [path.relative_to(root) for path in (root / "data").glob("*/index.*")]
+    found = [path for path in found if _is_regular(root / path)]
+    for top in tops - IGNORED:
+        folder = root / top
+        a_run = (folder / "course.json").exists() or (folder / "check.json").exists()
+        if folder.is_dir() and not folder.is_symlink() and not a_run:
+            found += [Path(top) / path for path in list_files(folder)[0]]
     return sorted(
         path
-        for path in found
+        for path in set(found)
         if not IGNORED.intersection(path.parts) and not _unfinished(path)
     )
+
+
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _unfinished(path: Path) -> bool:
@@ -197,66 +162,55 @@ def _unfinished(path: Path) -> bool:
     return hidden and not is_secret_file(path) or ".failed" in path.name
 
 
-def _problem(root: Path, path: Path) -> list[Finding]:
+def _problems(root: Path, path: Path) -> Iterator[Finding]:
     """Why a file of the allow-list must stay out all the same."""
     name, size = path.as_posix(), (root / path).stat().st_size
+    limit = MAX_LOG if path.parts[0] == "logs" else MAX_FILE
     if shown(name) != name:
-        return [
-            _left_out(name, "its name holds characters that no other system can read")
-        ]
-    if size > (limit := MAX_LOG if path.parts[0] == "logs" else MAX_FILE):
-        return [
-            _left_out(name, f"it has {size / MIB:,.0f} MiB (limit: {limit / MIB:,.0f})")
-        ]
-    found = [] if path.suffix.lower() in BINARY else secrets_in(root, path)
-    return [
-        _left_out(where, f"{what[0].lower()}{what[1:]} stands in it", "fail")
-        for what, where in found
-    ]
+        why = "its name holds characters that no other system can read"
+        yield _left_out(name, why)
+    elif size > limit:
+        why = f"it has {size / MIB:,.0f} MiB (limit: {limit / MIB:,.0f})"
+        yield _left_out(name, why)
+    elif path.suffix.lower() not in BINARY:
+        for what, where in secrets_in(root, path):
+            why = f"{what[0].lower()}{what[1:]} stands in it"
+            yield _left_out(where, why, "fail")
 
 
 def _left_out(where: str, why: str, verdict: str = "human") -> Finding:
-    remedy = (
-        "revoke it, remove it from the file, and pack again"
-        if verdict == "fail"
-        else "hand it in another way"
-    )
-    check = "secrets" if verdict == "fail" else "files"
-    return Finding(
-        check, verdict, f"Left out of the zip, as {why}: {remedy}.", shown(where), 0
-    )
+    check, remedy = "files", "hand it in another way"
+    if verdict == "fail":
+        check = "secrets"
+        remedy = "revoke it, remove it from the file, and pack again"
+    says = f"Left out of the zip, as {why}: {remedy}."
+    return Finding(check, verdict, says, shown(where), 0)
 
 
 def _machine(record: dict, chosen: dict[str, Path]) -> list[Finding]:
     """Where the files tell of this machine. They are packed as they are: a record
     retouched is no record.
     """
-    findings, source, own = (
-        [],
-        str(record["meta"].get("source")),
-        os.path.expanduser("~"),
-    )
-    if source.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", source):
+    findings, own = [], os.path.expanduser("~")
+    source = str(record["meta"].get("source"))
+    if re.match(r"[/~]|[A-Za-z]:[\\/]", source):
         says = (
             f"The record names a folder of your machine ({shown(source)}): check that"
             " you may show it."
         )
         findings.append(Finding("absolute paths", "note", says, "course.json", 0))
-    results = (
+    results = [
         name
         for name in sorted(chosen)
         if re.match(r"exports/.+\.(ipynb|json|txt)", name)
-    )
-    if telling := [
-        name
-        for name in results
-        if len(own) > 1 and own.encode() in chosen[name].read_bytes()
-    ]:
+        and own.encode() in chosen[name].read_bytes()
+    ]
+    if results and len(own) > 1:
         says = (
-            f"{len(telling)} files show your own folder, {shown(own)}: check that you"
+            f"{len(results)} files show your own folder, {shown(own)}: check that you"
             " may show it."
         )
-        findings.append(Finding("absolute paths", "note", says, telling[0], 0))
+        findings.append(Finding("absolute paths", "note", says, results[0], 0))
     return findings
 
 
@@ -266,14 +220,11 @@ def write(path: Path, chosen: dict[str, Path]) -> None:
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(chosen):
-            about = zipfile.ZipInfo(
-                str(PurePosixPath("project", name)), date_time=(1980, 1, 1, 0, 0, 0)
-            )
-            about.external_attr, about.create_system, about.compress_type = (
-                0o644 << 16,
-                3,
-                zipfile.ZIP_DEFLATED,
-            )
+            inside = str(PurePosixPath("project", name))
+            about = zipfile.ZipInfo(inside, date_time=(1980, 1, 1, 0, 0, 0))
+            about.external_attr = 0o644 << 16
+            about.create_system = 3
+            about.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(about, chosen[name].read_bytes())
 
 
@@ -281,43 +232,27 @@ def summary(path: Path, findings: list[Finding]) -> str:
     """What a group reads after packing: findings worst first, what remains, the zip
     with its size and hash.
     """
-    marks = {"pass": "✓", "note": "·", "human": "?", "fail": "✗"}
     lines = [""]
     for finding in findings:
-        lines += [f"{marks[finding.verdict]} {finding.check:<15} {finding.says}"]
-        lines += (
-            [f"{'':<18}{finding.where}"]
-            if finding.where and finding.verdict != "pass"
-            else []
-        )
-    left = sum(finding.verdict == "fail" for finding in findings)
-    looks = sum(finding.verdict == "human" for finding in findings)
+        lines.append(f"{MARKS[finding.verdict]} {finding.check:<15} {finding.says}")
+        if finding.where and finding.verdict != "pass":
+            lines.append(f"{'':<18}{finding.where}")
+    verdicts = Counter(finding.verdict for finding in findings)
     with zipfile.ZipFile(path) as archive:
-        parts = Counter(
-            name.split("/")[1] if name.count("/") > 1 else "single files"
-            for name in archive.namelist()
+        names = [name.split("/")[1:] for name in archive.namelist()]
+    parts = Counter(name[0] if len(name) > 1 else "single files" for name in names)
+    counts = " · ".join(f"{part} {count}" for part, count in sorted(parts.items()))
+    remains = "Nothing remains."
+    if verdicts["fail"] or verdicts["human"]:
+        remains = (
+            f"Remains to do: {verdicts['fail']} ✗ to correct, {verdicts['human']} ? to"
+            " look at."
         )
     lines += [
         "",
-        "In the zip: "
-        + " · ".join(f"{part} {count}" for part, count in sorted(parts.items())),
-        (
-            f"Remains to do: {left} ✗ to correct, {looks} ? to look at."
-            if left or looks
-            else "Nothing remains."
-        ),
+        f"In the zip: {counts}",
+        remains,
         f"{path}  ({path.stat().st_size / MIB:.1f} MiB)",
         f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
     ]
     return "\n".join(lines)
-
-
-def main(arguments: list[str]) -> int:
-    options = parse(arguments)
-    try:
-        path, findings = build(options.project, options.home, options.output)
-    except utils.CourseError as error:
-        print(error)
-        return 2
-    print(summary(path, findings))
-    return 0

@@ -2,7 +2,8 @@
 PROJECT NOTEBOOK PARAMETERS`.
 
 The kit's own runner does it, the copy of the submission is what runs: its utils.py, its
-notebook, its folder as home."""
+notebook, its folder as home.
+"""
 
 import json
 import sys
@@ -16,11 +17,11 @@ def main(kit: str, project: str, name: str, parameters: str) -> int:
 
     from tools.notebooks import run
 
-    run.KIT = Path(project)
-    notebook, folder = Path(project) / name, Path(project) / "exports" / "notebooks"
+    copy = Path(project)
+    folder = copy / "exports" / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        run.execute(0, notebook, json.loads(parameters), folder)
+        run.execute(copy / name, json.loads(parameters), folder, kit=copy)
     except PapermillExecutionError as error:
         first = error.source.strip().splitlines() or [""]
         print(

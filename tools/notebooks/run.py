@@ -1,4 +1,4 @@
-"""`course.py run`: execute the notebooks in order and end with a summary."""
+"""Execute the notebooks in order, and end with a summary."""
 
 import argparse
 import json
@@ -12,36 +12,28 @@ from contextlib import suppress
 from pathlib import Path
 
 from tools.notebooks import timing
+from tools.shared import options as shared
+from tools.shared import text
 
 KIT = Path(__file__).resolve().parents[2]
+DAY = 86_400  # seconds: no cell takes one
+NOTHING = {"name": "no criteria recorded", "value": "", "target": "", "passed": False}
+SAMPLE = (
+    "SAMPLE DATA: drawn images; these figures show that the kit works and nothing else."
+)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="course.py run", description=__doc__)
-    parser.add_argument(
-        "--dataset", default="pneumonia", help="pneumonia, pneumonia3 or solar"
-    )
-    parser.add_argument(
-        "--source",
-        default="auto",
-        help="auto, kaggle, sample, or the folder above the dataset's own",
-    )
-    parser.add_argument("--profile", default="auto", help="auto, smoke, quick or full")
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        help="side in pixels, at least 32 (default: the profile's)",
-    )
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument(
-        "--home",
-        type=Path,
-        default=KIT,
-        help="folder of all artefacts (default: the kit)",
-    )
-    parser.add_argument("--from", dest="first", type=int, default=1, help="first theme")
-    parser.add_argument("--until", dest="last", type=int, default=8, help="last theme")
-    return parser.parse_args(arguments)
+    parser = shared.parser("run", __doc__)
+    shared.add_story(parser)
+    shared.add_home(parser)
+    theme = {"type": int, "choices": range(1, 9), "metavar": "THEME"}
+    parser.add_argument("--from", dest="first", default=1, **theme, help="default: 1")
+    parser.add_argument("--until", dest="last", default=8, **theme, help="default: 8")
+    options = parser.parse_args(arguments)
+    if options.first > options.last:
+        parser.error(f"--from {options.first} comes after --until {options.last}")
+    return options
 
 
 def notebooks(first: int, last: int) -> dict[int, Path]:
@@ -53,7 +45,7 @@ def notebooks(first: int, last: int) -> dict[int, Path]:
     return {theme: found[theme] for theme in sorted(found) if first <= theme <= last}
 
 
-def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
+def execute(path: Path, parameters: dict, folder: Path, kit: Path = KIT) -> float:
     """Run one notebook in a fresh kernel, keep the executed copy, return the seconds it
     took.
 
@@ -65,14 +57,11 @@ def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
     """
     import papermill
 
-    running, failed = (
-        folder / f".{path.stem}.{os.getpid()}.running.ipynb",
-        failed_copy(folder, path),
-    )
+    running = folder / f".{path.stem}.{os.getpid()}.running.ipynb"
+    failed = failed_copy(folder, path)
     began = time.perf_counter()
     for left in folder.glob(f".{path.stem}.*.running.ipynb"):
-        # of a runner that was killed: no cell takes a day
-        if time.time() - left.stat().st_mtime > 86_400:
+        if time.time() - left.stat().st_mtime > DAY:  # of a runner that was killed
             left.unlink(missing_ok=True)
     try:
         with warnings.catch_warnings():
@@ -81,7 +70,7 @@ def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
                 path,
                 running,
                 parameters=parameters,
-                cwd=str(KIT),
+                cwd=str(kit),
                 kernel_name="python3",
                 progress_bar=False,
                 log_output=False,
@@ -89,12 +78,11 @@ def execute(theme: int, path: Path, parameters: dict, folder: Path) -> float:
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
     except BaseException:
-        if running.exists():
-            # a full disk leaves half of it, which says nothing
-            with suppress(OSError, ValueError):
-                tidy(running)
-                os.replace(running, failed)
-            running.unlink(missing_ok=True)
+        # a full disk leaves half of it, which says nothing
+        with suppress(OSError, ValueError):
+            tidy(running)
+            os.replace(running, failed)
+        running.unlink(missing_ok=True)
         raise
     tidy(running)
     os.replace(running, folder / path.name)
@@ -116,30 +104,51 @@ def tidy(executed: Path) -> None:
     for cell in notebook.cells:
         joined = []
         for output in cell.get("outputs", []):
-            if (
-                joined
-                and output.output_type == "stream"
-                and output.name == joined[-1].get("name")
-            ):
+            stream = output.get("name") if output.output_type == "stream" else None
+            if stream and joined and joined[-1].get("name") == stream:
                 joined[-1].text += output.text  # the kernel sends a text in pieces
             else:
                 joined.append(output)
-        for output in (output for output in joined if output.output_type == "stream"):
-            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+        for output in joined:
+            if output.output_type == "stream":
+                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
         if joined:
             cell.outputs = joined
     nbformat.write(notebook, executed)
 
 
-def explain(theme: int, path: Path, executed: Path, error) -> str:
-    """One readable paragraph: theme, cell, error, where to look."""
-    last = error.evalue.strip() or error.ename
-    source = "\n".join("    " + line for line in error.source.strip().splitlines()[:8])
-    return (
-        f"\nTheme {theme} stopped in cell {error.cell_index} of"
-        f" notebooks/{path.name}:\n{source}\n\n{error.ename}: {last}\n\nEverything"
-        f" before it is kept. The notebook so far: {executed}"
-    )
+def explain(theme: int, path: Path, folder: Path, error: Exception) -> str:
+    """One readable paragraph on what stopped a theme; any other error is raised again.
+
+    A kernel that never came up is a RuntimeError of jupyter_client.
+    """
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError
+
+    failed = failed_copy(folder, path)
+    if isinstance(error, PapermillExecutionError):
+        lines = error.source.strip().splitlines()[:8]
+        source = "\n".join(f"    {line}" for line in lines)
+        return (
+            f"\nTheme {theme} stopped in cell {error.cell_index} of"
+            f" notebooks/{path.name}:\n{source}\n\n"
+            f"{error.ename}: {error.evalue.strip() or error.ename}\n\n"
+            f"Everything before it is kept. The notebook so far: {failed}"
+        )
+    if isinstance(error, DeadKernelError) or str(error).startswith("Kernel died"):
+        return (
+            f"\nTheme {theme}: the kernel was killed, most often because memory ran"
+            " out. Close other programs, then run again: finished work loads. So far:"
+            f" {failed}"
+        )
+    if isinstance(error, OSError):
+        free = shutil.disk_usage(folder).free / 1e6
+        return (
+            f"\nTheme {theme}: its executed notebook could not be written to {folder}"
+            f" ({error.strerror}; {free:,.1f} MB are free there). Free some space, then"
+            " run again: finished work loads."
+        )
+    raise error
 
 
 def summary(home: Path, seconds: dict[int, float]) -> str:
@@ -147,63 +156,36 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
     results = json.loads((home / "exports" / "results.json").read_text())
     lines = ["", f"{'theme':<7}{'seconds':>8}  criterion"]
     for theme, took in seconds.items():
-        rows = results.get("criteria", {}).get(f"theme{theme}", [])
-        nothing = [
-            {"name": "no criteria recorded", "value": "", "target": "", "passed": False}
-        ]
-        for number, row in enumerate(rows or nothing):
-            value = row["value"]
-            if isinstance(value, float):
-                value = (
-                    f"{value:.3f}"
-                    if value == 0 or abs(value) >= 0.001
-                    else f"{value:.1e}"
-                )
-            head = f"{theme:<7}{took:>8.0f}" if number == 0 else " " * 15
-            lines.append(
-                f"{head}  {'✓' if row['passed'] else '✗'} {row['name']}: {value}"
-                f" (target {row['target']})"
-            )
-    lines += ["", "headline figures (" + results["meta"]["hardware"] + "):"]
+        head = f"{theme:<7}{took:>8.0f}"
+        for row in results.get("criteria", {}).get(f"theme{theme}") or [NOTHING]:
+            value, target = text.shown(row["value"]), text.target(row["target"])
+            mark = "✓" if row["passed"] else "✗"
+            lines.append(f"{head:<15}  {mark} {row['name']}: {value} (target {target})")
+            head = ""
+    lines += [f"all {text.duration(sum(seconds.values()))}", ""]
+    lines += [f"headline figures ({results['meta']['hardware']}):"]
     for key, value in results.get("headline", {}).items():
-        lines.append(
-            f"  {key:<36}{value if isinstance(value, str) else f'{value:.4g}'}"
-        )
+        lines.append(f"  {key:<36}{text.shown(value)}")
     if results["meta"]["source"] == "sample":
-        lines += [
-            "",
-            (
-                "SAMPLE DATA: drawn images; these figures show that the kit works and"
-                " nothing else."
-            ),
-        ]
-    exports, report = home / "exports", home / "report" / "report.pdf"
-    written = [
-        exports / what
-        for what in ("notebooks", "figures", "tables", "results.json", "MODEL_CARD.md")
-    ]
-    lines += [
-        "",
-        *(
-            f"{path.name + ':':<24}{path}"
-            for path in (*written, report, *home.glob("hand-in-*.zip"))
-            if path.exists()
-        ),
-    ]
+        lines += ["", SAMPLE]
+    parts = ("notebooks", "figures", "tables", "results.json", "MODEL_CARD.md")
+    written = [home / "exports" / part for part in parts]
+    written += [home / "report" / "report.pdf", *home.glob("hand-in-*.zip")]
+    lines += [""]
+    lines += [f"{path.name + ':':<24}{path}" for path in written if path.exists()]
     return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
-    from nbclient.exceptions import DeadKernelError
-    from papermill import PapermillExecutionError
-    from tqdm import tqdm
-
     options = parse(arguments)
-    chosen = notebooks(options.first, options.last)
-    if not chosen:
-        print(f"There is no notebook for themes {options.first} to {options.last}.")
+    home = shared.home(options.home)
+    folder, seconds = home / "exports" / "notebooks", {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{home} cannot be written ({error.strerror}): choose another --home."
+        print(why, file=sys.stderr)
         return 2
-    home = options.home.expanduser().resolve()
     parameters = {
         "DATASET": options.dataset,
         "SOURCE": options.source,
@@ -213,47 +195,18 @@ def main(arguments: list[str]) -> int:
         "SEED": options.seed,
         "HOME": str(home),
     }
-    folder, seconds = home / "exports" / "notebooks", {}
     # on Colab nobody would see a prompt of these kernels
     os.environ["COURSE_UNATTENDED"] = "1"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(
-            f"--home {home} cannot be written ({error.strerror}): choose another"
-            " folder."
-        )
-        return 2
-    with tqdm(chosen.items(), unit="theme", file=sys.stdout) as bar:
+    from tqdm import tqdm
+
+    with tqdm(notebooks(options.first, options.last).items(), unit="theme") as bar:
         for theme, path in bar:
             bar.set_description(path.stem)
             try:
-                seconds[theme] = execute(theme, path, parameters, folder)
-            except PapermillExecutionError as error:
+                seconds[theme] = execute(path, parameters, folder)
+            except Exception as error:
                 bar.close()
-                print(explain(theme, path, failed_copy(folder, path), error))
-                return 1
-            except RuntimeError as error:
-                # of nbclient, or of jupyter_client when the kernel never came up
-                if not isinstance(error, DeadKernelError) and not str(error).startswith(
-                    "Kernel died"
-                ):
-                    raise
-                bar.close()
-                print(
-                    f"\nTheme {theme}: the kernel was killed, most often because memory"
-                    " ran out. Close other programs, then run again: finished work"
-                    f" loads. So far: {failed_copy(folder, path)}"
-                )
-                return 1
-            except OSError as error:
-                bar.close()
-                free = shutil.disk_usage(folder).free / 1e6
-                print(
-                    f"\nTheme {theme}: its executed notebook could not be written to"
-                    f" {folder} ({error.strerror}; {free:,.1f} MB are free there). Free"
-                    " some space, then run again: finished work loads."
-                )
+                print(explain(theme, path, folder, error), file=sys.stderr)
                 return 1
     print(summary(home, seconds))
     print(*timing.report(folder, seconds), sep="\n")

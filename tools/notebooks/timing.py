@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.shared import text
+
 NOTEBOOK_LIMIT, CELL_LIMIT = 60.0, 10.0  # seconds
 
 
@@ -49,12 +51,12 @@ def of_theme(folder: Path, theme: int) -> list[Cell]:
     """The cells of a theme's executed notebook; none where it has not run, or only
     failed.
     """
-    whole = (
-        path
+    return [
+        cell
         for path in folder.glob(f"theme{theme}_*.ipynb")
         if not path.stem.endswith(".failed")
-    )
-    return [cell for path in whole for cell in cells(path)]
+        for cell in cells(path)
+    ]
 
 
 def report(folder: Path, seconds: dict[int, float], slowest: int = 5) -> list[str]:
@@ -71,26 +73,19 @@ def report(folder: Path, seconds: dict[int, float], slowest: int = 5) -> list[st
     timed = {theme: of_theme(folder, theme) for theme in seconds}
     ranked = sorted(
         (cell for own in timed.values() for cell in own), key=lambda cell: -cell.seconds
-    )[:slowest]
-    lines = [
-        "",
-        "slowest cells:",
-        *(
-            f"  {cell.seconds:6.1f} s  theme {cell.theme}, {cell.section}"
-            for cell in ranked
-        ),
-    ]
-    slow = [theme for theme, own in timed.items() if not live(seconds[theme], own)]
+    )
+    lines = ["", "slowest cells:"]
+    for cell in ranked[:slowest]:
+        took = text.duration(cell.seconds)
+        lines.append(f"  {took:>8}  theme {cell.theme}, {cell.section}")
+    slow = [str(n) for n, own in timed.items() if not live(seconds[n], own)]
     limits = f"below {NOTEBOOK_LIMIT:g} s each and no cell above {CELL_LIMIT:g} s"
     if not slow:
         return [*lines, f"fit to be shown live: all {len(timed)} notebooks ({limits})"]
-    slow = ", ".join(map(str, slow))
     return [
         *lines,
-        (
-            f"not fit to be shown live as they ran just now: theme {slow} (fit is"
-            f" {limits});"
-        ),
+        "not fit to be shown live as they ran just now: theme"
+        f" {', '.join(slow)} (fit is {limits});",
         "run again: finished work loads, labelled with its date",
     ]
 
@@ -106,22 +101,18 @@ def table(homes: list[Path]) -> str:
     """Markdown: one row a theme, for each home the seconds of all cells and the slowest
     of them.
     """
-    lines = [
-        "| theme |"
-        + "".join(f" {home.name}, all cells | slowest cell |" for home in homes),
-        "|---|" + "---|---|" * len(homes),
-    ]
+    heads = "".join(f" {home.name}, all cells | slowest cell |" for home in homes)
+    lines = [f"| theme |{heads}", "|---|" + "---|---|" * len(homes)]
     for theme in range(1, 9):
         row = f"| {theme} |"
         for home in homes:
             timed = of_theme(home / "exports" / "notebooks", theme)
-            top = max(timed, key=lambda cell: cell.seconds, default=None)
-            row += (
-                f" {sum(cell.seconds for cell in timed):.0f} s | {top.seconds:.1f} s:"
-                f" {top.section} |"
-                if top
-                else " not run | |"
-            )
+            if not timed:
+                row += " not run | |"
+                continue
+            top = max(timed, key=lambda cell: cell.seconds)
+            total = sum(cell.seconds for cell in timed)
+            row += f" {total:.0f} s | {top.seconds:.1f} s: {top.section} |"
         lines.append(row)
     return "\n".join(lines)
 

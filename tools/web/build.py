@@ -30,9 +30,9 @@ import sample_data
 import utils
 from tools.colab.publish import BADGE
 from tools.notebooks import run
-from tools.report.build import build as report
-from tools.report.build import card
-from tools.report.build import tables as report_tables
+from tools.report import build as report
+from tools.report import card
+from tools.report import tables as report_tables
 from tools.web import pages
 
 KIT = Path(__file__).resolve().parents[2]

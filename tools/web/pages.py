@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from markupsafe import Markup
 
 import utils
-from tools.report.build import build as report
+from tools.report import build as report
 from tools.shared.secrets import PLACEHOLDER, SECRETS
 from tools.web import safe_html
 
