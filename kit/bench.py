@@ -57,9 +57,9 @@ def torch_runner(
 
     def run(pixels: np.ndarray) -> np.ndarray:
         # On a GPU, ONNX Runtime may search for the quickest kernel, so PyTorch may as
-        # well.
+        # well. (`enabled` is said, as its default here is False.)
         search = (
-            torch.backends.cudnn.flags(benchmark=True, deterministic=False)
+            torch.backends.cudnn.flags(enabled=True, benchmark=True)
             if device == "cuda"
             else nullcontext()
         )

@@ -754,6 +754,26 @@ def test_names_of_the_handout(data, stored, checkpoint):
             utils.benchmark_model(network, (2, 1, 32, 32))
 
 
+def test_pytorch_is_timed_with_cudnn_on(monkeypatch):
+    """As on a GPU; the network stays on the CPU and looks at the switches."""
+
+    class Spy(torch.nn.Module):
+        model = torch.nn.Identity()
+
+        def to(self, *_, **__):
+            return self
+
+        def forward(self, pixels):
+            seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark))
+            return (pixels,)
+
+    seen, before = [], torch.backends.cudnn.benchmark
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    run = utils.torch_runner(Spy(), "cuda")
+    run(np.zeros((1, 1, 2, 2), np.uint8))
+    assert seen == [(True, True)] and torch.backends.cudnn.benchmark == before
+
+
 def test_pareto_front_against_its_definition():
     table = pd.DataFrame(
         np.random.default_rng(3).integers(0, 5, (40, 3)),
