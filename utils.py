@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -3461,7 +3462,8 @@ def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) 
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise CourseError('There is no GPU here: pass device="cpu".')
-    model, images = model.to(device).eval(), torch.rand(input_shape)
+    # a copy: the caller's network stays where and as it is
+    model, images = deepcopy(model).to(device).eval(), torch.rand(input_shape)
 
     @torch.inference_mode()
     def run(images):

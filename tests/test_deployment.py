@@ -738,7 +738,7 @@ def test_compiler_that_fails_is_left_out_in_one_sentence(
 
 
 def test_names_of_the_handout(data, stored, checkpoint):
-    network, _ = utils.load_model(checkpoint)
+    network = utils.load_model(checkpoint)[0].train()  # it is left as it was
     keys = {"latency_p50", "latency_p95", "latency_p99", "throughput"}
     ours = utils.benchmark_model(
         network, (2, 1, 32, 32), device="cpu", num_runs=5, warmup=1
@@ -749,6 +749,7 @@ def test_names_of_the_handout(data, stored, checkpoint):
         theirs["provider"] == "CPUExecutionProvider"
         and ours["latency_p50"] <= ours["latency_p99"]
     )
+    assert network.training and all(part.training for part in network.modules())
     if not torch.cuda.is_available():
         with pytest.raises(utils.CourseError, match='pass device="cpu"'):
             utils.benchmark_model(network, (2, 1, 32, 32))
