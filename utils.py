@@ -17,7 +17,6 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
@@ -2826,55 +2825,15 @@ class OnnxModel:
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-class BoundModel(OnnxModel):
-    """The same with buffers that stay on the device, one pair for each batch size
-    (IOBinding).
-
-    With enable_cuda_graph=True a GPU records its kernels once for each batch size and
-    replays them in one launch, which pays where launching costs more than computing:
-    small networks, small batches.
+def open_or_say(path: Path, provider: str = "cpu", **options) -> OnnxModel | None:
+    """The model in a session, or None after saying why it does not start there: a row
+    of a benchmark is left out, never run elsewhere.
     """
-
-    def __init__(self, path, classes=None, provider="cuda", **options):
-        super().__init__(path, classes, provider, **options)
-        self.place, self.buffers, self.lock = (
-            "cuda" if provider != "cpu" else "cpu",
-            {},
-            threading.Lock(),
-        )
-
-    def predict(self, pixels: np.ndarray) -> np.ndarray:
-        import onnxruntime as ort
-
-        pixels = self.check(pixels)
-        with self.lock:  # the buffers are shared: one client at a time
-            return self._predict(pixels, ort)
-
-    def predict_all(self, pixels: np.ndarray, batch: int = 128):
-        raise CourseError(
-            "BoundModel binds the probabilities alone: for embeddings use OnnxModel on"
-            " the same file."
-        )
-
-    def _predict(self, pixels, ort):
-        if len(pixels) not in self.buffers:
-            answer = np.zeros((len(pixels), len(self.classes)), np.float32)
-            # A copy: in host memory an OrtValue shares the array that it was made from,
-            # and would overwrite it later.
-            source, target = (
-                ort.OrtValue.ortvalue_from_numpy(a, self.place, 0)
-                for a in (pixels.copy(), answer)
-            )
-            binding, options = self.session.io_binding(), ort.RunOptions()
-            binding.bind_ortvalue_input("pixels", source)
-            binding.bind_ortvalue_output("probabilities", target)
-            options.add_run_config_entry("gpu_graph_id", str(len(self.buffers) + 1))
-            self.buffers[len(pixels)] = source, target, binding, options
-        source, target, binding, options = self.buffers[len(pixels)]
-        # the copy to the device counts, as it does for PyTorch
-        source.update_inplace(pixels)
-        self.session.run_with_iobinding(binding, options)
-        return np.array(target.numpy())
+    try:
+        return OnnxModel(path, provider=provider, **options)
+    except CourseError as error:
+        print(f"left out: {error}")
+        return None
 
 
 def agreement(
@@ -3391,11 +3350,12 @@ def make_backends(
     ]
     jobs += [("fp32", models["fp32"], "cpu")] if course.device.type != "cpu" else []
     for name, path, device in jobs:
-        model, options = _serving_model(course, name, path, device, pixels)
-        if model:
+        provider = "tensorrt" if name == "tensorrt" else device
+        options = tensorrt_options(course) if name == "tensorrt" else {}
+        if model := open_or_say(path, provider, **options):
             spec = shape | {
                 "path": path,
-                "device": "tensorrt" if name == "tensorrt" else device,
+                "device": provider,
                 "provider": model.provider,
                 "options": options,
             }
@@ -3416,30 +3376,6 @@ def make_backends(
         {b.name: "PyTorch eager" + where[b.device] for b in backends},
         pd.concat(tuning),
     )
-
-
-def _serving_model(
-    course: Course, name: str, path: Path, device: str, pixels: np.ndarray
-):
-    """The quickest session that starts and answers, with the options it took; (None,
-    {}), and why, where none does.
-    """
-    if device == "cpu":
-        return OnnxModel(path), {}
-    provider, tries = "cuda", ({"enable_cuda_graph": True}, {})
-    if name == "tensorrt":
-        provider, tries = "tensorrt", (tensorrt_options(course),)
-    for options in tries:
-        try:
-            model = BoundModel(path, provider=provider, **options)
-            model.predict(np.array(pixels[:1]))
-            return model, options
-        except Exception as error:  # ONNX Runtime raises a dozen types of its own
-            print(
-                f"{name} on {provider} with {', '.join(options) or 'bound buffers'}"
-                f" DOES NOT RUN: {error}"
-            )
-    return None, {}
 
 
 def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
@@ -3592,7 +3528,7 @@ def tensorrt_options(course: Course) -> dict:
 
 def _tensorrt_provider(course: Course, path: Path, engine: Path):
     """Route 1: ONNX Runtime hands the graph to TensorRT."""
-    model = BoundModel(path, provider="tensorrt", **tensorrt_options(course))
+    model = OnnxModel(path, provider="tensorrt", **tensorrt_options(course))
     model.predict(
         np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8)
     )
@@ -8055,9 +7991,7 @@ def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, flo
 # ======================================================================================
 
 
-def summary_backends(
-    course: Course, results: dict, pixels: np.ndarray
-) -> list[Backend]:
+def summary_backends(course: Course, results: dict) -> list[Backend]:
     """The variants of the summary that exist here, ready to be timed side by side; one
     that does not start is said.
     """
@@ -8071,26 +8005,14 @@ def summary_backends(
         results.get("theme4", {}).get("models", {}),
         results.get("theme7", {}).get("models", {}),
     )
-    rt = (
-        models.get("fp32")
-        if results.get("theme4", {}).get("tensorrt", {}).get("works")
-        and device == "cuda"
-        else None
-    )
     served = (
         ("ONNX float32", "fp32", models.get("fp32"), device),
         ("ONNX INT8", "int8", models.get("int8"), "cpu"),
-        ("TensorRT", "tensorrt", rt, "cuda"),
         ("retrained", "fp32", deployed.get("after"), device),
     )
     for name, kind, digest, where in served:
         path = course.exports / "models" / f"{digest}.onnx"
-        model = (
-            _serving_model(course, kind, path, where, pixels)[0]
-            if digest and path.exists()
-            else None
-        )
-        if model:
+        if path.exists() and (model := open_or_say(path, where)):
             backends.append(
                 Backend(name, model.predict, where, kind, model.provider, path)
             )

@@ -295,31 +295,12 @@ def test_silent_fallback_to_the_cpu_is_a_loud_failure(stored, monkeypatch, tmp_p
         utils.make_session(stored, "cuda")
 
 
-def test_bound_buffers_give_the_same_answers_also_to_several_clients(
-    data, stored, model
-):
-    bound, before = utils.BoundModel(stored, provider="cpu"), np.array(data.pixels[:4])
-    expected = model.predict(data.pixels[:4])
-    for batch in (1, 4, 1, 3):
-        assert np.allclose(
-            bound.predict(data.pixels[:batch]), expected[:batch], atol=1e-6
-        )
-    assert np.array_equal(data.pixels[:4], before)  # the caller's images are left alone
-    answers, threads = {}, []
-    for number in range(4):
-
-        def ask(number=number):
-            answers[number] = [
-                bound.predict(data.pixels[number : number + 1]) for _ in range(50)
-            ]
-
-        threads.append(threading.Thread(target=ask))
-    [thread.start() for thread in threads], [thread.join() for thread in threads]
-    assert all(
-        np.allclose(answer, expected[number], atol=1e-6)
-        for number in range(4)
-        for answer in answers[number]
-    )
+def test_what_does_not_start_is_said_and_left_out(data, stored, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert utils.open_or_say(stored, "cuda") is None
+    assert "left out: " in capsys.readouterr().out
+    assert utils.open_or_say(stored).provider == "CPUExecutionProvider"
 
 
 def test_error_of_onnx_runtime_is_told_in_words(data, stored):
@@ -351,36 +332,6 @@ def test_odd_sizes_and_three_classes(open_course, size):
     assert table["max_abs_diff"].max() <= 1e-5 and model.predict(
         np.array(data.pixels[:2])
     ).shape == (2, 3)
-
-
-@pytest.mark.parametrize("graphs, plain", [(True, True), (False, True), (False, False)])
-def test_gpu_without_cuda_graphs_and_gpu_that_does_not_start(
-    data, stored, monkeypatch, capsys, graphs, plain
-):
-    """With a stand-in for the session on a GPU: what does not run is said, and never
-    runs on the CPU instead.
-    """
-
-    class StandIn:
-        def __init__(self, path, provider, **options):
-            if not (graphs if "enable_cuda_graph" in options else plain):
-                raise RuntimeError("all compute graph nodes have not been partitioned")
-
-        def predict(self, pixels):
-            return pixels
-
-    monkeypatch.setattr(utils, "BoundModel", StandIn)
-    model, options = utils._serving_model(
-        data.course, "fp32", stored, "cuda", np.array(data.pixels[:2])
-    )
-    said = capsys.readouterr().out
-    assert (model is not None) == plain and ("enable_cuda_graph" in options) == graphs
-    assert said.count("DOES NOT RUN") == (not graphs) + (not plain)
-
-
-def test_bound_model_refuses_what_its_buffers_do_not_hold(data, stored):
-    with pytest.raises(utils.CourseError, match="for embeddings use OnnxModel"):
-        utils.BoundModel(stored, provider="cpu").predict_all(data.pixels)
 
 
 # --- INT8

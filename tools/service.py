@@ -42,14 +42,8 @@ def build(spec: dict):
 
     torch.set_num_threads(spec["threads"])
     if "provider" in spec:
-        # A CUDA graph belongs to the thread that recorded it, and several clients are
-        # several threads.
-        options = {
-            name: value
-            for name, value in spec["options"].items()
-            if name != "enable_cuda_graph"
-        }
-        model = utils.BoundModel(spec["path"], provider=spec["device"], **options)
+        options = {"provider": spec["device"], **spec["options"]}
+        model = utils.OnnxModel(spec["path"], **options)
         return model.predict, lambda threads: None
     model, state = utils.load_model(spec["path"])
     options = spec["options"] | {"dtype": getattr(torch, spec["precision"])}
