@@ -34,9 +34,7 @@ from torch import nn
 # What the chapters stand on, for the notebooks' convenience.
 from kit.bench import (  # noqa: F401
     Backend,
-    benchmark_services,
     benchmark_table,
-    clients_table,
     percentiles,
     timed,
     torch_runner,
@@ -3238,46 +3236,19 @@ def benchmark(
 
 
 def benchmark_once(
-    course: Course,
-    name: str,
-    backends,
-    pixels,
-    again: bool = False,
-    measure=benchmark,
-    **options,
-):
-    """`benchmark` (or `benchmark_services`) by identity: a finished one loads and says
-    when and where it was measured.
+    course: Course, name: str, backends, pixels, again: bool = False, **options
+) -> list:
+    """`benchmark`, loaded where this machine has measured the same backends before.
 
     again : bool
         Measure again and replace what is stored.
     """
     import onnxruntime
 
-    # A home may move: the path of a file is no part of the identity, its content is.
-    specs = [
-        {key: value for key, value in b.spec.items() if key != "path"} for b in backends
-    ]
-    files = [
-        (b.name, b.device, b.precision, b.provider, spec, hash_file(b.file)[:16])
-        for b, spec in zip(backends, specs, strict=True)
-    ]
-
-    def work():
-        return measure(backends, pixels, **options)
-
-    given = (
-        measure,
-        files,
-        options,
-        list(pixels.shape),
-        torch.get_num_threads(),
-        hardware(),
-        torch.__version__,
-        onnxruntime.__version__,
-        hash_file(KIT / "tools" / "service.py"),
-    )
-    return load_or_run(course, name, work, depends=given, again=again)
+    here = [hardware(), torch.get_num_threads()]
+    here += [torch.__version__, onnxruntime.__version__]
+    work = partial(benchmark, backends, pixels, **options)
+    return load_or_run(course, name, work, depends=here, again=again)
 
 
 def make_backends(
@@ -3300,11 +3271,6 @@ def make_backends(
     the CPU, so with a GPU both devices have a reference. What does not start on the GPU
     is said and left out; it never runs on the CPU instead."""
     network, _ = served_network(course, checkpoint)
-    shape = {
-        "channels": course.channels,
-        "size": course.image_size,
-        "threads": torch.get_num_threads(),
-    }
     backends, tuning = [], []
     where = (
         {course.device.type: ""}
@@ -3323,25 +3289,13 @@ def make_backends(
         tuning.append(table.assign(device=device))
         low = str(options.get("dtype", torch.float32)).removeprefix("torch.")
         kinds = [
-            ("PyTorch eager", torch_runner(network, device), {}, "float32"),
-            (f"PyTorch {label}", run, options, low),
+            ("PyTorch eager", torch_runner(network, device), "float32"),
+            (f"PyTorch {label}", run, low),
         ]
-        for name, call, own, precision in kinds:
-            spec = shape | {
-                "path": checkpoint,
-                "device": device,
-                "precision": precision,
-                "options": {key: value for key, value in own.items() if key != "dtype"},
-            }
+        for name, call, precision in kinds:
             backends.append(
                 Backend(
-                    name + where[device],
-                    call,
-                    device,
-                    precision,
-                    "PyTorch",
-                    checkpoint,
-                    spec,
+                    name + where[device], call, device, precision, "PyTorch", checkpoint
                 )
             )
     jobs = [
@@ -3353,12 +3307,6 @@ def make_backends(
         provider = "tensorrt" if name == "tensorrt" else device
         options = tensorrt_options(course) if name == "tensorrt" else {}
         if model := open_or_say(path, provider, **options):
-            spec = shape | {
-                "path": path,
-                "device": provider,
-                "provider": model.provider,
-                "options": options,
-            }
             precision = "float16" if name == "tensorrt" else model.metadata["precision"]
             backends.append(
                 Backend(
@@ -3368,7 +3316,6 @@ def make_backends(
                     precision,
                     model.provider,
                     path,
-                    spec,
                 )
             )
     return (

@@ -6,9 +6,7 @@ import itertools
 import json
 import shutil
 import sys
-import threading
 import types
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,6 @@ import torch
 from onnx import numpy_helper
 
 import utils
-from tools import service
 
 
 def store_checkpoint(
@@ -509,87 +506,32 @@ def test_table_against_numpy():
     assert table.loc["slow", "speedup"] == 1 and table.loc["quick", "calls"] == 150
 
 
-def test_clients_really_run_at_once():
-    together = threading.Barrier(4, timeout=20)
-
-    def run(pixels):
-        together.wait()  # passes only when four clients are inside
-
-    shares = []
-    told = service.turn(
-        run, shares.append, np.zeros((1, 1, 1, 1)), clients=4, seconds=0, threads=2
-    )
-    assert len(told["ms"]) == 4 and shares == [1] * 4
-    # ms are rounded
-    assert told["images_s"] == pytest.approx(
-        sum(1000 / ms for ms in told["ms"]), rel=0.05
-    )
-    alone = service.turn(
-        lambda _: None,
-        shares.append,
-        np.zeros((1, 1, 1, 1)),
-        clients=1,
-        seconds=0,
-        threads=2,
-    )
-    assert len(alone["ms"]) == 1 and shares[-1] == 2
-
-
-def test_clients_table_against_numpy():
-    rng = np.random.default_rng(1)
-    rows = [
-        {
-            "backend": "a",
-            "clients": 4,
-            "round": n,
-            "images_s": 10.0 * n,
-            "ms": rng.gamma(4, 1, 30).tolist(),
-        }
-        for n in range(3)
-    ]
-    (row,) = utils.clients_table(rows).to_dict("records")
-    pooled = np.concatenate([part["ms"] for part in rows])
-    assert row["calls"] == 90 and row["images_s"] == 10
-    assert row["p50_ms"] == pytest.approx(np.median(pooled))
-    assert row["p95_ms"] == pytest.approx(np.percentile(pooled, 95))
-
-
-def test_a_finished_benchmark_loads_and_is_measured_again_on_demand(data, capsys):
-    calls = []
-    backend, pixels = (
-        fake("a", lambda pixels: calls.append(1)),
-        np.zeros((1, 1, 2, 2), np.uint8),
-    )
-    first, second = (
-        utils.benchmark_once(
-            data.course, "b", [backend], pixels, batches=(1,), rounds=1, seconds=0
-        )
-        for _ in range(2)
-    )
-    assert first == second and "b: loaded, measured" in capsys.readouterr().out
-    before = len(calls)
-    utils.benchmark_once(
-        data.course,
-        "b",
-        [backend],
-        pixels,
-        again=True,
-        batches=(1,),
-        rounds=1,
-        seconds=0,
-    )
-    assert len(calls) > before
-    other = fake("a", lambda pixels: calls.append(1), file=utils.KIT / "utils.py")
-    before = len(calls)
-    utils.benchmark_once(
-        data.course, "b", [other], pixels, batches=(1,), rounds=1, seconds=0
-    )
-    assert len(calls) > before  # another file is another benchmark
-
-
-def test_every_backend_answers_alike_and_serves_in_a_process_of_its_own(
-    data, checkpoint, stored
+def test_a_finished_benchmark_loads_and_is_measured_again_on_demand(
+    data, stored, model, capsys
 ):
+    calls, ask = [], model.session.run
+    model.session = types.SimpleNamespace(
+        run=lambda *given: calls.append(1) or ask(*given)
+    )
+    other = utils.OnnxModel(
+        utils.store_onnx(data.course, onnx.load(stored), model.metadata | {"seed": 43})
+    )
+    pixels = np.array(data.pixels[:1])
+
+    def measure(of=model, **options):
+        backends, before = [fake("a", of.predict)], len(calls)
+        options |= {"batches": (1,), "rounds": 1, "seconds": 0}
+        utils.benchmark_once(data.course, "b", backends, pixels, **options)
+        return len(calls) > before, capsys.readouterr().out
+
+    assert measure() == (True, "")
+    ran, said = measure()
+    assert not ran and said.startswith("b: loaded, measured")
+    assert measure(again=True)[0]
+    assert measure(other)[1] == ""  # another file is another benchmark
+
+
+def test_every_backend_answers_alike(data, checkpoint, stored):
     int8 = utils.quantize_int8(
         data.course, stored, data.pixels[utils.calibration_rows(data)]
     )
@@ -607,16 +549,6 @@ def test_every_backend_answers_alike_and_serves_in_a_process_of_its_own(
     assert set(reference.values()) == {"PyTorch eager"} and (
         tuning.drop(columns="device") > 0
     ).all(axis=None)
-    services = utils.benchmark_services(
-        backends, pixels, clients=(1, 2), seconds=0.01, rounds=2
-    )
-    assert len(services["clients"]) == 4 * 2 * 2 and all(
-        row["ms"] for row in services["clients"]
-    )
-    if Path("/proc/self/status").exists():
-        memory = {name: told["memory_mb"] for name, told in services["memory"].items()}
-        # the service without torch has no torch
-        assert memory["ONNX Runtime fp32"] < 200 < memory["PyTorch eager"]
 
 
 def test_choice_of_pytorch_settings_is_kept_when_the_notebook_runs_again(
@@ -635,33 +567,6 @@ def test_choice_of_pytorch_settings_is_kept_when_the_notebook_runs_again(
         chosen.append(backends[1].name)
         assert (tuning[[1, 32]] == 1.0).all(axis=None) and len(tuning) == 2
     assert chosen[0] == chosen[1]
-
-
-def test_service_that_dies_says_so(monkeypatch, tmp_path):
-    """With a service that serves once, then ends."""
-    (tmp_path / "tools").mkdir()
-    (tmp_path / "tools" / "service.py").write_text(
-        "print('\"VmHWM: 1024 kB\"', flush=True)"
-    )
-    monkeypatch.setattr(utils, "KIT", tmp_path)
-    with pytest.raises(utils.CourseError, match="serves a died with 1 clients"):
-        utils.benchmark_services([fake("a")], np.zeros((1, 1, 2, 2), np.uint8))
-
-
-def test_service_that_does_not_start_says_why(data, stored):
-    spec = {
-        "path": str(stored),
-        "provider": "CPUExecutionProvider",
-        "threads": 1,
-        "channels": 3,
-        "size": 32,
-    }
-    broken = replace(fake("three channels", file=stored), spec=spec)
-    with pytest.raises(
-        utils.CourseError,
-        match="three channels did not start in a process of its own: .*INVALID_ARG",
-    ):
-        utils.benchmark_services([broken], np.zeros((1, 3, 32, 32), np.uint8))
 
 
 def test_compiler_that_fails_is_left_out_in_one_sentence(
