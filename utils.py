@@ -14,7 +14,6 @@ import json
 import math
 import operator
 import os
-import re
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 # What the chapters stand on, for the notebooks' convenience.
+from kit import tensorrt
 from kit.bench import (  # noqa: F401
     Backend,
     benchmark_table,
@@ -3305,7 +3305,7 @@ def make_backends(
     jobs += [("fp32", models["fp32"], "cpu")] if course.device.type != "cpu" else []
     for name, path, device in jobs:
         provider = "tensorrt" if name == "tensorrt" else device
-        options = tensorrt_options(course) if name == "tensorrt" else {}
+        options = tensorrt.options(course) if name == "tensorrt" else {}
         if model := open_or_say(path, provider, **options):
             precision = "float16" if name == "tensorrt" else model.metadata["precision"]
             backends.append(
@@ -3421,187 +3421,6 @@ def cost_per_million(images_s: float, price_per_hour: float) -> float:
     that never waits.
     """
     return 1e6 * price_per_hour / (3600 * images_s)
-
-
-# --------------------------------------------------------------------------------------
-# TensorRT: tried, and whatever happens, written down
-# --------------------------------------------------------------------------------------
-
-# The first pattern that fits names the reason.
-TENSORRT_REASONS = {
-    "not installed": r"No module named",
-    "no GPU": (
-        r"no (NVIDIA )?GPU|no CUDA-capable device|no CUDA runtime|found no NVIDIA"
-    ),
-    "GPU generation": r"target GPU|\bSM ?\d+ is not supported|compute capability",
-    "driver": r"driver|CUDA initialization failure|error: (35|803|804)\b",
-    "unsupported operator": (
-        r"unsupported|no importer|not supported|no conversion|not been partitioned"
-    ),
-    "library version": r"\.so|cannot start|did not start|version|incompatible|symbol",
-}
-
-
-def classify_tensorrt(message: str) -> str:
-    """Why TensorRT failed, from its error message: one of
-    TENSORRT_REASONS, or "other".
-    """
-    found = (
-        name
-        for name, pattern in TENSORRT_REASONS.items()
-        if re.search(pattern, message, re.IGNORECASE)
-    )
-    return next(found, "other")
-
-
-def tensorrt_options(course: Course) -> dict:
-    """One engine for batches of 1 to 128, in half precision, kept in runs/ (building
-    takes minutes).
-    """
-    shapes = {
-        name: (
-            f"pixels:{batch}x{course.channels}x{course.image_size}x{course.image_size}"
-        )
-        for name, batch in (("min", 1), ("opt", 32), ("max", 128))
-    }
-    return {f"trt_profile_{name}_shapes": shape for name, shape in shapes.items()} | {
-        "trt_fp16_enable": True,
-        "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": (
-            make_parent(course.local / "runs" / "tensorrt" / "engine").parent
-        ),
-    }
-
-
-def _tensorrt_provider(course: Course, path: Path, engine: Path):
-    """Route 1: ONNX Runtime hands the graph to TensorRT."""
-    model = OnnxModel(path, provider="tensorrt", **tensorrt_options(course))
-    model.predict(
-        np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8)
-    )
-    return f"session on {model.provider}"
-
-
-def _tensorrt_engine(course: Course, path: Path, engine: Path):
-    """Route 2: the package `tensorrt` builds an engine for batches of 1 to 128, stored
-    as exports/model.trt.
-    """
-    import tensorrt
-
-    log = tensorrt.Logger(tensorrt.Logger.ERROR)
-    builder = tensorrt.Builder(log)
-    network = builder.create_network(0)
-    parser = tensorrt.OnnxParser(network, log)
-    if not parser.parse(path.read_bytes()):
-        raise RuntimeError(
-            "; ".join(
-                parser.get_error(number).desc() for number in range(parser.num_errors)
-            )
-        )
-    profile, image = (
-        builder.create_optimization_profile(),
-        (
-            course.channels,
-            course.image_size,
-            course.image_size,
-        ),
-    )
-    profile.set_shape("pixels", (1, *image), (32, *image), (128, *image))
-    config = builder.create_builder_config()
-    config.add_optimization_profile(profile)
-    config.set_flag(tensorrt.BuilderFlag.FP16)
-    built = builder.build_serialized_network(network, config)
-    if built is None:
-        raise RuntimeError("the builder returned no engine")
-    with atomic(engine) as temporary:
-        temporary.write_bytes(bytes(built))
-    return (
-        f"built {engine.name}, {engine.stat().st_size / 2**20:.1f} MiB, with TensorRT"
-        f" {tensorrt.__version__}"
-    )
-
-
-def try_tensorrt(course: Course, path: Path) -> dict:
-    """Try both routes to TensorRT and write what happened to
-    exports/tensorrt_attempt.json.
-
-    A documented failure costs no marks: date, machine, versions, and for each route the
-    outcome, the reason in one word and the message, as found.
-    """
-    attempts = []
-    for route, work in (
-        ("onnxruntime", _tensorrt_provider),
-        ("tensorrt", _tensorrt_engine),
-    ):
-        began, attempt = (
-            time.perf_counter(),
-            {
-                "route": route,
-                "works": False,
-                "reason": "",
-                "message": "",
-            },
-        )
-        try:
-            if not torch.cuda.is_available():
-                raise CourseError(
-                    "there is no GPU here: torch.cuda.is_available() is False"
-                )
-            attempt |= {
-                "works": True,
-                "message": work(course, path, course.exports / "model.trt"),
-            }
-        except Exception as error:
-            # the bindings of TensorRT raise whatever they like; all of it is documented
-            attempt |= {
-                "message": f"{type(error).__name__}: {error}",
-                "reason": classify_tensorrt(str(error)),
-            }
-        attempts.append(attempt | {"seconds": round(time.perf_counter() - began, 1)})
-    told = environment().to_dict() | {"date": now(), "model": Path(path).stem}
-    result = {
-        "works": any(a["works"] for a in attempts),
-        "attempts": attempts,
-        "environment": told,
-    }
-    write_json(course.exports / "tensorrt_attempt.json", result)
-    return result
-
-
-def tensorrt_section(result: dict) -> str:
-    """A section for the report, in Markdown, from what `try_tensorrt` found."""
-    told = result["environment"]
-    lines = [
-        (
-            f"Tried on {told['date']} on {told['hardware']} (Python {told['python']},"
-            f" torch {told['torch']}, CUDA of torch {told['CUDA of torch']}, driver"
-            f" {told.get('GPU driver', 'none')})."
-        ),
-        "",
-        "| route | outcome | reason | message |",
-        "|---|---|---|---|",
-    ]
-    for attempt in result["attempts"]:
-        outcome = "works" if attempt["works"] else "failed"
-        message = " ".join(attempt["message"].split()).replace("|", "/")
-        lines.append(
-            f"| {attempt['route']} | {outcome} | {attempt['reason'] or '–'} |"
-            f" {message} |"
-        )
-    serves = any(
-        attempt["works"] and attempt["route"] == "onnxruntime"
-        for attempt in result["attempts"]
-    )
-    last = (
-        "TensorRT serves this model through ONNX Runtime."
-        if serves
-        else (
-            "TensorRT built an engine; ONNX Runtime serves."
-            if result["works"]
-            else "ONNX Runtime serves instead: the documented fallback."
-        )
-    )
-    return "\n".join([*lines, "", last])
 
 
 # --------------------------------------------------------------------------------------

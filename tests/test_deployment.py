@@ -8,6 +8,7 @@ import shutil
 import sys
 import types
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ import torch
 from onnx import numpy_helper
 
 import utils
+from kit import tensorrt
 
 
 def store_checkpoint(
@@ -676,67 +678,14 @@ def test_graph_table_counts_what_onnx_runtime_fused(stored, data, checkpoint):
 # --- TensorRT
 
 
-@pytest.mark.parametrize(
-    "message,reason",
-    [
-        ("there is no GPU here: torch.cuda.is_available() is False", "no GPU"),
-        ("CUDA error 100: no CUDA-capable device is detected", "no GPU"),
-        (
-            (
-                "[TRT] CUDA initialization failure with error: 35. Please check your"
-                " CUDA installation"
-            ),
-            "driver",
-        ),
-        ("CUDA driver version is insufficient for CUDA runtime version", "driver"),
-        (
-            "In node 12 (importNonMaxSuppression): UNSUPPORTED_NODE: Assertion failed",
-            "unsupported operator",
-        ),
-        ("No importer registered for op: GroupNormalization", "unsupported operator"),
-        (
-            (
-                "TensorrtExecutionProvider did not start and ONNX Runtime fell back to"
-                " CPUExecutionProvider: libnvinfer.so.10: cannot open shared object"
-                " file: No such file or directory"
-            ),
-            "library version",
-        ),
-        ("No module named 'tensorrt'", "not installed"),
-        (
-            "Target GPU SM 70 is not supported by this TensorRT release",
-            "GPU generation",
-        ),
-        (
-            (
-                "This session cannot use the graph capture feature as all compute graph"
-                " nodes have not been partitioned"
-            ),
-            "unsupported operator",
-        ),
-        (
-            "The engine plan file is not compatible with this version of TensorRT",
-            "library version",
-        ),
-        ("something else went wrong", "other"),
-    ],
-)
-def test_reasons_of_tensorrt(message, reason):
-    assert utils.classify_tensorrt(message) == reason
-
-
 def test_tensorrt_without_a_gpu_is_a_documented_result(data, stored):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    result = utils.try_tensorrt(data.course, stored)
-    written = json.loads((data.course.exports / "tensorrt_attempt.json").read_text())
-    assert written == result and not written["works"]
-    found = [(attempt["route"], attempt["reason"]) for attempt in written["attempts"]]
-    assert found == [("onnxruntime", "no GPU"), ("tensorrt", "no GPU")]
-    section = utils.tensorrt_section(written)
-    assert (
-        "| tensorrt | failed | no GPU |" in section and "documented fallback" in section
-    )
+    told = tensorrt.attempt(data.course, stored)
+    written = utils.read_json(data.course.exports / "tensorrt_attempt.json")
+    assert written == told and not any(row["works"] for row in told["attempts"])
+    assert "TensorrtExecutionProvider" in told["attempts"][0]["message"]
+    assert "No module named 'tensorrt'" in told["attempts"][1]["message"]
     assert not (data.course.exports / "model.trt").exists()
 
 
@@ -745,49 +694,19 @@ def test_tensorrt_builds_an_engine_or_says_which_operator_it_lacks(
     data, stored, monkeypatch, parses
 ):
     """With a stand-in for the package: this machine has none."""
-    error = types.SimpleNamespace(
-        desc=lambda: "No importer registered for op: Whatever"
-    )
-    parser = types.SimpleNamespace(
-        parse=lambda _: parses, num_errors=1, get_error=lambda _: error
-    )
-    config = types.SimpleNamespace(
-        add_optimization_profile=lambda _: None, set_flag=lambda _: None
-    )
-    profile = types.SimpleNamespace(set_shape=lambda *_: None)
-    builder = types.SimpleNamespace(
-        create_network=lambda _: None,
-        create_builder_config=lambda: config,
-        create_optimization_profile=lambda: profile,
-        build_serialized_network=lambda *_: b"engine",
-    )
-    module = types.SimpleNamespace(
-        __version__="10.9",
-        Builder=lambda _: builder,
-        OnnxParser=lambda *_: parser,
-        Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda self, _: None}),
-        BuilderFlag=types.SimpleNamespace(FP16=1),
-    )
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(
-        utils,
-        "environment",
-        lambda: pd.Series(
-            {"python": "3", "torch": "2", "hardware": "stand-in", "CUDA of torch": "13"}
-        ),
-    )
-    result = utils.try_tensorrt(data.course, stored)
-    engine, attempt = data.course.exports / "model.trt", result["attempts"][1]
+    package = mock.MagicMock(__version__="10.9")
+    builder, parser = package.Builder(), package.OnnxParser()
+    parser.parse.return_value, parser.num_errors = parses, 1
+    parser.get_error().desc.return_value = "No importer registered for op: Whatever"
+    builder.create_network().get_input().shape = (-1, 1, 32, 32)
+    builder.build_serialized_network.return_value = b"engine"
+    monkeypatch.setitem(sys.modules, "tensorrt", package)
+    row = tensorrt.attempt(data.course, stored)["attempts"][1]
+    engine = data.course.exports / "model.trt"
+    assert row["works"] == parses == engine.exists()
+    assert ("built with TensorRT 10.9" if parses else "Whatever") in row["message"]
     if parses:
-        assert engine.read_bytes() == b"engine" and attempt["works"]
-        assert (
-            "TensorRT built an engine; ONNX Runtime serves."
-            in utils.tensorrt_section(result)
-        )
-    else:
-        assert (
-            attempt["reason"] == "unsupported operator"
-            and "Whatever" in attempt["message"]
-            and not engine.exists()
-        )
+        profile = builder.create_optimization_profile().set_shape
+        sizes = [(n, 1, 32, 32) for n in (1, 32, 128)]
+        profile.assert_called_once_with("pixels", *sizes)
+        assert engine.read_bytes() == b"engine"
