@@ -260,7 +260,7 @@ def test_provider_that_is_not_compiled_in(stored):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed here")
     with pytest.raises(
-        utils.CourseError, match="CUDAExecutionProvider cannot start.*onnxruntime-gpu"
+        utils.CourseError, match='CUDAExec.* cannot start.*or serve on the CPU: prov.*"'
     ):
         utils.make_session(stored, "cuda")
     with pytest.raises(utils.CourseError, match="cannot start"):
@@ -273,7 +273,7 @@ def test_provider_that_is_not_compiled_in(stored):
         utils.benchmark_onnx(stored, (1, 1, 32, 32), providers=["Abacus"])
 
 
-def test_silent_fallback_to_the_cpu_is_a_loud_failure(stored, monkeypatch, tmp_path):
+def test_silent_fallback_to_the_cpu_is_a_loud_failure(stored, monkeypatch):
     """As onnxruntime-gpu behaves without a GPU: CUDA is listed as available, the
     session runs on the CPU.
     """
@@ -282,14 +282,9 @@ def test_silent_fallback_to_the_cpu_is_a_loud_failure(stored, monkeypatch, tmp_p
         onnxruntime, "get_available_providers", lambda: list(utils.PROVIDERS.values())
     )
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: fallen)
-    capi = tmp_path / "capi"
-    capi.mkdir()
-    for name in ("shared", "cuda"):
-        (capi / f"libonnxruntime_providers_{name}.so").write_bytes(b"not a library")
-    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(
         utils.CourseError,
-        match="fell back to CPUExecutionProvider: .*providers_shared.so",
+        match="fell back to CPUExecutionProvider.*serve on the CPU",
     ):
         utils.make_session(stored, "cuda")
 
