@@ -64,12 +64,10 @@ from kit.evidence import (  # noqa: F401
 from kit.figures import (  # noqa: F401
     COLOURS,
     PANELS,
-    draw_network,
     draw_shares,
     heat_maps,
     hours_of,
     image_grid,
-    layer_table,
     mark_alerts,
     name_worst,
     plot_alarm_rates,

@@ -8,8 +8,6 @@ import textwrap
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 # Okabe and Ito (2008): told apart with every common colour blindness. In grey print
 # they are not: figures change the line, the marker or the hatch as well.
@@ -223,112 +221,6 @@ def plot_heat(
         if heat.max() > 0.5:
             axis.contour(heat, levels=[0.5], colors="black", linewidths=2.5)
             axis.contour(heat, levels=[0.5], colors="white", linewidths=1.2)
-    return figure
-
-
-def layer_table(model: nn.Module, channels: int, size: int) -> pd.DataFrame:
-    """One row for each layer that has weights or changes the shape: name, kind, output
-    shape, parameters.
-    """
-    rows, hooks = [], []
-
-    def note(name):
-        def hook(module, _, output):
-            shape = "×".join(str(n) for n in output.shape[1:])
-            rows.append(
-                {
-                    "layer": name,
-                    "kind": type(module).__name__,
-                    "output": shape,
-                    "parameters": sum(p.numel() for p in module.parameters()),
-                }
-            )
-
-        return hook
-
-    for name, module in model.named_modules():
-        if not list(module.children()) and not isinstance(
-            module, (nn.Identity, nn.Dropout)
-        ):
-            hooks.append(module.register_forward_hook(note(name)))
-    was_training = model.training
-    with torch.no_grad():
-        model.eval()(
-            torch.zeros(1, channels, size, size, device=next(model.parameters()).device)
-        )
-    model.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return pd.DataFrame(rows)
-
-
-# Colour and hatch of each kind of layer, the same in every drawing.
-KINDS = {
-    "Conv2d": (0, ""),
-    "BatchNorm2d": (5, ".."),
-    "ReLU": (4, "//"),
-    "MaxPool2d": (2, "xx"),
-    "Linear": (1, ""),
-}
-
-
-def draw_network(table: pd.DataFrame, title: str):
-    """Draw the layers of `layer_table`; height: square root of the maps' side, arrows:
-    residual connections.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(11, 3.8))
-    rows, x, last, blocks = table[~table["layer"].str.contains("shortcut")], 0.0, "", {}
-    for row in rows.itertuples():
-        maps, *side = (int(n) for n in row.output.split("×"))
-        height, width = (
-            math.sqrt(side[0]) if side else 1.0,
-            0.25 + 0.12 * math.log2(maps),
-        )
-        colour, hatch = KINDS.get(row.kind, (3, "oo"))
-        look = {
-            "color": COLOURS[colour],
-            "hatch": hatch,
-            "edgecolor": "white",
-            "align": "edge",
-            "label": row.kind,
-        }
-        axis.bar(x, height, width, bottom=-height / 2, **look)
-        if row.output != last:
-            axis.text(
-                x,
-                -height / 2 - 0.4,
-                row.output,
-                rotation=90,
-                ha="left",
-                va="top",
-                fontsize=9,
-            )
-        block, _, part = row.layer.rpartition(".")
-        if part == "conv1":
-            blocks[block] = [x, x, height / 2]
-        if block in blocks:
-            blocks[block][1] = x + width
-        x, last = x + width + 0.25, row.output
-    arrow = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.4", "lw": 1.5}
-    for left, right, top in blocks.values():
-        axis.annotate("", (right, top), (left, top), arrowprops=arrow)
-    handles, labels = axis.get_legend_handles_labels()
-    first = dict(zip(labels, handles, strict=True))
-    axis.legend(
-        first.values(), first.keys(), ncols=len(first), loc="upper right", fontsize=9
-    )
-    low, high = axis.get_ylim()
-    note = "maps × height × width" + (
-        "; arrows: residual connections" if blocks else ""
-    )
-    axis.set(
-        title=f"{title}: {table['parameters'].sum():,} parameters ({note})",
-        ylim=(low - 3.2, high + 2.5),
-    )
-    axis.axis("off")
     return figure
 
 
