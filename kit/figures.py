@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 
 import numpy as np
@@ -269,82 +268,6 @@ def plot_steps(table: pd.DataFrame, title: str):
         title=title,
     )
     figure.legend(loc="outside lower center", ncols=len(batches))
-    return figure
-
-
-def plot_sensitivity(scan: list, title: str):
-    """How far the probabilities move when one layer alone is quantized, most sensitive
-    layer on top.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    table = pd.DataFrame(scan)[::-1]
-    figure, axis = plt.subplots(figsize=(9, 0.28 * len(table) + 1.4))
-    # bars on a logarithmic axis have no zero
-    axis.plot(table["kl"].clip(lower=1e-12), table["layer"], "o")
-    axis.set(
-        xscale="log",
-        xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)",
-        ylabel="layer in INT8",
-        title=title,
-    )
-    return figure
-
-
-# What an operator does, by a piece of its name; the first that fits.
-OPERATIONS = {
-    "convolution": "Conv",
-    "normalisation": "BatchNorm",
-    "activation": "Relu",
-    "addition": "Add",
-    "pooling": "Pool|Reduce",
-}
-
-
-def plot_graphs(table: pd.DataFrame, title: str):
-    """The nodes of several versions of one graph, stacked by what they do (table of
-    `graph_table`).
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(10, 0.55 * len(table.columns) + 1.6))
-    left, nodes = (
-        np.zeros(len(table.columns)),
-        table.drop(index=["all nodes", "KiB on disk"]),
-    )
-    kinds = pd.Series(
-        {
-            name: next(
-                (kind for kind, piece in OPERATIONS.items() if re.search(piece, name)),
-                "other",
-            )
-            for name in nodes.index
-        }
-    )
-    for number, kind in enumerate([*OPERATIONS, "other"]):
-        count = nodes[kinds == kind].sum().to_numpy()
-        bars = axis.barh(
-            table.columns,
-            count,
-            left=left,
-            label=kind,
-            color=COLOURS[number],
-            edgecolor="white",
-            hatch=("", "..", "//", "xx", "", "oo")[number],
-        )
-        axis.bar_label(
-            bars,
-            [str(n) if n else "" for n in count],
-            label_type="center",
-            fontsize=9,
-            bbox={"facecolor": "white", "pad": 1, "edgecolor": "none", "alpha": 0.8},
-        )
-        left += count
-    axis.invert_yaxis()
-    axis.set(xlabel="number of nodes", ylabel="graph", title=title)
-    axis.legend(ncols=3, loc="lower right")
     return figure
 
 
