@@ -2989,43 +2989,6 @@ def _metadata(path: Path) -> dict:
 LAYERS = ("Conv", "Gemm", "MatMul")
 
 
-def quantize_linear(x: np.ndarray, low: float, high: float) -> tuple[np.ndarray, float]:
-    """What the operator QuantizeLinear makes of x, float32 (n,): uint8 (n,), and the
-    scale; for an exercise.
-    """
-    from onnx.helper import (
-        make_graph,
-        make_model,
-        make_node,
-        make_opsetid,
-        make_tensor_value_info,
-    )
-    from onnx.reference import ReferenceEvaluator
-
-    ports = [
-        make_tensor_value_info(name, kind, None)
-        for name, kind in zip("xszy", (1, 1, 2, 2), strict=True)
-    ]
-    graph = make_graph(
-        [make_node("QuantizeLinear", ["x", "s", "z"], ["y"])],
-        "quantize",
-        ports[:3],
-        ports[3:],
-    )
-    scale = np.float32((high - low) / 255)
-    given = {
-        "x": np.asarray(x, np.float32),
-        "s": scale,
-        "z": np.uint8(round(-low / scale)),
-    }
-    return (
-        ReferenceEvaluator(make_model(graph, opset_imports=[make_opsetid("", 20)])).run(
-            None, given
-        )[0],
-        scale,
-    )
-
-
 def quantizable(path: Path) -> dict[str, str]:
     """The layers with weights of an exported graph: name of the node -> name of the
     layer in PyTorch.
