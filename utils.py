@@ -15,7 +15,6 @@ import math
 import operator
 import os
 import sys
-import tempfile
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
@@ -195,8 +194,10 @@ from kit.serving import (  # noqa: F401
     graph_table,
     make_session,
     put_in_service,
+    read_metadata,
     rewritten,
     store_onnx,
+    temporary_onnx,
     verify_onnx,
 )
 from kit.trackers import TRACKERS, Curves, _WandB, show_tensorboard  # noqa: F401
@@ -2899,12 +2900,7 @@ def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarra
 
 
 def quantize_int8(
-    course: Course,
-    path: Path,
-    pixels: np.ndarray,
-    keep_float=(),
-    only=None,
-    layers=False,
+    course: Course, path: Path, pixels: np.ndarray, keep_float=(), only=()
 ) -> Path:
     """Static INT8 of an exported network: weights and activations as 8-bit integers.
 
@@ -2919,87 +2915,42 @@ def quantize_int8(
     pixels : uint8 (N, C, S, S)
         The calibration set: training images, never those that judge the result.
     keep_float, only : sequence of str
-        Nodes that stay in float32; or the only ones to quantize, for the sensitivity
-        scan.
-    layers : bool
-        Quantize layers with weights only, and leave additions and pooling between them
-        in float32.
+        Nodes that stay in float32; or the only ones to quantize.
     """
-    import logging
+    from onnxruntime import quantization as q
 
-    import onnx
-    from onnxruntime import quantization
-
-    class Reader(quantization.CalibrationDataReader):
+    class Reader(q.CalibrationDataReader):
         def __init__(self):
-            self.batches = iter(np.array_split(pixels, max(len(pixels) // 32, 1)))
+            batches = np.array_split(pixels, max(len(pixels) // 32, 1))
+            self.batches = ({"pixels": np.array(batch)} for batch in batches)
 
         def get_next(self):
-            batch = next(self.batches, None)
-            return None if batch is None else {"pixels": np.ascontiguousarray(batch)}
+            return next(self.batches, None)
 
     vnni = not cpu_flags() or {"avx512_vnni", "avx_vnni", "asimddp"} & cpu_flags()
     settings = {
-        "reduce_range": not vnni,
+        "quant_format": q.QuantFormat.QDQ,
+        "activation_type": q.QuantType.QUInt8,
+        "weight_type": q.QuantType.QInt8,
         "per_channel": True,
-        "activation_type": quantization.QuantType.QUInt8,
-        "weight_type": quantization.QuantType.QInt8,
-        "quant_format": quantization.QuantFormat.QDQ,
+        "reduce_range": not vnni,
         "nodes_to_exclude": list(keep_float),
-        "nodes_to_quantize": list(only or []),
+        "nodes_to_quantize": list(only),
     }
-    # else additions and pooling would round what a float32 layer reads and writes
-    if layers or keep_float:
-        settings["op_types_to_quantize"] = list(LAYERS)
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "int8.onnx"
-        # it asks for a pre-processing that the export has already done
-        logging.disable(logging.WARNING)
-        try:
-            with clear_disk_errors(target):
-                quantization.quantize_static(
-                    str(path), str(target), Reader(), **settings
-                )
-        finally:
-            logging.disable(logging.NOTSET)
-        model = onnx.load(target)
-    precision = f"int8 QDQ U8S{8 if vnni else 7} per channel"
-    return store_onnx(
-        course,
-        model,
-        _metadata(path)
-        | {
-            "precision": precision,
-            "float_model": Path(path).stem,
-            "kept_float": list(keep_float),
-            "calibration_images": len(pixels),
-        },
-    )
-
-
-def _metadata(path: Path) -> dict:
-    import onnx
-
-    return {
-        item.key: json.loads(item.value)
-        for item in onnx.load(path, load_external_data=False).metadata_props
+    if keep_float:  # nor do additions round what a float32 layer reads and writes
+        settings["op_types_to_quantize"] = LAYERS
+    about = read_metadata(path) | {
+        "precision": f"int8 QDQ U8S{8 if vnni else 7} per channel",
+        "float_model": path.stem,
+        "kept_float": list(keep_float),
+        "calibration_images": len(pixels),
     }
+    with temporary_onnx() as target:
+        q.quantize_static(str(path), str(target), Reader(), **settings)
+        return store_onnx(course, target, about)
 
 
-LAYERS = ("Conv", "Gemm", "MatMul")
-
-
-def quantizable(path: Path) -> dict[str, str]:
-    """The layers with weights of an exported graph: name of the node -> name of the
-    layer in PyTorch.
-    """
-    import onnx
-
-    nodes = [node for node in onnx.load(path).graph.node if node.op_type in LAYERS]
-    return {
-        node.name: node.input[1].removeprefix("model.").removesuffix(".weight")
-        for node in nodes
-    }
+LAYERS = ["Conv", "Gemm", "MatMul"]  # those with weights
 
 
 def sensitivity(
@@ -3008,7 +2959,7 @@ def sensitivity(
     calibration: np.ndarray,
     pixels: np.ndarray,
     labels: np.ndarray,
-) -> list:
+) -> list[dict]:
     """What quantizing one layer alone changes on validation images, most harmful first.
 
     Returns
@@ -3018,68 +2969,28 @@ def sensitivity(
         float ones, in nats: it sees harm long before a decision flips),
         accuracy_change, n.
     """
+    import onnx
     from scipy.special import kl_div
 
-    reference, _ = OnnxModel(path).predict_all(pixels)
+    before, _ = OnnxModel(path).predict_all(pixels)  # (N, K)
     rows = []
-    for node, layer in quantizable(path).items():
-        stored = quantize_int8(course, path, calibration, only=[node])
-        mine, _ = OnnxModel(stored).predict_all(pixels)
+    for node in onnx.load(path).graph.node:
+        if node.op_type not in LAYERS:
+            continue
+        stored = quantize_int8(course, path, calibration, only=[node.name])
+        after, _ = OnnxModel(stored).predict_all(pixels)
         stored.unlink()
-        change = (mine.argmax(1) == labels).mean() - (
-            reference.argmax(1) == labels
-        ).mean()
-        rows.append(
-            {
-                "layer": layer,
-                "node": node,
-                "kl": float(kl_div(reference, mine).sum(axis=1).mean()),
-                "accuracy_change": float(change),
-                "n": len(labels),
-            }
-        )
+        right = [(answers.argmax(1) == labels).mean() for answers in (before, after)]
+        weight = node.input[1]  # "model.features.0.weight"
+        row = {
+            "layer": weight.removeprefix("model.").removesuffix(".weight"),
+            "node": node.name,
+            "kl": float(kl_div(before, after).sum(axis=1).mean()),
+            "accuracy_change": float(right[1] - right[0]),
+            "n": len(labels),
+        }
+        rows.append(row)
     return sorted(rows, key=lambda row: -row["kl"])
-
-
-def quantize_within(
-    course, path, calibration, pixels, labels, scan: list, limit: float = 0.01
-):
-    """INT8 whose accuracy on pool val drops by at most `limit`: everything; else the
-    layers with weights alone; else these but for the most sensitive one, the two most
-    sensitive ones, and so on.
-
-    Returns
-    -------
-    (path, list of dict)
-        The model, and the attempts in order: quantized ("everything" or "layers"),
-        kept_float (names of layers), drop (a fraction), n.
-    """
-    reference, attempts = OnnxModel(path).predict_all(pixels)[0].argmax(1) == labels, []
-    for quantized, kept in [
-        ("everything", 0),
-        *(("layers", kept) for kept in range(len(scan) + 1)),
-    ]:
-        nodes = [row["node"] for row in scan[:kept]]
-        stored = quantize_int8(
-            course, path, calibration, keep_float=nodes, layers=quantized == "layers"
-        )
-        right = OnnxModel(stored).predict_all(pixels)[0].argmax(1) == labels
-        attempts.append(
-            {
-                "quantized": quantized,
-                "kept_float": [row["layer"] for row in scan[:kept]],
-                "n": len(labels),
-                "drop": float(reference.mean() - right.mean()),
-            }
-        )
-        if attempts[-1]["drop"] <= limit:
-            return stored, attempts
-        stored.unlink()  # only a model that is used stays in exports/models/
-    raise CourseError(
-        "Even with every layer in float32, accuracy drops by"
-        f" {100 * attempts[-1]['drop']:.1f} points: this model and these images do not"
-        " belong together."
-    )
 
 
 # --------------------------------------------------------------------------------------

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from kit.files import CourseError, atomic, hash_file
+from kit.files import CourseError, atomic, clear_disk_errors, hash_file
 from kit.home import Course
 
 
@@ -39,24 +40,47 @@ def can_serve(state: dict) -> bool:
     )
 
 
-def store_onnx(course: Course, model, settings: dict) -> Path:
-    """Check an ONNX model, write `settings` into its metadata, store it under the hash
-    of its bytes.
+def store_onnx(course: Course, model, about: dict) -> Path:
+    """Check an ONNX model (or the file of one), write `about` into its metadata, store
+    it under the hash of its bytes.
     """
     import onnx
 
+    model = onnx.load(model) if isinstance(model, Path) else model
     del model.metadata_props[:]
     onnx.helper.set_model_props(
-        model, {key: json.dumps(value) for key, value in settings.items()}
+        model, {key: json.dumps(value) for key, value in about.items()}
     )
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
-    path = (
-        course.exports / "models" / f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
-    )
+    name = f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    path = course.exports / "models" / name
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return path
+
+
+def read_metadata(path: Path) -> dict:
+    """What an exported file says about itself."""
+    import onnx
+
+    props = onnx.load(path, load_external_data=False).metadata_props
+    return {item.key: json.loads(item.value) for item in props}
+
+
+@contextmanager
+def temporary_onnx():
+    """A path for a file that lives for a moment; ONNX Runtime's advice to preprocess
+    is not shown, as the export has done it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        logging.disable(logging.WARNING)
+        try:
+            target = Path(folder) / "model.onnx"
+            with clear_disk_errors(target):
+                yield target
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:
