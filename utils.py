@@ -15,12 +15,10 @@ import json
 import math
 import operator
 import os
-import re
 import sys
-import tempfile
-import threading
 import time
 from contextlib import closing, contextmanager, suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -34,11 +32,10 @@ from torch import nn
 from torch.optim import swa_utils
 
 # What the chapters stand on, for the notebooks' convenience.
+from kit import tensorrt
 from kit.bench import (  # noqa: F401
     Backend,
-    benchmark_services,
     benchmark_table,
-    clients_table,
     percentiles,
     timed,
     torch_runner,
@@ -68,19 +65,16 @@ from kit.evidence import (  # noqa: F401
 from kit.figures import (  # noqa: F401
     COLOURS,
     PANELS,
-    draw_network,
     draw_shares,
     heat_maps,
     hours_of,
     image_grid,
-    layer_table,
     mark_alerts,
     name_worst,
     plot_alarm_rates,
     plot_candidates,
     plot_effects,
     plot_gate,
-    plot_graphs,
     plot_heat,
     plot_history,
     plot_latency,
@@ -90,7 +84,6 @@ from kit.figures import (  # noqa: F401
     plot_pareto,
     plot_reliability,
     plot_search,
-    plot_sensitivity,
     plot_steps,
     plot_streams,
     plot_timeline,
@@ -196,8 +189,10 @@ from kit.serving import (  # noqa: F401
     graph_table,
     make_session,
     put_in_service,
+    read_metadata,
     rewritten,
     store_onnx,
+    temporary_onnx,
     verify_onnx,
 )
 from kit.trackers import Curves, show_tensorboard  # noqa: F401
@@ -2377,55 +2372,15 @@ class OnnxModel:
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-class BoundModel(OnnxModel):
-    """The same with buffers that stay on the device, one pair for each batch size
-    (IOBinding).
-
-    With enable_cuda_graph=True a GPU records its kernels once for each batch size and
-    replays them in one launch, which pays where launching costs more than computing:
-    small networks, small batches.
+def open_or_say(path: Path, provider: str = "cpu", **options) -> OnnxModel | None:
+    """The model in a session, or None after saying why it does not start there: a row
+    of a benchmark is left out, never run elsewhere.
     """
-
-    def __init__(self, path, classes=None, provider="cuda", **options):
-        super().__init__(path, classes, provider, **options)
-        self.place, self.buffers, self.lock = (
-            "cuda" if provider != "cpu" else "cpu",
-            {},
-            threading.Lock(),
-        )
-
-    def predict(self, pixels: np.ndarray) -> np.ndarray:
-        import onnxruntime as ort
-
-        pixels = self.check(pixels)
-        with self.lock:  # the buffers are shared: one client at a time
-            return self._predict(pixels, ort)
-
-    def predict_all(self, pixels: np.ndarray, batch: int = 128):
-        raise CourseError(
-            "BoundModel binds the probabilities alone: for embeddings use OnnxModel on"
-            " the same file."
-        )
-
-    def _predict(self, pixels, ort):
-        if len(pixels) not in self.buffers:
-            answer = np.zeros((len(pixels), len(self.classes)), np.float32)
-            # A copy: in host memory an OrtValue shares the array that it was made from,
-            # and would overwrite it later.
-            source, target = (
-                ort.OrtValue.ortvalue_from_numpy(a, self.place, 0)
-                for a in (pixels.copy(), answer)
-            )
-            binding, options = self.session.io_binding(), ort.RunOptions()
-            binding.bind_ortvalue_input("pixels", source)
-            binding.bind_ortvalue_output("probabilities", target)
-            options.add_run_config_entry("gpu_graph_id", str(len(self.buffers) + 1))
-            self.buffers[len(pixels)] = source, target, binding, options
-        source, target, binding, options = self.buffers[len(pixels)]
-        # the copy to the device counts, as it does for PyTorch
-        source.update_inplace(pixels)
-        self.session.run_with_iobinding(binding, options)
-        return np.array(target.numpy())
+    try:
+        return OnnxModel(path, provider=provider, **options)
+    except CourseError as error:
+        print(f"left out: {error}")
+        return None
 
 
 def agreement(
@@ -2497,12 +2452,7 @@ def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarra
 
 
 def quantize_int8(
-    course: Course,
-    path: Path,
-    pixels: np.ndarray,
-    keep_float=(),
-    only=None,
-    layers=False,
+    course: Course, path: Path, pixels: np.ndarray, keep_float=(), only=()
 ) -> Path:
     """Static INT8 of an exported network: weights and activations as 8-bit integers.
 
@@ -2517,124 +2467,42 @@ def quantize_int8(
     pixels : uint8 (N, C, S, S)
         The calibration set: training images, never those that judge the result.
     keep_float, only : sequence of str
-        Nodes that stay in float32; or the only ones to quantize, for the sensitivity
-        scan.
-    layers : bool
-        Quantize layers with weights only, and leave additions and pooling between them
-        in float32.
+        Nodes that stay in float32; or the only ones to quantize.
     """
-    import logging
+    from onnxruntime import quantization as q
 
-    import onnx
-    from onnxruntime import quantization
-
-    class Reader(quantization.CalibrationDataReader):
+    class Reader(q.CalibrationDataReader):
         def __init__(self):
-            self.batches = iter(np.array_split(pixels, max(len(pixels) // 32, 1)))
+            batches = np.array_split(pixels, max(len(pixels) // 32, 1))
+            self.batches = ({"pixels": np.array(batch)} for batch in batches)
 
         def get_next(self):
-            batch = next(self.batches, None)
-            return None if batch is None else {"pixels": np.ascontiguousarray(batch)}
+            return next(self.batches, None)
 
     vnni = not cpu_flags() or {"avx512_vnni", "avx_vnni", "asimddp"} & cpu_flags()
     settings = {
-        "reduce_range": not vnni,
+        "quant_format": q.QuantFormat.QDQ,
+        "activation_type": q.QuantType.QUInt8,
+        "weight_type": q.QuantType.QInt8,
         "per_channel": True,
-        "activation_type": quantization.QuantType.QUInt8,
-        "weight_type": quantization.QuantType.QInt8,
-        "quant_format": quantization.QuantFormat.QDQ,
+        "reduce_range": not vnni,
         "nodes_to_exclude": list(keep_float),
-        "nodes_to_quantize": list(only or []),
+        "nodes_to_quantize": list(only),
     }
-    # else additions and pooling would round what a float32 layer reads and writes
-    if layers or keep_float:
-        settings["op_types_to_quantize"] = list(LAYERS)
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "int8.onnx"
-        # it asks for a pre-processing that the export has already done
-        logging.disable(logging.WARNING)
-        try:
-            with clear_disk_errors(target):
-                quantization.quantize_static(
-                    str(path), str(target), Reader(), **settings
-                )
-        finally:
-            logging.disable(logging.NOTSET)
-        model = onnx.load(target)
-    precision = f"int8 QDQ U8S{8 if vnni else 7} per channel"
-    return store_onnx(
-        course,
-        model,
-        _metadata(path)
-        | {
-            "precision": precision,
-            "float_model": Path(path).stem,
-            "kept_float": list(keep_float),
-            "calibration_images": len(pixels),
-        },
-    )
-
-
-def _metadata(path: Path) -> dict:
-    import onnx
-
-    return {
-        item.key: json.loads(item.value)
-        for item in onnx.load(path, load_external_data=False).metadata_props
+    if keep_float:  # nor do additions round what a float32 layer reads and writes
+        settings["op_types_to_quantize"] = LAYERS
+    about = read_metadata(path) | {
+        "precision": f"int8 QDQ U8S{8 if vnni else 7} per channel",
+        "float_model": path.stem,
+        "kept_float": list(keep_float),
+        "calibration_images": len(pixels),
     }
+    with temporary_onnx() as target:
+        q.quantize_static(str(path), str(target), Reader(), **settings)
+        return store_onnx(course, target, about)
 
 
-LAYERS = ("Conv", "Gemm", "MatMul")
-
-
-def quantize_linear(x: np.ndarray, low: float, high: float) -> tuple[np.ndarray, float]:
-    """What the operator QuantizeLinear makes of x, float32 (n,): uint8 (n,), and the
-    scale; for an exercise.
-    """
-    from onnx.helper import (
-        make_graph,
-        make_model,
-        make_node,
-        make_opsetid,
-        make_tensor_value_info,
-    )
-    from onnx.reference import ReferenceEvaluator
-
-    ports = [
-        make_tensor_value_info(name, kind, None)
-        for name, kind in zip("xszy", (1, 1, 2, 2), strict=True)
-    ]
-    graph = make_graph(
-        [make_node("QuantizeLinear", ["x", "s", "z"], ["y"])],
-        "quantize",
-        ports[:3],
-        ports[3:],
-    )
-    scale = np.float32((high - low) / 255)
-    given = {
-        "x": np.asarray(x, np.float32),
-        "s": scale,
-        "z": np.uint8(round(-low / scale)),
-    }
-    return (
-        ReferenceEvaluator(make_model(graph, opset_imports=[make_opsetid("", 20)])).run(
-            None, given
-        )[0],
-        scale,
-    )
-
-
-def quantizable(path: Path) -> dict[str, str]:
-    """The layers with weights of an exported graph: name of the node -> name of the
-    layer in PyTorch.
-    """
-    import onnx
-
-    nodes = [node for node in onnx.load(path).graph.node if node.op_type in LAYERS]
-    return {
-        node.name: node.input[1].removeprefix("model.").removesuffix(".weight")
-        for node in nodes
-    }
+LAYERS = ["Conv", "Gemm", "MatMul"]  # those with weights
 
 
 def sensitivity(
@@ -2643,7 +2511,7 @@ def sensitivity(
     calibration: np.ndarray,
     pixels: np.ndarray,
     labels: np.ndarray,
-) -> list:
+) -> list[dict]:
     """What quantizing one layer alone changes on validation images, most harmful first.
 
     Returns
@@ -2653,68 +2521,28 @@ def sensitivity(
         float ones, in nats: it sees harm long before a decision flips),
         accuracy_change, n.
     """
+    import onnx
     from scipy.special import kl_div
 
-    reference, _ = OnnxModel(path).predict_all(pixels)
+    before, _ = OnnxModel(path).predict_all(pixels)  # (N, K)
     rows = []
-    for node, layer in quantizable(path).items():
-        stored = quantize_int8(course, path, calibration, only=[node])
-        mine, _ = OnnxModel(stored).predict_all(pixels)
+    for node in onnx.load(path).graph.node:
+        if node.op_type not in LAYERS:
+            continue
+        stored = quantize_int8(course, path, calibration, only=[node.name])
+        after, _ = OnnxModel(stored).predict_all(pixels)
         stored.unlink()
-        change = (mine.argmax(1) == labels).mean() - (
-            reference.argmax(1) == labels
-        ).mean()
-        rows.append(
-            {
-                "layer": layer,
-                "node": node,
-                "kl": float(kl_div(reference, mine).sum(axis=1).mean()),
-                "accuracy_change": float(change),
-                "n": len(labels),
-            }
-        )
+        right = [(answers.argmax(1) == labels).mean() for answers in (before, after)]
+        weight = node.input[1]  # "model.features.0.weight"
+        row = {
+            "layer": weight.removeprefix("model.").removesuffix(".weight"),
+            "node": node.name,
+            "kl": float(kl_div(before, after).sum(axis=1).mean()),
+            "accuracy_change": float(right[1] - right[0]),
+            "n": len(labels),
+        }
+        rows.append(row)
     return sorted(rows, key=lambda row: -row["kl"])
-
-
-def quantize_within(
-    course, path, calibration, pixels, labels, scan: list, limit: float = 0.01
-):
-    """INT8 whose accuracy on pool val drops by at most `limit`: everything; else the
-    layers with weights alone; else these but for the most sensitive one, the two most
-    sensitive ones, and so on.
-
-    Returns
-    -------
-    (path, list of dict)
-        The model, and the attempts in order: quantized ("everything" or "layers"),
-        kept_float (names of layers), drop (a fraction), n.
-    """
-    reference, attempts = OnnxModel(path).predict_all(pixels)[0].argmax(1) == labels, []
-    for quantized, kept in [
-        ("everything", 0),
-        *(("layers", kept) for kept in range(len(scan) + 1)),
-    ]:
-        nodes = [row["node"] for row in scan[:kept]]
-        stored = quantize_int8(
-            course, path, calibration, keep_float=nodes, layers=quantized == "layers"
-        )
-        right = OnnxModel(stored).predict_all(pixels)[0].argmax(1) == labels
-        attempts.append(
-            {
-                "quantized": quantized,
-                "kept_float": [row["layer"] for row in scan[:kept]],
-                "n": len(labels),
-                "drop": float(reference.mean() - right.mean()),
-            }
-        )
-        if attempts[-1]["drop"] <= limit:
-            return stored, attempts
-        stored.unlink()  # only a model that is used stays in exports/models/
-    raise CourseError(
-        "Even with every layer in float32, accuracy drops by"
-        f" {100 * attempts[-1]['drop']:.1f} points: this model and these images do not"
-        " belong together."
-    )
 
 
 # --------------------------------------------------------------------------------------
@@ -2830,46 +2658,19 @@ def benchmark(
 
 
 def benchmark_once(
-    course: Course,
-    name: str,
-    backends,
-    pixels,
-    again: bool = False,
-    measure=benchmark,
-    **options,
-):
-    """`benchmark` (or `benchmark_services`) by identity: a finished one loads and says
-    when and where it was measured.
+    course: Course, name: str, backends, pixels, again: bool = False, **options
+) -> list:
+    """`benchmark`, loaded where this machine has measured the same backends before.
 
     again : bool
         Measure again and replace what is stored.
     """
     import onnxruntime
 
-    # A home may move: the path of a file is no part of the identity, its content is.
-    specs = [
-        {key: value for key, value in b.spec.items() if key != "path"} for b in backends
-    ]
-    files = [
-        (b.name, b.device, b.precision, b.provider, spec, hash_file(b.file)[:16])
-        for b, spec in zip(backends, specs, strict=True)
-    ]
-
-    def work():
-        return measure(backends, pixels, **options)
-
-    given = (
-        measure,
-        files,
-        options,
-        list(pixels.shape),
-        torch.get_num_threads(),
-        hardware(),
-        torch.__version__,
-        onnxruntime.__version__,
-        hash_file(KIT / "tools" / "service.py"),
-    )
-    return load_or_run(course, name, work, depends=given, again=again)
+    here = [hardware(), torch.get_num_threads()]
+    here += [torch.__version__, onnxruntime.__version__]
+    work = partial(benchmark, backends, pixels, **options)
+    return load_or_run(course, name, work, depends=here, again=again)
 
 
 def make_backends(
@@ -2892,11 +2693,6 @@ def make_backends(
     the CPU, so with a GPU both devices have a reference. What does not start on the GPU
     is said and left out; it never runs on the CPU instead."""
     network, _ = served_network(course, checkpoint)
-    shape = {
-        "channels": course.channels,
-        "size": course.image_size,
-        "threads": torch.get_num_threads(),
-    }
     backends, tuning = [], []
     where = (
         {course.device.type: ""}
@@ -2915,25 +2711,13 @@ def make_backends(
         tuning.append(table.assign(device=device))
         low = str(options.get("dtype", torch.float32)).removeprefix("torch.")
         kinds = [
-            ("PyTorch eager", torch_runner(network, device), {}, "float32"),
-            (f"PyTorch {label}", run, options, low),
+            ("PyTorch eager", torch_runner(network, device), "float32"),
+            (f"PyTorch {label}", run, low),
         ]
-        for name, call, own, precision in kinds:
-            spec = shape | {
-                "path": checkpoint,
-                "device": device,
-                "precision": precision,
-                "options": {key: value for key, value in own.items() if key != "dtype"},
-            }
+        for name, call, precision in kinds:
             backends.append(
                 Backend(
-                    name + where[device],
-                    call,
-                    device,
-                    precision,
-                    "PyTorch",
-                    checkpoint,
-                    spec,
+                    name + where[device], call, device, precision, "PyTorch", checkpoint
                 )
             )
     jobs = [
@@ -2942,14 +2726,9 @@ def make_backends(
     ]
     jobs += [("fp32", models["fp32"], "cpu")] if course.device.type != "cpu" else []
     for name, path, device in jobs:
-        model, options = _serving_model(course, name, path, device, pixels)
-        if model:
-            spec = shape | {
-                "path": path,
-                "device": "tensorrt" if name == "tensorrt" else device,
-                "provider": model.provider,
-                "options": options,
-            }
+        provider = "tensorrt" if name == "tensorrt" else device
+        options = tensorrt.options(course) if name == "tensorrt" else {}
+        if model := open_or_say(path, provider, **options):
             precision = "float16" if name == "tensorrt" else model.metadata["precision"]
             backends.append(
                 Backend(
@@ -2959,7 +2738,6 @@ def make_backends(
                     precision,
                     model.provider,
                     path,
-                    spec,
                 )
             )
     return (
@@ -2967,30 +2745,6 @@ def make_backends(
         {b.name: "PyTorch eager" + where[b.device] for b in backends},
         pd.concat(tuning),
     )
-
-
-def _serving_model(
-    course: Course, name: str, path: Path, device: str, pixels: np.ndarray
-):
-    """The quickest session that starts and answers, with the options it took; (None,
-    {}), and why, where none does.
-    """
-    if device == "cpu":
-        return OnnxModel(path), {}
-    provider, tries = "cuda", ({"enable_cuda_graph": True}, {})
-    if name == "tensorrt":
-        provider, tries = "tensorrt", (tensorrt_options(course),)
-    for options in tries:
-        try:
-            model = BoundModel(path, provider=provider, **options)
-            model.predict(np.array(pixels[:1]))
-            return model, options
-        except Exception as error:  # ONNX Runtime raises a dozen types of its own
-            print(
-                f"{name} on {provider} with {', '.join(options) or 'bound buffers'}"
-                f" DOES NOT RUN: {error}"
-            )
-    return None, {}
 
 
 def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
@@ -3013,7 +2767,8 @@ def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) 
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise CourseError('There is no GPU here: pass device="cpu".')
-    model, images = model.to(device).eval(), torch.rand(input_shape)
+    # a copy: the caller's network stays where and as it is
+    model, images = deepcopy(model).to(device).eval(), torch.rand(input_shape)
 
     @torch.inference_mode()
     def run(images):
@@ -3088,187 +2843,6 @@ def cost_per_million(images_s: float, price_per_hour: float) -> float:
     that never waits.
     """
     return 1e6 * price_per_hour / (3600 * images_s)
-
-
-# --------------------------------------------------------------------------------------
-# TensorRT: tried, and whatever happens, written down
-# --------------------------------------------------------------------------------------
-
-# The first pattern that fits names the reason.
-TENSORRT_REASONS = {
-    "not installed": r"No module named",
-    "no GPU": (
-        r"no (NVIDIA )?GPU|no CUDA-capable device|no CUDA runtime|found no NVIDIA"
-    ),
-    "GPU generation": r"target GPU|\bSM ?\d+ is not supported|compute capability",
-    "driver": r"driver|CUDA initialization failure|error: (35|803|804)\b",
-    "unsupported operator": (
-        r"unsupported|no importer|not supported|no conversion|not been partitioned"
-    ),
-    "library version": r"\.so|cannot start|did not start|version|incompatible|symbol",
-}
-
-
-def classify_tensorrt(message: str) -> str:
-    """Why TensorRT failed, from its error message: one of
-    TENSORRT_REASONS, or "other".
-    """
-    found = (
-        name
-        for name, pattern in TENSORRT_REASONS.items()
-        if re.search(pattern, message, re.IGNORECASE)
-    )
-    return next(found, "other")
-
-
-def tensorrt_options(course: Course) -> dict:
-    """One engine for batches of 1 to 128, in half precision, kept in runs/ (building
-    takes minutes).
-    """
-    shapes = {
-        name: (
-            f"pixels:{batch}x{course.channels}x{course.image_size}x{course.image_size}"
-        )
-        for name, batch in (("min", 1), ("opt", 32), ("max", 128))
-    }
-    return {f"trt_profile_{name}_shapes": shape for name, shape in shapes.items()} | {
-        "trt_fp16_enable": True,
-        "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": (
-            make_parent(course.local / "runs" / "tensorrt" / "engine").parent
-        ),
-    }
-
-
-def _tensorrt_provider(course: Course, path: Path, engine: Path):
-    """Route 1: ONNX Runtime hands the graph to TensorRT."""
-    model = BoundModel(path, provider="tensorrt", **tensorrt_options(course))
-    model.predict(
-        np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8)
-    )
-    return f"session on {model.provider}"
-
-
-def _tensorrt_engine(course: Course, path: Path, engine: Path):
-    """Route 2: the package `tensorrt` builds an engine for batches of 1 to 128, stored
-    as exports/model.trt.
-    """
-    import tensorrt
-
-    log = tensorrt.Logger(tensorrt.Logger.ERROR)
-    builder = tensorrt.Builder(log)
-    network = builder.create_network(0)
-    parser = tensorrt.OnnxParser(network, log)
-    if not parser.parse(path.read_bytes()):
-        raise RuntimeError(
-            "; ".join(
-                parser.get_error(number).desc() for number in range(parser.num_errors)
-            )
-        )
-    profile, image = (
-        builder.create_optimization_profile(),
-        (
-            course.channels,
-            course.image_size,
-            course.image_size,
-        ),
-    )
-    profile.set_shape("pixels", (1, *image), (32, *image), (128, *image))
-    config = builder.create_builder_config()
-    config.add_optimization_profile(profile)
-    config.set_flag(tensorrt.BuilderFlag.FP16)
-    built = builder.build_serialized_network(network, config)
-    if built is None:
-        raise RuntimeError("the builder returned no engine")
-    with atomic(engine) as temporary:
-        temporary.write_bytes(bytes(built))
-    return (
-        f"built {engine.name}, {engine.stat().st_size / 2**20:.1f} MiB, with TensorRT"
-        f" {tensorrt.__version__}"
-    )
-
-
-def try_tensorrt(course: Course, path: Path) -> dict:
-    """Try both routes to TensorRT and write what happened to
-    exports/tensorrt_attempt.json.
-
-    A documented failure costs no marks: date, machine, versions, and for each route the
-    outcome, the reason in one word and the message, as found.
-    """
-    attempts = []
-    for route, work in (
-        ("onnxruntime", _tensorrt_provider),
-        ("tensorrt", _tensorrt_engine),
-    ):
-        began, attempt = (
-            time.perf_counter(),
-            {
-                "route": route,
-                "works": False,
-                "reason": "",
-                "message": "",
-            },
-        )
-        try:
-            if not torch.cuda.is_available():
-                raise CourseError(
-                    "there is no GPU here: torch.cuda.is_available() is False"
-                )
-            attempt |= {
-                "works": True,
-                "message": work(course, path, course.exports / "model.trt"),
-            }
-        except Exception as error:
-            # the bindings of TensorRT raise whatever they like; all of it is documented
-            attempt |= {
-                "message": f"{type(error).__name__}: {error}",
-                "reason": classify_tensorrt(str(error)),
-            }
-        attempts.append(attempt | {"seconds": round(time.perf_counter() - began, 1)})
-    told = environment().to_dict() | {"date": now(), "model": Path(path).stem}
-    result = {
-        "works": any(a["works"] for a in attempts),
-        "attempts": attempts,
-        "environment": told,
-    }
-    write_json(course.exports / "tensorrt_attempt.json", result)
-    return result
-
-
-def tensorrt_section(result: dict) -> str:
-    """A section for the report, in Markdown, from what `try_tensorrt` found."""
-    told = result["environment"]
-    lines = [
-        (
-            f"Tried on {told['date']} on {told['hardware']} (Python {told['python']},"
-            f" torch {told['torch']}, CUDA of torch {told['CUDA of torch']}, driver"
-            f" {told.get('GPU driver', 'none')})."
-        ),
-        "",
-        "| route | outcome | reason | message |",
-        "|---|---|---|---|",
-    ]
-    for attempt in result["attempts"]:
-        outcome = "works" if attempt["works"] else "failed"
-        message = " ".join(attempt["message"].split()).replace("|", "/")
-        lines.append(
-            f"| {attempt['route']} | {outcome} | {attempt['reason'] or '–'} |"
-            f" {message} |"
-        )
-    serves = any(
-        attempt["works"] and attempt["route"] == "onnxruntime"
-        for attempt in result["attempts"]
-    )
-    last = (
-        "TensorRT serves this model through ONNX Runtime."
-        if serves
-        else (
-            "TensorRT built an engine; ONNX Runtime serves."
-            if result["works"]
-            else "ONNX Runtime serves instead: the documented fallback."
-        )
-    )
-    return "\n".join([*lines, "", last])
 
 
 # --------------------------------------------------------------------------------------
@@ -7604,9 +7178,7 @@ def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, flo
 # ======================================================================================
 
 
-def summary_backends(
-    course: Course, results: dict, pixels: np.ndarray
-) -> list[Backend]:
+def summary_backends(course: Course, results: dict) -> list[Backend]:
     """The variants of the summary that exist here, ready to be timed side by side; one
     that does not start is said.
     """
@@ -7620,26 +7192,14 @@ def summary_backends(
         results.get("theme4", {}).get("models", {}),
         results.get("theme7", {}).get("models", {}),
     )
-    rt = (
-        models.get("fp32")
-        if results.get("theme4", {}).get("tensorrt", {}).get("works")
-        and device == "cuda"
-        else None
-    )
     served = (
         ("ONNX float32", "fp32", models.get("fp32"), device),
         ("ONNX INT8", "int8", models.get("int8"), "cpu"),
-        ("TensorRT", "tensorrt", rt, "cuda"),
         ("retrained", "fp32", deployed.get("after"), device),
     )
     for name, kind, digest, where in served:
         path = course.exports / "models" / f"{digest}.onnx"
-        model = (
-            _serving_model(course, kind, path, where, pixels)[0]
-            if digest and path.exists()
-            else None
-        )
-        if model:
+        if path.exists() and (model := open_or_say(path, where)):
             backends.append(
                 Backend(name, model.predict, where, kind, model.provider, path)
             )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 # Okabe and Ito (2008): told apart with every common colour blindness. In grey print
 # they are not: figures change the line, the marker or the hatch as well.
@@ -226,112 +223,6 @@ def plot_heat(
     return figure
 
 
-def layer_table(model: nn.Module, channels: int, size: int) -> pd.DataFrame:
-    """One row for each layer that has weights or changes the shape: name, kind, output
-    shape, parameters.
-    """
-    rows, hooks = [], []
-
-    def note(name):
-        def hook(module, _, output):
-            shape = "×".join(str(n) for n in output.shape[1:])
-            rows.append(
-                {
-                    "layer": name,
-                    "kind": type(module).__name__,
-                    "output": shape,
-                    "parameters": sum(p.numel() for p in module.parameters()),
-                }
-            )
-
-        return hook
-
-    for name, module in model.named_modules():
-        if not list(module.children()) and not isinstance(
-            module, (nn.Identity, nn.Dropout)
-        ):
-            hooks.append(module.register_forward_hook(note(name)))
-    was_training = model.training
-    with torch.no_grad():
-        model.eval()(
-            torch.zeros(1, channels, size, size, device=next(model.parameters()).device)
-        )
-    model.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return pd.DataFrame(rows)
-
-
-# Colour and hatch of each kind of layer, the same in every drawing.
-KINDS = {
-    "Conv2d": (0, ""),
-    "BatchNorm2d": (5, ".."),
-    "ReLU": (4, "//"),
-    "MaxPool2d": (2, "xx"),
-    "Linear": (1, ""),
-}
-
-
-def draw_network(table: pd.DataFrame, title: str):
-    """Draw the layers of `layer_table`; height: square root of the maps' side, arrows:
-    residual connections.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(11, 3.8))
-    rows, x, last, blocks = table[~table["layer"].str.contains("shortcut")], 0.0, "", {}
-    for row in rows.itertuples():
-        maps, *side = (int(n) for n in row.output.split("×"))
-        height, width = (
-            math.sqrt(side[0]) if side else 1.0,
-            0.25 + 0.12 * math.log2(maps),
-        )
-        colour, hatch = KINDS.get(row.kind, (3, "oo"))
-        look = {
-            "color": COLOURS[colour],
-            "hatch": hatch,
-            "edgecolor": "white",
-            "align": "edge",
-            "label": row.kind,
-        }
-        axis.bar(x, height, width, bottom=-height / 2, **look)
-        if row.output != last:
-            axis.text(
-                x,
-                -height / 2 - 0.4,
-                row.output,
-                rotation=90,
-                ha="left",
-                va="top",
-                fontsize=9,
-            )
-        block, _, part = row.layer.rpartition(".")
-        if part == "conv1":
-            blocks[block] = [x, x, height / 2]
-        if block in blocks:
-            blocks[block][1] = x + width
-        x, last = x + width + 0.25, row.output
-    arrow = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.4", "lw": 1.5}
-    for left, right, top in blocks.values():
-        axis.annotate("", (right, top), (left, top), arrowprops=arrow)
-    handles, labels = axis.get_legend_handles_labels()
-    first = dict(zip(labels, handles, strict=True))
-    axis.legend(
-        first.values(), first.keys(), ncols=len(first), loc="upper right", fontsize=9
-    )
-    low, high = axis.get_ylim()
-    note = "maps × height × width" + (
-        "; arrows: residual connections" if blocks else ""
-    )
-    axis.set(
-        title=f"{title}: {table['parameters'].sum():,} parameters ({note})",
-        ylim=(low - 3.2, high + 2.5),
-    )
-    axis.axis("off")
-    return figure
-
-
 def plot_steps(table: pd.DataFrame, title: str):
     """Speedup of each backend with the range of its rounds, one group a batch size
     (table of `benchmark_table`).
@@ -377,82 +268,6 @@ def plot_steps(table: pd.DataFrame, title: str):
         title=title,
     )
     figure.legend(loc="outside lower center", ncols=len(batches))
-    return figure
-
-
-def plot_sensitivity(scan: list, title: str):
-    """How far the probabilities move when one layer alone is quantized, most sensitive
-    layer on top.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    table = pd.DataFrame(scan)[::-1]
-    figure, axis = plt.subplots(figsize=(9, 0.28 * len(table) + 1.4))
-    # bars on a logarithmic axis have no zero
-    axis.plot(table["kl"].clip(lower=1e-12), table["layer"], "o")
-    axis.set(
-        xscale="log",
-        xlabel="mean KL divergence from the float32 probabilities (nats, logarithmic)",
-        ylabel="layer in INT8",
-        title=title,
-    )
-    return figure
-
-
-# What an operator does, by a piece of its name; the first that fits.
-OPERATIONS = {
-    "convolution": "Conv",
-    "normalisation": "BatchNorm",
-    "activation": "Relu",
-    "addition": "Add",
-    "pooling": "Pool|Reduce",
-}
-
-
-def plot_graphs(table: pd.DataFrame, title: str):
-    """The nodes of several versions of one graph, stacked by what they do (table of
-    `graph_table`).
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axis = plt.subplots(figsize=(10, 0.55 * len(table.columns) + 1.6))
-    left, nodes = (
-        np.zeros(len(table.columns)),
-        table.drop(index=["all nodes", "KiB on disk"]),
-    )
-    kinds = pd.Series(
-        {
-            name: next(
-                (kind for kind, piece in OPERATIONS.items() if re.search(piece, name)),
-                "other",
-            )
-            for name in nodes.index
-        }
-    )
-    for number, kind in enumerate([*OPERATIONS, "other"]):
-        count = nodes[kinds == kind].sum().to_numpy()
-        bars = axis.barh(
-            table.columns,
-            count,
-            left=left,
-            label=kind,
-            color=COLOURS[number],
-            edgecolor="white",
-            hatch=("", "..", "//", "xx", "", "oo")[number],
-        )
-        axis.bar_label(
-            bars,
-            [str(n) if n else "" for n in count],
-            label_type="center",
-            fontsize=9,
-            bbox={"facecolor": "white", "pad": 1, "edgecolor": "none", "alpha": 0.8},
-        )
-        left += count
-    axis.invert_yaxis()
-    axis.set(xlabel="number of nodes", ylabel="graph", title=title)
-    axis.legend(ncols=3, loc="lower right")
     return figure
 
 

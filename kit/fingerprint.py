@@ -52,8 +52,9 @@ def hash_weights(model: nn.Module) -> str:
     """Short hash of all weights and buffers of a network, wherever they lie."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        array = value.detach().cpu().contiguous().numpy()
-        digest.update(name.encode() + array.tobytes())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        # as bytes: NumPy knows no bfloat16
+        digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from kit.files import CourseError, atomic, hash_file
+from kit.files import CourseError, atomic, clear_disk_errors, hash_file
 from kit.home import Course
 
 
@@ -39,24 +40,47 @@ def can_serve(state: dict) -> bool:
     )
 
 
-def store_onnx(course: Course, model, settings: dict) -> Path:
-    """Check an ONNX model, write `settings` into its metadata, store it under the hash
-    of its bytes.
+def store_onnx(course: Course, model, about: dict) -> Path:
+    """Check an ONNX model (or the file of one), write `about` into its metadata, store
+    it under the hash of its bytes.
     """
     import onnx
 
+    model = onnx.load(model) if isinstance(model, Path) else model
     del model.metadata_props[:]
     onnx.helper.set_model_props(
-        model, {key: json.dumps(value) for key, value in settings.items()}
+        model, {key: json.dumps(value) for key, value in about.items()}
     )
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
-    path = (
-        course.exports / "models" / f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
-    )
+    name = f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    path = course.exports / "models" / name
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return path
+
+
+def read_metadata(path: Path) -> dict:
+    """What an exported file says about itself."""
+    import onnx
+
+    props = onnx.load(path, load_external_data=False).metadata_props
+    return {item.key: json.loads(item.value) for item in props}
+
+
+@contextmanager
+def temporary_onnx():
+    """A path for a file that lives for a moment; ONNX Runtime's advice to preprocess
+    is not shown, as the export has done it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        logging.disable(logging.WARNING)
+        try:
+            target = Path(folder) / "model.onnx"
+            with clear_disk_errors(target):
+                yield target
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:
@@ -124,90 +148,64 @@ def make_session(
     threads : int, optional
         Of one operator; the course's number when None.
     **options
-        Of the provider, e.g. enable_cuda_graph=True.
+        Of the provider, e.g. use_tf32=0.
 
     Raises
     ------
     CourseError
-        No session, or not on that provider: what ONNX Runtime said, and the library
-        that was missing.
+        No session, or not on that provider: what ONNX Runtime said, and the way on.
     """
     import onnxruntime as ort
 
     wanted = PROVIDERS[provider]
-    settings = ort.SessionOptions()
-    # errors; what matters of the warnings is said below, in words
-    settings.log_severity_level = 3
+    settings = _settings(level)
     settings.intra_op_num_threads = threads or torch.get_num_threads()
-    settings.graph_optimization_level = getattr(
-        ort.GraphOptimizationLevel, LEVELS[level]
-    )
     chosen = [(wanted, {key: str(value) for key, value in options.items()})]
+    way_on = ""
     if provider != "cpu":
+        way_on = (
+            " On a machine with an NVIDIA GPU the first cell of the notebook installs"
+            ' onnxruntime-gpu; or serve on the CPU: provider="cpu".'
+        )
         if wanted not in ort.get_available_providers():
-            raise CourseError(f"{wanted} cannot start: {missing_library(provider)}.")
+            raise CourseError(
+                f"{wanted} cannot start: onnxruntime {ort.__version__} as installed"
+                f" here was built without it.{way_on}"
+            )
         ort.preload_dlls()  # the CUDA libraries that came with torch
-        if provider == "tensorrt":
-            with suppress(ImportError):
-                import tensorrt  # noqa: F401 - loads its libraries, which are not where the system looks
-            chosen.append(PROVIDERS["cuda"])
-        # Not even a single operator may go to the CPU unseen.
+        # not even a single operator may go to the CPU unseen
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if provider == "tensorrt":
+        with suppress(ImportError):
+            import tensorrt  # noqa: F401 - loads libraries that the system does not find
+        chosen.append(PROVIDERS["cuda"])
     try:
         session = ort.InferenceSession(
             str(path), settings, providers=chosen, enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime raises a dozen types of its own
-        reason = f"; {missing_library(provider)}" if provider != "cpu" else ""
         told = " ".join(str(error).split())[:400]
         raise CourseError(
-            f"{path} gives no session on {wanted} ({told}){reason}."
+            f"{path} gives no session on {wanted} ({told}).{way_on}"
         ) from error
     # what get_available_providers() promised is only what was compiled in
     if session.get_providers()[0] != wanted:
         raise CourseError(
             f"{wanted} did not start and ONNX Runtime fell back to"
-            f" {session.get_providers()[0]}: {missing_library(provider)}."
+            f" {session.get_providers()[0]}; its message is printed above.{way_on}"
         )
     return session
 
 
-def missing_library(provider: str) -> str:
-    """Why a provider could not start, in the words of the system's loader, which names
-    the missing library.
-    """
-    import ctypes
-
+def _settings(level: str):
     import onnxruntime as ort
 
-    folder = Path(ort.__file__).parent / "capi"
-    library = folder / f"libonnxruntime_providers_{provider}.so"
-    if not library.exists():
-        return (
-            f"onnxruntime {ort.__version__} as installed here has no {library.name}; on"
-            " a machine with an NVIDIA GPU run the first cell of the notebook, which"
-            " installs onnxruntime-gpu"
-        )
-    try:
-        ctypes.CDLL(
-            str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL
-        )
-        ctypes.CDLL(str(library))
-    except OSError as error:
-        # torch's own wheels bring every other library of CUDA that ONNX Runtime needs
-        package = (
-            "the package nvidia-curand"
-            if "curand" in str(error)
-            else "the CUDA, cuDNN or TensorRT version"
-        )
-        return (
-            f"{error}; install {package} that onnxruntime-gpu {ort.__version__} was"
-            " built for"
-        )
-    return (
-        "its libraries load: if nvidia-smi shows a GPU, read the message before"
-        " this one"
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, LEVELS[level]
     )
+    settings.log_severity_level = 3  # errors
+    return settings
 
 
 def rewritten(path: Path, level: str) -> Path:
@@ -216,11 +214,7 @@ def rewritten(path: Path, level: str) -> Path:
     """
     import onnxruntime as ort
 
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = getattr(
-        ort.GraphOptimizationLevel, LEVELS[level]
-    )
-    settings.log_severity_level = 3
+    settings = _settings(level)
     target = Path(tempfile.mkdtemp()) / f"{level}.onnx"
     settings.optimized_model_filepath = str(target)
     ort.InferenceSession(str(path), settings, providers=[PROVIDERS["cpu"]])

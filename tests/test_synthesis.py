@@ -688,7 +688,7 @@ def served(data):
 def test_variants_that_exist_are_served_and_answer_like_their_files(served):
     data, record = served
     pixels = np.array(data.pixels[data.where("gate")])
-    backends = utils.summary_backends(data.course, record, pixels)
+    backends = utils.summary_backends(data.course, record)
     assert [backend.name for backend in backends] == [
         "baseline",
         "optimised",
@@ -709,7 +709,7 @@ def test_variants_that_exist_are_served_and_answer_like_their_files(served):
         )
     # the checkpoint is the later one
     assert np.abs(answers["optimised"] - answers["retrained"]).max() < 1e-5
-    assert utils.summary_backends(data.course, {}, pixels)[-1].name == "optimised"
+    assert utils.summary_backends(data.course, {})[-1].name == "optimised"
 
 
 def test_robustness_compares_both_models_on_the_same_drifted_images(served):
