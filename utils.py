@@ -1143,7 +1143,7 @@ def find_learning_rate(
 
     Source: Smith, Cyclical Learning Rates (2017).
     """
-    before, epoch = copy.deepcopy(model.state_dict()), loader.epoch
+    before, epoch = deepcopy(model.state_dict()), loader.epoch
     optimizer, scaler = (
         torch.optim.AdamW(model.parameters()),
         make_scaler(loader.device),
