@@ -8,7 +8,6 @@ stays quick."""
 
 from __future__ import annotations
 
-import copy
 import io
 import itertools
 import json
@@ -64,12 +63,9 @@ from kit.evidence import (  # noqa: F401
 )
 from kit.figures import (  # noqa: F401
     COLOURS,
-    PANELS,
     draw_shares,
     heat_maps,
-    hours_of,
     image_grid,
-    mark_alerts,
     name_worst,
     plot_alarm_rates,
     plot_candidates,
@@ -145,17 +141,7 @@ from kit.images import (  # noqa: F401
     pixel_cache,
     quality_report,
 )
-from kit.log import (  # noqa: F401
-    ALERT_COLUMNS,
-    LOG_COLUMNS,
-    TORN,
-    AppendOnlyCsv,
-    _times,
-    new_run_id,
-    read_log,
-    torn_lines,
-    typed_log,
-)
+from kit.log import AppendOnlyCsv
 from kit.machine import (
     amp_dtype,
     best_device,
@@ -196,8 +182,8 @@ from kit.serving import (  # noqa: F401
     verify_onnx,
 )
 from kit.trackers import Curves, show_tensorboard  # noqa: F401
-from kit.traffic import Incident, drill, minute_of_day, score_drill, traffic  # noqa: F401
-from kit.webhook import Webhook
+from kit.traffic import draw_traffic, harm
+from kit.webhook import send_alert
 from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
 
@@ -2858,6 +2844,129 @@ def cost_per_million(images_s: float, price_per_hour: float) -> float:
 # The log: one line a prediction, appended, never rewritten
 # --------------------------------------------------------------------------------------
 
+# What each column takes and gives back; `time` is UTC, and always there.
+LOG_COLUMNS = {
+    "timestamp": "time",
+    "run_id": "str",
+    "model": "str",
+    "image": "str",
+    "pred_class": "Int64",
+    "confidence": "float",
+    "latency_ms": "float",
+    "batch": "float",
+    "brightness": "float",
+    "contrast": "float",
+    "sharpness": "float",
+    "status": "str",
+    "extra": "str",
+}
+
+
+class InferenceLogger:
+    """Append one line a prediction to a CSV file, safely with several processes and
+    across crashes.
+
+    Nothing is held open between two calls, so there is nothing to close.
+
+    Parameters
+    ----------
+    log_file : path
+        Made if missing, never truncated; on a local disk (network drives do not promise
+        locks).
+    run_id : str, optional
+        Stands in every line, and `read_log` selects by it; a new one when None.
+
+    Raises
+    ------
+    CourseError
+        The file has another schema or cannot be written; what it held is untouched.
+    """
+
+    def __init__(self, log_file: str | Path, run_id: str | None = None):
+        self.path, self.run_id = Path(log_file), run_id or new_run_id()
+        self._file = AppendOnlyCsv(log_file, "theme5_monitoring", LOG_COLUMNS)
+        self._file.append([])  # a log that cannot be written is told now
+        self._start = 0 if run_id else self.path.stat().st_size
+
+    def log(
+        self, pred_class: int, confidence: float, latency_ms: float, **extra
+    ) -> None:
+        """Log one prediction; see `log_batch` for `extra`."""
+        extra = {name: [value] for name, value in extra.items()}
+        self.log_batch([pred_class], [confidence], [latency_ms], **extra)
+
+    def log_batch(self, preds, confidences, latencies, **extra) -> None:
+        """Log a batch, all lines in one write.
+
+        Parameters
+        ----------
+        preds : N class numbers
+        confidences : N probabilities of the predicted class, 0..1
+        latencies : N times in ms; every image of a batch waits for the whole batch
+        extra : one value for all, or a list of N
+            Columns of LOG_COLUMNS (`timestamp`: datetime, UTC if it names no zone, the
+            time now if missing; `status`: "ok" or the name of an error); other names go
+            into the column `extra` as JSON.
+        """
+        n = len(preds)
+        values = {"timestamp": datetime.now(UTC), "run_id": self.run_id} | extra
+        values = {"batch": n, "status": "ok"} | values
+        values |= {"pred_class": preds, "confidence": confidences}
+        values |= {"latency_ms": latencies}
+        table = {name: _spread(name, value, n) for name, value in values.items()}
+        if any(
+            status == "ok" and (pred is None or pred != pred)
+            for pred, status in zip(table["pred_class"], table["status"], strict=True)
+        ):
+            raise CourseError("A prediction without a class needs a status, not 'ok'.")
+        others = [name for name in table if name not in LOG_COLUMNS or name == "extra"]
+        if others:
+            rows = ({name: table[name][i] for name in others} for i in range(n))
+            table["extra"] = [json.dumps(row, default=_plain) for row in rows]
+        columns = [table.get(name, [None] * n) for name in LOG_COLUMNS]
+        self._file.append(zip(*columns, strict=True))
+
+    def read(self) -> pd.DataFrame:
+        """The lines of this run, as `read_log` gives them; those of earlier runs are
+        not even looked at.
+        """
+        return self._file.read(self.run_id, self._start)
+
+
+def new_run_id() -> str:
+    """Name of one run of a service: when it began, and six digits that tell two of the
+    same second apart.
+    """
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
+
+
+def _spread(name: str, value, n: int) -> list:
+    if not isinstance(value, (list, tuple)) and not getattr(value, "ndim", 0):
+        return [value] * n
+    if len(value) != n:
+        raise CourseError(
+            f"log_batch: {name} has {len(value)} values for {n} predictions: give one"
+            " for each."
+        )
+    return list(value)
+
+
+def read_log(log_file: str | Path, run_id: str | None = None) -> pd.DataFrame:
+    """Read an inference log, of one run or of all.
+
+    Returns
+    -------
+    DataFrame with the columns of LOG_COLUMNS
+        timestamp as UTC, pred_class as Int64 (missing where the request failed),
+        numbers as float, the rest as text.
+
+    Raises
+    ------
+    CourseError
+        No such file, or another schema.
+    """
+    return AppendOnlyCsv(log_file, "theme5_monitoring", LOG_COLUMNS).read(run_id)
+
 
 def image_statistics(pixels: np.ndarray) -> pd.DataFrame:
     """Three numbers an image that show a broken input before any label arrives.
@@ -2899,89 +3008,6 @@ def _image_statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-class InferenceLogger:
-    """Append one line a prediction to a CSV file, safely with several processes and
-    across crashes.
-
-    Nothing is held open between two calls, so there is nothing to close.
-
-    Parameters
-    ----------
-    log_file : path
-        Made if missing, never truncated; on a local disk (network drives do not promise
-        whole appends).
-    run_id : str, optional
-        Stands in every line, and `read_log` selects by it; a new one when None.
-
-    Raises
-    ------
-    CourseError
-        The file has another schema or cannot be written; what it held is untouched.
-    """
-
-    def __init__(self, log_file: str | Path, run_id: str | None = None):
-        self.path, self.run_id = Path(log_file), run_id or new_run_id()
-        self._file = AppendOnlyCsv(log_file, "inference", LOG_COLUMNS)
-        self._file.append([])
-
-    def log(
-        self, pred_class: int, confidence: float, latency_ms: float, **extra
-    ) -> None:
-        """Log one prediction; see `log_batch` for `extra`."""
-        self.log_batch(
-            [pred_class],
-            [confidence],
-            [latency_ms],
-            **{key: [value] for key, value in extra.items()},
-        )
-
-    def log_batch(self, preds, confidences, latencies, **extra) -> None:
-        """Log a batch, all lines in one write.
-
-        Parameters
-        ----------
-        preds : N class numbers
-        confidences : N probabilities of the predicted class, 0..1
-        latencies : N times in ms; every image of a batch waits for the whole batch
-        extra : one value for all, or a list of N
-            Columns of LOG_COLUMNS (`timestamp`: datetime, UTC if it names no zone, the
-            time now if missing; `status`: "ok" or the name of an error); other names go
-            into the column `extra` as JSON.
-        """
-        n = len(preds)
-        values = {
-            "timestamp": datetime.now(UTC),
-            "run_id": self.run_id,
-            "batch": n,
-            "status": "ok",
-        } | extra
-        values |= {
-            "pred_class": list(preds),
-            "confidence": list(confidences),
-            "latency_ms": list(latencies),
-        }
-        table = {name: _spread(name, value, n) for name, value in values.items()}
-        unknown = [name for name in table if name not in LOG_COLUMNS]
-        if unknown:
-            rows = ({name: table[name][i] for name in unknown} for i in range(n))
-            table["extra"] = [json.dumps(row, default=_plain) for row in rows]
-        nothing = [None] * n
-        self._file.append(
-            list(zip(*(table.get(name, nothing) for name in LOG_COLUMNS), strict=True))
-        )
-
-
-def _spread(name: str, value, n: int) -> list:
-    if not isinstance(value, (list, tuple)) and not getattr(value, "ndim", 0):
-        return [value] * n
-    if len(value) != n:
-        raise CourseError(
-            f"log_batch: {name} has {len(value)} values for {n} predictions: give one"
-            " for each."
-        )
-    return list(value)
-
-
 class MonitoredModel:
     """A model that answers as before and leaves one log line a prediction.
 
@@ -3004,13 +3030,7 @@ class MonitoredModel:
     def __init__(self, model, logger: InferenceLogger, **extra):
         self.model, self.logger, self.extra, self.lost = model, logger, extra, 0
 
-    def predict(
-        self,
-        pixels: np.ndarray,
-        images=None,
-        timestamp: datetime | None = None,
-        added_ms: float = 0.0,
-    ):
+    def predict(self, pixels, images=None, timestamp=None, added_ms: float = 0.0):
         """Answer of the model, float32 (N, K); its errors are logged and raised again.
 
         Parameters
@@ -3023,46 +3043,31 @@ class MonitoredModel:
             Added to the measured latency without waiting: a drill shows a slow model in
             no time.
         """
-        began = time.perf_counter()
+        answer, status, began = None, "interrupted", time.perf_counter()
         try:
-            probabilities = self.model.predict(pixels)
+            answer = self.model.predict(pixels)
+            status = "ok"
+            return answer
         except Exception as error:
-            self._log(
-                pixels, None, began, added_ms, images, timestamp, type(error).__name__
-            )
+            status = type(error).__name__
             raise
-        self._log(pixels, probabilities, began, added_ms, images, timestamp, "ok")
-        return probabilities
+        finally:
+            latency = 1000 * (time.perf_counter() - began) + added_ms
+            about = {"status": status, "timestamp": timestamp or datetime.now(UTC)}
+            self._log(pixels, answer, latency, image=images, **about)
 
-    def _log(
-        self, pixels, probabilities, began, added_ms, images, timestamp, status
-    ) -> None:
-        latency = (time.perf_counter() - began) * 1000 + added_ms
+    def _log(self, pixels, answer, latency: float, **about) -> None:
         try:
-            images_in = (
-                isinstance(pixels, np.ndarray) and pixels.ndim == 4 and len(pixels) > 0
-            )
-            n = len(pixels) if images_in else 1  # whatever it was, it was one request
-            seen = _image_statistics(pixels) if images_in else {}
-            images = images if images_in else None
-            blank = [None] * n
-            preds, confidences = blank, blank
-            if probabilities is not None:
-                preds, confidences = (
-                    probabilities.argmax(axis=1),
-                    probabilities.max(axis=1),
-                )
-            self.logger.log_batch(
-                preds,
-                confidences,
-                [latency] * n,
-                model=self.model.hash,
-                image=images,
-                timestamp=timestamp or datetime.now(UTC),
-                status=status,
-                **seen,
-                **self.extra,
-            )
+            if isinstance(pixels, np.ndarray) and pixels.ndim == 4 and len(pixels):
+                about |= _image_statistics(pixels)
+                n = len(pixels)
+            else:  # whatever it was, it was one request
+                about["image"], n = None, 1
+            preds = confidences = [None] * n
+            if answer is not None:
+                preds, confidences = answer.argmax(axis=1), answer.max(axis=1)
+            about |= {"model": self.model.hash} | self.extra
+            self.logger.log_batch(preds, confidences, [latency] * n, **about)
         except Exception as error:
             # whatever it is, the answer matters more than its log line
             self.lost += 1
@@ -3343,7 +3348,18 @@ def error_budget(
 # Alerts: rules as data, fired once
 # --------------------------------------------------------------------------------------
 
-SIGNS = {
+ALERT_COLUMNS = {
+    "timestamp": "time",
+    "run_id": "str",
+    "rule": "str",
+    "severity": "str",
+    "event": "str",
+    "metric": "str",
+    "value": "float",
+    "threshold": "float",
+    "runbook": "str",
+}
+CONDITIONS = {
     ">": operator.gt,
     "<": operator.lt,
     "abs>": lambda value, threshold: abs(value) > threshold,
@@ -3382,13 +3398,25 @@ class AlertRule:
     runbook: str = ""
 
     def __post_init__(self):
-        known = {"metric": METRICS, "sign": SIGNS, "severity": ("warning", "critical")}
+        known = {
+            "metric": METRICS,
+            "sign": CONDITIONS,
+            "severity": ("warning", "critical"),
+        }
         for what, names in known.items():
             if getattr(self, what) not in names:
                 raise CourseError(
                     f"Rule {self.name!r}: {what} {getattr(self, what)!r} is unknown: "
                     f"choose one of {', '.join(names)}."
                 )
+        low, high = _range(self.metric, self.least)
+        able = low < self.threshold if self.sign == "<" else self.threshold < high
+        if not able:
+            raise CourseError(
+                f"Rule {self.name!r} can never fire: {self.metric} lies between"
+                f" {low:g} and {high:g} in the windows that it judges, and it asks for"
+                f" {self.sign} {self.threshold:g}. Choose another threshold or `least`."
+            )
 
     def breached(self, row) -> bool | None:
         """Verdict on one row of `window_statistics`; None where too few requests allow
@@ -3402,7 +3430,34 @@ class AlertRule:
             )
         if row["requests"] < self.least or math.isnan(row[self.metric]):
             return None
-        return bool(SIGNS[self.sign](row[self.metric], self.threshold))
+        return bool(CONDITIONS[self.sign](row[self.metric], self.threshold))
+
+
+def _range(metric: str, least: int) -> tuple[float, float]:
+    """Between what values a metric lies, in windows of at least so many requests."""
+    if metric.endswith(("_share", "_rate")) or metric == "confidence":
+        return 0.0, 1.0
+    if metric == "requests":
+        return least, math.inf
+    return (-math.inf if metric.endswith("_z") else 0.0), math.inf
+
+
+RUNBOOKS = {
+    "slow": "Compare p50 with p95: both up is load or hardware, p95 alone is queueing;"
+    " roll back the last release if it coincides.",
+    "errors": "Group the failed lines by status and sender; one sender: call them; all:"
+    " roll back.",
+    "blank_images": "Open the last ten images; call the site whose camera or scanner"
+    " sends them.",
+    "class_mix": "Ask whether the population changed (a new site, an outbreak); label"
+    " thirty recent images before you trust or retrain anything.",
+    "confidence": "Look at the least confident images, then run the drift tests of"
+    " theme 6.",
+    "brightness": "Compare recent images with old ones: exposure, gain or preprocessing"
+    " has changed upstream.",
+    "no_traffic": "Send one request yourself; if it is answered, the fault lies before"
+    " the service.",
+}
 
 
 def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
@@ -3415,82 +3470,19 @@ def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
     beta, lognormal) none fired, and the largest deviation that lasted two ticks was
     4.8.
     """
-    z = {"sign": "abs>", "threshold": 5.0, "least": 30}
+    table = [
+        # name, metric, sign, threshold, severity, least
+        ("slow", "latency_p95", ">", slo_ms, "critical", 20),
+        ("errors", "error_rate", ">", 0.02, "critical", 50),
+        ("blank_images", "blank_share", ">", 0.05, "critical", 20),
+        ("class_mix", "class_mix_z", "abs>", 5.0, "warning", 30),
+        ("confidence", "confidence_z", "abs>", 5.0, "warning", 30),
+        ("brightness", "brightness_z", "abs>", 5.0, "warning", 30),
+        ("no_traffic", "requests", "<", 1, "critical", 0),
+    ]
     return [
-        AlertRule(
-            "slow",
-            "latency_p95",
-            ">",
-            slo_ms,
-            "critical",
-            least=20,
-            runbook=(
-                "Compare p50 with p95: both up is load or hardware, p95 alone is"
-                " queueing; roll back the last release if it coincides."
-            ),
-        ),
-        AlertRule(
-            "errors",
-            "error_rate",
-            ">",
-            0.02,
-            "critical",
-            least=50,
-            runbook=(
-                "Group the failed lines by status and sender; one sender: call them;"
-                " all: roll back."
-            ),
-        ),
-        AlertRule(
-            "blank_images",
-            "blank_share",
-            ">",
-            0.05,
-            "critical",
-            least=20,
-            runbook=(
-                "Open the last ten images; call the site whose camera or scanner sends"
-                " them."
-            ),
-        ),
-        AlertRule(
-            "class_mix",
-            "class_mix_z",
-            **z,
-            runbook=(
-                "Ask whether the population changed (a new site, an outbreak); label"
-                " thirty recent images before you trust or retrain anything."
-            ),
-        ),
-        AlertRule(
-            "confidence",
-            "confidence_z",
-            **z,
-            runbook=(
-                "Look at the least confident images, then run the drift tests of"
-                " theme 6."
-            ),
-        ),
-        AlertRule(
-            "brightness",
-            "brightness_z",
-            **z,
-            runbook=(
-                "Compare recent images with old ones: exposure, gain or preprocessing"
-                " has changed upstream."
-            ),
-        ),
-        AlertRule(
-            "no_traffic",
-            "requests",
-            "<",
-            1,
-            "critical",
-            runbook=(
-                "Send one request yourself; if it is answered, the fault lies before"
-                " the service."
-            ),
-        ),
+        AlertRule(*condition, severity, least=least, runbook=RUNBOOKS[condition[0]])
+        for *condition, severity, least in table
     ]
 
 
@@ -3509,41 +3501,24 @@ class AlertManager:
     run_id : str, optional
         With the id of an earlier run, what it left firing is not fired again; a new one
         when None.
-    writer : SummaryWriter, optional
-        TensorBoard: a text an event, and at each tick the number of rules that fire.
-    webhook : Webhook, optional
+    webhook : str, optional
+        Address that receives each event as JSON; a receiver that is down keeps nobody
+        waiting.
     """
 
-    def __init__(
-        self,
-        rules,
-        path,
-        run_id: str | None = None,
-        writer=None,
-        webhook: Webhook | None = None,
-    ):
-        self.rules, self.run_id, self.writer, self.webhook = (
-            list(rules),
-            run_id or new_run_id(),
-            writer,
-            webhook,
-        )
+    def __init__(self, rules, path, run_id: str | None = None, webhook=None):
+        self.rules, self.run_id = list(rules), run_id or new_run_id()
+        self.webhook, self._changing = webhook, {}
         names = [rule.name for rule in self.rules]
         if len(set(names)) < len(names):
             raise CourseError(
                 f"Two rules share a name ({', '.join(names)}): an alert must name one"
                 " rule."
             )
-        self._file = AppendOnlyCsv(path, "alert", ALERT_COLUMNS)
-        self._file.append([])
-        past = read_alerts(path, self.run_id)
-        self.firing = set(
-            past.groupby("rule")["event"]
-            .last()
-            .loc[lambda event: event == "firing"]
-            .index
-        )
-        self._changing = {}  # since when a rule's condition has contradicted its state
+        self._file = AppendOnlyCsv(path, "theme5_monitoring", ALERT_COLUMNS)
+        self._file.append([])  # a file that cannot be written is told now
+        last = self._file.read(run_id).groupby("rule")["event"].last() if run_id else {}
+        self.firing = {rule for rule, event in last.items() if event == "firing"}
 
     def evaluate(self, now: datetime, row) -> list[dict]:
         """Judge one row of `window_statistics`; return (and store, and send) the
@@ -3564,42 +3539,33 @@ class AlertManager:
             )
         changed = [rule for rule in rules if self._turns(rule, rule.breached(row), now)]
         events = [self._event(rule, now, row) for rule in changed]
-        try:
-            if events:
-                self._file.append(
-                    [[event[name] for name in ALERT_COLUMNS] for event in events]
-                )
-        except CourseError:
-            # not told, so not changed: the next tick tries again
-            self.firing ^= {rule.name for rule in changed}
-            raise
+        if events:
+            self._file.append(
+                [event[name] for name in ALERT_COLUMNS] for event in events
+            )
+        # told first: what could not be written is tried again at the next tick
+        for rule in changed:
+            self.firing ^= {rule.name}
+            del self._changing[rule.name]
         for event in events if self.webhook else ():
-            self.webhook.send(event)
-        if self.writer:
-            _write_alerts(self.writer, events, now, len(self.firing))
+            send_alert(self.webhook, event)
         return events
 
     def _turns(self, rule: AlertRule, verdict: bool | None, now: datetime) -> bool:
-        """Does the rule change its state now?"""
+        """Has the condition contradicted the rule's state for its hold time?"""
         if verdict is None or verdict == (rule.name in self.firing):
             self._changing.pop(rule.name, None)
             return False
-        if now - self._changing.setdefault(rule.name, now) < pd.Timedelta(
-            minutes=rule.hold
-        ):
-            return False
-        del self._changing[rule.name]
-        self.firing ^= {rule.name}
-        return True
+        since = self._changing.setdefault(rule.name, now)
+        return now - since >= pd.Timedelta(minutes=rule.hold)
 
     def _event(self, rule: AlertRule, now: datetime, row) -> dict:
-        event = "firing" if rule.name in self.firing else "resolved"
         return {
             "timestamp": now,
             "run_id": self.run_id,
             "rule": rule.name,
             "severity": rule.severity,
-            "event": event,
+            "event": "resolved" if rule.name in self.firing else "firing",
             "metric": rule.metric,
             "value": float(row[rule.metric]),
             "threshold": rule.threshold,
@@ -3608,112 +3574,21 @@ class AlertManager:
 
 
 def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
-    """Events of alerts.csv in the order they were written, with typed columns
-    (ALERT_COLUMNS), less torn lines.
-    """
-    rows, _ = AppendOnlyCsv(path, "alert", ALERT_COLUMNS).read()
-    table = pd.DataFrame(rows, columns=list(ALERT_COLUMNS), dtype=object)
-    table["timestamp"], numbers = _times(table["timestamp"]), ["value", "threshold"]
-    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
-    table = table[table["timestamp"].notna() & table[numbers].notna().all(axis=1)]
-    return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
+    """Events of alerts.csv in the order they were written (ALERT_COLUMNS)."""
+    return AppendOnlyCsv(path, "theme5_monitoring", ALERT_COLUMNS).read(run_id)
 
 
-# --------------------------------------------------------------------------------------
-# A day of production in seconds, and a drill
-# --------------------------------------------------------------------------------------
-
-
-def replay_day(
-    monitored: MonitoredModel,
-    data: Data,
-    seed: int,
-    requests: int = 3000,
-    incidents=(),
-    manager=None,
-    baseline: dict | None = None,
-    day: datetime | None = None,
-    every: int = 10,
-):
-    """Serve a day of traffic in seconds, image by image, then judge it tick by tick.
-
-    The clock of the log is that of the virtual day (UTC); the latencies are measured on
-    this machine, now. All the rest repeats with the seed.
-
-    Parameters
-    ----------
-    monitored : MonitoredModel
-        With a logger of a new run: two replays of one day in one run would look like
-        twice the traffic.
-    incidents : list of Incident
-    manager : AlertManager, optional
-    baseline : dict of `monitoring_baseline`, optional
-        From a quiet day of another seed. The default rules need it.
-    day : datetime, optional
-        Midnight; yesterday's when None.
-
-    Returns
-    -------
-    log, windows, events : DataFrames
-        Of `read_log`; of `window_statistics` (the shortest window among the rules); of
-        the alerts, ALERT_COLUMNS.
-
-    Raises
-    ------
-    CourseError
-        The run already holds lines of this day. An error of the model that no incident
-        has asked for is raised on.
-    """
-    midnight = pd.Timestamp(day or datetime.now(UTC) - pd.Timedelta(days=1))
-    midnight = (
-        midnight.tz_localize("UTC")
-        if midnight.tz is None
-        else midnight.tz_convert("UTC")
-    ).normalize()
-    logger = monitored.logger
-    known = read_log(logger.path, logger.run_id)["timestamp"]
-    if known.between(midnight, midnight + pd.Timedelta(days=1)).any():
-        raise CourseError(
-            f"Run {logger.run_id} already holds lines of {midnight:%Y-%m-%d}: make a"
-            " new InferenceLogger (a new run), or give another day."
-        )
-    rng, paths = np.random.default_rng([seed, 1]), data.index["path"].to_numpy()
-    for request in traffic(data, seed, requests, incidents).itertuples():
-        pixels = _harm(data.pixels[request.row : request.row + 1], request.kind, rng)
-        when = midnight + pd.Timedelta(minutes=request.minute)
-        added = request.size if request.kind == "slow" else 0.0
-        try:
-            monitored.predict(pixels, [paths[request.row]], when, added)
-        except Exception:
-            if request.kind != "exceptions":  # else a server would answer 400 and go on
-                raise
-    log = read_log(logger.path, logger.run_id)
-    log = log[
-        log["timestamp"].between(midnight, midnight + pd.Timedelta(days=1))
-    ].reset_index(drop=True)
-    windows, events = watch(
-        log, manager, baseline, every, until=midnight + pd.Timedelta(days=1)
-    )
-    return log, windows, events
-
-
-def _harm(pixels: np.ndarray, kind: str, rng) -> np.ndarray:
-    """What an incident does to an image uint8 (1, C, S, S)."""
-    # a covered lens: dark, with the sensor's noise of half a grey level
-    if kind == "blank":
-        return np.round(16 + rng.normal(0, 0.5, pixels.shape)).astype(np.uint8)
-    # a row is missing: no network takes that
-    return pixels[:, :, 1:] if kind == "exceptions" else pixels
-
-
-def watch(
+def judge_windows(
     log: pd.DataFrame,
     manager: AlertManager | None = None,
     baseline: dict | None = None,
     every: int = 10,
     until: datetime | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Windows of a log, and the events that the manager makes of them, tick by tick."""
+    """Windows of a log, and the events that the manager makes of them, tick by tick.
+
+    Where the rules look at windows of several lengths, the shortest are returned.
+    """
     lengths = sorted({rule.window for rule in manager.rules}) if manager else [30]
     tables = [
         window_statistics(log, minutes, every, baseline, until) for minutes in lengths
@@ -3726,99 +3601,64 @@ def watch(
 
 
 # --------------------------------------------------------------------------------------
-# Dashboards
+# A day of production in seconds
 # --------------------------------------------------------------------------------------
 
-# TensorBoard tag of each metric, and the charts that show several tags together.
-TAGS = {
-    "latency_p50": "latency/p50",
-    "latency_p95": "latency/p95",
-    "latency_p99": "latency/p99",
-    "throughput": "traffic/throughput",
-    "error_rate": "traffic/error_rate",
-    "confidence": "model/confidence",
-    "low_confidence_share": "model/low_confidence_share",
-    "positive_share": "model/positive_share",
-    "brightness": "input/brightness",
-    "sharpness": "input/sharpness",
-    "blank_share": "input/blank_share",
-    "class_mix_z": "deviation/class_mix",
-    "positive_share_z": "deviation/positive_share",
-    "confidence_z": "deviation/confidence",
-    "brightness_z": "deviation/brightness",
-    "sharpness_z": "deviation/sharpness",
-}
-CHARTS = {
-    "Service": {
-        "latency (ms)": ["Multiline", ["latency/p50", "latency/p95", "latency/p99"]],
-        "requests a minute": ["Multiline", ["traffic/throughput"]],
-        "error rate": ["Multiline", ["traffic/error_rate"]],
-        "alerts that fire": ["Multiline", ["alerts/firing"]],
-    },
-    "Model": {
-        "class mix and confidence": [
-            "Multiline",
-            ["model/positive_share", "model/confidence"],
-        ],
-        "standard errors from a quiet day": [
-            "Multiline",
-            [f"deviation/{name}" for name in COMPARED],
-        ],
-    },
-}
 
+def replay_day(
+    monitored: MonitoredModel,
+    data: Data,
+    seed: int,
+    requests: int = 3000,
+    incidents=(),
+    manager: AlertManager | None = None,
+    baseline: dict | None = None,
+    day: datetime | None = None,
+    every: int = 10,
+):
+    """Serve a day of traffic in seconds, image by image, then judge it tick by tick.
 
-def write_dashboard(
-    folder: str | Path,
-    windows: pd.DataFrame,
-    log: pd.DataFrame,
-    data: Data | None = None,
-    events: pd.DataFrame | None = None,
-    images: int = 8,
-) -> Path:
-    """Write a day as a TensorBoard run: step is the minute of the day, wall time that
-    of the log.
+    The clock of the log is that of the virtual day (UTC; yesterday when `day` is None);
+    the latencies are measured on this machine, now. All the rest repeats with the seed.
 
-    Scalars of TAGS with a layout for the page "Custom scalars" (CHARTS), histograms of
-    confidence and latency by hour, the images of the lowest confidence (needs `data`;
-    their ids in the tags) and the alerts as texts. What an earlier call wrote to the
-    folder is replaced, else TensorBoard would draw both.
+    Returns
+    -------
+    log, windows, events : DataFrames
+        Of `read_log`, and of `judge_windows`. The default rules need the `baseline` of
+        a quiet day of another seed.
+
+    Raises
+    ------
+    CourseError
+        The run already holds lines of this day: two would look like twice the traffic.
+        An error of the model that no incident has asked for is raised on.
     """
-    from torch.utils.tensorboard import SummaryWriter
+    midnight = _midnight(day or datetime.now(UTC) - pd.Timedelta(days=1))
+    logger, end = monitored.logger, midnight + pd.Timedelta(days=1)
+    if logger.read()["timestamp"].between(midnight, end).any():
+        raise CourseError(
+            f"Run {logger.run_id} already holds lines of {midnight:%Y-%m-%d}: make a"
+            " new InferenceLogger (a new run), or give another day."
+        )
+    rng, paths = np.random.default_rng([seed, 1]), data.index["path"].to_numpy()
+    for request in draw_traffic(data, seed, requests, incidents).itertuples():
+        pixels = harm(data.pixels[request.row : request.row + 1], request.kind, rng)
+        when = midnight + pd.Timedelta(minutes=request.minute)
+        added = request.size if request.kind == "slow" else 0.0
+        try:
+            monitored.predict(pixels, [paths[request.row]], when, added)
+        except Exception:
+            if request.kind != "exceptions":  # else a server would answer 400 and go on
+                raise
+    log = logger.read()
+    log = log[log["timestamp"].between(midnight, end)].reset_index(drop=True)
+    return log, *judge_windows(log, manager, baseline, every, until=end)
 
-    for old in Path(folder).glob("events.out.tfevents.*"):
-        old.unlink()
-    midnight = windows["timestamp"].iloc[0].normalize()
-    with (
-        clear_disk_errors(folder, kept="The log that it shows is untouched."),
-        SummaryWriter(str(folder)) as writer,
-    ):
-        writer.add_custom_scalars(CHARTS)
-        for metric in (name for name in TAGS if name in windows):
-            for when, value in windows.set_index("timestamp")[metric].dropna().items():
-                writer.add_scalar(
-                    TAGS[metric], value, int(minute_of_day(when)), when.timestamp()
-                )
-        answered = log[log["status"] == "ok"]
-        for hour, part in answered.groupby(answered["timestamp"].dt.floor("h")):
-            minute = (hour - midnight) // pd.Timedelta(minutes=1)
-            for name in ("confidence", "latency_ms"):
-                writer.add_histogram(
-                    f"hourly/{name}",
-                    part[name].to_numpy(float),
-                    minute,
-                    walltime=hour.timestamp(),
-                )
-        if data is not None:
-            _write_doubtful(writer, answered, data, images)
-        if events is not None:
-            change = events["event"].map({"firing": 1, "resolved": -1})
-            for tick in windows["timestamp"]:
-                new = events[events["timestamp"] == tick].to_dict("records")
-                _write_alerts(
-                    writer, new, tick, int(change[events["timestamp"] <= tick].sum())
-                )
-    return Path(folder)
+
+def _midnight(day: datetime) -> pd.Timestamp:
+    day = pd.Timestamp(day)
+    day = day.tz_convert("UTC") if day.tz else day.tz_localize("UTC")
+    return day.normalize()
 
 
 def least_sure(log: pd.DataFrame, data: Data, images: int = 8) -> pd.DataFrame:
@@ -3834,104 +3674,8 @@ def least_sure(log: pd.DataFrame, data: Data, images: int = 8) -> pd.DataFrame:
         & (log["contrast"] >= BLANK_CONTRAST)
         & log["image"].isin(row_of)
     ]
-    lowest = (
-        seen.sort_values("confidence", kind="stable")
-        .drop_duplicates("image")
-        .head(images)
-    )
-    return lowest.assign(row=lowest["image"].map(row_of))
-
-
-def _write_doubtful(writer, answered: pd.DataFrame, data: Data, images: int) -> None:
-    for rank, case in enumerate(
-        least_sure(answered, data, images).itertuples(), start=1
-    ):
-        picture = data.pixels[case.row]
-        # TensorBoard shows pixels as they are: a thumb nail at 64
-        scale = max(1, 192 // picture.shape[-1])
-        picture = picture.repeat(scale, axis=1).repeat(scale, axis=2)
-        tag = f"low_confidence/{rank} {Path(case.image).name} {case.confidence:.2f}"
-        writer.add_image(tag, picture, 0, walltime=case.timestamp.timestamp())
-
-
-def _write_alerts(writer, events: list[dict], now: datetime, firing: int) -> None:
-    minute, wall = int(minute_of_day(now)), now.timestamp()
-    writer.add_scalar("alerts/firing", firing, minute, wall)
-    for event in events:
-        text = (
-            f"**{event['event']}** {event['severity']} `{event['rule']}` at"
-            f" {now:%H:%M}: {event['metric']} = {event['value']:.4g} (limit"
-            f" {event['threshold']:.4g})."
-            f" {event['runbook'] if event['event'] == 'firing' else ''}"
-        )
-        writer.add_text(f"alerts/{event['rule']}", text, minute, walltime=wall)
-
-
-def plot_dashboard(
-    windows: pd.DataFrame,
-    events=None,
-    incidents=(),
-    title: str = "",
-    slo_ms: float = 50.0,
-):
-    """Draw a day in six panels, for a report or for people without TensorBoard.
-
-    Shaded: incidents. Triangles: alerts that fire, each in the panel of its metric.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    figure, axes = plt.subplots(3, 2, figsize=(13, 8.5), sharex=True)
-    for axis, (label, metrics) in zip(axes.flat, PANELS.items(), strict=True):
-        drawn = metrics if label.startswith("latency") else metrics[:1]
-        for metric, line in zip(drawn, ("-", "--", ":"), strict=False):
-            name = metric.removeprefix("latency_")
-            axis.plot(
-                hours_of(windows["timestamp"], windows),
-                windows[metric],
-                line,
-                label=name,
-                zorder=3,
-                clip_on=False,
-            )
-        if len(drawn) > 1:
-            axis.axhline(slo_ms, color=COLOURS[6], lw=1, ls="-.", label="SLO")
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.legend(
-                loc="center right", bbox_to_anchor=(1, 0.52), ncols=2, fontsize=9
-            )
-        if events is not None and len(events):
-            own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
-            mark_alerts(axis, own, windows, drawn[-1])
-        axis.margins(y=0.12)
-        # a rate of 0 lies on the axis, over it
-        if metrics[0] in ("error_rate", "throughput"):
-            axis.set_ylim(bottom=0)
-        axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
-    for axis in axes.flat:
-        for incident in incidents:
-            axis.axvspan(
-                incident.start,
-                incident.start + incident.hours,
-                color=COLOURS[4],
-                alpha=0.25,
-                lw=0,
-            )
-    for axis in axes[0]:
-        for incident in incidents:
-            axis.text(
-                incident.start + incident.hours / 2,
-                1.02,
-                incident.name.replace(" ", "\n"),
-                ha="center",
-                transform=axis.get_xaxis_transform(),
-                fontsize=9,
-            )
-    for axis in axes[-1]:
-        axis.set_xlabel("hour of the day (UTC)")
-    figure.suptitle(title)
-    return figure
+    lowest = seen.sort_values("confidence", kind="stable").drop_duplicates("image")
+    return lowest.head(images).assign(row=lambda table: table["image"].map(row_of))
 
 
 # ======================================================================================
@@ -5105,20 +4849,20 @@ def match_priors(
 # The decision: none, watch or retrain
 # --------------------------------------------------------------------------------------
 
-DRIFT_COLUMNS = (
-    "timestamp",
-    "run_id",
-    "model",
-    "window",
-    "images",
-    "level",
-    "flagged",
-    "streak",
-    "p_value",
-    "estimated_accuracy",
-    "floor",
-    "reasons",
-)
+DRIFT_COLUMNS = {
+    "timestamp": "time",
+    "run_id": "str",
+    "model": "str",
+    "window": "float",
+    "images": "float",
+    "level": "str",
+    "flagged": "str",
+    "streak": "float",
+    "p_value": "float",
+    "estimated_accuracy": "float",
+    "floor": "float",
+    "reasons": "str",
+}
 
 
 @dataclass(frozen=True)
@@ -5239,7 +4983,11 @@ class DriftMonitor:
     def __init__(self, reference: Reference, policy: DriftPolicy, log_file=None):
         self.reference, self.policy, self.number = reference, policy, 0
         self.run_id, self.recent, self.streak = new_run_id(), [], 0
-        self.log = AppendOnlyCsv(log_file, "drift", DRIFT_COLUMNS) if log_file else None
+        self.log = (
+            AppendOnlyCsv(log_file, "theme6_drift_detection", DRIFT_COLUMNS)
+            if log_file
+            else None
+        )
 
     def look(self, window: Observation) -> Decision:
         """Judge the next window.
@@ -5352,13 +5100,7 @@ class DriftMonitor:
 
 def read_drift_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
     """The looks of a DriftMonitor, one row each, columns DRIFT_COLUMNS."""
-    rows, torn = AppendOnlyCsv(path, "drift", DRIFT_COLUMNS).read()
-    if torn:
-        print(f"{Path(path).name}: {torn} torn lines are left out.")
-    table = pd.DataFrame(rows, columns=list(DRIFT_COLUMNS))
-    numbers = ["window", "images", "streak", "p_value", "estimated_accuracy", "floor"]
-    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
-    return table[(table["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
+    return AppendOnlyCsv(path, "theme6_drift_detection", DRIFT_COLUMNS).read(run_id)
 
 
 # --------------------------------------------------------------------------------------
@@ -6671,7 +6413,15 @@ def latency_ratio(
 # Promotion: one file changes place, and a log says who, when and why
 # --------------------------------------------------------------------------------------
 
-AUDIT_COLUMNS = ("timestamp", "who", "event", "model", "previous", "checks", "why")
+AUDIT_COLUMNS = {
+    "timestamp": "time",
+    "who": "str",
+    "event": "str",
+    "model": "str",
+    "previous": "str",
+    "checks": "str",
+    "why": "str",
+}
 # What begins a swap, and the event that ends it.
 SWAPS = {"promoting": "in service", "rolling back": "rollback"}
 
@@ -6691,13 +6441,10 @@ def read_audit(course: Course) -> pd.DataFrame:
     that the line is about, `previous` the one in service before it, `checks` the
     figures of the gate as JSON.
     """
-    file, rows = AppendOnlyCsv(course.exports / "audit.csv", "audit", AUDIT_COLUMNS), []
-    if file.path.exists():
-        rows, _ = file.read()
-    table = pd.DataFrame(rows, columns=list(AUDIT_COLUMNS), dtype=object)
-    # a line whose time is lost still says what served
-    table["timestamp"] = _times(table["timestamp"])
-    return table
+    file = AppendOnlyCsv(
+        course.exports / "audit.csv", "theme7_retraining", AUDIT_COLUMNS
+    )
+    return file.read() if file.path.exists() else pd.DataFrame(columns=[*AUDIT_COLUMNS])
 
 
 def promote(
@@ -6855,7 +6602,8 @@ def _audit(
         except (KeyError, OSError, ImportError):  # a container's user may have no name
             who = "unknown"
     row = [datetime.now(UTC), who, event, model, previous, checks, why]
-    AppendOnlyCsv(course.exports / "audit.csv", "audit", AUDIT_COLUMNS).append([row])
+    path = course.exports / "audit.csv"
+    AppendOnlyCsv(path, "theme7_retraining", AUDIT_COLUMNS).append([row])
 
 
 def _served(audit: pd.DataFrame) -> list[str]:

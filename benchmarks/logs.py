@@ -76,7 +76,7 @@ def answer(log, folder: Path) -> dict:
     """Everything that theme 5 asks of a log."""
     baseline = utils.monitoring_baseline(log)
     manager = utils.AlertManager(utils.default_rules(), folder / "alerts.csv")
-    windows, events = utils.watch(log, manager, baseline)
+    windows, events = utils.judge_windows(log, manager, baseline)
     budget = utils.error_budget(log)
     told = [
         (str(event["timestamp"]), event["rule"], event["event"])

@@ -10,6 +10,7 @@ import utils
 from demo import logs, pages, pictures
 from demo.replay import SEVERITIES, Replay, plot_curve
 from demo.service import Service, answer
+from kit import figures
 
 CSS = Path(__file__).with_name("look.css")
 EXAMPLES = 12
@@ -220,11 +221,10 @@ def log_tab(service: Service) -> None:
             f"{labels[chosen].rsplit(' · ', 1)[0]}; windows of 30 minutes, triangles:"
             " alerts that fire"
         )
-        figure = utils.plot_dashboard(windows, alerts, title=title)
-        notes = pages.message(journal.told, "note") if journal.told else ""
+        figure = figures.plot_dashboard(windows, alerts, title=title)
         lines = journal.log[journal.log["run_id"] == chosen]
         html = (
-            f"{notes}{pages.drawing(figure, 'Six panels of rolling statistics', 90)}"
+            f"{pages.drawing(figure, 'Six panels of rolling statistics', 90)}"
             f"<h2>Alerts</h2>{pages.alerts_table(alerts)}"
             "<h2>Last lines of the log</h2>"
             f"{pages.log_tail(lines, service.model.classes)}"

@@ -1,7 +1,5 @@
 """The production log and its alerts, as theme 5 and later runs have written them."""
 
-import contextlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +11,10 @@ import utils
 
 @dataclass(frozen=True)
 class Journal:
-    """What HOME/logs says now: the log and the alerts of all runs, and a sentence on
-    torn lines, if any.
-    """
+    """What HOME/logs says now: the log and the alerts of all runs."""
 
     log: pd.DataFrame
     alerts: pd.DataFrame
-    told: str
 
 
 def read_journal(home: Path) -> Journal:
@@ -30,10 +25,7 @@ def read_journal(home: Path) -> Journal:
     CourseError
         No production log, an empty one, or one of another schema.
     """
-    told = io.StringIO()
-    # said on the page, not in the server's window
-    with contextlib.redirect_stdout(told):
-        log = utils.read_log(home / "logs" / "production.csv")
+    log = utils.read_log(home / "logs" / "production.csv")
     if log.empty:
         raise utils.CourseError(
             "logs/production.csv has no lines: run notebooks/theme5_monitoring.ipynb"
@@ -45,7 +37,7 @@ def read_journal(home: Path) -> Journal:
         if path.exists()
         else pd.DataFrame(columns=list(utils.ALERT_COLUMNS))
     )
-    return Journal(log, alerts, told.getvalue().strip())
+    return Journal(log, alerts)
 
 
 def list_runs(journal: Journal, home: Path) -> dict[str, str]:

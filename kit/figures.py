@@ -415,6 +415,73 @@ def mark_alerts(axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str) 
         )
 
 
+def plot_dashboard(
+    windows: pd.DataFrame,
+    events=None,
+    incidents=(),
+    title: str = "",
+    slo_ms: float = 50.0,
+):
+    """Draw a day in six panels, for a report or for people without TensorBoard.
+
+    Shaded: incidents. Triangles: alerts that fire, each in the panel of its metric.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(3, 2, figsize=(13, 8.5), sharex=True)
+    for axis, (label, metrics) in zip(axes.flat, PANELS.items(), strict=True):
+        drawn = metrics if label.startswith("latency") else metrics[:1]
+        for metric, line in zip(drawn, ("-", "--", ":"), strict=False):
+            name = metric.removeprefix("latency_")
+            axis.plot(
+                hours_of(windows["timestamp"], windows),
+                windows[metric],
+                line,
+                label=name,
+                zorder=3,
+                clip_on=False,
+            )
+        if len(drawn) > 1:
+            axis.axhline(slo_ms, color=COLOURS[6], lw=1, ls="-.", label="SLO")
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.legend(
+                loc="center right", bbox_to_anchor=(1, 0.52), ncols=2, fontsize=9
+            )
+        if events is not None and len(events):
+            own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
+            mark_alerts(axis, own, windows, drawn[-1])
+        axis.margins(y=0.12)
+        # a rate of 0 lies on the axis, over it
+        if metrics[0] in ("error_rate", "throughput"):
+            axis.set_ylim(bottom=0)
+        axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
+    for axis in axes.flat:
+        for incident in incidents:
+            axis.axvspan(
+                incident.start,
+                incident.start + incident.hours,
+                color=COLOURS[4],
+                alpha=0.25,
+                lw=0,
+            )
+    for axis in axes[0]:
+        for incident in incidents:
+            axis.text(
+                incident.start + incident.hours / 2,
+                1.02,
+                incident.name.replace(" ", "\n"),
+                ha="center",
+                transform=axis.get_xaxis_transform(),
+                fontsize=9,
+            )
+    for axis in axes[-1]:
+        axis.set_xlabel("hour of the day (UTC)")
+    figure.suptitle(title)
+    return figure
+
+
 def draw_shares(axis, shares: np.ndarray, classes) -> None:
     """A bar a class, as large as a picture, with its percentage."""
     axis.bar(range(len(shares)), shares, color=COLOURS[: len(shares)], width=0.8)

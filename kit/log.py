@@ -1,262 +1,149 @@
-"""An append-only CSV that many processes write to."""
+"""A CSV file that many processes append to and plain `pandas.read_csv` reads."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
-import json
-import math
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
 from kit.files import CourseError, clear_disk_errors
 
-LOG_COLUMNS = (
-    "timestamp",
-    "run_id",
-    "model",
-    "image",
-    "pred_class",
-    "confidence",
-    "latency_ms",
-    "batch",
-    "brightness",
-    "contrast",
-    "sharpness",
-    "status",
-    "extra",
-)
-ALERT_COLUMNS = (
-    "timestamp",
-    "run_id",
-    "rule",
-    "severity",
-    "event",
-    "metric",
-    "value",
-    "threshold",
-    "runbook",
-)
-TORN = "\0"  # ends a line that was cut: no value holds it
+# The version stands in the header, as the last column. Its value ends each line, so
+# that a line which was cut is never taken for a whole one.
+SCHEMA = "schema1"
+MOVE = "move the file away, and a new one is started."
 
 
 class AppendOnlyCsv:
-    """A CSV file that many processes append to and that no crash shortens.
+    """A CSV file that many processes append to; a lock lets in one at a time.
 
-    The file is opened with O_APPEND and every call is one `write`: on a local disk the
-    system puts it whole at the end, so lines of two writers never mix. A line torn by a
-    crash or a full disk has no end; the next write closes it with a mark, so that no
-    reader takes it for a whole one, and begins a new line.
-    The first line names the schema, and a file of another schema is refused rather than
-    mixed.
+    Parameters
+    ----------
+    notebook : str
+        Who writes the file, for the sentence that it is missing.
+    columns : dict
+        By name "time" (always there), "float", "Int64" or "str": what `append` takes
+        and `read` returns.
     """
 
-    def __init__(self, path: str | Path, kind: str, columns: tuple[str, ...]):
-        self.path, self.columns = Path(path), columns
-        self.header = f"# {kind} log, schema 1\n{','.join(columns)}\n".encode()
+    def __init__(self, path: str | Path, notebook: str, columns: dict[str, str]):
+        from filelock import FileLock
 
-    def append(self, rows: list[list]) -> None:
-        """Add whole lines, in one write.
+        self.path, self.notebook, self.columns = Path(path), notebook, columns
+        self.lock = FileLock(f"{path}.lock", timeout=10)
+        self.header = f"{','.join(columns)},{SCHEMA}\n".encode()
+
+    def append(self, rows) -> None:
+        """Add lines, each a list of values; what a crash left of a line is cut off.
 
         Raises
         ------
         CourseError
-            No permission, disk full, a write cut short, a file of another schema; what
-            stood there is untouched.
+            A value that its column does not take, a file of another schema, no
+            permission, a full disk. The lines written before are untouched.
         """
-        import csv
-
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            [[_text(value) for value in row] for row in rows]
-        )
-        with clear_disk_errors(
-            self.path, kept="The lines written before are all there."
-        ):
+        csv.writer(text, lineterminator="\n").writerows(map(self._texts, rows))
+        lines = text.getvalue().encode(errors="backslashreplace")
+        with clear_disk_errors(self.path, "The lines written before are all there."):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            with self.lock, open(self.path, "a+b", buffering=0) as file:
+                end = self._cut_torn_line(file)
+                lines = lines if end else self.header + lines
+                if lines and os.write(file.fileno(), lines) < len(lines):
+                    file.truncate(end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _texts(self, row) -> list[str]:
+        texts = []
+        for (name, kind), value in zip(self.columns.items(), row, strict=True):
             try:
-                self._begin(file)
-                os.lseek(file, -1, os.SEEK_END)
-                torn = os.read(file, 1) != b"\n"
-                self._write(
-                    file,
-                    (f"{TORN}\n" * (torn and bool(rows)) + text.getvalue()).encode(),
-                )
-            finally:
-                os.close(file)
+                texts.append(_text(value, kind))
+            except (TypeError, ValueError, OverflowError) as error:
+                told = f"{self.path.name}: {name} takes no {value!r}, but {kind}."
+                raise CourseError(told) from error
+        return [*texts, "1"]
 
-    def _write(self, file: int, lines: bytes) -> None:
-        if os.write(file, lines) < len(lines):
-            raise OSError(errno.ENOSPC, "only a part of the last line was written")
+    def _cut_torn_line(self, file) -> int:
+        self._check(file)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        if file.read(1) not in (b"", b"\n"):
+            file.seek(0)
+            end = file.read().rfind(b"\n") + 1
+            file.truncate(end)
+        return end
 
-    def _begin(self, file: int) -> None:
-        """Write the header, or what a crash left out of it; one process at a time."""
-        if self._missing_header(os.read(file, len(self.header))):
-            from filelock import FileLock
-
-            with FileLock(f"{self.path}.lock", timeout=10):
-                os.lseek(file, 0, os.SEEK_SET)
-                self._write(file, self._missing_header(os.read(file, len(self.header))))
-
-    def _missing_header(self, found: bytes) -> bytes:
-        if not self.header.startswith(found):
+    def _check(self, file) -> None:
+        file.seek(0)
+        found, expected = file.read(len(self.header)), self.header
+        if not expected.startswith(found):
             raise CourseError(
-                f"{self.path} has another schema (its first line is"
-                f" {found.splitlines()[0].decode(errors='replace')!r}, expected"
-                f" {self.header.splitlines()[0].decode()!r}): move the file away, and a"
-                " new one is started."
+                f"{self.path} has another schema (it begins with {found!r}, not with"
+                f" {expected!r}): {MOVE}"
             )
-        return self.header[len(found) :]
 
-    def check(self) -> None:
-        """Raise a CourseError where there is no such file, or one of another schema."""
+    def read(self, run_id: str | None = None, start: int = 0) -> pd.DataFrame:
+        """The whole lines from byte `start` on, of one run or of all.
+
+        Raises
+        ------
+        CourseError
+            No such file, another schema, a line that something else has damaged.
+        """
         if not self.path.exists():
-            writer = (
-                "theme6_drift_detection"
-                if self.header.startswith(b"# drift")
-                else "theme5_monitoring"
-            )
             raise CourseError(
-                f"{self.path} is missing: run notebooks/{writer}.ipynb, which"
+                f"{self.path} is missing: run notebooks/{self.notebook}.ipynb, which"
                 " writes it."
             )
         with open(self.path, "rb") as file:
-            self._missing_header(file.read(len(self.header)))
-
-    def read(self) -> tuple[list[list[str]], int]:
-        """Fields of all whole lines, and how many lines were torn."""
-        self.check()
-        return self.split(self.path.read_bytes()[len(self.header) :])
-
-    def split(self, content: bytes) -> tuple[list[list[str]], int]:
-        """Fields of all whole lines of a stretch of the file, and how many lines were
-        torn.
-        """
-        *lines, rest = content.decode(errors="replace").split("\n")
-        # Line by line: within one file, an open quote in a torn line would swallow the
-        # lines after it.
-        fields = [self._fields(line) for line in lines if not line.endswith(TORN)]
-        whole = [row for row in fields if len(row) == len(self.columns)]
-        # A mark alone: a writer looked while another was in the middle of its line,
-        # which is whole.
-        return whole, sum(line not in ("", TORN) for line in [*lines, rest]) - len(
-            whole
-        )
-
-    @staticmethod
-    def _fields(line: str) -> list[str]:
-        import csv
-
+            self._check(file)
+            file.seek(max(start, len(self.header)))
+            lines = file.read()
         try:
-            return next(csv.reader([line]), [])
-        except csv.Error:  # longer than any line of a log
-            return []
+            # the last line may be in the making
+            table = self._typed(lines[: lines.rfind(b"\n") + 1])
+        except ValueError as error:
+            raise CourseError(f"{self.path} is damaged ({error}): {MOVE}") from error
+        if run_id is None:
+            return table
+        return table[table["run_id"] == run_id].reset_index(drop=True)
+
+    def _typed(self, lines: bytes) -> pd.DataFrame:
+        kinds = {name: kind for name, kind in self.columns.items() if kind != "time"}
+        table = pd.read_csv(
+            io.BytesIO(self.header + lines),
+            dtype=kinds | {SCHEMA: int},
+            keep_default_na=False,
+            na_values={name: [""] for name, kind in kinds.items() if kind != "str"},
+            index_col=False,
+        )
+        for name in self.columns.keys() - kinds.keys():
+            times = pd.to_datetime(table[name], utc=True, format="ISO8601")
+            if times.isna().any():
+                raise ValueError(f"a {name} is missing")
+            table[name] = times.dt.as_unit("ns")
+        return table.drop(columns=SCHEMA)
 
 
-def _times(texts: pd.Series) -> pd.Series:
-    """UTC times of a log; NaT for a text that is none, or lies outside of what
-    nanoseconds can count (1678 to 2261).
-    """
-    times = pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
-    within = times.between(
-        pd.Timestamp.min.tz_localize("UTC"), pd.Timestamp.max.tz_localize("UTC")
-    )
-    return times.where(within).dt.as_unit("ns")
-
-
-def _text(value) -> str:
-    """A value as it stands in a log: UTC times with milliseconds, six digits, no line
-    breaks, nothing for NaN.
+def _text(value, kind: str) -> str:
+    """A value as it stands in a file, nothing for None and NaN; raises where it is none
+    of its kind.
     """
     value = value.item() if hasattr(value, "item") else value
-    if (
-        value is None
-        or value is pd.NaT
-        or (isinstance(value, float) and math.isnan(value))
-    ):
+    if kind == "time":
+        time = pd.Timestamp(value).as_unit("ns")
+        time = time.tz_convert("UTC") if time.tz else time.tz_localize("UTC")
+        return f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03}Z"
+    if value is None or value != value:
         return ""
-    if isinstance(value, datetime):
-        value = value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
-        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return (
-        f"{value:.6g}"
-        if isinstance(value, float)
-        else " ".join(str(value).replace(TORN, " ").splitlines())
-    )
-
-
-def new_run_id() -> str:
-    """Name of one run of a service: when it began, and six digits that tell two of the
-    same second apart.
-    """
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
-
-
-def read_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
-    """Read an inference log; lines that a crash has torn are left out, and counted in
-    one printed sentence.
-
-    Returns
-    -------
-    DataFrame with the columns of LOG_COLUMNS
-        timestamp as UTC, pred_class as Int64 (missing where the request failed),
-        numbers as float, the rest as text.
-
-    Raises
-    ------
-    CourseError
-        No such file, or another schema.
-    """
-    rows, torn = AppendOnlyCsv(path, "inference", LOG_COLUMNS).read()
-    log = typed_log(rows)
-    if torn + len(rows) - len(log):
-        print(torn_lines(path, torn + len(rows) - len(log), torn + len(rows)))
-    return log[(log["run_id"] == run_id) | (run_id is None)].reset_index(drop=True)
-
-
-def torn_lines(path: str | Path, torn: int, lines: int) -> str:
-    return (
-        f"{Path(path).name}: {torn} of {lines} lines are torn (by a crash) and left"
-        " out."
-    )
-
-
-def typed_log(rows: list[list[str]]) -> pd.DataFrame:
-    """The table of `read_log` from the fields of its lines, less those in which a value
-    is none of its column.
-    """
-    log = pd.DataFrame(rows, columns=list(LOG_COLUMNS), dtype=object)
-    names = [
-        "pred_class",
-        "confidence",
-        "latency_ms",
-        "batch",
-        "brightness",
-        "contrast",
-        "sharpness",
-    ]
-    numbers = log[names].apply(pd.to_numeric, errors="coerce").astype(float)
-    # no reading of anything; a class number above it fits no integer
-    numbers = numbers.where(numbers.abs() < 1e15)
-    bad = (
-        (numbers.isna() & log[names].ne("")).any(axis=1)
-        | log["status"].eq("")
-        | ~log["extra"].map(_is_json)
-    )
-    log["timestamp"] = _times(log["timestamp"])
-    log[names] = numbers
-    log["pred_class"] = numbers["pred_class"].round().astype("Int64")
-    log["status"] = log["status"].astype(str)
-    bad |= log["timestamp"].isna() | (log["status"].eq("ok") & log["pred_class"].isna())
-    return log[~bad].reset_index(drop=True)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        return not text or bool(json.loads(text))
-    except (ValueError, RecursionError):
-        return False
+    if kind == "str":
+        return " ".join(str(value).replace("\0", " ").splitlines())
+    number = int(value) if kind == "Int64" else float(value)
+    if number != value or abs(number) > 2**53:
+        raise ValueError(value)
+    return str(number) if kind == "Int64" else f"{number:.6g}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 import pandas as pd
 
 from kit.files import CourseError
+
+KINDS = ("slow", "blank", "class_shift", "exceptions", "silence")
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,21 @@ class Incident:
     expected: tuple[str, ...]
 
     def __post_init__(self):
-        kinds = ("slow", "blank", "class_shift", "exceptions", "silence")
-        if self.kind not in kinds:
+        if self.kind not in KINDS:
             raise CourseError(
                 f"Incident {self.name!r}: kind {self.kind!r} is unknown: choose one of"
-                f" {kinds}."
+                f" {', '.join(KINDS)}."
             )
 
+    @property
+    def minutes(self) -> tuple[float, float]:
+        """From and to, in minutes of the day."""
+        return 60 * self.start, 60 * (self.start + self.hours)
 
-def drill(slo_ms: float = 50.0) -> list[Incident]:
-    """Five incidents of an hour between 8 and 21 h, two hours apart, so that each alert
-    clears before the next.
+
+def plan_drill(slo_ms: float = 50.0) -> list[Incident]:
+    """Five incidents of an hour, two hours apart, so that each alert clears before the
+    next.
     """
     return [
         Incident("slow model", "slow", 8, 1, 2 * slo_ms, ("slow",)),
@@ -48,7 +53,7 @@ def drill(slo_ms: float = 50.0) -> list[Incident]:
     ]
 
 
-def traffic(data, seed: int, requests: int = 3000, incidents=()) -> pd.DataFrame:
+def draw_traffic(data, seed: int, requests: int = 3000, incidents=()) -> pd.DataFrame:
     """Draw a day of requests: Poisson, busiest at 14 h, nine times quieter at 2 h.
 
     Images are drawn from pool "production" with replacement. That makes requests
@@ -58,7 +63,8 @@ def traffic(data, seed: int, requests: int = 3000, incidents=()) -> pd.DataFrame
     Returns
     -------
     DataFrame by time: minute (of the day, float), row (of `data`), kind (of the
-    incident that hits it, or ""), size"""
+    incident that hits it, or ""), size
+    """
     rng = np.random.default_rng(seed)
     minutes = np.arange(1440)
     rate = requests / 1440 * (1 + 0.8 * np.cos(2 * np.pi * (minutes - 14 * 60) / 1440))
@@ -77,17 +83,22 @@ def traffic(data, seed: int, requests: int = 3000, incidents=()) -> pd.DataFrame
             " class shift needs both. Use a dataset with more images."
         )
     for incident in incidents:
-        inside = day["minute"].between(
-            incident.start * 60,
-            (incident.start + incident.hours) * 60,
-            inclusive="left",
-        )
+        inside = day["minute"].between(*incident.minutes, inclusive="left")
         share = 1.0 if incident.kind == "slow" else incident.size
         hit = inside & (rng.random(len(day)) < share)
         day.loc[hit, ["kind", "size"]] = incident.kind, incident.size
         if incident.kind == "class_shift":
             day.loc[hit, "row"] = rng.choice(rarer, hit.sum())
     return day[day["kind"] != "silence"].reset_index(drop=True)
+
+
+def harm(pixels: np.ndarray, kind: str, rng) -> np.ndarray:
+    """What an incident does to an image uint8 (1, C, S, S)."""
+    # a covered lens: dark, with the sensor's noise of half a grey level
+    if kind == "blank":
+        return np.round(16 + rng.normal(0, 0.5, pixels.shape)).astype(np.uint8)
+    # a row is missing: no network takes that
+    return pixels[:, :, 1:] if kind == "exceptions" else pixels
 
 
 def score_drill(
@@ -109,43 +120,35 @@ def score_drill(
         One row an incident and expected rule; then one row "false alarm" for each alert
         outside all incidents.
     """
-    firing, resolved = (
+    events = events.assign(minute=events["timestamp"].map(minute_of_day))
+    fired, cleared = (
         events[events["event"] == name] for name in ("firing", "resolved")
     )
-    fired, cleared = (
-        pd.Series(map(minute_of_day, table["timestamp"]), table.index, float)
-        for table in (firing, resolved)
-    )
-    rows, explained = [], pd.Series(False, index=firing.index)
+    rows, explained = [], set()
     for incident in incidents:
-        start, end = incident.start * 60, (incident.start + incident.hours) * 60
-        explained |= fired.between(start, end + aftermath)
+        start, end = incident.minutes
+        near = fired[fired["minute"].between(start, end + aftermath)]
+        explained |= {*near.index}
         for rule in incident.expected:
-            seen = fired[
-                (firing["rule"] == rule) & fired.between(start, end + aftermath)
-            ].min()
-            gone = cleared[(resolved["rule"] == rule) & (cleared > seen)].min()
+            seen = near.loc[near["rule"] == rule, "minute"].min()
+            after = (cleared["rule"] == rule) & (cleared["minute"] > seen)
             rows.append(
-                (
-                    incident.name,
-                    rule,
-                    not math.isnan(seen),
-                    seen - start,
-                    max(gone - end, 0.0),
-                )
+                {
+                    "incident": incident.name,
+                    "rule": rule,
+                    "raised": not math.isnan(seen),
+                    "minutes_to_detect": seen - start,
+                    "minutes_to_clear": max(
+                        cleared.loc[after, "minute"].min() - end, 0
+                    ),
+                }
             )
-    rows += [
-        ("false alarm", rule, True, math.nan, math.nan)
-        for rule in firing.loc[~explained, "rule"]
-    ]
-    return pd.DataFrame(
-        rows,
-        columns=["incident", "rule", "raised", "minutes_to_detect", "minutes_to_clear"],
-    )
+    for rule in fired.drop(index=explained)["rule"]:
+        rows.append({"incident": "false alarm", "rule": rule, "raised": True})
+    return pd.DataFrame(rows)
 
 
-def minute_of_day(tick: datetime) -> float:
+def minute_of_day(tick: pd.Timestamp) -> float:
     """1440, not 0, at midnight: a tick closes the window before it."""
-    return (
-        tick - (pd.Timestamp(tick) - pd.Timedelta(seconds=1)).normalize()
-    ) / pd.Timedelta(minutes=1)
+    midnight = (tick - pd.Timedelta(seconds=1)).normalize()
+    return (tick - midnight) / pd.Timedelta(minutes=1)

@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 
 import utils
 from kit.archive import ArchiveError, unpack
+from kit.log import SCHEMA
 from models.baseline_cnn import BaselineCNN
 from tools.grading import parsing, pdf, static, submission
 from tools.report import build as report
@@ -673,13 +674,15 @@ def onnx_files(kit, case):
 
 def log_lines(columns, rows) -> str:
     return (
-        "\n".join(",".join(str(row.get(name, "")) for name in columns) for row in rows)
+        "\n".join(
+            ",".join(str(row.get(name, "")) for name in columns) + ",1" for row in rows
+        )
         + "\n"
     )
 
 
-def first_lines(kind: str, columns) -> str:
-    return f"# {kind} log, schema 1\n{','.join(columns)}\n"
+def first_line(columns) -> str:
+    return f"{','.join(columns)},{SCHEMA}\n"
 
 
 INFERENCES = log_lines(
@@ -705,7 +708,7 @@ INFERENCES = log_lines(
 
 
 @reader(
-    lambda kit: broken_csv(INFERENCES, first_lines("inference", utils.LOG_COLUMNS)),
+    lambda kit: broken_csv(INFERENCES, first_line(utils.LOG_COLUMNS)),
     quick=60,
     many=700,
 )
@@ -717,7 +720,8 @@ def inference_logs(kit, case):
     )
     assert log["timestamp"].notna().all()
     utils.InferenceLogger(path, "b").log(1, 0.5, 1.0)
-    assert path.read_bytes().startswith(case) and len(utils.read_log(path, "b")) == 1
+    assert path.read_bytes().startswith(case[: case.rfind(b"\n") + 1])
+    assert len(utils.read_log(path, "b")) == 1
     windows = utils.window_statistics(log)
     assert {"requests", "error_rate"} <= {*windows}
     assert 0 <= utils.error_budget(log)["good_share"] <= 1
@@ -743,7 +747,7 @@ ALERTS = log_lines(
 
 
 @reader(
-    lambda kit: broken_csv(ALERTS, first_lines("alert", utils.ALERT_COLUMNS)),
+    lambda kit: broken_csv(ALERTS, first_line(utils.ALERT_COLUMNS)),
     quick=80,
     many=400,
 )
@@ -752,7 +756,8 @@ def alert_logs(kit, case):
     alerts = utils.read_alerts(path)
     assert list(alerts) == list(utils.ALERT_COLUMNS) and alerts["value"].dtype == float
     manager = utils.AlertManager(utils.default_rules(), path, "a")
-    assert manager.firing <= set(alerts["rule"]) and path.read_bytes().startswith(case)
+    assert manager.firing <= set(alerts["rule"])
+    assert path.read_bytes().startswith(case[: case.rfind(b"\n") + 1])
 
 
 DRIFTS = log_lines(utils.DRIFT_COLUMNS, [dict.fromkeys(utils.DRIFT_COLUMNS, 1)] * 3)
@@ -772,7 +777,7 @@ AUDITS = log_lines(
 
 
 @reader(
-    lambda kit: broken_csv(DRIFTS, first_lines("drift", utils.DRIFT_COLUMNS)),
+    lambda kit: broken_csv(DRIFTS, first_line(utils.DRIFT_COLUMNS)),
     quick=60,
     many=250,
 )
@@ -782,7 +787,7 @@ def drift_logs(kit, case):
 
 
 @reader(
-    lambda kit: broken_csv(AUDITS, first_lines("audit", utils.AUDIT_COLUMNS)),
+    lambda kit: broken_csv(AUDITS, first_line(utils.AUDIT_COLUMNS)),
     quick=80,
     many=350,
 )
@@ -961,7 +966,7 @@ FOREIGN = {
     "utils.py": broken(
         b"import numpy as np\n\n\ndef f(x):\n    return np.random.default_rng(0)\n"
     ),
-    "exports/audit.csv": broken_csv(AUDITS, first_lines("audit", utils.AUDIT_COLUMNS)),
+    "exports/audit.csv": broken_csv(AUDITS, first_line(utils.AUDIT_COLUMNS)),
     "exports/model.onnx": broken(onnx_file()),
     "report/report.pdf": broken(
         b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF"
@@ -1132,7 +1137,7 @@ def test_a_network_that_drops_a_part_is_still_loaded(kit, monkeypatch):
 
 def test_one_line_of_1970_asks_for_no_million_of_windows(kit):
     old = INFERENCES.splitlines()[0].replace("2026", "1970") + "\n"
-    head = first_lines("inference", utils.LOG_COLUMNS)
+    head = first_line(utils.LOG_COLUMNS)
     log = utils.read_log(
         put(kit.home / "logs" / "clock.csv", (head + old + INFERENCES).encode())
     )
@@ -1143,18 +1148,13 @@ def test_one_line_of_1970_asks_for_no_million_of_windows(kit):
     assert len(utils.window_statistics(log[1:])) == 4
 
 
-def test_a_line_with_an_impossible_class_is_torn_and_the_others_are_read(kit, capsys):
-    lines = INFERENCES.splitlines()
-    lines[2] = lines[2].replace(",x,1,", ",x,1e300,")
-    lines[3] = lines[3].replace("2026", "9999")
-    head = first_lines("inference", utils.LOG_COLUMNS)
-    log = utils.read_log(
-        put(kit.home / "logs" / "odd.csv", (head + "\n".join(lines) + "\n").encode())
-    )
-    assert (
-        len(log) == len(lines) - 2
-        and "2 of 8 lines are torn" in capsys.readouterr().out
-    )
+@pytest.mark.parametrize("old, new", [(",x,1,", ",x,1e300,"), ("2026", "9999")])
+def test_a_line_with_an_impossible_value_is_told(kit, old, new):
+    lines = INFERENCES.splitlines(keepends=True)
+    lines[2] = lines[2].replace(old, new)
+    content = first_line(utils.LOG_COLUMNS) + "".join(lines)
+    with pytest.raises(utils.CourseError, match=r"odd\.csv is damaged"):
+        utils.read_log(put(kit.home / "logs" / "odd.csv", content.encode()))
 
 
 def test_names_that_no_table_can_hold_are_passed_over_and_said(kit):
