@@ -205,6 +205,7 @@ from kit.watching import (  # noqa: F401
     Reference,
     check_features,
     check_pair,
+    check_policy,
     check_reach,
     grey_levels,
     join,
@@ -4650,11 +4651,13 @@ def _permutation_p(values: np.ndarray, alpha: float) -> tuple[float, float]:
     Source: Phipson and Smyth (2010).
     """
     true, permuted = values[0], np.sort(values[1:])[::-1]
-    margin = 1e-12 * max(1.0, abs(true))  # rounding must not tell equal from equal
-    p_value = float(((permuted >= true - margin).sum() + 1) / (len(permuted) + 1))
-    # p <= alpha: at most allowed - 1 reach it
+    # rounding must not tell equal from equal
+    equal = np.abs(permuted - true) <= 1e-12 * max(1.0, abs(true))
+    permuted = np.where(equal, true, permuted)
+    p_value = ((permuted >= true).sum() + 1) / (len(permuted) + 1)
+    # p <= alpha: at most allowed - 1 reach the true one
     allowed = math.floor(alpha * (len(permuted) + 1) + 1e-9)
-    return p_value, float(permuted[allowed - 1])
+    return float(p_value), float(permuted[allowed - 1])
 
 
 def mmd_test(
@@ -4703,8 +4706,6 @@ def classifier_test(
     from scipy.stats import rankdata
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     what = "A domain classifier"
     x, y = check_pair(reference, window, alpha, what, least=10)
@@ -4713,10 +4714,8 @@ def classifier_test(
         np.arange(len(rows)), test_size=0.5, stratify=domain, random_state=seed
     )
     held = np.sort(held)  # the window last, as `_shuffled` has it
-    model = make_pipeline(
-        StandardScaler(),
-        LogisticRegression(C=0.01, class_weight="balanced", solver="liblinear"),
-    )
+    rows = (rows - rows[learn].mean(axis=0)) / (rows[learn].std(axis=0) + 1e-12)
+    model = LogisticRegression(C=0.01, class_weight="balanced", solver="liblinear")
     scores = model.fit(rows[learn], domain[learn]).decision_function(rows[held])
     m = int(domain[held].sum())
     n = len(held) - m
@@ -4816,11 +4815,6 @@ def alarm_rates(
     list of dict, one a detector: detector, alarms, resamples, rate, low, high (Wilson),
     window, reference
     """
-    if window > len(undrifted) // 2:
-        raise CourseError(
-            f"A window of {window} leaves {len(undrifted) - window} of {len(undrifted)}"
-            " images as the reference: give more undrifted images or a smaller window."
-        )
     rng = np.random.default_rng(seed)
     alarms = dict.fromkeys(DETECTORS if detectors is None else detectors, 0)
     for number in range(resamples):
@@ -4830,19 +4824,24 @@ def alarm_rates(
         for name in alarms:
             result = detect(rest, drawn, name, alpha, permutations, seed=number)
             alarms[name] += result.drift
-    return [
-        {"detector": name, "alarms": int(count), "resamples": resamples}
-        | {"rate": count / resamples}
-        | dict(zip(("low", "high"), wilson(count, resamples), strict=True))
-        | {"window": window, "reference": len(undrifted) - window}
-        for name, count in alarms.items()
-    ]
+    sizes = {"window": window, "reference": len(undrifted) - window}
+    rows = []
+    for name, count in alarms.items():
+        low, high = wilson(count, resamples)
+        row = {"detector": name, "alarms": count, "resamples": resamples}
+        rows.append(row | {"rate": count / resamples, "low": low, "high": high} | sizes)
+    return rows
 
 
 def _draw_window(total: int, size: int, rng, groups=None) -> np.ndarray:
     """Who is drawn, bool (total,): `size` images, or whole groups until there are as
     many.
     """
+    if size > total // 2:
+        raise CourseError(
+            f"A window of {size} leaves {total - size} of {total} images as the"
+            " reference: give more undrifted images or a smaller window."
+        )
     if groups is None:
         return rng.permutation(total) < size
     _, group = np.unique(groups, return_inverse=True)
@@ -4932,14 +4931,13 @@ def _judged(seen: Observation, labels: np.ndarray, reference: Reference) -> dict
     """
     right = seen.answers == labels
     low, high = wilson(right.sum(), len(right))
+    recalls = _recalls(seen.answers, labels, len(reference.classes))
     return {
         "n": len(right),
         "accuracy": float(right.mean()),
         "low": low,
         "high": high,
-        "balanced_accuracy": float(
-            _recalls(seen.answers, labels, len(reference.classes)).mean()
-        ),
+        "balanced_accuracy": float(recalls.mean()),
         **estimate_accuracy(reference, seen),
     }
 
@@ -5059,27 +5057,8 @@ class DriftPolicy:
     detectors: tuple[str, ...] = ("KS statistics", "KS softmax", "MMD embedding")
 
     def __post_init__(self):
-        adjust(np.ones(1), self.correction)
-        if not 0 < self.alpha < 1:
-            raise CourseError(
-                f"alpha={self.alpha} is no error rate: choose one between 0 and 1, such"
-                " as 0.05."
-            )
-        if not 1 <= self.consecutive <= min(self.lasting, self.horizon):
-            raise CourseError(
-                f"consecutive={self.consecutive} must lie between 1 and the smaller of "
-                f"lasting={self.lasting} and horizon={self.horizon}."
-            )
-        if self.estimate not in ESTIMATES:
-            raise CourseError(
-                f"estimate={self.estimate!r} is unknown: choose one of"
-                f" {', '.join(ESTIMATES)}."
-            )
-        if not self.detectors or not set(self.detectors) <= set(DETECTORS):
-            raise CourseError(
-                f"detectors={self.detectors} must be names of DETECTORS:"
-                f" {', '.join(DETECTORS)}."
-            )
+        check_policy(self, ESTIMATES, DETECTORS)
+        adjust(np.ones(1), self.correction)  # an unknown one is told
 
     @property
     def window_alpha(self) -> float:
@@ -5150,16 +5129,8 @@ class DriftMonitor:
         seen = join(self.recent or [window])
         estimate = estimate_accuracy(self.reference, seen)[policy.estimate]
         level, reasons = self._judge(adjusted, estimate, len(seen))
-        decision = Decision(
-            self.number,
-            level,
-            flagged,
-            self.streak,
-            p_value,
-            estimate,
-            results,
-            reasons,
-        )
+        numbers = (self.streak, p_value, estimate)
+        decision = Decision(self.number, level, flagged, *numbers, results, reasons)
         if self.log:
             self.log.append(decision, len(window))
         self.number += 1

@@ -280,6 +280,29 @@ def check_pair(reference, window, alpha=0.05, what="This test", least=2):
     return pair
 
 
+def check_policy(policy, estimates, detectors) -> None:
+    if not 0 < policy.alpha < 1:
+        raise CourseError(
+            f"alpha={policy.alpha} is no error rate: choose one between 0 and 1, such"
+            " as 0.05."
+        )
+    if not 1 <= policy.consecutive <= min(policy.lasting, policy.horizon):
+        raise CourseError(
+            f"consecutive={policy.consecutive} must lie between 1 and the smaller of"
+            f" lasting={policy.lasting} and horizon={policy.horizon}."
+        )
+    if policy.estimate not in estimates:
+        raise CourseError(
+            f"estimate={policy.estimate!r} is unknown: choose one of"
+            f" {', '.join(estimates)}."
+        )
+    if not policy.detectors or not set(policy.detectors) <= set(detectors):
+        raise CourseError(
+            f"detectors={policy.detectors} must be names of DETECTORS:"
+            f" {', '.join(detectors)}."
+        )
+
+
 def check_reach(n, m, alpha, what="This test", permutations=None) -> None:
     """No test says less than two in all ways to choose the window (a mirrored choice
     looks alike), a permutation test no less than one in those that it tries.
