@@ -25,8 +25,8 @@ from kit.home import DATASETS, POOLS
 class Drift(NamedTuple):
     """A change of the world in five graded severities.
 
-    effect : `effect(images, level, rng)`, a uint8 tensor (n, C, S, S), one of `levels`
-        and a NumPy generator -> grey levels of that shape. It draws the same whatever
+    effect : `effect(images, level, rng)`: grey levels 0..255, float32 (n, C, S, S), one
+        of `levels` and a NumPy generator -> the same shape. It draws the same whatever
         the level, so that the five severities of an image tell one story.
     levels : of severity 1 (barely visible) to 5 (a person still knows the picture), in
         `unit`; lengths are shares of the picture, so that 64 and 224 pixels mean the
@@ -66,12 +66,12 @@ def noise(images, std, rng):
 
 def brightness(images, factor, rng):
     """Longer exposure: every pixel is brighter, and the brightest are lost."""
-    return vision().adjust_brightness(images, factor)
+    return vision().adjust_brightness(images.byte(), factor)
 
 
 def contrast(images, percent, rng):
     """A flat picture: scattered rays, a dirty lens, a changed setting."""
-    return vision().adjust_contrast(images, percent / 100)
+    return vision().adjust_contrast(images.byte(), percent / 100)
 
 
 def resolution(images, percent, rng):
@@ -83,7 +83,7 @@ def resolution(images, percent, rng):
 
 def jpeg(images, quality, rng):
     """Someone compresses the files harder to save space."""
-    return vision().jpeg(images, quality)
+    return vision().jpeg(images.byte(), quality)
 
 
 def rotation(images, degrees, rng):
@@ -165,9 +165,7 @@ def sample(images, x, y):
     augmentation.
     """
     grid = torch.stack([x, y], dim=-1).float()
-    return F.grid_sample(
-        images.float(), grid, padding_mode="reflection", align_corners=False
-    )
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 LUNGS, ROOFS = ("pneumonia", "pneumonia3"), ("solar",)
@@ -230,8 +228,8 @@ def drift_images(
         )
     rng = np.random.default_rng([seed, *kind.encode()])
     for start in range(0, len(drifted) if severity else 0, 64):  # as fits into memory
-        images = torch.from_numpy(drifted[start : start + 64])
-        harmed = drift.effect(images, drift.levels[severity - 1], rng)
+        images = torch.from_numpy(drifted[start : start + 64]).float()
+        harmed = torch.as_tensor(drift.effect(images, drift.levels[severity - 1], rng))
         drifted[start : start + 64] = harmed.round().clamp(0, 255).byte().numpy()
     return drifted
 
