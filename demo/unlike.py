@@ -46,7 +46,7 @@ class PictureTest:
 
     def __init__(self, reference: utils.Observation, k: int = 5, alpha: float = 0.05):
         self.k, self.alpha = min(k, len(reference) - 1), alpha
-        statistics = reference.space("statistics")
+        statistics = reference.statistics.to_numpy()
         self.mean, self.std = (
             statistics.mean(axis=0),
             np.maximum(statistics.std(axis=0), 1e-6),
@@ -66,7 +66,7 @@ class PictureTest:
         """A view, float (N, F); the statistics have different units, so each is counted
         in its own spread.
         """
-        features = seen.space(view)
+        features = np.asarray(getattr(seen, view), dtype=np.float64)
         return (features - self.mean) / self.std if view == "statistics" else features
 
     def look(self, seen: utils.Observation) -> dict[str, utils.DriftResult]:
@@ -82,7 +82,7 @@ class PictureTest:
             allowed = math.floor(limit * (len(own) + 1) + 1e-9)
             threshold = float(own[allowed - 1]) if allowed else math.inf
             results[view] = utils.DriftResult(
-                view, distance, p_value, threshold, p_value <= limit, 1, len(own), limit
+                view, distance, p_value, threshold, limit, 1, len(own)
             )
         return results
 

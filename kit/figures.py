@@ -482,50 +482,62 @@ def plot_dashboard(
     return figure
 
 
-def draw_shares(axis, shares: np.ndarray, classes) -> None:
-    """A bar a class, as large as a picture, with its percentage."""
-    axis.bar(range(len(shares)), shares, color=COLOURS[: len(shares)], width=0.8)
-    for place, share in enumerate(shares):
-        axis.text(
-            place, share + 0.02, f"{share:.0%}", ha="center", va="bottom", fontsize=8
-        )
-    axis.set(ylim=(0, 1), yticks=[], xticks=range(len(shares)), box_aspect=1)
-    axis.set_xticklabels(
-        [name[:9].replace("_", " ").lower() for name in classes], fontsize=7
-    )
-    axis.tick_params(axis="x", length=0)
-    axis.spines["left"].set_visible(False)
-    axis.grid(False)
+def plot_drifts(rows: dict[str, list], classes, title: str):
+    """Pictures under growing severity, one row a drift.
 
-
-def plot_alarm_rates(rows: list, title: str, alpha: float = 0.05):
-    """How often each detector cries wolf, with 95 % intervals, against what it
-    promises.
+    Parameters
+    ----------
+    rows : dict {name: list of (picture or shares, caption)}
+        A picture is uint8 (C, S, S); shares of the classes, float (K,), become bars.
     """
     import matplotlib.pyplot as plt
 
     style()
-    table = pd.DataFrame(rows)[::-1].reset_index(drop=True)
+    columns = len(next(iter(rows.values())))
+    size = (1.42 * columns, 1.52 * len(rows) + 0.6)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
+    for line, (name, cells) in zip(axes, rows.items(), strict=True):
+        for axis, (content, caption) in zip(line, cells, strict=True):
+            if content.ndim == 3:
+                axis.imshow(content.transpose(1, 2, 0).squeeze(), vmin=0, vmax=255)
+                axis.set(xticks=[])
+            else:
+                bars = axis.bar(range(len(content)), content, color=COLOURS)
+                axis.bar_label(bars, [f"{share:.0%}" for share in content], fontsize=8)
+                short = [str(name)[:9].lower() for name in classes]
+                axis.set_xticks(range(len(content)), short, fontsize=7)
+                axis.set(ylim=(0, 1.1), box_aspect=1)
+            axis.grid(False)
+            axis.set(yticks=[])
+            axis.set_xlabel(caption, fontsize=8, labelpad=2)
+            axis.spines[["left", "bottom"]].set_visible(False)
+        line[0].set_ylabel(name.replace("_", " "), fontsize=10)
+    for severity, axis in enumerate(axes[0]):
+        axis.set_title(f"severity {severity}" if severity else "original", fontsize=10)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_alarm_rates(table: pd.DataFrame, title: str, alpha: float = 0.05):
+    """How often each detector raises a false alarm, with 95 % intervals, against what
+    it promises. Columns detector, rate, low, high.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    table = table[::-1].reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.5))
     axis.hlines(table.index, table["low"], table["high"], color=COLOURS[0], lw=2)
     axis.plot(table["rate"], table.index, "o", color=COLOURS[0])
-    axis.axvline(alpha, color=COLOURS[1], ls="--")
-    axis.annotate(
-        f"α = {alpha:g}",
-        (alpha, 1),
-        xycoords=("data", "axes fraction"),
-        color=COLOURS[1],
-        ha="left",
-        xytext=(4, 2),
-        textcoords="offset points",
-    )
+    axis.axvline(alpha, color=COLOURS[1], ls="--", label=f"α = {alpha:g}")
     axis.set(
         yticks=table.index,
         yticklabels=table["detector"],
         xlim=(-0.01, max(0.2, table["high"].max() + 0.02)),
         xlabel="share of undrifted windows in which drift is told (95 % interval)",
+        title=title,
     )
-    axis.set_title(title, pad=16)
+    axis.legend()
     return figure
 
 
@@ -533,87 +545,70 @@ def heat_maps(
     panels: dict[str, pd.DataFrame],
     title: str,
     label: str,
-    columns: str = "severity",
     low=0.0,
     high=1.0,
     cmap="Blues",
 ):
-    """Tables of shares side by side, one row a kind of drift, with the numbers written
-    in; hatched: not measured.
+    """Tables of shares side by side, one row a kind of drift, one column a severity,
+    with the numbers written in as per cent; hatched: not measured.
     """
     import matplotlib.pyplot as plt
 
     style()
     rows, count = len(next(iter(panels.values()))), len(panels)
-    figure, axes = plt.subplots(
-        1,
-        count,
-        figsize=(3.6 + 2.6 * count, 0.36 * rows + 1.6),
-        sharey=True,
-        squeeze=False,
-    )
+    size = (3.6 + 2.6 * count, 0.36 * rows + 1.6)
+    figure, axes = plt.subplots(1, count, figsize=size, sharey=True, squeeze=False)
+    look = {"vmin": low, "vmax": high, "cmap": cmap, "alpha": 0.6, "aspect": "auto"}
     for axis, (name, table) in zip(axes[0], panels.items(), strict=True):
-        image = axis.imshow(table, vmin=low, vmax=high, cmap=cmap, aspect="auto")
+        image = axis.imshow(table, **look)
         for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
-            dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.59, 0.11)) < 0.5
-            axis.text(
-                column,
-                row,
-                "" if math.isnan(value) else round(100 * value),
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if dark else "black",
-            )
+            text = "" if math.isnan(value) else round(100 * value)
+            axis.text(column, row, text, ha="center", va="center", fontsize=9)
         axis.grid(False)
         axis.patch.set(hatch="///", edgecolor="0.7")  # shows where nothing was measured
-        axis.set(
-            title=name,
-            xlabel=columns,
-            xticks=range(table.shape[1]),
-            xticklabels=table.columns,
-            yticks=range(rows),
-            yticklabels=[name.replace("_", " ") for name in table.index],
-        )
+        axis.set_xticks(range(table.shape[1]), table.columns)
+        axis.set_yticks(range(rows), [kind.replace("_", " ") for kind in table.index])
+        axis.set(title=name, xlabel="severity")
     figure.colorbar(
-        image,
-        ax=axes[0],
-        label=label,
-        format=lambda value, _: f"{100 * value:.0f}",
-        pad=0.01,
+        image, ax=axes[0], label=label, format=lambda value, _: f"{100 * value:.0f}"
     )
     figure.suptitle(title)
     return figure
 
 
-def name_worst(axis, table: pd.DataFrame, name: str) -> None:
-    """The names of the five largest errors of an estimate, below the diagonal; their
-    lines do not cross.
+def plot_estimates(table: pd.DataFrame, names, title: str):
+    """Estimated against true accuracy; above the line: too optimistic.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a point: label, severity (0: no drift), accuracy, and the estimates
+        `names`. The four that are furthest off carry their label.
     """
-    worst = table.loc[(table[name] - table["accuracy"]).abs().nlargest(5).index]
-    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-    away = np.arctan2(
-        (worst[name] - bottom) / (top - bottom) - 0.2,
-        (worst["accuracy"] - left) / (right - left) - 0.7,
-    )
-    # lowest: furthest round to the left
-    worst = worst.iloc[np.argsort(-(away % (2 * math.pi)), kind="stable")]
-    for place, row in enumerate(worst.to_dict("records")):
-        # of the name, where its line begins
-        side = 0 if row["accuracy"] < left + 0.75 * (right - left) else 1
-        axis.annotate(
-            f"{row['kind'].replace('_', ' ')} {row['severity']}",
-            (row["accuracy"], row[name]),
-            xytext=(0.64, 0.04 + 0.07 * place),
-            textcoords="axes fraction",
-            fontsize=9,
-            arrowprops={
-                "arrowstyle": "-",
-                "lw": 0.5,
-                "color": "grey",
-                "relpos": (side, 0.5),
-            },
-        )
+    import matplotlib.pyplot as plt
+
+    style()
+    size = (4.2 * len(names), 4.4)
+    figure, axes = plt.subplots(1, len(names), figsize=size, sharex=True, sharey=True)
+    least = table[["accuracy", *names]].min().min() - 0.03
+    calm = table[table["severity"] == 0]
+    for axis, name in zip(np.atleast_1d(axes), names, strict=True):
+        axis.axline((1, 1), slope=1, color="black", lw=1)
+        points = {"c": table["severity"], "cmap": "viridis_r", "s": 30, "zorder": 3}
+        drawn = axis.scatter(table["accuracy"], table[name], **points)
+        star = {"marker": "*", "s": 160, "color": COLOURS[1], "zorder": 4}
+        axis.scatter(calm["accuracy"], calm[name], **star, label="no drift")
+        worst = (table[name] - table["accuracy"]).abs().nlargest(4).index
+        for row in table.loc[worst].to_dict("records"):
+            place = {"xytext": (5, -3), "textcoords": "offset points", "fontsize": 8}
+            axis.annotate(row["label"], (row["accuracy"], row[name]), **place)
+        axis.set(title=name.replace("_", " "), xlabel="true accuracy")
+        axis.set(xlim=(least, 1.01), ylim=(least, 1.01))
+    np.atleast_1d(axes)[0].set_ylabel("estimated without labels")
+    np.atleast_1d(axes)[0].legend(loc="upper left")
+    figure.colorbar(drawn, ax=axes, label="severity", ticks=range(6), pad=0.01)
+    figure.suptitle(title)
+    return figure
 
 
 # Colour and marker, so that a grey print tells them apart.
@@ -629,74 +624,42 @@ def plot_streams(streams: dict[str, pd.DataFrame], policy, title: str):
 
     Parameters
     ----------
-    streams : dict {name: DataFrame with columns severity, p_value, level,
-    estimated_accuracy, accuracy, low, high}
+    streams : dict {name: DataFrame}
+        Columns severity, p_value, level, estimated_accuracy, accuracy, low, high;
         accuracy is the true one, which only a simulation knows.
     """
     import matplotlib.pyplot as plt
 
     style()
+    size = (3.6 * len(streams) + 0.6, 6)
     figure, axes = plt.subplots(
-        2,
-        len(streams),
-        figsize=(3.6 * len(streams) + 0.6, 6),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
+        2, len(streams), figsize=size, sharex=True, sharey="row", squeeze=False
     )
     for (name, table), (top, bottom) in zip(streams.items(), axes.T, strict=True):
-        for axis in (top, bottom):
-            for window in table.index[table["severity"] > 0]:
-                axis.axvspan(
-                    window - 0.5,
-                    window + 0.5,
-                    color="black",
-                    alpha=0.04 * table["severity"][window],
-                    lw=0,
-                )
+        for window, severity in table["severity"].items():
+            for axis in (top, bottom) if severity else ():
+                shade = {"color": "black", "alpha": 0.04 * severity, "lw": 0}
+                axis.axvspan(window - 0.5, window + 0.5, **shade)
         for level, (colour, mark) in LEVELS_OF_DRIFT.items():
-            own = table[table["level"] == level]
-            top.plot(
-                own.index,
-                own["p_value"].clip(lower=1e-6),
-                mark,
-                color=colour,
-                ms=7,
-                mec="black",
-                mew=0.6,
-                label=level,
-            )
+            shown = table["p_value"][table["level"] == level].clip(lower=1e-6)
+            top.plot(shown, mark, color=colour, ms=7, mec="black", label=level)
         top.axhline(policy.window_alpha, color="black", lw=1, ls="--")
         top.set(yscale="log", title=name)
+        ends = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+        true = {"fmt": "o", "color": COLOURS[0], "ms": 4, "lw": 1}
         bottom.errorbar(
-            table.index,
-            table["accuracy"],
-            [table["accuracy"] - table["low"], table["high"] - table["accuracy"]],
-            fmt="o",
-            color=COLOURS[0],
-            ms=4,
-            lw=1,
-            label="true (95 %)",
+            table.index, table["accuracy"], ends, label="true (95 %)", **true
         )
-        bottom.plot(
-            table["estimated_accuracy"],
-            color=COLOURS[3],
-            label=f"estimated ({policy.estimate})",
-        )
+        label = f"estimated ({policy.estimate})"
+        bottom.plot(table["estimated_accuracy"], color=COLOURS[3], label=label)
         bottom.axhline(policy.accuracy_floor, color="black", lw=1, ls="--")
         bottom.set(xlabel="window", xticks=range(0, len(table), 2))
     axes[0, 0].set_ylabel("p-value, corrected\n(dashed: limit;\n1e-6: or less)")
     axes[1, 0].set_ylabel("accuracy (dashed: floor)")
-    lines = [
-        pair
-        for axis in axes[:, -1]
-        for pair in zip(*axis.get_legend_handles_labels(), strict=True)
-    ]
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    more, said = axes[1, -1].get_legend_handles_labels()
     figure.legend(
-        *zip(*lines, strict=True),
-        loc="outside lower center",
-        ncols=len(lines),
-        fontsize=10,
+        handles + more, labels + said, loc="outside lower center", ncols=5, fontsize=10
     )
     figure.suptitle(title)
     return figure

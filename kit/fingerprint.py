@@ -169,12 +169,11 @@ class Code:
                 self._follow_import(found, alias.asname or alias.name)
 
     def _add_registered(self, value) -> None:
-        """Functions that a student has put into one of our tables while it ran."""
+        """What a student has put into one of our tables while it ran."""
         for key, item in value.items() if isinstance(value, dict) else ():
-            for part in item if isinstance(item, tuple) else [item]:
-                if inspect.isfunction(part) or inspect.isclass(part):
-                    self.told.add(f"registered {key}")
-                    self.add(part)
+            parts = item if isinstance(item, tuple) else [item]
+            if any(callable(part) for part in parts):
+                self.told.add(json.dumps([str(key), _plain(item, self)]))
 
     def _add_live(self, thing) -> None:
         """A function or class of a notebook: its cell is all the file that it has."""

@@ -304,7 +304,10 @@ def test_p_value_against_its_definition_in_scipy():
         seen = clouds(1, seed, shift)
         results = test.look(seen)
         for view, result in results.items():
-            x, y = scale[view](reference.space(view)), scale[view](seen.space(view))
+            x, y = (
+                scale[view](np.asarray(getattr(side, view), dtype=np.float64))
+                for side in (reference, seen)
+            )
             # the first is the distance to itself
             own = np.sort(cdist(x, x), axis=1)[:, k]
             distance = np.sort(cdist(y, x)[0])[k - 1]
@@ -570,11 +573,10 @@ def test_window_is_judged_as_theme_6_does(service):
     assert look.confidence == pytest.approx(expected.max(axis=1).mean())
     seen, policy = utils.observe(service.model, pixels), replayed.policy
     by_hand = utils.mmd_test(
-        service.reference.space("embedding"),
-        seen.space("embedding"),
+        service.reference.embedding,
+        seen.embedding,
         policy.window_alpha / 3,
         policy.permutations,
-        service.reference.gamma,
         seed=0,
     )
     assert look.decision.results["MMD embedding"].p_value == by_hand.p_value

@@ -841,16 +841,6 @@ ODD_ARRAYS = [
     np.array([{}] * 4),
     np.zeros(4, [("a", "f4")]),
 ]
-REFERENCE = {
-    "statistics": np.zeros((4, 3)),
-    "names": np.array(["a", "b", "c"]),
-    "probabilities": np.full((4, 2), 0.5),
-    "embedding": np.eye(4, 5),
-    "labels": np.array([0, 1, 0, 1]),
-    "model": np.array("0" * 16),
-    "classes": np.array(["NORMAL", "PNEUMONIA"]),
-    "gamma": np.array(0.5),
-}
 ANSWERS = {"probabilities": np.full((4, 2), 0.5), "labels": np.array([0, 1, 0, 1])}
 
 
@@ -878,24 +868,6 @@ def claims(valid: dict) -> list[bytes]:
         for name in valid
         for shape in ((10**9,), (10**9, 10**9), (4, 10**9), (-1,))
     ]
-
-
-@reader(
-    lambda kit: broken_arrays(REFERENCE),
-    quick=60,
-    many=600,
-    examples=lambda kit: claims(REFERENCE),
-)
-def drift_references(kit, case):
-    model = SimpleNamespace(hash="0" * 16, classes=["NORMAL", "PNEUMONIA"])
-    reference = utils.load_reference(
-        put(kit.home / "exports" / "drift_reference.npz", case), model
-    )
-    assert 0 <= reference.accuracy <= 1 and reference.gamma > 0
-    assert all(
-        len(reference.space(name)) == len(reference)
-        for name in ("statistics", "softmax", "embedding")
-    )
 
 
 @reader(

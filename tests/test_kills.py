@@ -569,7 +569,6 @@ def write_reference(course):
         np.ones(300),
         "0" * 16,
         course.classes,
-        1.0,
     ).save(course.exports / "drift_reference.npz")
 
 
