@@ -122,14 +122,14 @@ def main() -> None:
     network, _ = utils.served_network(course, checkpoint)
     float_model = utils.OnnxModel(models["fp32"])
     print(f"\n{utils.agreement(network, float_model, pixels).to_string()}\n")
-    answers = [
-        utils.OnnxModel(models[name]).predict_all(pixels)[0].argmax(1)
+    right = [
+        utils.OnnxModel(models[name]).predict_all(pixels)[0].argmax(1) == labels
         for name in ("fp32", "int8")
     ]
-    paired = utils.compare(*answers, labels, resamples=2000)
+    paired = utils.paired_row(*right)
     print(
         "INT8 minus float32, accuracy on test: {difference:+.4f} [{low:+.4f},"
-        " {high:+.4f}], n = {n}, lost {only_first}, won {only_second}".format(**paired)
+        " {high:+.4f}], n = {n}, lost {lost}, won {won}".format(**paired)
     )
     print(
         f"{course.dataset} at {course.image_size} px, {options.rounds} rounds,"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -78,121 +76,54 @@ def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("theme")
 
 
-def life_of_model(home: str | Path, results: dict) -> pd.DataFrame:
-    """What happened to the model, in order: theme, when (UTC), event, and the accuracy
-    measured then, if any.
-
-    Returns
-    -------
-    DataFrame: theme, when, event, images (which the accuracy is about), accuracy, low,
-    high (Wilson, 95 %)."""
-    second, third, fourth, fifth, sixth, seventh = (
-        results.get(f"theme{theme}") for theme in range(2, 8)
-    )
-    gate = {
-        (row["model"], row["images"]): row for row in (seventh or {}).get("on_gate", [])
-    }
-    events = []
-
-    def add(theme, event, images="", measured=None):
-        """`measured`: a row of `evaluate` or `accuracy_row`."""
-        section, row = results[f"theme{theme}"], measured or {}
-        value = row.get("accuracy", row.get("value", math.nan))
-        events.append(
-            {
-                "theme": theme,
-                "when": section.get("trained") or section["recorded"],
-                "event": event,
-                "images": images,
-                "accuracy": value,
-            }
-            | {end: row.get(end, math.nan) for end in ("low", "high")}
-        )
-
-    if second:
-        add(
-            2,
-            f"baseline trained, {second['parameters']} parameters",
-            "test",
-            second["test"]["accuracy"],
-        )
-    if third:
-        add(
-            3,
-            f"optimised, {third['parameters']} parameters",
-            "test",
-            third["test"]["accuracy"],
-        )
-    if fourth:
-        add(4, f"exported; cheapest within the SLO: {fourth['shipped'] or 'none'}")
-    if fifth:
-        raised = sum(row["raised"] for row in fifth["drill"])
-        add(
-            5,
-            f"in service; {raised} of {len(fifth['drill'])} incidents raised their"
-            " alert",
-        )
-    if sixth:
-        at = "" if sixth["decided_at"] is None else f" at window {sixth['decided_at']}"
-        case = f"{sixth['scenario']['kind']}, severity {sixth['scenario']['severity']}"
-        add(
-            6,
-            f"drift ({case}): {sixth['decision']}{at}",
-            "gate, drifted",
-            gate.get(("old model", "drifted")),
-        )
-    if seventh:
-        verdict = "accepted" if seventh["gate"]["passed"] else "refused"
-        add(
-            7,
-            f"candidate of {seventh['chosen']['budget']} labels {verdict}",
-            "gate, drifted",
-            gate.get(("candidate", "drifted")),
-        )
-        add(7, "the candidate on the test images", "test", seventh["test"]["accuracy"])
-        which = (
-            "retrained"
-            if seventh["in_service"] == seventh["models"]["after"]
-            else "original"
-        )
-        add(7, f"in service now: {seventh['in_service'][:8]}, the {which} model")
-    return pd.DataFrame(
-        events, columns=["theme", "when", "event", "images", "accuracy", "low", "high"]
-    )
-
-
-CHECKLIST = {
-    "Code": (
-        "environment documented",
-        "optimised loader tested",
+# Part, item, and where its evidence stands: a file below the home, criteria that the
+# themes recorded (their first words), sections of the report, or None: a human judges.
+CHECKLIST = (
+    ("Code", "environment documented", "exports/environment.txt"),
+    ("Code", "optimised loader tested", ("theme1 optimised loader",)),
+    (
+        "Code",
         "baseline above 70 % accuracy",
+        ("theme2 baseline test", "theme2 balanced accuracy above"),
+    ),
+    (
+        "Code",
         "optimised model above 80 % accuracy",
+        ("theme3 optimised test", "theme3 balanced accuracy above"),
+    ),
+    (
+        "Code",
         "ONNX export works",
-        "ONNX Runtime benchmarks complete",
+        ("theme4 ONNX against PyTorch", "theme4 decisions changed"),
+    ),
+    ("Code", "ONNX Runtime benchmarks complete", ("theme4 backends in one benchmark",)),
+    (
+        "Code",
         "monitoring in operation (TensorBoard and CSV)",
-        "drift detection, two methods or more",
+        ("theme5 TensorBoard", "theme5 lines in the log"),
+    ),
+    ("Code", "drift detection, two methods or more", ("theme6 detection methods",)),
+    (
+        "Code",
         "retraining pipeline tested",
-        "code commented and reproducible",
-        "random seeds fixed",
+        ("theme7 gate images", "theme7 bad candidates"),
     ),
-    "Report": (
-        "executive summary",
-        "introduction",
-        "themes 1 to 7",
-        "theme 8",
-        "conclusion",
-        "references",
-        "figures clear, with captions",
-        "comparative tables with precise figures",
-    ),
-    "Hand-in": (
-        "report as PDF",
-        "source code: eight notebooks",
-        "checkpoints",
-        "README with instructions",
-        "demo or screenshots (optional)",
-    ),
-}
+    ("Code", "code commented and reproducible", None),
+    ("Code", "random seeds fixed", "course.json"),
+    ("Report", "executive summary", {"summary"}),
+    ("Report", "introduction", {"introduction"}),
+    ("Report", "themes 1 to 7", {f"theme{n}" for n in range(1, 8)}),
+    ("Report", "theme 8", {"theme8"}),
+    ("Report", "conclusion", {"conclusion"}),
+    ("Report", "references", {"references"}),
+    ("Report", "figures clear, with captions", None),
+    ("Report", "comparative tables with precise figures", None),
+    ("Hand-in", "report as PDF", "report/report.pdf"),
+    ("Hand-in", "source code: eight notebooks", "notebooks/theme8_synthesis.ipynb"),
+    ("Hand-in", "checkpoints", "checkpoints/model_retrained.pth"),
+    ("Hand-in", "README with instructions", "README.md"),
+    ("Hand-in", "demo or screenshots (optional)", None),
+)
 
 
 def checklist(
@@ -213,212 +144,37 @@ def checklist(
     """
     home = Path(home)
     project = Path(project or (home if (home / "notebooks").is_dir() else KIT))
-    found = (
-        _code_evidence(home, results, project)
-        | _report_evidence(home)
-        | _hand_in_evidence(home, project)
-    )
-    rows = [
-        {"part": part, "item": item}
-        | dict(zip(("evidence", "passed"), found[item], strict=True))
-        for part, items in CHECKLIST.items()
-        for item in items
-    ]
-    return pd.DataFrame(rows)
+    report = read_json(home / "report" / "report.json")
+    sections = {row["key"]: row for row in report.get("sections", [])}
+
+    def found(where) -> tuple[str, bool | None]:
+        if where is None:
+            return "a human must judge", None
+        if isinstance(where, str):
+            there = (home / where).exists() or (project / where).exists()
+            return where if there else f"{where} is missing", there
+        if isinstance(where, tuple):
+            said, met = zip(*(_criterion(results, each) for each in where), strict=True)
+            return "; ".join(said), all(met)
+        written = [sections[key] for key in where & sections.keys()]
+        open_ = sum(row["placeholders"] for row in written)
+        says = f"{len(written)} of {len(where)} sections, {open_} placeholders left"
+        return says, len(written) == len(where) and open_ == 0
+
+    rows = [(part, item, *found(where)) for part, item, where in CHECKLIST]
+    table = pd.DataFrame(rows, columns=["part", "item", "evidence", "passed"])
+    return table.astype({"passed": object})
 
 
-def _met(results: dict, theme: int, words: str) -> tuple[str, bool]:
+def _criterion(results: dict, named: str) -> tuple[str, bool]:
     """Evidence of one criterion that a theme's checkpoint recorded."""
-    for row in results.get("criteria", {}).get(f"theme{theme}", []):
+    theme, words = named.split(" ", 1)
+    for row in results.get("criteria", {}).get(theme, []):
         if row["name"].startswith(words):
-            value = (
-                f"{row['value']:.4g}"
-                if isinstance(row["value"], float)
-                else row["value"]
-            )
+            value = row["value"]
+            value = f"{value:.4g}" if isinstance(value, float) else value
             return f"{row['name']}: {value} (target {row['target']})", row["passed"]
-    return f"not recorded: run notebooks/{THEMES[theme][0]}.ipynb", False
-
-
-def _all_met(results: dict, *wanted: tuple[int, str]) -> tuple[str, bool]:
-    said, passed = zip(
-        *(_met(results, theme, words) for theme, words in wanted), strict=True
-    )
-    return "; ".join(said), all(passed)
-
-
-def _seed_evidence(project: Path, seed: int | None) -> tuple[str, bool]:
-    """How many of the notebooks hand SEED to `start`, and the seed of the record."""
-    notebooks = sorted((project / "notebooks").glob("theme[1-8]_*.ipynb"))
-    fixed = sum(
-        bool(
-            re.search(
-                r"utils\.start\([^)]*\bseed=SEED\b", path.read_text(errors="replace")
-            )
-        )
-        for path in notebooks
-    )
-    says = (
-        f"seed {seed} in the record; {fixed} of {len(notebooks)} notebooks pass SEED to"
-        " utils.start"
-    )
-    return says, seed is not None and 0 < fixed == len(notebooks)
-
-
-def _code_evidence(
-    home: Path, results: dict, project: Path
-) -> dict[str, tuple[str, bool | None]]:
-    meta, fourth, sixth = (
-        results.get(name, {}) for name in ("meta", "theme4", "theme6")
-    )
-    versions, written = (
-        meta.get("environment", {}),
-        (home / "exports" / "environment.txt").exists(),
-    )
-    timed = {(row["backend"], row["batch"]) for row in fourth.get("benchmark", [])}
-    backends, batches = (
-        {backend for backend, _ in timed},
-        sorted({batch for _, batch in timed}),
-    )
-    served = [name for name in backends if name.startswith("ONNX Runtime")]
-    log = home / "logs" / "production.csv"
-    lines = (
-        f"; production.csv, {log.stat().st_size / 2**20:.1f} MiB"
-        if log.exists()
-        else "; no logs/production.csv"
-    )
-    board = _all_met(results, (5, "TensorBoard"), (5, "lines in the log"))
-    refused = results.get("theme7", {}).get("refused", {})
-    gate = _all_met(results, (7, "gate images"), (7, "bad candidates"))
-    methods = _met(results, 6, "detection methods")
-    seed = meta.get("seed")
-    return {
-        "environment documented": (
-            (
-                f"exports/environment.txt, torch {versions.get('torch')},"
-                f" {meta.get('hardware')}"
-                if written
-                else "exports/environment.txt is missing"
-            ),
-            written,
-        ),
-        "optimised loader tested": _met(results, 1, "optimised loader"),
-        "baseline above 70 % accuracy": _all_met(
-            results, (2, "baseline test"), (2, "balanced accuracy above")
-        ),
-        "optimised model above 80 % accuracy": _all_met(
-            results, (3, "optimised test"), (3, "balanced accuracy above")
-        ),
-        "ONNX export works": _all_met(
-            results, (4, "ONNX against PyTorch"), (4, "decisions changed")
-        ),
-        "ONNX Runtime benchmarks complete": (
-            (
-                f"{len(backends)} backends, {len(served)} of ONNX Runtime, at batch"
-                f" sizes {', '.join(map(str, batches)) or 'none'}"
-            ),
-            len(backends) >= 3 and bool(served) and len(batches) >= 2,
-        ),
-        "monitoring in operation (TensorBoard and CSV)": (
-            board[0] + lines,
-            board[1] and log.exists(),
-        ),
-        "drift detection, two methods or more": (
-            (
-                f"{methods[0]}; false alarms of {len(sixth.get('false_alarms', []))}"
-                " detectors measured"
-            ),
-            methods[1],
-        ),
-        "retraining pipeline tested": (
-            f"{gate[0]}; {len(refused)} bad candidates tried",
-            gate[1],
-        ),
-        "code commented and reproducible": (
-            "run `course.py check` on the hand-in: it repeats the figures",
-            None,
-        ),
-        "random seeds fixed": _seed_evidence(project, seed),
-    }
-
-
-def _report_evidence(home: Path) -> dict[str, tuple[str, bool | None]]:
-    """From report/report.json, which `course.py report` writes beside the PDF."""
-    report = read_json(home / "report" / "report.json")
-    missing = "no report yet: python course.py report"
-    parts = {
-        "executive summary": ("summary",),
-        "introduction": ("introduction",),
-        "conclusion": ("conclusion",),
-        "themes 1 to 7": tuple(f"theme{n}" for n in range(1, 8)),
-        "theme 8": ("theme8",),
-        "references": ("references",),
-    }
-    found = {}
-    for item, keys in parts.items():
-        rows = [
-            row
-            for row in report.get("sections", [])
-            if any(key in row["key"] for key in keys)
-        ]
-        long = [
-            f"{row['title']}: {row['pages']} of {'–'.join(map(str, row['budget']))}"
-            " pages"
-            for row in rows
-            if row["budget"]
-            and not row["budget"][0] <= row["pages"] <= row["budget"][1]
-        ]
-        open_ = sum(row["placeholders"] for row in rows)
-        said = f"{len(rows)} of {len(keys)} sections, {open_} placeholders left"
-        said += f"; outside the budget: {', '.join(long)}" if long else ""
-        found[item] = (
-            (said, len(rows) == len(keys) and not long and open_ == 0)
-            if report
-            else (missing, False)
-        )
-    for item, kind, suffix in (
-        ("figures clear, with captions", "figures", "png"),
-        ("comparative tables with precise figures", "tables", "csv"),
-    ):
-        count = len(list((home / "exports" / kind).glob(f"theme*.{suffix}")))
-        found[item] = (
-            f"{count} {kind} in exports/{kind}: read them as a stranger would",
-            None if count else False,
-        )
-    return found
-
-
-def _hand_in_evidence(home: Path, project: Path) -> dict[str, tuple[str, bool | None]]:
-    report = read_json(home / "report" / "report.json")
-    pdf, pages = (home / "report" / "report.pdf").exists(), report.get("pages", 0)
-    notebooks = len(list((project / "notebooks").glob("theme[1-8]_*.ipynb")))
-    names = ("best_model.pth", "model_retrained.pth")
-    there = [name for name in names if (home / "checkpoints" / name).exists()]
-    demo = (project / "demo").is_dir()
-    draft = ", still a draft" if report.get("draft") else ""
-    return {
-        "report as PDF": (
-            (
-                f"report.pdf, {pages} pages of 40–100{draft}"
-                if pdf
-                else "report/report.pdf is missing"
-            ),
-            pdf and 40 <= pages <= 100 and not draft,
-        ),
-        "source code: eight notebooks": (f"{notebooks} of 8 notebooks", notebooks == 8),
-        "checkpoints": (
-            f"{', '.join(there) or 'none'} of {' and '.join(names)}",
-            len(there) == 2,
-        ),
-        "README with instructions": (
-            "README.md" if (project / "README.md").exists() else "README.md is missing",
-            (project / "README.md").exists(),
-        ),
-        "demo or screenshots (optional)": (
-            "demo/ is there" if demo else "none found, and none is required",
-            None,
-        ),
-    }
+    return f"not recorded: run notebooks/{THEMES[int(theme[5:])][0]}.ipynb", False
 
 
 ML_TEST_SCORE = {
@@ -470,98 +226,30 @@ MATURITY = (
 )
 
 
-def _stale_price(section: dict) -> str:
-    old = {
-        row["images"]: row["accuracy"]
-        for row in section.get("on_gate", [])
-        if row["model"] == "old model"
-    }
-    return (
-        f"accuracy {old['clean']:.3f} on clean images, {old['drifted']:.3f} after the"
-        " drift"
-        if old
-        else ""
-    )
-
-
-def _largest(agreement: list[dict]) -> float:
-    return max(row["max_abs_diff"] for row in agreement)
-
-
-# Test, theme, and what its section of the record says about it.
-_MATURITY_EVIDENCE = (
-    (
-        "expectations about the inputs are written down",
-        1,
-        lambda s: f"{len(s['quality'])} kinds of faulty files",
-    ),
-    (
-        "hyperparameters were tuned",
-        3,
-        lambda s: f"a search, and {len(s['ablation'])} trainings of the ablation",
-    ),
-    (
-        "a simpler model is not better",
-        3,
-        lambda s: (
-            f"optimised against baseline {100 * s['paired']['difference']:+.1f} "
-            f"points, p = {s['paired']['p_value']:.2g}"
-        ),
-    ),
-    (
-        "training and serving do not differ",
-        4,
-        lambda s: f"answers only: {_largest(s['agreement']):.1e} apart",
-    ),
-    (
-        "speed and memory have not got worse",
-        5,
-        lambda s: "an alert rule on latency; memory is not watched",
-    ),
-    (
-        "invariants of the inputs are watched",
-        5,
-        lambda s: "brightness, sharpness and blank images, by window",
-    ),
-    (
-        "a fall of quality is noticed",
-        6,
-        lambda s: (
-            f"{s['policy']['estimate']}, no labels; at worst"
-            f" {100 * s['estimates'][s['policy']['estimate']]['most optimistic']:.0f}"
-            " points too good"
-        ),
-    ),
-    ("the price of a stale model is known", 7, _stale_price),
-    (
-        "quality is validated before serving",
-        7,
-        lambda s: f"{len(s['gate']['checks'])} checks; {s['gate']['verdict']}",
-    ),
-    (
-        "a canary or shadow precedes serving",
-        7,
-        lambda s: f"{s['shadow']['requests']} requests in the shadow",
-    ),
-    (
-        "serving can be rolled back",
-        7,
-        lambda s: "rehearsed; exports/audit.csv holds the lines",
-    ),
-)
+# Test, the theme whose section of the record shows it, and what stands there.
+MATURITY_EVIDENCE = {
+    "expectations about the inputs are written down": (1, "kinds of faulty files"),
+    "hyperparameters were tuned": (3, "the search and the ablation"),
+    "a simpler model is not better": (3, "optimised against baseline, paired"),
+    "training and serving do not differ": (4, "largest difference of an answer"),
+    "speed and memory have not got worse": (5, "a rule on latency; memory is not seen"),
+    "invariants of the inputs are watched": (5, "brightness, sharpness, blank images"),
+    "a fall of quality is noticed": (6, "an estimate of accuracy without labels"),
+    "the price of a stale model is known": (7, "the old model after the drift"),
+    "quality is validated before serving": (7, "the checks of the gate"),
+    "a canary or shadow precedes serving": (7, "requests in the shadow"),
+    "serving can be rolled back": (7, "rehearsed; exports/audit.csv holds the lines"),
+}
 
 
 def maturity_evidence(results: dict) -> dict[str, str]:
     """What the record holds for a test of the ML Test Score; a test that is not named
     has no evidence there.
     """
-    said = {
-        test: (theme, tell(results[f"theme{theme}"]))
-        for test, theme, tell in _MATURITY_EVIDENCE
-        if f"theme{theme}" in results
-    }
     return {
-        test: f"theme {theme}: {text}" for test, (theme, text) in said.items() if text
+        test: f"theme {theme}: {says}"
+        for test, (theme, says) in MATURITY_EVIDENCE.items()
+        if f"theme{theme}" in results
     }
 
 
@@ -617,85 +305,57 @@ def limitations(results: dict) -> list[tuple[str, str]]:
         results.get(name, {}) for name in ("meta", "theme3", "theme6", "theme7")
     )
     found = []
+
+    def add(fact: str, question: str) -> None:
+        found.append((fact, question))
+
     if meta.get("source") == "sample":
-        found.append(
-            (
-                "All images are drawn.",
-                "Which of your conclusions would you dare to repeat on real ones?",
-            )
+        add(
+            "All images are drawn.",
+            "Which of your conclusions would you dare to repeat on real ones?",
         )
     if third:
-        low, high, n = (
-            third["test"]["accuracy"][name] for name in ("low", "high", "n")
-        )
-        found.append(
-            (
-                (
-                    f"{n} test images put the accuracy before retraining in [{low:.3f},"
-                    f" {high:.3f}] (95 %), if they are independent: several can come"
-                    " from one patient or one street."
-                ),
-                "Which difference between two models is too small for you to see?",
-            )
+        test = third["test"]
+        low, high, n = (test["accuracy"][name] for name in ("low", "high", "n"))
+        add(
+            f"{n} test images put the accuracy before retraining in [{low:.3f},"
+            f" {high:.3f}] (95 %), if they are independent: several can come from one"
+            " patient or one street.",
+            "Which difference between two models is too small for you to see?",
         )
         recalls = {
-            name: row
-            for name, row in third["test"].items()
-            if name.startswith("recall ")
+            name: row for name, row in test.items() if name.startswith("recall ")
         }
         name, worst = min(recalls.items(), key=lambda item: item[1]["low"])
-        found.append(
-            (
-                (
-                    f"The {name} before retraining may be as low as {worst['low']:.3f}"
-                    f" (n = {worst['n']})."
-                ),
-                "Who pays for these errors, and who decides that this is acceptable?",
-            )
+        add(
+            f"The {name} before retraining may be as low as {worst['low']:.3f}"
+            f" (n = {worst['n']}).",
+            "Who pays for these errors, and who decides that this is acceptable?",
         )
     if sixth:
-        seen = [name for name, told in sixth["unseen_shift"].items() if told]
-        found.append(
-            (
-                (
-                    f"{len(seen)} of {len(sixth['unseen_shift'])} detectors tell the"
-                    " test images from the training hospital's (or region's)."
-                ),
-                "Where else will the images come from, and who checks that?",
-            )
+        seen = sum(map(bool, sixth["unseen_shift"].values()))
+        add(
+            f"{seen} of {len(sixth['unseen_shift'])} detectors tell the test images"
+            " from the training hospital's (or region's).",
+            "Where else will the images come from, and who checks that?",
         )
         error = sixth["estimates"][sixth["policy"]["estimate"]]["most optimistic"]
-        found.append(
-            (
-                (
-                    f"Accuracy estimated without labels was up to {100 * error:.0f}"
-                    " points too good."
-                ),
-                "How many images a month must somebody label for you to notice?",
-            )
+        add(
+            f"Accuracy estimated without labels was up to {100 * error:.0f} points too"
+            " good.",
+            "How many images a month must somebody label for you to notice?",
         )
-    if seventh:
-        checks = [
-            row for row in seventh["gate"]["checks"] if row["name"] == "clean accuracy"
-        ]
-        found += [
-            (
-                (
-                    f"The gate lets clean accuracy fall by {100 * -row['limit']:.1f}"
-                    " points before it refuses; this time its interval excluded more"
-                    f" than {100 * -row['low']:.1f}."
-                ),
-                "How many gate images would three points need?",
+    for row in seventh["gate"]["checks"] if seventh else ():
+        if row["name"] == "clean accuracy":
+            add(
+                f"The gate lets clean accuracy fall by {100 * -row['limit']:.1f}"
+                f" points;"
+                f" these images excluded a fall of more than {100 * -row['low']:.1f}.",
+                "How many gate images would one point need?",
             )
-            for row in checks
-        ]
-    found.append(
-        (
-            f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')}).",
-            (
-                "Which of your figures would you expect to move with another seed, and"
-                " by how much?"
-            ),
-        )
+    add(
+        f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')}).",
+        "Which of your figures would you expect to move with another seed, and by how"
+        " much?",
     )
     return found

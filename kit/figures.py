@@ -74,29 +74,55 @@ def image_grid(images, titles, columns: int = 8, title: str = ""):
     return figure
 
 
+def arms(rows: pd.DataFrame, value: str = "accuracy") -> np.ndarray:
+    """Lengths of the error bars, float (2, N), of a table with low and high; its
+    rounding may leave a value just outside.
+    """
+    return np.abs([rows[value] - rows["low"], rows["high"] - rows[value]])
+
+
 def plot_history(history: pd.DataFrame, title: str):
     """Loss and accuracy of training and validation by epoch."""
     import matplotlib.pyplot as plt
 
     style()
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
+    # of sixty markers none could be told from its neighbour
+    few = math.ceil(len(history) / 15)
+    lines = {"train": ("o-", "train (weights still moving)"), "val": ("s--", "val")}
     for axis, what in zip(axes, ("loss", "accuracy"), strict=True):
-        # of sixty markers none could be told from its neighbour
-        few = {"markevery": math.ceil(len(history) / 15)}
-        axis.plot(
-            history["epoch"],
-            history[f"train_{what}"],
-            "o-",
-            label="train (weights still moving)",
-            **few,
-        )
-        axis.plot(history["epoch"], history[f"val_{what}"], "s--", label="val", **few)
+        for pool, (look, label) in lines.items():
+            values = history[f"{pool}_{what}"]
+            axis.plot(history["epoch"], values, look, label=label, markevery=few)
         axis.set(xlabel="epoch", ylabel=what, title=f"{title}: {what}")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    # on a curve nowhere
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
-    )
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_confusion(counts: np.ndarray, recalls: np.ndarray, classes, title: str):
+    """Confusion matrix: counts (K, K), rows are the true classes, and the recall of
+    each with its interval (K, 3).
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    k = len(classes)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axis = plt.subplots(figsize=(1.9 * k + 2.2, 1.5 * k + 1.4))
+    axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axis.grid(False)
+    for i, j in np.ndindex(counts.shape):
+        text = f"{counts[i, j]}"
+        if i == j:
+            text += "\n{:.0%} [{:.0%}, {:.0%}]".format(*recalls[i])
+        colour = "white" if shares[i, j] > 0.6 else "black"
+        axis.text(j, i, text, ha="center", va="center", color=colour)
+    axis.set_xticks(range(k), classes)
+    axis.set_yticks(range(k), classes, rotation=90, va="center")
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_title(f"{title} (n = {counts.sum()})")
     return figure
 
 
@@ -107,31 +133,21 @@ def plot_reliability(tables: dict[str, pd.DataFrame], title: str):
     import matplotlib.pyplot as plt
 
     style()
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(4.4 * len(tables), 4), squeeze=False
-    )
+    size = (4.4 * len(tables), 4)
+    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False)
+    text = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
+    text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    dots = {"fmt": "o-", "capsize": 3, "label": "measured, 95 %"}
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=True):
         axis.plot([0, 1], [0, 1], ":", color="black", label="perfect calibration")
-        error = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-        dots = {"fmt": "o-", "capsize": 3, "label": "measured, 95 %"}
-        axis.errorbar(table["confidence"], table["accuracy"], np.abs(error), **dots)
-        least = min(0.5, float(table["confidence"].min()))
+        axis.errorbar(table["confidence"], table["accuracy"], arms(table), **dots)
         for row in table.itertuples():
-            place = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
-            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-            axis.annotate(
-                f"n={row.n}", (row.confidence, row.low), (0, -13), bbox=ground, **place
-            )
-        axis.set(
-            xlim=(least - 0.03, 1.03),
-            ylim=(-0.1, 1.03),
-            xlabel="mean confidence in a bin",
-            ylabel="accuracy",
-        )
-        axis.set_title(f"{title}: {name}")
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2
-    )
+            axis.annotate(f"n={row.n}", (row.confidence, row.low), (0, -13), **text)
+        least = min(0.5, float(table["confidence"].min()))
+        axis.set(xlim=(least - 0.03, 1.03), ylim=(-0.1, 1.03), ylabel="accuracy")
+        axis.set(xlabel="mean confidence in a bin", title=f"{title}: {name}")
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -143,19 +159,12 @@ def plot_effects(table: pd.DataFrame, title: str, label: str):
 
     style()
     figure, axis = plt.subplots(figsize=(9, 0.5 * len(table) + 1.4))
-    places = np.arange(len(table))[::-1]
-    error = np.abs(
-        [table["difference"] - table["low"], table["high"] - table["difference"]]
-    )
+    places, error = np.arange(len(table))[::-1], arms(table, "difference")
     axis.axvline(0, ls=":", color="black")
     axis.errorbar(table["difference"], places, xerr=error, fmt="o", capsize=4)
     axis.set_yticks(places, table.index)
-    axis.set(
-        title=title,
-        xlabel=label,
-        ylabel="what is changed",
-        ylim=(-0.6, len(table) - 0.4),
-    )
+    axis.set(title=title, xlabel=label, ylabel="what is changed")
+    axis.set_ylim(-0.6, len(table) - 0.4)
     return figure
 
 
@@ -665,11 +674,6 @@ def plot_streams(streams: dict[str, pd.DataFrame], policy, title: str):
     return figure
 
 
-def interval_bars(axis, x, rows: pd.DataFrame, **look):
-    error = np.abs([rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]])
-    return axis.errorbar(x, rows["accuracy"], error, capsize=4, **look)
-
-
 def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: str):
     """Accuracy against the labelling budget, on clean and on drifted images.
 
@@ -687,32 +691,21 @@ def plot_learning_curve(table: pd.DataFrame, current: dict[str, float], title: s
     style()
     figure, axis = plt.subplots(figsize=(8.5, 4.2))
     budgets = np.unique(table["budget"])
+    fewest = budgets[budgets > 0].min()
 
     def place(values):  # no labels at all have no logarithm: one step before the fewest
-        return np.log2(np.maximum(values, budgets[budgets > 0].min() / 2))
+        return np.log2(np.maximum(values, fewest / 2))
 
     for number, (kind, rows) in enumerate(table.groupby("images", sort=False)):
-        rows = rows.sort_values("budget")
-        places = place(rows["budget"]) + 0.04 * number
-        look = {
-            "color": COLOURS[number],
-            "marker": "os^"[number],
-            "label": f"retrained, {kind} images",
-        }
-        interval_bars(axis, places, rows, **look)
-        axis.axhline(
-            current[kind],
-            color=COLOURS[number],
-            ls=("--", ":")[number],
-            lw=1.5,
-            label=f"in service, {kind} images",
-        )
+        rows, colour = rows.sort_values("budget"), COLOURS[number]
+        x, mark = place(rows["budget"]) + 0.04 * number, "os^"[number]
+        bars = {"marker": mark, "capsize": 4, "label": f"retrained, {kind} images"}
+        axis.errorbar(x, rows["accuracy"], arms(rows), color=colour, **bars)
+        look = {"ls": ("--", ":")[number], "lw": 1.5, "color": colour}
+        axis.axhline(current[kind], label=f"in service, {kind} images", **look)
     axis.set_xticks(place(budgets), budgets)
-    axis.set(
-        xlabel="labels of drifted images (logarithmic; 0: the control)",
-        ylabel="accuracy, 95 %",
-        title=title,
-    )
+    axis.set_xlabel("labels of drifted images (logarithmic; 0: the control)")
+    axis.set(ylabel="accuracy, 95 %", title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -733,167 +726,83 @@ def plot_candidates(table: pd.DataFrame, clean_margin: float, title: str):
 
     style()
     figure, axis = plt.subplots(figsize=(9, 5))
-    pairs = {
-        kind: rows.set_index(["how", "share"]) for kind, rows in table.groupby("images")
-    }
-    marks = dict(
-        zip(
-            [
-                name
-                for name in pairs["clean"].index.unique("how")
-                if name != "in service"
-            ],
-            "os^Dv",
-            strict=False,
-        )
-    )
-    shares = sorted(share for share in table["share"].dropna().unique())
+    both = {images: rows for images, rows in table.groupby("images")}
+    pairs = both["clean"].merge(both["drifted"], on=["how", "share"])
+    hows = [how for how in pairs["how"].unique() if how != "in service"]
+    marks = dict(zip(hows, "os^Dv", strict=False)) | {"in service": "*"}
+    shares = sorted(pairs["share"].dropna().unique())
     # From light to dark, so that a grey print keeps the order.
-    colours = dict(
-        zip(
-            shares,
-            plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(shares))),
-            strict=True,
-        )
-    )
-    for (how, share), clean in pairs["clean"].iterrows():
-        drifted = pairs["drifted"].loc[(how, share)]
-        ends = [
-            np.abs([[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]])
-            for row in (drifted, clean)
-        ]
-        look = (
-            {"marker": "*", "ms": 16, "color": COLOURS[6]}
-            if how == "in service"
-            else {
-                "marker": marks[how],
-                "ms": 10,
-                "color": colours[share],
-                "mec": "black",
-            }
-        )
-        axis.errorbar(
-            clean["accuracy"],
-            drifted["accuracy"],
-            *ends,
-            ecolor="grey",
-            elinewidth=0.8,
-            capsize=2,
-            **look,
-        )
-        if how == "in service":
-            axis.axvline(
-                clean["accuracy"] - clean_margin,
-                color=COLOURS[6],
-                ls="--",
-                label="in service minus margin",
-            )
-    axis.plot([], [], "*", color=COLOURS[6], ms=12, label="in service")
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(shares)))
+    colours = dict(zip(shares, shades, strict=True))
+    bars = {"ecolor": "grey", "elinewidth": 0.8, "capsize": 2, "mec": "black"}
+    for row in pairs.itertuples():
+        x, y = row.accuracy_x, row.accuracy_y
+        across = np.abs([[x - row.low_x], [row.high_x - x]])
+        upward = np.abs([[y - row.low_y], [row.high_y - y]])
+        colour = colours.get(row.share, "black")
+        look = {"marker": marks[row.how], "ms": 11, "color": colour}
+        axis.errorbar(x, y, upward, across, **look, **bars)
+    served = pairs.loc[pairs["how"] == "in service", "accuracy_x"].item()
+    line = {"color": "black", "ls": "--", "label": "in service minus margin"}
+    axis.axvline(served - clean_margin, **line)
     for how, mark in marks.items():
-        axis.plot([], [], mark, color="white", mec="black", ms=9, label=how)
+        face = "black" if how == "in service" else "white"
+        axis.plot([], [], mark, color=face, mec="black", ms=10, label=how)
     for share, colour in colours.items():
         axis.plot([], [], "-", lw=6, color=colour, label=f"{share:.0%} drifted")
-    axis.set(
-        xlabel="accuracy on clean images, 95 %",
-        ylabel="accuracy on drifted images, 95 %",
-        title=title,
-    )
+    axis.set_xlabel("accuracy on clean images, 95 %")
+    axis.set(ylabel="accuracy on drifted images, 95 %", title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def plot_gate(report):
-    """Every check of the gate: differences with their interval and limit above, the
-    others in words below.
+# Colour and marker of a verdict, so that a grey print tells them apart.
+VERDICTS = {
+    "passed": (COLOURS[2], "o"),
+    "inconclusive": (COLOURS[4], "D"),
+    "failed": (COLOURS[1], "X"),
+}
+
+
+def plot_gate(table: pd.DataFrame, title: str):
+    """The checks of the gate: what is a change, with its interval and limit; the others
+    stand in their labels.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a GateReport: name, value, low, high, limit, above, n, verdict.
     """
     import matplotlib.pyplot as plt
-    from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 
     style()
-    apart = report.table["name"].isin(
-        ["leakage", "latency", "shadow", "onnx agreement"]
+    table = table[::-1].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(11, 0.5 * len(table) + 2.2))
+    for row in table.itertuples():
+        colour, mark = VERDICTS[row.verdict]
+        if not -1 < row.limit < 0.5 or row.name in ("leakage", "shadow"):
+            text = f"{row.value:.3g}, asked: at most {row.limit:g}"
+            axis.plot(0, row.Index, mark, color=colour, ms=9, mec="black", mew=0.6)
+            axis.annotate(text, (0, row.Index), (12, -4), textcoords="offset points")
+            continue
+        ends = np.abs([[row.value - row.low], [row.high - row.value]])
+        look = {"fmt": mark, "color": colour, "capsize": 4, "ms": 9, "mec": "black"}
+        axis.errorbar(row.value, row.Index, xerr=ends, mew=0.6, lw=2, **look)
+        side = ">" if row.above else "<"  # points to where it passes
+        axis.plot(row.limit, row.Index, marker=side, color="black", ms=8)
+        axis.vlines(row.limit, row.Index - 0.35, row.Index + 0.35, "black", lw=2.5)
+    for verdict, (colour, mark) in VERDICTS.items():
+        count = (table["verdict"] == verdict).sum()
+        label = f"{verdict}: {count}"
+        axis.plot([], [], mark, color=colour, ms=9, mec="black", mew=0.6, label=label)
+    axis.axvline(0, color="grey", lw=0.8)
+    names = [f"{row.name}, n = {row.n}" for row in table.itertuples()]
+    axis.set_yticks(table.index, names)
+    axis.set_xlabel(
+        "candidate minus model in service; black: limit, and where it leads"
     )
-    drawn, told = (
-        report.table[~apart][::-1].reset_index(drop=True),
-        report.table[apart][::-1].reset_index(drop=True),
-    )
-    figure, (upper, lower) = plt.subplots(
-        2,
-        1,
-        figsize=(11, 0.5 * len(report.table) + 2.2),
-        height_ratios=[len(drawn) + 1, len(told)],
-    )
-    for row in drawn.itertuples():
-        colour, error = (
-            COLOURS[2 if row.passed else 1],
-            [
-                [row.value - row.low],
-                [row.high - row.value],
-            ],
-        )
-        upper.errorbar(
-            row.value,
-            row.Index,
-            xerr=np.abs(error),
-            fmt="o" if row.passed else "X",
-            color=colour,
-            capsize=4,
-            ms=8 if row.passed else 12,
-            mec="black",
-            mew=0.6,
-            lw=2,
-        )
-        upper.plot(
-            [row.limit] * 2,
-            [row.Index - 0.35, row.Index + 0.35],
-            color=COLOURS[6],
-            lw=2.5,
-        )
-        # on which side of the limit it passes
-        side = -1 if row.name == "calibration" else 1
-        upper.plot(
-            row.limit,
-            row.Index + 0.28,
-            marker=CARETRIGHTBASE if side > 0 else CARETLEFTBASE,
-            ms=8,
-            color=COLOURS[6],
-        )
-    for name, mark, colour in (
-        ("passed", "o", COLOURS[2]),
-        ("failed", "X", COLOURS[1]),
-    ):
-        upper.plot([], [], mark, color=colour, ms=9, mec="black", mew=0.6, label=name)
-    upper.legend(loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=2)
-    upper.axvline(0, color="grey", lw=0.8)
-    upper.set_yticks(
-        drawn.index,
-        [f"{name}, n = {n}" for name, n in zip(drawn["name"], drawn["n"], strict=True)],
-    )
-    upper.set(
-        xlabel=(
-            "candidate minus model in service, 5 % at each end\nblack: limit, arrow:"
-            " the side that passes"
-        ),
-        ylim=(-0.6, len(drawn)),
-    )
-    for row in told.itertuples():
-        colour = COLOURS[2 if row.passed else 1]
-        lower.plot(
-            0,
-            row.Index,
-            "o" if row.passed else "X",
-            color=colour,
-            ms=9,
-            mec="black",
-            mew=0.6,
-        )
-        lines = textwrap.shorten(row.says, 118, placeholder=" ...")
-        lower.text(0.015, row.Index, lines, va="center", fontsize=9)
-    lower.set_yticks(told.index, told["name"])
-    lower.set(xlim=(-0.02, 1), xticks=[], ylim=(-0.6, len(told) - 0.4))
-    lower.grid(False)
-    lower.spines[["left", "bottom"]].set_visible(False)
-    figure.suptitle("\n".join(textwrap.wrap(report.verdict, 90)))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set_title("\n".join(textwrap.wrap(title, 80)))
     return figure
 
 
@@ -922,127 +831,91 @@ def plot_timeline(
 
     style()
     figure, axis = plt.subplots(figsize=(11, 4.2))
-    axis.axvspan(
-        drift[0] - 0.5,
-        drift[1] + 0.5,
-        color=COLOURS[4],
-        alpha=0.2,
-        lw=0,
-        label="drifted images",
-    )
-    axis.plot(
-        table["window"],
-        table["old"],
-        "--",
-        color=COLOURS[1],
-        lw=1.6,
-        label="old model, if kept",
-    )
-    axis.plot(
-        table["window"],
-        table["new"],
-        ":",
-        color=COLOURS[2],
-        lw=2,
-        label="new model everywhere",
-    )
-    interval_bars(
-        axis,
-        table["window"],
-        table,
-        fmt="o-",
-        color=COLOURS[0],
-        lw=2,
-        label="in service, 95 %",
-    )
-    ends = (
-        (decided, 0.5, "retrain decided", "-.", "right"),
-        (promoted, -0.5, "promoted", "-", "left"),
-    )
-    for when, shift, text, line, side in ends:  # a window is judged when it is full
+    first, last, x = drift[0] - 0.5, drift[1] + 0.5, table["window"]
+    axis.axvspan(first, last, color=COLOURS[4], alpha=0.2, label="drifted images")
+    axis.plot(x, table["old"], "--", color=COLOURS[1], label="old model, if kept")
+    axis.plot(x, table["new"], ":", color=COLOURS[2], label="new model everywhere")
+    look = {"fmt": "o-", "lw": 2, "capsize": 4, "label": "in service, 95 %"}
+    axis.errorbar(x, table["accuracy"], arms(table), color=COLOURS[0], **look)
+    # a window is judged when it is full, and a swap comes before one
+    marks = ((decided, 0.5, "decided", "-."), (promoted, -0.5, "promoted", "-"))
+    for when, shift, text, line in marks:
         if when is not None:
-            axis.axvline(when + shift, color=COLOURS[6], ls=line, lw=1.2)
-            axis.text(
-                when + shift,
-                1.01,
-                text,
-                transform=axis.get_xaxis_transform(),
-                ha=side,
-                fontsize=9,
-            )
-    axis.set(xlabel="window", ylabel="accuracy")
-    axis.set_title(title, pad=20)
+            axis.axvline(when + shift, color="black", ls=line, lw=1.2, label=text)
+    axis.set(xlabel="window", ylabel="accuracy", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def plot_life(table: pd.DataFrame, title: str):
-    """The events of `life_of_model` from top to bottom, and beside each the accuracy
-    that was measured then.
+def plot_tradeoff(table: pd.DataFrame, title: str):
+    """Accuracy against latency (left) and against cost (right); hollow: another variant
+    is as good in all and better in one.
+
+    Columns: accuracy, accuracy_low, accuracy_high, p50_ms, size_mb, cost_per_million,
+    and front (bool, of `pareto`); index: the variants.
     """
     import matplotlib.pyplot as plt
 
     style()
-    figure, axis = plt.subplots(figsize=(11, 0.55 * len(table) + 1.6))
-    kinds = list(dict.fromkeys(table.loc[table["accuracy"].notna(), "images"]))
-    for number, kind in enumerate(kinds):
-        part = table[(table["images"] == kind) & table["accuracy"].notna()]
-        ends = np.abs([part["accuracy"] - part["low"], part["high"] - part["accuracy"]])
-        axis.errorbar(
-            part["accuracy"],
-            part.index,
-            xerr=ends,
-            fmt="so^D"[number % 4],
-            ms=9,
-            capsize=4,
-            lw=2,
-            ls="none",
-            color=COLOURS[number],
-            label=f"images: {kind}",
-        )
-    axis.set_yticks(
-        table.index,
-        [
-            f"{textwrap.shorten(row.event, 60, placeholder=' ...')}\ntheme {row.theme},"
-            f" {row.when[5:16]}"
-            for row in table.itertuples()
-        ],
-        fontsize=10,
-    )
-    axis.set(xlabel="accuracy, 95 %", ylim=(len(table) - 0.5, -0.5), title=title)
-    if kinds:
-        axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    labels = {
+        "p50_ms": "latency of one image, p50 (ms)\nlogarithmic",
+        "cost_per_million": "cost of a million images (your currency)\nlogarithmic",
+    }
+    columns = [name for name in labels if name in table]
+    size = (5.2 * len(columns) + 1.2, 4.2)
+    figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=0)
+    renamed = table.rename(columns={"accuracy_low": "low", "accuracy_high": "high"})
+    for axis, column in zip(axes.flat, columns, strict=True):
+        for number, name in enumerate(table.index):
+            row = renamed.iloc[[number]]
+            colour, mark = COLOURS[number % len(COLOURS)], "osD^vP*"[number % 7]
+            look = {"fmt": mark, "ms": 9, "capsize": 4, "lw": 1.2, "color": colour}
+            look["mfc"] = colour if row["front"].item() else "white"
+            label = f"{name}, {row['size_mb'].item():.2f} MiB"
+            axis.errorbar(row[column], row["accuracy"], arms(row), label=label, **look)
+        axis.set(xscale="log", xlabel=labels[column])
+        for place in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            place("{x:g}")
+        axis.tick_params(axis="x", which="both", labelrotation=45, labelsize=9)
+    axes[0, 0].set_ylabel("accuracy on test, 95 %")
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    axes[0, -1].legend(title="filled: on the Pareto front", **place)
+    figure.suptitle(title)
     return figure
 
 
-def plot_maturity(table: pd.DataFrame, final: float, says: str):
-    """Points of each section of the ML Test Score; the lowest one is the score."""
+# Colour and marker of a paired comparison, as VERDICTS.
+STEPS = {
+    "better": (COLOURS[2], "s"),
+    "worse": (COLOURS[1], "X"),
+    "no difference shown": ("grey", "o"),
+}
+
+
+def plot_robustness(table: pd.DataFrame, trained_on: str, title: str):
+    """Accuracy before (open) and after (filled) retraining, by drift.
+
+    Columns: kind, before, after, n, and says ("better", "worse" or "no difference
+    shown").
+    """
     import matplotlib.pyplot as plt
 
     style()
-    sums = table.groupby("section", sort=False)["score"].agg(["sum", "size"])
-    figure, axis = plt.subplots(figsize=(8.5, 2.8))
-    axis.barh(sums.index, sums["size"], color="white", edgecolor="grey")
-    axis.barh(
-        sums.index,
-        sums["sum"],
-        color=COLOURS[0],
-        edgecolor="black",
-        hatch="//",
-        alpha=0.85,
-    )
-    axis.axvline(
-        final,
-        color=COLOURS[1],
-        ls="--",
-        lw=2,
-        label=f"score {final:g}: the lowest section",
-    )
-    axis.set(
-        xlabel="points (0.5 by hand, 1 automated)",
-        title="\n".join(textwrap.wrap(says, 80)),
-    )
-    axis.invert_yaxis()
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.6))
+    for place, row in enumerate(table.itertuples()):
+        colour, mark = STEPS[row.says]
+        axis.plot([row.before, row.after], [place] * 2, color=colour, lw=2.5)
+        axis.plot(row.before, place, mark, mfc="white", mec=colour, ms=9)
+        axis.plot(row.after, place, mark, color=colour, ms=9)
+    for says, (colour, mark) in STEPS.items():
+        label = f"{says}: {(table['says'] == says).sum()}"
+        axis.plot([], [], mark, color=colour, ms=9, label=label)
+    axis.plot([], [], "o", mfc="white", mec="grey", ms=9, label="open: before")
+    names = {"none": "none (clean)", trained_on: f"{trained_on} (retrained on)"}
+    shown = [names.get(kind, kind).replace("_", " ") for kind in table["kind"]]
+    axis.set_yticks(range(len(table)), shown)
+    axis.set_xlabel(f"accuracy on the same {table['n'].min()} images of production")
+    axis.set_title(title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -276,7 +276,7 @@ def test_mcnemar_is_scipys_binomial_test():
             int(won), int(won + lost), alternative="greater"
         ).pvalue
         assert ALL["theme7/mcnemar"].right(old, new) == pytest.approx(right)
-        assert utils.mcnemar_p(old, new) == pytest.approx(right)
+        assert utils.mcnemar(old, new, "greater") == pytest.approx(right)
 
 
 def test_not_worse_is_the_t_interval_with_a_normal_quantile():

@@ -161,6 +161,7 @@ def test_difficulty(tmp_path, dataset):
         answers[name] = utils.predict(run.model, data.loader("test", 256))[0].argmax(1)
     labels = data.labels[test]
     assert 0.70 <= balanced_accuracy_score(labels, answers["baseline"]) <= 0.85
-    paired = utils.compare(answers["baseline"], answers["optimized"], labels)
+    right = [answers[name] == labels for name in ("baseline", "optimized")]
+    paired = utils.paired_row(*right)
     assert paired["low"] > 0 and paired["p_value"] < 0.05
     assert np.mean(answers["optimized"] == labels) > 0.8

@@ -1356,7 +1356,7 @@ def _service(look: Look) -> list[Finding]:
                 path,
             )
         ]
-    swaps = audit.loc[audit["event"].isin(list(utils.SWAPS.values())), "model"]
+    swaps = audit.loc[audit["event"].isin(["in service", "rollback"]), "model"]
     if len(swaps) and swaps.iloc[-1] != _digest(look, "exports/model.onnx"):
         says = (
             f"The audit log put {shown(swaps.iloc[-1])[:16]} in service, model.onnx is"
