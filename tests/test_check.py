@@ -19,7 +19,8 @@ import pytest
 
 import utils
 from tools.grading import attempt, check, compare, reexecute, sandbox, verdict
-from tools.grading.submission import Finding, open_submission
+from tools.grading.finding import Finding
+from tools.grading.submission import open_submission
 
 KIT = Path(__file__).resolve().parent.parent
 CODE = (
@@ -95,7 +96,7 @@ def run_check(tmp_path, monkeypatch, capsys):
 
     def run(path, *options, whole=True):
         if whole:
-            monkeypatch.setattr(check, "static_checks", lambda submission: [])
+            monkeypatch.setattr(check.static, "checks", lambda submission: [])
         before = check.fingerprint(path)
         status = check.main([str(path), "--output", str(tmp_path / "out"), *options])
         assert check.fingerprint(path) == before

@@ -38,8 +38,10 @@ from hypothesis import strategies as st
 import utils
 from kit.archive import ArchiveError, unpack
 from models.baseline_cnn import BaselineCNN
-from tools.grading import parsing, pdf, static, submission
+from tools.grading import hostile as guards
+from tools.grading import pdf, static, submission
 from tools.report import build as report
+from tools.shared import parsing
 from tools.shared import secrets as leaks
 
 GIB = 1 << 30

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pypdf
 import pytest
-from submissions import (
+from support.submissions import (
     HEADLINE,
     PAGES,
     SECTIONS,
@@ -28,12 +28,11 @@ from submissions import (
 
 import utils
 from tools.grading import static, submission
-from tools.grading.submission import (
-    SubmissionError,
-    copy_code,
-    open_submission,
-    static_checks,
-)
+from tools.grading.finding import VERDICTS
+from tools.grading.static.files import REQUIRED
+from tools.grading.static.notebooks import BOOTSTRAP
+from tools.grading.submission import copy_code, open_submission
+from tools.shared.foreign import SubmissionError
 
 THEME2 = "notebooks/theme2_baseline_model.ipynb"
 RECORD = "exports/results.json"
@@ -55,8 +54,8 @@ def look(tmp_path):
     """look(path) -> findings, a list of (check, verdict, says and where)."""
 
     def findings(path: Path) -> list[tuple[str, str, str]]:
-        found = static_checks(open_submission(path, tmp_path / "work"))
-        ranks = [submission.VERDICTS.index(finding.verdict) for finding in found]
+        found = static.checks(open_submission(path, tmp_path / "work"))
+        ranks = [VERDICTS.index(finding.verdict) for finding in found]
         assert ranks == sorted(ranks, reverse=True)
         return [
             (finding.check, finding.verdict, f"{finding.says} [{finding.where}]")
@@ -460,8 +459,8 @@ def test_runners_parameters_cell_belongs_to_no_one(group, look):
 def test_executed_copy_may_have_the_bootstrap_of_an_older_kit(group, look):
     def older(notebook):
         cell = code_cells(notebook)[0]
-        assert "".join(cell["source"]).startswith(static.BOOTSTRAP)
-        cell["source"] = static.BOOTSTRAP + ": older\nimport sys"
+        assert "".join(cell["source"]).startswith(BOOTSTRAP)
+        cell["source"] = BOOTSTRAP + ": older\nimport sys"
 
     edit_json(group / "exports/notebooks" / Path(THEME2).name, older)
     assert "of other code" not in of(look(group), "notebooks", "human")
@@ -516,9 +515,7 @@ def test_huge_notebook_is_named_and_not_read(group, look):
     assert f"{THEME2} has 60 MiB and was not read" in of(look(group), "notebooks")
 
 
-@pytest.mark.parametrize(
-    "path", ["notebooks/theme3_optimization.ipynb", *static.REQUIRED]
-)
+@pytest.mark.parametrize("path", ["notebooks/theme3_optimization.ipynb", *REQUIRED])
 def test_missing_files_are_named(path, group, look):
     (group / path).unlink()
     says = of(look(group), "required files")
