@@ -24,6 +24,20 @@ class HostileError(utils.CourseError):
     """A file that no kit wrote: its name, and what is wrong with it."""
 
 
+@contextmanager
+def _in_a_sentence(path: Path, what: str):
+    """Whatever foreign bytes bring about, as one HostileError: torch, zipfile, protobuf
+    and NumPy raise a dozen kinds.
+    """
+    try:
+        yield
+    except utils.CourseError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {shown(error)[:200]}"
+        raise HostileError(f"{path} {what} ({why}).") from error
+
+
 # --------------------------------------------------------------------------------------
 # Checkpoints
 # --------------------------------------------------------------------------------------
@@ -39,9 +53,7 @@ def served_network(course, path: Path):
     """`utils.served_network` for a stranger's checkpoint."""
     with small_network(path) as state:
         if not can_serve(state, course.channels):
-            raise HostileError(
-                f"{path} does not say how to normalise, calibrate and decide."
-            )
+            raise ValueError("it does not say how to normalise, calibrate and decide")
         return utils.served_network(course, path)
 
 
@@ -65,7 +77,8 @@ def small_network(path: Path):
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        yield state
+        with _in_a_sentence(path, "holds no network that can be scored"):
+            yield state
     finally:
         hook.remove()
 
@@ -80,9 +93,7 @@ def check_checkpoint(path: Path) -> dict:
         Missing, or none.
     """
     path = Path(path)
-    if not path.exists():
-        raise HostileError(f"{path} is missing.")
-    try:
+    with _in_a_sentence(path, "is missing, damaged or no checkpoint of this course"):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as packed:
                 size = sum(entry.file_size for entry in packed.infolist())
@@ -90,11 +101,6 @@ def check_checkpoint(path: Path) -> dict:
                 raise ValueError("more content than the file has bytes")
         state = torch.load(path, map_location="cpu", weights_only=True)
         _check_state(state)
-    except Exception as error:  # torch and zipfile raise a dozen kinds
-        raise HostileError(
-            f"{path} is damaged or no checkpoint of this course"
-            f" ({type(error).__name__}: {shown(error)[:200]})."
-        ) from error
     return state
 
 
@@ -143,13 +149,9 @@ def can_serve(state: dict, channels: int) -> bool:
 
 def onnx_model(path: Path, classes=None):
     """`utils.OnnxModel` for a stranger's file."""
-    try:
+    with _in_a_sentence(path, "was not exported by this course"):
         check_interface(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise HostileError(
-            f"{path} was not exported by this course ({shown(error)[:200]})."
-        ) from error
-    return utils.OnnxModel(path, classes)
+        return utils.OnnxModel(path, classes)
 
 
 def onnx_metadata(content: bytes) -> dict:
