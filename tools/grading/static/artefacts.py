@@ -103,8 +103,8 @@ def _service(look: Look) -> Iterator[Finding]:
         look.read(path)  # bounded, before utils reads it
         audit = utils.read_audit(SimpleNamespace(exports=look.root / "exports"))
     except (utils.CourseError, ValueError) as error:
-        says = f"The audit log cannot be read ({shown(error)[:120]})."
-        yield ARTEFACTS.human(says, path)
+        why = shown(error).replace(f"{look.root}/", "")[:120]
+        yield ARTEFACTS.human(f"The audit log cannot be read ({why}).", path)
         return
     swaps = audit.loc[audit["event"].isin(list(utils.SWAPS.values())), "model"]
     if len(swaps) and swaps.iloc[-1] != _digest(look, MODEL):
