@@ -18,7 +18,15 @@ import pandas as pd
 import pytest
 
 import utils
-from tools.grading import attempt, check, compare, reexecute, sandbox, verdict
+from tools.grading import (
+    attempt,
+    check,
+    compare,
+    examine,
+    reexecute,
+    sandbox,
+    verdict,
+)
 from tools.grading.finding import Finding
 from tools.grading.submission import open_submission
 
@@ -96,10 +104,10 @@ def run_check(tmp_path, monkeypatch, capsys):
 
     def run(path, *options, whole=True):
         if whole:
-            monkeypatch.setattr(check.static, "checks", lambda submission: [])
-        before = check.fingerprint(path)
+            monkeypatch.setattr(examine.static, "checks", lambda submission: [])
+        before = examine.fingerprint(path)
         status = check.main([str(path), "--output", str(tmp_path / "out"), *options])
-        assert check.fingerprint(path) == before
+        assert examine.fingerprint(path) == before
         return (
             status,
             json.loads((tmp_path / "out" / "check.json").read_text()),
@@ -112,7 +120,7 @@ def run_check(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def only_notebooks(monkeypatch):
     """Level full without scoring the weights, which has tests of its own."""
-    monkeypatch.setattr(check, "_evaluate", lambda *arguments: None)
+    monkeypatch.setattr(examine, "_evaluate", lambda *arguments: None)
 
 
 def edit_record(folder: Path, change) -> None:
@@ -551,12 +559,12 @@ def test_shapes_that_no_criterion_expects_are_a_finding(
 
 
 def test_what_python_caches_is_no_change(submission):
-    before = check.fingerprint(submission)
+    before = examine.fingerprint(submission)
     (submission / "tools" / "__pycache__").mkdir(parents=True)
     (submission / "tools" / "__pycache__" / "run.pyc").touch()
-    assert check.fingerprint(submission) == before
+    assert examine.fingerprint(submission) == before
     (submission / "notes.txt").touch()
-    assert check.fingerprint(submission) != before
+    assert examine.fingerprint(submission) != before
 
 
 def test_figure_that_its_notebook_never_recorded_is_a_fault():
@@ -1165,7 +1173,7 @@ def test_machine_of_a_record():
 
 def test_foreign_text_is_not_markup(submission, run_check, tmp_path, monkeypatch):
     attack = Finding("record", "human", "<script>alert(1)</script>")
-    monkeypatch.setattr(check.static, "checks", lambda submission: [attack])
+    monkeypatch.setattr(examine.static, "checks", lambda submission: [attack])
     run_check(submission, whole=False)
     page = (tmp_path / "out" / "check.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
