@@ -32,7 +32,7 @@ from tools.grading import cluster  # noqa: E402
 
 def draw(folder: Path, count: int) -> Path:
     """A class of faithful submissions."""
-    from submissions import make_submission
+    from support.submissions import make_submission
 
     first = make_submission(folder / "team0")
     for number in range(1, count):

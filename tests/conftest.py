@@ -113,3 +113,17 @@ def small_disk(tmp_path):
     yield mount
     for place in mounted:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Path:
+    """A faithful submission, made by hand; read only."""
+    from support.submissions import make_submission
+
+    return make_submission(tmp_path_factory.mktemp("whole") / "group-7")
+
+
+@pytest.fixture
+def group(whole, tmp_path) -> Path:
+    """A private copy of a faithful submission, to break."""
+    return Path(shutil.copytree(whole, tmp_path / "group-7"))

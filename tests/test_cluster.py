@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from submissions import make_submission
+from support.submissions import make_submission
 
 from tools.grading import attempt, check, cluster, sandbox
 

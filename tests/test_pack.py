@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from submissions import add_cell, edit_json, make_submission
+from support.submissions import add_cell, edit_json, make_submission
 
 import utils
 from tools import cli

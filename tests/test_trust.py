@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.grading.parsing import parse_cell, read_notebook
+from tools.shared.parsing import parse_cell, read_notebook
 
 KIT = Path(__file__).resolve().parent.parent
 FOLDERS = (".", "kit", "tools", "models", "exercises", "benchmarks", "tests")

@@ -1,56 +1,16 @@
-"""`course.py check`: evidence on a submission, for graders and for students before they
-hand in. Never a grade.
+"""Evidence on a submission, for graders and for students before they hand in. Never a
+grade.
 
-Levels
-------
-static    Nothing of it is run (the default: seconds, and safe).
-evaluate  The submitted weights and models are scored again by this kit; of the
-          submission only models/ is run.
-full      In addition the notebooks are run from nothing, in a copy without
-          checkpoints, exports, runs, logs, data and caches, with the dataset, source,
-          profile, size and seed of the record; and once more, small, on another seed,
-          which figures that were written down instead of measured do not survive.
+Levels: static runs nothing of it (seconds, and safe); evaluate scores the submitted
+weights again, with this kit; full runs the notebooks from nothing, and once more on
+another seed. Foreign code needs bubblewrap to be closed in: the report says whether it
+was.
 
-Foreign code runs in the sandbox of tools/grading/sandbox.py, which the report names;
-the submission itself is never the folder that it runs in. A record of real images
-needs --source, the folder above the dataset's own.
+Exit status: 0 nothing contradicts the submission, 1 something does, 2 it could not be
+opened or the command line is wrong, 3 the check itself failed or was stopped.
 
-Exit status
------------
-0  Nothing contradicts the submission (notes and questions for a person there may be).
-1  At least one finding contradicts it, or a figure differs.
-2  It could not be opened, or the command line is wrong.
-3  The check itself failed or was stopped: a fault of this program or of this machine,
-or Ctrl-C. With --all: 3 if any was not checked, as its check failed, the class was
-stopped or its cluster lost; else 1 if any is 1; else 2 if none could be opened; else 0.
-Also 2 where nothing was run: Dask is missing, no scheduler answers, no worker came, or
-the cluster is not like this machine.
-
-A class
--------
---all checks several submissions at a time on a local Dask cluster: one for each core at
-level static, for each two above, and one alone where they share a GPU. --jobs N takes
-N; with --jobs 1, or without Dask, one follows the other (figures that are times mean
-most on a machine that does nothing else). --cluster ADDRESS takes a scheduler that runs
-already; its workers see the same folders and have the same account, kit and versions,
-or nothing is run. The reports are the same in all three. What a worker was at when it
-died is checked again elsewhere. Before a class begins, older reports of what is checked
-go; each new one comes to its place once it is whole, so that --missing, after whatever
-stopped a class, goes on with the others.
-
-check.json
-----------
-schema 1; submission, level, asked_level, status, verdict, contradicted, date, seconds,
-hardware, containment, story, notes;
-findings: [{check, verdict, says, where, criterion}], worst first; passes,
-passed_checks;
-tables: {"weights" | "re-execution": [{figure, tag, theme, by, submitted, reproduced,
-difference, tolerance, verdict, says}]}; a difference of a timing is the ratio
-reproduced / submitted, a tolerance of null means to the digit; same, differences: by
-table, whether hardware, versions and threads are those of the record, and what is not;
-runs: [{what, seconds, notebooks: [{theme, notebook, status, seconds, says, layer}]}];
-criteria: [{criterion, title, of, evidence: [{verdict, says}], questions}]; bonuses:
-[{bonus, found, evidence}]."""
+A class, the report and what it means: docs/grading.md.
+"""
 
 import argparse
 import json
@@ -58,33 +18,29 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
 
 import utils
-from tools.grading import attempt, cluster, compare, reexecute, sandbox, verdict
-from tools.grading.submission import Finding, open_submission, shown, static_checks
+from tools.grading import attempt, cluster, verdict
+from tools.grading.examine import SCORING, STRANGE, console, examine
+from tools.shared.foreign import shown
 
 LEVELS = ("static", "evaluate", "full")
 # beside the folders of the reports of a class
-SUMMARY = ("summary.json", "summary.md", "summary.html")
+SUMMARY = ("summary.json", "summary.html")
 # the last is there once the others are
-REPORT = ("check.html", "check.md", "check.json")
-# what odd records end in
-STRANGE = (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError)
+REPORT = ("check.html", "check.json")
 ENDED = {
     2: "Could not be opened",
     attempt.DIED: "Could not be checked",
     attempt.LOST: "Not checked",
 }
-SCORING = 4  # scoring all weights may take as long as so many notebooks
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -234,338 +190,6 @@ def check_one(options: argparse.Namespace) -> int:
 
 def file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._")[:80] or "submission"
-
-
-# --------------------------------------------------------------------------------------
-# One submission
-# --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Seen:
-    """What the levels find, collected on the way."""
-
-    findings: list
-    notes: list
-    tables: dict
-    same: dict
-    differences: dict
-    runs: list
-
-
-def examine(path: Path, options: argparse.Namespace) -> dict:
-    """Check one submission; the report as check.json holds it.
-
-    Raises
-    ------
-    SubmissionError
-        It cannot be opened.
-    """
-    began, before = time.monotonic(), fingerprint(path)
-    with tempfile.TemporaryDirectory(
-        prefix="check-", ignore_cleanup_errors=True
-    ) as work:
-        work = Path(work)
-        submission = open_submission(path, work / "opened")
-        seen = Seen(list(static_checks(submission)), [], {}, {}, {}, [])
-        level = _possible(submission, options, seen)
-        if level != "static":
-            _guarded(_evaluate, submission, options, work, seen)
-        if level == "full":
-            _guarded(_full, submission, options, work, seen)
-        if fingerprint(path) != before:
-            says = (
-                "Files of the submission changed while it was checked: restore it, then"
-                " look at what its code does."
-            )
-            seen.findings.append(Finding("containment", "fail", says, shown(path), 0))
-        return _report(submission, level, options, seen, time.monotonic() - began)
-
-
-def _possible(submission, options, seen: Seen) -> str:
-    """The level that this submission allows, and a finding when it is not the one asked
-    for.
-    """
-    if options.level == "static":
-        return "static"
-    lacking = [
-        key
-        for key in ("dataset", "source", "profile", "image_size", "seed")
-        if key not in submission.story
-    ]
-    if lacking:
-        why = f"its record does not say {', '.join(lacking)}: ask for the results"
-    elif reexecute.source_of(submission, options.source) is None:
-        why = (
-            f"it was measured on images of source {shown(submission.story['source'])}:"
-            " give --source, the folder above"
-            f" {utils.DATASETS[submission.story['dataset']].folder}/"
-        )
-    else:
-        return options.level
-    says = f"Level {options.level} is not possible, so nothing was run: {why}."
-    seen.findings.append(
-        Finding(
-            "level", "fail" if lacking else "human", says, "exports/results.json", 0
-        )
-    )
-    return "static"
-
-
-def _guarded(step, submission, options, work, seen: Seen) -> None:
-    """Run a level; what it stumbles over is a finding, as foreign results may have any
-    shape.
-    """
-    try:
-        step(submission, options, work, seen)
-    except (utils.CourseError, OSError) as error:  # such as a disk that is full here
-        what = "The run" if step is _full else "The scoring"
-        seen.findings.append(
-            Finding("check", "fail", f"{what} stopped half-way: {shown(error)}", "", 0)
-        )
-    except STRANGE as error:
-        why = shown(repr(error)[:200])
-        what = "The run" if step is _full else "The scoring"
-        says = f"{what} stopped at results of a strange shape ({why}): look at them."
-        seen.findings.append(Finding("check", "fail", says, "", 0))
-
-
-def _evaluate(submission, options, work: Path, seen: Seen) -> None:
-    source = reexecute.source_of(submission, options.source)
-    limit = SCORING * options.notebook_limit
-    scores, findings = reexecute.score(
-        submission, source, work / "evaluate", options.until, limit
-    )
-    seen.findings += findings
-    missing = {
-        compare.figure_of(name).theme: f"{part} could not be scored"
-        for name, part in reexecute.SCORED.items()
-    }
-    names = [
-        name
-        for name in reexecute.SCORED
-        if compare.figure_of(name).theme <= options.until
-    ]
-    names = [
-        name
-        for name in names
-        if name in _headline(submission) or name in scores["headline"]
-    ]
-    _tabulate(submission, seen, "weights", names, scores["headline"], scores, missing)
-    if own := reexecute.own_networks(submission):
-        says = (
-            f"{', '.join(own)} {'is' if len(own) == 1 else 'are'} not the kit's and ran"
-            " inside the scoring, where code can change the scores: read it before you"
-            " trust the table of the weights."
-        )
-        seen.findings.append(Finding("weights", "human", says, own[0]))
-    seen.notes.append(f"Scoring the submitted weights took {scores['seconds']:.1f} s.")
-
-
-def _full(submission, options, work: Path, seen: Seen) -> None:
-    source = reexecute.source_of(submission, options.source)
-    run = reexecute.rerun(
-        submission, source, work / "full", options.until, options.notebook_limit
-    )
-    _note_run(seen, "run from nothing", run)
-    seen.findings += reexecute.findings_of(run)
-    theirs, ours = _headline(submission), run.record.get("headline", {})
-    names = [
-        name
-        for name in compare.TOLERANCES
-        if compare.figure_of(name).theme <= options.until
-    ]
-    meta = run.record.get("meta", {})
-    _tabulate(submission, seen, "re-execution", names, ours, meta, run.missing)
-    if options.another_seed:
-        _guarded(_other_seeds, submission, options, work, seen)
-    skipped = [name for name in theirs if compare.figure_of(name).theme > options.until]
-    if skipped:
-        seen.notes.append(
-            f"Themes above {options.until} were not run:"
-            f" {', '.join(map(shown, skipped))} are unchecked."
-        )
-
-
-def _tabulate(
-    submission, seen: Seen, by: str, names, ours: dict, machine: dict, missing: dict
-) -> None:
-    differ = compare.differences(
-        submission.record, machine.get("hardware"), machine.get("environment") or {}
-    )
-    seen.differences[by], seen.same[by] = [shown(text) for text in differ], not differ
-    images = compare.number_of_images(submission.record)
-    seen.tables[by] = compare.compare(
-        _headline(submission), ours, names, by, not differ, images, missing
-    )
-    seen.findings += compare.findings_of(seen.tables[by], not differ)
-
-
-def _other_seeds(submission, options, work: Path, seen: Seen) -> None:
-    """Run small on other seeds: a figure that must move and stays, twice, is called
-    out.
-    """
-    theirs, source = (
-        _headline(submission),
-        reexecute.source_of(submission, options.source),
-    )
-    still, last = list(theirs), min(options.until, 7)  # theme 8 measures none of them
-    for more in (1, 2):
-        seed = submission.story["seed"] + more
-        run = reexecute.rerun(
-            submission,
-            source,
-            work / f"seed{more}",
-            last,
-            options.notebook_limit,
-            seed=seed,
-            profile="smoke",
-            image_size=utils.PROFILES["smoke"].image_size,
-        )
-        _note_run(seen, f"on seed {seed}, profile smoke", run)
-        still = compare.unmoved(theirs, run.record.get("headline", {}), still)
-        if not still:
-            break
-        last = max(compare.figure_of(name).theme for name in still)
-    for name in still:
-        says = (
-            f"{name} is {compare.text(theirs[name])} in the record, and to 12 digits"
-            " the same on two other seeds: it does not move with the seed. Is it, or"
-            " the seed, hard-coded?"
-        )
-        seen.findings.append(Finding("hard-coded figures", "fail", says, name))
-    if not still and run.record.get("headline"):
-        says = "Every figure that must move with the seed did move."
-        seen.findings.append(Finding("hard-coded figures", "pass", says))
-
-
-def _note_run(seen: Seen, what: str, run) -> None:
-    seconds = sum(row["seconds"] for row in run.notebooks)
-    seen.runs.append(
-        {"what": what, "seconds": round(seconds, 1), "notebooks": run.notebooks}
-    )
-
-
-def _headline(submission) -> dict:
-    values = submission.record.get("headline")
-    return values if isinstance(values, dict) else {}
-
-
-def fingerprint(path: Path) -> list[tuple]:
-    """Names, sizes and times of all that is below a path."""
-    if not path.is_dir():
-        return [(path.stat().st_size, path.stat().st_mtime_ns)] if path.exists() else []
-    seen = []
-    for folder, below, names in os.walk(path):
-        # Python's own, where a group checks the kit that it runs
-        below[:] = sorted(set(below) - {"__pycache__"})
-        for name in sorted(names):
-            with suppress(OSError):  # gone in between, or not ours to see
-                about = os.lstat(os.path.join(folder, name))
-                seen.append((folder, name, about.st_size, about.st_mtime_ns))
-    return seen
-
-
-def _report(submission, level: str, options, seen: Seen, seconds: float) -> dict:
-    try:
-        bonuses = verdict.bonuses(submission)
-        criteria = verdict.criteria(
-            submission,
-            verdict.order_findings([*submission.findings, *seen.findings]),
-            verdict.checklist_of(submission),
-        )
-    except STRANGE as error:
-        says = (
-            f"The record has a strange shape ({shown(repr(error)[:200])}): no criterion"
-            " could be filled, look at it."
-        )
-        seen.findings.append(Finding("record", "fail", says, "exports/results.json"))
-        bonuses, criteria = [], []
-    findings = verdict.order_findings([*submission.findings, *seen.findings])
-    # what opening found, the static checks may repeat
-    findings = list(dict.fromkeys(findings))
-    wrong = [finding for finding in findings if finding.verdict == "fail"]
-    passed = [finding for finding in findings if finding.verdict == "pass"]
-    asked = [finding for finding in findings if finding.verdict == "human"]
-    ran = level != "static"
-    notes = [
-        (
-            f"Contained by {sandbox.LAYERS[sandbox.best_layer()]}."
-            if ran
-            else "Nothing of the submission was run."
-        )
-    ]
-    if ran:
-        notes.append(
-            f"Threads: {reexecute.threads_of(submission.record)}, as in the record."
-        )
-    return {
-        "schema": 1,
-        "submission": submission.name,
-        "level": level,
-        "asked_level": options.level,
-        "status": 1 if wrong else 0,
-        "contradicted": bool(wrong),
-        "verdict": _verdict(len(wrong), len(asked), level),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "seconds": round(seconds, 1),
-        "hardware": utils.hardware(),
-        "containment": sandbox.best_layer() if ran else "",
-        "story": submission.story,
-        "notes": notes + seen.notes,
-        "findings": [asdict(finding) for finding in findings],
-        "passes": len(passed),
-        "passed_checks": sorted({finding.check for finding in passed}),
-        "tables": seen.tables,
-        "same": seen.same,
-        "differences": seen.differences,
-        "runs": seen.runs,
-        "criteria": criteria,
-        "bonuses": bonuses,
-    }
-
-
-def _verdict(wrong: int, asked: int, level: str) -> str:
-    if wrong:
-        return f"{wrong} finding{'s' if wrong > 1 else ''} to take up with the group"
-    seen = {
-        "static": "the files",
-        "evaluate": "the submitted weights",
-        "full": "the re-execution",
-    }[level]
-    questions = (
-        f"; {asked} question{'s' if asked > 1 else ''} for a person" if asked else ""
-    )
-    return f"Nothing in {seen} contradicts it{questions}"
-
-
-def console(report: dict, most: int = 12) -> str:
-    """A few lines, worst first."""
-    lines = [
-        f"\n{report['submission']}: {report['verdict']} (level {report['level']},"
-        f" {report['seconds']:.0f} s)"
-    ]
-    lines += report["notes"]
-    open_ones = [
-        finding for finding in report["findings"] if finding["verdict"] != "pass"
-    ]
-    for finding in open_ones[:most]:
-        lines.append(
-            f"  {finding['verdict']:<6}{finding['check']}: {finding['says']}"
-            + (f" [{finding['where']}]" if finding["where"] else "")
-        )
-    if len(open_ones) > most:
-        lines.append(f"  … and {len(open_ones) - most} more in the report")
-    for by, rows in report["tables"].items():
-        counts = {
-            kind: sum(row["verdict"] == kind for row in rows)
-            for kind in reversed(compare.VERDICTS)
-        }
-        lines.append(
-            f"  figures by {by}: "
-            + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        )
-    return "\n".join([*lines, ""])
 
 
 # --------------------------------------------------------------------------------------

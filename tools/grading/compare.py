@@ -3,11 +3,12 @@ what must move with the seed.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import utils
 from tools.grading.consistency import at, is_number
-from tools.grading.submission import Finding
+from tools.grading.finding import Check, Finding
 
 # worst first
 VERDICTS = (
@@ -56,53 +57,52 @@ _FLIPS = (
     "other last bits, other weights: as far apart as two trainings on the same images"
     " were seen to be"
 )
+_RARE, _RANKS = "; the rarer class weighs more", "; ranks move less than answers"
+_GATE, _DRIFT = _FLIPS + "; pool gate is small", _FLIPS + ", and drift magnifies it"
 _ROUNDING = (
     "only the rounding of float32 is compared: any difference up to the course's own"
     " limit is as good"
 )
+_TIME = "a time: ratio only"
+_CLOCK = "one rule hears the real clock, of a busy machine too"
+_WINDOWS = "few windows: one more or less is a large share"
+_FALSE = "the rate of false alarms that the tests are set to"
+_DECIDED = "a decision near its limits may flip with the hardware"
 TOLERANCES = {
-    "loader_speedup": Figure(1, why="a time: ratio only"),
+    "loader_speedup": Figure(1, why=_TIME),
     "baseline_test_accuracy": Figure(2, 0.04, 0.005, why=_FLIPS),
-    "train_seconds_baseline": Figure(2, why="a time: ratio only"),
+    "train_seconds_baseline": Figure(2, why=_TIME),
     "optimized_test_accuracy": Figure(3, 0.04, 0.005, why=_FLIPS),
-    "optimized_test_balanced_accuracy": Figure(
-        3, 0.05, 0.005, why=_FLIPS + "; the rarer class weighs more"
-    ),
-    "optimized_test_auroc": Figure(
-        3, 0.03, 0.002, why=_FLIPS + "; ranks move less than answers"
-    ),
-    "train_seconds_optimized": Figure(3, why="a time: ratio only"),
+    "optimized_test_balanced_accuracy": Figure(3, 0.05, 0.005, why=_FLIPS + _RARE),
+    "optimized_test_auroc": Figure(3, 0.03, 0.002, why=_FLIPS + _RANKS),
+    "train_seconds_optimized": Figure(3, why=_TIME),
     # a power of two: seeds share it
     "onnx_max_abs_diff": Figure(4, 1e-5, 1e-5, False, _ROUNDING),
-    "ort_speedup_b1": Figure(4, why="a time: ratio only"),
-    "ort_speedup_b32": Figure(4, why="a time: ratio only"),
-    "int8_speedup_b1": Figure(4, why="a time: ratio only"),
+    "ort_speedup_b1": Figure(4, why=_TIME),
+    "ort_speedup_b32": Figure(4, why=_TIME),
+    "int8_speedup_b1": Figure(4, why=_TIME),
     "int8_accuracy_drop": Figure(
         4, 0.01, 0.005, False, "the point that the course lets INT8 lose"
     ),
     "provider": Figure(4, moves=False, why="what the hardware offers"),
-    "alerts_raised": Figure(
-        5, 2, moves=False, why="one rule hears the real clock, of a busy machine too"
-    ),
-    "drift_windows_flagged": Figure(
-        6, 0.2, moves=False, why="few windows: one more or less is a large share"
-    ),
-    "drift_false_alarms": Figure(
-        6, 0.05, moves=False, why="the rate of false alarms that the tests are set to"
-    ),
-    "clean_accuracy_before": Figure(7, 0.05, 0.01, why=_FLIPS + "; pool gate is small"),
-    "clean_accuracy_after": Figure(7, 0.05, 0.01, why=_FLIPS + "; pool gate is small"),
-    "drift_accuracy_before": Figure(
-        7, 0.10, 0.01, why=_FLIPS + ", and drift magnifies it"
-    ),
-    "drift_accuracy_after": Figure(7, 0.05, 0.01, why=_FLIPS + "; pool gate is small"),
-    "gate_passed": Figure(
-        7, moves=False, why="a decision near its limits may flip with the hardware"
-    ),
+    "alerts_raised": Figure(5, 2, moves=False, why=_CLOCK),
+    "drift_windows_flagged": Figure(6, 0.2, moves=False, why=_WINDOWS),
+    "drift_false_alarms": Figure(6, 0.05, moves=False, why=_FALSE),
+    "clean_accuracy_before": Figure(7, 0.05, 0.01, why=_GATE),
+    "clean_accuracy_after": Figure(7, 0.05, 0.01, why=_GATE),
+    "drift_accuracy_before": Figure(7, 0.10, 0.01, why=_DRIFT),
+    "drift_accuracy_after": Figure(7, 0.05, 0.01, why=_GATE),
+    "gate_passed": Figure(7, moves=False, why=_DECIDED),
 }
 CLOCKED = ("alerts_raised",)  # hears the clock: may differ on the same machine, too
 NOT_RECORDED = "the notebook ended without recording it"
 UNKNOWN = Figure(8, 0.05, 0.005, False, "not a figure that this kit knows")
+FIGURES, TRAINED = Check("figures"), ("theme2", "theme3")
+COUNTED = {  # where a record says how many images are behind a figure
+    "baseline_test_accuracy": ("theme2", "test", "accuracy", "n"),
+    "optimized": ("theme3", "test", "accuracy", "n"),
+    "int8_accuracy_drop": ("theme4", "int8_paired", "n"),
+}
 SLOWER = 5  # a ratio of times beyond this is worth a note
 
 
@@ -118,18 +118,11 @@ def differences(record: dict, hardware: str | None, environment: dict) -> list[s
     they ran on."""
     if not hardware:
         return ["nothing ran far enough here to say what it ran on"]
-    meta = record.get("meta") if isinstance(record.get("meta"), dict) else {}
-    theirs = (
-        meta.get("environment") if isinstance(meta.get("environment"), dict) else {}
-    )
-    pairs = {"hardware": (meta.get("hardware"), hardware)}
-    trained = {
-        f"training of {theme}": at(record, theme, "on")
-        for theme in ("theme2", "theme3")
-    }
-    pairs |= {what: (place, hardware) for what, place in trained.items() if place}
+    on = {f"training of {theme}": at(record, theme, "on") for theme in TRAINED}
+    pairs = {"hardware": (at(record, "meta", "hardware"), hardware)}
+    pairs |= {what: (place, hardware) for what, place in on.items() if place}
     pairs |= {
-        key: (theirs.get(key), value)
+        key: (at(record, "meta", "environment", key), value)
         for key, value in environment.items()
         if key not in ("date", "system", "hardware")
     }
@@ -189,124 +182,86 @@ def compare(
 
 def _verdict(name: str, theirs, ours, tag: str, tolerance: float, same: bool) -> dict:
     """difference, tolerance (None: to the digit), verdict and a word on it."""
-    nothing = {"difference": None, "tolerance": None, "says": ""}
+    row = {"difference": None, "tolerance": None, "says": ""}
     if theirs is None or ours is None:
-        return nothing | {
-            "verdict": "not submitted" if theirs is None else "not reproduced"
-        }
+        which = "submitted" if theirs is None else "reproduced"
+        return row | {"verdict": f"not {which}"}
+    numbers = is_number(theirs) and is_number(ours)
     if tag == "timing":
-        ratio = (
-            ours / theirs
-            if is_number(ours) and is_number(theirs) and theirs > 0
-            else None
-        )
-        says = "no time" if ratio is None else f"x {ratio:.2f}"
-        return nothing | {
+        if not numbers or theirs <= 0:
+            return row | {"verdict": "differs", "says": "no time"}
+        ratio = ours / theirs
+        return row | {
             "difference": ratio,
-            "verdict": "ratio" if ratio is not None else "differs",
-            "says": says,
+            "verdict": "ratio",
+            "says": f"x {ratio:.2f}",
         }
-    exact = same and name not in CLOCKED
     if theirs == ours and isinstance(theirs, bool) == isinstance(ours, bool):
-        return nothing | {
-            "verdict": "identical",
-            "difference": 0.0 if is_number(ours) else None,
-        }
-    if not (is_number(theirs) and is_number(ours)):
+        return row | {"verdict": "identical", "difference": 0.0 if numbers else None}
+    if not numbers:
         tolerated = not same and isinstance(ours, str) and isinstance(theirs, str)
-        return nothing | {"verdict": "within tolerance" if tolerated else "differs"}
+        return row | {"verdict": "within tolerance" if tolerated else "differs"}
+    exact = same and name not in CLOCKED
     near = not exact and abs(ours - theirs) <= tolerance
+    why = "same hardware and versions: to the digit" if exact else figure_of(name).why
     return {
         "difference": ours - theirs,
         "tolerance": None if exact else tolerance,
         "verdict": "within tolerance" if near else "differs",
-        "says": (
-            "same hardware and versions: to the digit" if exact else figure_of(name).why
-        ),
+        "says": why,
     }
 
 
 def number_of_images(record: dict) -> dict[str, int]:
     """Images behind the figures of a record, where it says so."""
     counts = {}
-    for theme, names in {
-        2: ["baseline_test_accuracy"],
-        3: [name for name in TOLERANCES if "optimized_test" in name],
-        4: ["int8_accuracy_drop"],
-    }.items():
-        section = record.get(f"theme{theme}")
-        entry = (
-            section.get("int8_paired" if theme == 4 else "test")
-            if isinstance(section, dict)
-            else None
-        )
-        entry = (
-            entry.get("accuracy") if theme != 4 and isinstance(entry, dict) else entry
-        )
-        if (
-            isinstance(entry, dict)
-            and isinstance(entry.get("n"), int)
-            and entry["n"] > 0
-        ):
-            counts |= dict.fromkeys(names, entry["n"])
+    for name in TOLERANCES:
+        place = COUNTED.get(name)
+        place = COUNTED["optimized"] if "optimized_test" in name else place
+        count = at(record, *place) if place else None
+        if isinstance(count, int) and count > 0:
+            counts[name] = count
     return counts
 
 
 def findings_of(rows: list[dict], same: bool) -> list[Finding]:
     """What the table says that a person should see."""
-    findings = []
-    for row in rows:
-        name, how = (
-            row["figure"],
-            (
-                "with the submitted weights"
-                if row["by"] == "weights"
-                else "when run again"
-            ),
+    return [*filter(None, (_finding(row, same) for row in rows)), *_unknown(rows)]
+
+
+def _finding(row: dict, same: bool) -> Finding | None:
+    name, verdict = row["figure"], row["verdict"]
+    if verdict == "differs":
+        scored = row["by"] == "weights"
+        how = "with the submitted weights" if scored else "when run again"
+        why = f" ({row['says']})" if row["says"] else ""
+        says = f"{name} is {text(row['submitted'])} in the record and"
+        says += f" {text(row['reproduced'])} {how}{why}: ask how it came about."
+        soft = name == "gate_passed" and not same
+        return FIGURES.finding("human" if soft else "fail", says, name)
+    if verdict != "ratio":
+        return None
+    if row["submitted"] == row["reproduced"]:
+        says = (
+            f"{name} is {row['submitted']!r} in the record and again here: a time never"
+            " repeats to the last digit, so it is written down and not measured."
         )
-        if row["verdict"] == "differs":
-            soft = row["figure"] == "gate_passed" and not same
-            says = (
-                f"{name} is {text(row['submitted'])} in the record and"
-                f" {text(row['reproduced'])} {how}"
-                + (f" ({row['says']})" if row["says"] else "")
-                + ": ask how it came about."
-            )
-            findings.append(
-                Finding("figures", "human" if soft else "fail", says, name, 2)
-            )
-        elif row["verdict"] == "ratio" and row["submitted"] == row["reproduced"]:
-            says = (
-                f"{name} is {row['submitted']!r} in the record and again here: a time"
-                " never repeats to the last digit, so it is written down and not"
-                " measured."
-            )
-            findings.append(Finding("hard-coded figures", "fail", says, name, 2))
-        elif (
-            row["verdict"] == "ratio" and not 1 / SLOWER <= row["difference"] <= SLOWER
-        ):
-            says = (
-                f"{name} is {row['difference']:.1f} times the submitted one here:"
-                " another machine, or a busy one."
-            )
-            findings.append(Finding("figures", "note", says, name, 2))
-    return findings + _unknown(rows)
+        return Check("hard-coded figures").fail(says, name)
+    if not 1 / SLOWER <= row["difference"] <= SLOWER:
+        says = f"{name} is {row['difference']:.1f} times the submitted one here:"
+        return FIGURES.note(f"{says} another machine, or a busy one.", name)
+    return None
 
 
-def _unknown(rows: list[dict]) -> list[Finding]:
+def _unknown(rows: list[dict]) -> Iterator[Finding]:
     """One finding for all figures that one reason keeps from being reproduced."""
     reasons = {}
     for row in rows:
         if row["verdict"] == "not reproduced":
             reasons.setdefault(row["says"], []).append(row["figure"])
-    return [
-        Finding(
-            "figures",
-            "fail" if why == NOT_RECORDED else "human",
-            f"Nobody knows yet whether these hold: {', '.join(names)} ({why}).",
-        )
-        for why, names in reasons.items()
-    ]
+    for why, names in reasons.items():
+        says = f"Nobody knows yet whether these hold: {', '.join(names)} ({why})."
+        yield FIGURES.finding("fail" if why == NOT_RECORDED else "human", says)
 
 
 def unmoved(submitted: dict, other: dict, names) -> list[str]:

@@ -1,5 +1,8 @@
-"""Headline figures against what the same submission says elsewhere: sections, criteria,
-stored answers.
+"""Does a record contradict itself? A headline figure against the sections, criteria and
+stored answers that hold it, too; a verdict against its own reasons.
+
+Five rules, for slips and for edits by hand: metrics, counts of images, times, the gate,
+criteria. Whoever edits a record consistently is found by running it again.
 """
 
 import io
@@ -7,36 +10,40 @@ import operator
 import re
 from collections.abc import Iterator
 
-import numpy as np
-
 import utils
-from tools.grading.submission import Finding, SubmissionError, shown
+from tools.grading.finding import Check, Finding
+from tools.grading.hostile import load_answers
+from tools.shared.foreign import SubmissionError, shown
 from tools.shared.sections import ON_GATE
 
 RECORD = "exports/results.json"
-MEASURED = {  # figure: stored answers, metric
-    "baseline_test_accuracy": ("baseline_test", "accuracy"),
-    "optimized_test_accuracy": ("optimized_test", "accuracy"),
-    "optimized_test_balanced_accuracy": ("optimized_test", "balanced_accuracy"),
-    "optimized_test_auroc": ("optimized_test", "auroc"),
-}
-WRITTEN_BY = {"baseline_test": "theme2", "optimized_test": "theme3"}
-# figure: theme, and how the kit's notebook names the criterion that shows it
-CRITERIA = {
-    "loader_speedup": ("theme1", "optimised loader, speedup over naive"),
-    "baseline_test_accuracy": ("theme2", "baseline test accuracy"),
-    "optimized_test_accuracy": ("theme3", "optimised test accuracy"),
-    "onnx_max_abs_diff": (
-        "theme4",
-        "ONNX against PyTorch, largest difference of a probability",
+CHECK = Check("record", 3)
+TEST = {  # stored answers: the theme that writes them, headline figures and metrics
+    "baseline_test": ("theme2", {"baseline_test_accuracy": "accuracy"}),
+    "optimized_test": (
+        "theme3",
+        {
+            "optimized_test_accuracy": "accuracy",
+            "optimized_test_balanced_accuracy": "balanced_accuracy",
+            "optimized_test_auroc": "auroc",
+        },
     ),
-    "ort_speedup_b1": ("theme4", "ONNX Runtime float32 speedup, batch 1"),
-    "int8_speedup_b1": ("theme4", "INT8 speedup, batch 1"),
-    "int8_accuracy_drop": ("theme4", "INT8 accuracy lost on test"),
-    "provider": ("theme4", "provider of the float32 session"),
-    "drift_false_alarms": ("theme6", "undrifted windows flagged, share"),
-    "drift_windows_flagged": ("theme6", "drifted windows flagged, share"),
-    "gate_passed": ("theme7", "the gate accepts the candidate"),
+}
+SPEEDUPS = {  # headline figure: backend and batch of its row in theme 4's benchmark
+    "ort_speedup_b1": ("ONNX Runtime fp32", 1),
+    "ort_speedup_b32": ("ONNX Runtime fp32", 32),
+    "int8_speedup_b1": ("ONNX Runtime int8", 1),
+}
+CRITERIA = {  # headline figure: the criterion of the kit's notebooks that shows it
+    "loader_speedup": "optimised loader, speedup over naive",
+    "baseline_test_accuracy": "baseline test accuracy",
+    "optimized_test_accuracy": "optimised test accuracy",
+    "ort_speedup_b1": "ONNX Runtime float32 speedup, batch 1",
+    "int8_speedup_b1": "INT8 speedup, batch 1",
+    "int8_accuracy_drop": "INT8 accuracy lost on test",
+    "drift_false_alarms": "undrifted windows flagged, share",
+    "drift_windows_flagged": "drifted windows flagged, share",
+    "gate_passed": "the gate accepts the candidate",
 }
 COMPARE = {
     ">": operator.gt,
@@ -54,51 +61,52 @@ def at(values, *keys):
     return values
 
 
+def rows(values) -> list[dict]:
+    """The rows of a table of a record, {} and other shapes aside."""
+    values = values if isinstance(values, list) else []
+    return [row for row in values if isinstance(row, dict)]
+
+
 def is_number(value) -> bool:
     """Whether a foreign value is a finite number that a float holds."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
     return known and abs(value) < 1e300
 
 
-def contradictions(look) -> list[Finding]:
+def contradictions(look) -> Iterator[Finding]:
     """Figures of the headline that the rest contradicts; else a pass that says how many
     stand elsewhere, too.
     """
     record, headline = look.submission.record, at(look.submission.record, "headline")
     if not isinstance(headline, dict):
-        return []
-    stored = {name: _load(look, name) for name in WRITTEN_BY}
+        return
+    stored = {name: _answers(look, name) for name in TEST}
+    rules = (_metrics(record, stored), _times(record), _gate(record), _shown(record))
     pairs = [
-        *_sections(record, headline),
-        *_criteria(record, headline),
-        *_answers(stored, headline),
+        (name, headline[name], said, where)
+        for rule in rules
+        for name, said, where in rule
+        if headline.get(name) is not None and said is not None
     ]
-    pairs = [pair for pair in pairs if pair[1] is not None and pair[2] is not None]
-    findings = [
-        _contradiction(
-            f"headline {name} is {shown(value)[:24]}, and {shown(said)[:24]} by {where}"
-        )
+    told = [
+        f"headline {name} is {shown(value)[:24]}, and {shown(said)[:24]} by {where}"
         for name, value, said, where in pairs
         if not _agree(value, said)
     ]
-    findings += [_contradiction(says) for says in _verdicts(record)]
-    if pairs and not findings:
+    told += [
+        *_counts(record, stored),
+        *_failed_checks(record),
+        *_unmet_criteria(record),
+    ]
+    for says in told:
+        says = f"{says}: run the theme again, and change no figure by hand."
+        yield CHECK.fail(says, RECORD)
+    if pairs and not told:
         says = (
             f"Headline figures stand {len(pairs)} times elsewhere (sections, criteria,"
-            " stored answers): they agree."
         )
-        findings.append(Finding("record", "pass", says, RECORD, 3))
-    return findings + _without_answers(stored, headline)
-
-
-def _contradiction(what: str) -> Finding:
-    return Finding(
-        "record",
-        "fail",
-        f"{what}: run the theme again, and change no figure by hand.",
-        RECORD,
-        3,
-    )
+        yield CHECK.passed(f"{says} stored answers): they agree.", RECORD)
+    yield from _without_answers(stored, headline)
 
 
 def _agree(value, said) -> bool:
@@ -107,189 +115,133 @@ def _agree(value, said) -> bool:
     """
     if not (is_number(value) and is_number(said)):
         return value == said
-    decimals = [
-        len(re.sub(r"e.*", "", repr(float(number)).partition(".")[2]))
-        for number in (value, said)
-    ]
-    rounding = (
-        0.5 * 10.0 ** -min(decimals)
-        if min(decimals) >= 3 and "e" not in f"{value!r}{said!r}"
-        else 0
-    )
-    return abs(value - said) <= max(1e-9, rounding * 1.001)
+    if "e" in f"{value!r}{said!r}":
+        return abs(value - said) <= 1e-9
+    fractions = (repr(float(number)).partition(".")[2] for number in (value, said))
+    decimals = min(map(len, fractions))
+    rounding = 0.5005 * 10.0**-decimals if decimals >= 3 else 0
+    return abs(value - said) <= max(1e-9, rounding)
 
 
-def _rows(values) -> list[dict]:
-    return (
-        [row for row in values if isinstance(row, dict)]
-        if isinstance(values, list)
-        else []
-    )
+# --------------------------------------------------------------------------------------
+# The rules
+# --------------------------------------------------------------------------------------
 
 
-def _sections(record: dict, headline: dict) -> Iterator[tuple]:
-    """(figure, headline value, value by the theme's section, place) for what both may
-    hold.
-    """
-    for name, (answers, metric) in MEASURED.items():
-        theme = WRITTEN_BY[answers]
-        yield (
-            name,
-            headline.get(name),
-            at(record, theme, "test", metric, "value"),
-            f"section {theme}",
-        )
-    yield (
-        "gate_passed",
-        headline.get("gate_passed"),
-        at(record, "theme7", "gate", "passed"),
-        "section theme7",
-    )
-    drop = at(record, "theme4", "int8_paired", "difference")
-    yield (
-        "int8_accuracy_drop",
-        headline.get("int8_accuracy_drop"),
-        -drop if is_number(drop) else None,
-        "section theme4",
-    )
-    value = headline.get("onnx_max_abs_diff")
-    differences = [
-        row.get("max_abs_diff") for row in _rows(at(record, "theme4", "agreement"))
-    ]
-    differences = [number for number in differences if is_number(number)]
-    # a row of the group's own, such as INT8, may be the largest
-    if differences and value not in differences:
-        yield "onnx_max_abs_diff", value, max(differences), "section theme4"
-    for row in _rows(at(record, "theme7", "on_gate")):
+def _metrics(record: dict, stored: dict) -> Iterator[tuple]:
+    """Metrics on the test images: by the section, and computed here from answers."""
+    for name, (theme, figures) in TEST.items():
+        computed = {}
+        if answers := stored[name]:
+            classes = [str(number) for number in range(answers[0].shape[1])]
+            computed = utils.evaluate(*answers, classes, resamples=1)["value"]
+        for figure, metric in figures.items():
+            said = at(record, theme, "test", metric, "value")
+            yield figure, said, f"section {theme}"
+            if metric in computed:
+                where = f"exports/predictions/{name}.npz"
+                yield figure, float(computed[metric]), where
+
+
+def _counts(record: dict, stored: dict) -> Iterator[str]:
+    """The number of test images by a section, and that of the answers stored."""
+    for name, (theme, _) in TEST.items():
+        said = at(record, theme, "test", "accuracy", "n")
+        if stored[name] and is_number(said) and said != len(stored[name][1]):
+            there = len(stored[name][1])
+            yield f"{theme} was tested on {said} images, and {name}.npz holds {there}"
+
+
+def _times(record: dict) -> Iterator[tuple]:
+    table = rows(at(record, "theme4", "benchmark"))
+    headline = at(record, "headline")
+    for name, (backend, batch) in SPEEDUPS.items():
+        own = [
+            row.get("speedup")
+            for row in table
+            if backend in str(row.get("backend")) and row.get("batch") == batch
+        ]
+        # a GPU and the CPU have one each
+        if own and headline.get(name) not in own:
+            yield name, own[0], "the benchmark of section theme4"
+
+
+def _gate(record: dict) -> Iterator[tuple]:
+    yield "gate_passed", at(record, "theme7", "gate", "passed"), "section theme7"
+    for row in rows(at(record, "theme7", "on_gate")):
         for name, place in ON_GATE.items():
             if (row.get("model"), row.get("images")) == place:
-                yield name, headline.get(name), row.get("accuracy"), "section theme7"
-    speeds = [
-        row
-        for row in _rows(at(record, "theme4", "benchmark"))
-        if is_number(row.get("speedup"))
-    ]
-    for name, kind, batch in (
-        ("ort_speedup_b1", "fp32", 1),
-        ("ort_speedup_b32", "fp32", 32),
-        ("int8_speedup_b1", "int8", 1),
-    ):
-        own = [
-            row["speedup"]
-            for row in speeds
-            if f"ONNX Runtime {kind}" in str(row.get("backend"))
-            and row.get("batch") == batch
-        ]
-        if own and headline.get(name) not in own:  # a GPU and the CPU have one each
-            yield name, headline.get(name), own[0], "the benchmark of section theme4"
+                yield name, row.get("accuracy"), "section theme7"
 
 
-def _criteria(record: dict, headline: dict) -> Iterator[tuple]:
-    for name, (theme, criterion) in CRITERIA.items():
-        for row in _rows(at(record, "criteria", theme)):
+def _shown(record: dict) -> Iterator[tuple]:
+    for theme, row in _all_criteria(record):
+        for name, criterion in CRITERIA.items():
             if row.get("name") == criterion:
-                yield (
-                    name,
-                    headline.get(name),
-                    row.get("value"),
-                    f"the criteria of {theme}",
-                )
+                yield name, row.get("value"), f"the criteria of {theme}"
 
 
-def _verdicts(record: dict) -> Iterator[str]:
-    """Verdicts that their own reasons contradict."""
-    checks = [
-        row.get("passed") for row in _rows(at(record, "theme7", "gate", "checks"))
-    ]
-    if at(record, "theme7", "gate", "passed") is True and False in checks:
-        yield (
-            f"the gate of theme7 passed, with {checks.count(False)} of its"
-            f" {len(checks)} checks failed"
-        )
+def _all_criteria(record: dict) -> Iterator[tuple[str, dict]]:
     criteria = at(record, "criteria")
-    for theme, rows in criteria.items() if isinstance(criteria, dict) else ():
-        for row in _rows(rows):
-            if (
-                met := _met(row.get("value"), row.get("target"))
-            ) is not None and met != row.get("passed"):
-                name, value, target, passed = (
-                    shown(row.get(k))[:50]
-                    for k in ("name", "value", "target", "passed")
-                )
-                yield (
-                    f"criterion {name} of {shown(theme)[:10]}: {value}, target"
-                    f" {target}, passed = {passed}"
-                )
+    for theme, table in criteria.items() if isinstance(criteria, dict) else ():
+        for row in rows(table):
+            yield shown(theme)[:10], row
+
+
+def _failed_checks(record: dict) -> Iterator[str]:
+    passed = [row.get("passed") for row in rows(at(record, "theme7", "gate", "checks"))]
+    if at(record, "theme7", "gate", "passed") is True and False in passed:
+        failed = f"{passed.count(False)} of its {len(passed)} checks failed"
+        yield f"the gate of theme7 passed, with {failed}"
+
+
+def _unmet_criteria(record: dict) -> Iterator[str]:
+    """Criteria whose verdict their own value and target contradict."""
+    for theme, row in _all_criteria(record):
+        met = _met(row.get("value"), row.get("target"))
+        if met is not None and met != row.get("passed"):
+            name, value, target, passed = (
+                shown(row.get(key))[:50]
+                for key in ("name", "value", "target", "passed")
+            )
+            says = f"criterion {name} of {theme}: {value}, target {target}, passed ="
+            yield f"{says} {passed}"
 
 
 def _met(value, target) -> bool | None:
     """Whether a value meets a target such as "> 0.7"; None where that cannot be told,
     or a rounded target is near.
     """
-    sign, _, goal = target.partition(" ") if isinstance(target, str) else ("", "", "")
-    if sign not in COMPARE:
+    parts = re.fullmatch(r"(\S+) (\S+)", target) if isinstance(target, str) else None
+    if not parts or parts[1] not in COMPARE:
         return None
-    if goal in ("True", "False"):
-        return (
-            value is (goal == "True")
-            if isinstance(value, bool) and sign == "=="
-            else None
-        )
     try:
-        goal = float(goal)
-    except ValueError:  # the name of a provider
-        return value == goal if isinstance(value, str) and sign == "==" else None
+        goal = float(parts[2])
+    except ValueError:  # True, or the name of a provider
+        known = isinstance(value, (bool, str)) and parts[1] == "=="
+        return str(value) == parts[2] if known else None
     if not is_number(value) or 0 < abs(value - goal) <= 1e-3 * abs(goal):
         return None
-    return bool(COMPARE[sign](value, goal))
+    return bool(COMPARE[parts[1]](value, goal))
 
 
-def _answers(stored: dict, headline: dict) -> Iterator[tuple]:
-    """The same for metrics that are computed here from the stored answers on the test
-    images.
-    """
-    for answers_of, answers in stored.items():
-        if answers:
-            probabilities, labels = answers
-            classes = [str(number) for number in range(probabilities.shape[1])]
-            values = utils.evaluate(probabilities, labels, classes, resamples=1)[
-                "value"
-            ]
-            for name, (where, metric) in MEASURED.items():
-                if where == answers_of:
-                    yield (
-                        name,
-                        headline.get(name),
-                        float(values[metric]),
-                        f"exports/predictions/{answers_of}.npz",
-                    )
-
-
-def _load(look, stored: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Stored probabilities (N, K) and labels (N,), or None where the file is none."""
-    path = f"exports/predictions/{stored}.npz"
+def _answers(look, name: str):
+    """Stored probabilities and labels, or None where the file is none."""
     try:
-        arrays = utils.load_arrays(io.BytesIO(look.read(path)))
-        utils.check_stored_answers(arrays["probabilities"], arrays["labels"])
-    except (SubmissionError, ValueError, KeyError):
+        content = look.read(f"exports/predictions/{name}.npz")
+        return load_answers(io.BytesIO(content))
+    except (SubmissionError, ValueError):
         return None
-    return arrays["probabilities"], arrays["labels"]
 
 
-def _without_answers(stored: dict, headline: dict) -> list[Finding]:
-    """Figures that nothing here can be held against, as their answers are not there or
-    are damaged.
-    """
+def _without_answers(stored: dict, headline: dict) -> Iterator[Finding]:
+    """Figures that nothing here can be held against."""
     lacking = [name for name, answers in stored.items() if answers is None]
-    names = [
-        name
-        for name, (where, _) in MEASURED.items()
-        if where in lacking and name in headline
-    ]
-    if not names:
-        return []
-    says = (
-        f"Without whole exports/predictions/ of {' and '.join(lacking)} nothing shows"
-        f" {', '.join(names)}: look at level evaluate, or run the theme again."
-    )
-    return [Finding("record", "human", says, "exports/predictions", 3)]
+    names = [figure for name in lacking for figure in TEST[name][1]]
+    names = [figure for figure in names if figure in headline]
+    if names:
+        says = (
+            f"Without whole exports/predictions/ of {' and '.join(lacking)} nothing"
+            f" shows {', '.join(names)}: look at level evaluate, or run it again."
+        )
+        yield CHECK.human(says, "exports/predictions")

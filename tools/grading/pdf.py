@@ -9,13 +9,10 @@ import unicodedata
 from collections.abc import Iterator
 from io import BytesIO
 
-from tools.grading.submission import SubmissionError, shown
-from tools.shared import sections
+from tools.shared.foreign import SubmissionError, shown
+from tools.shared.sections import SECTIONS
 
 MAX_SECONDS = 40  # of reading pages
-PAGES = sections.TOTAL
-# title, how it may be called without accents, pages
-SECTIONS = tuple((part.title, part.pattern, part.budget) for part in sections.SECTIONS)
 
 
 def read_pdf(content: bytes) -> tuple[int, list[tuple[str, int]]]:
@@ -87,6 +84,6 @@ def section_of(title: str) -> int | None:
         plain,
     )
     return next(
-        (n for n, (_, pattern, _) in enumerate(SECTIONS) if re.match(pattern, plain)),
+        (n for n, part in enumerate(SECTIONS) if re.match(part.pattern, plain)),
         None,
     )

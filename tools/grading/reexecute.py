@@ -3,7 +3,6 @@ nothing. All of it in the sandbox.
 """
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -12,16 +11,12 @@ from pathlib import Path
 
 import utils
 from tools.grading import sandbox
-from tools.grading.submission import (
-    MAX_RECORD,
-    Finding,
-    Submission,
-    SubmissionError,
-    copy_code,
-    read,
-    shown,
-)
+from tools.grading.consistency import at
+from tools.grading.finding import Check, Finding
+from tools.grading.submission import MAX_RECORD, Submission, copy_code
+from tools.shared.foreign import SubmissionError, read, read_json, shown
 
+WEIGHTS, RERUN = Check("weights"), Check("re-execution")
 KIT = Path(__file__).resolve().parents[2]
 SCORED = {
     "baseline_test_accuracy": "baseline",
@@ -35,9 +30,9 @@ SCORED = {
     "drift_accuracy_before": "gate",
     "drift_accuracy_after": "gate",
 }
-WEIGHTS = re.compile(
-    r"checkpoints/[^/]+\.pth|exports/models/[^/]+\.onnx|exports/[^/]+\.onnx|exports/predictions/[^/]+"
-    r"\.npz|exports/drift_report\.json"
+STORED = re.compile(
+    r"checkpoints/[^/]+\.pth|exports/(models/)?[^/]+\.onnx"
+    r"|exports/predictions/[^/]+\.npz|exports/drift_report\.json"
 )
 SUPPLIED = {".py", ".typ", ".toml", ".bib", ".html", ".md", ".css"}
 MAX_WEIGHTS = 4 * sandbox.GIB
@@ -91,17 +86,14 @@ def score(
     submission: Submission, source: str, work: Path, last: int, limit: float
 ) -> tuple[dict, list[Finding]]:
     """Score what themes 1..last submitted with this kit; returns what
-    tools/grading/score.py
-    wrote, and findings.
+    tools/grading/score.py wrote, and findings.
     """
     kit, home = work / "kit", work / "home"
-    for name in ("utils.py", "sample_data.py"):
-        kit.mkdir(parents=True, exist_ok=True)
-        shutil.copy(KIT / name, kit / name)
+    caches = shutil.ignore_patterns("__pycache__")
     for name in ("kit", "tools"):
-        shutil.copytree(
-            KIT / name, kit / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(KIT / name, kit / name, ignore=caches)
+    for name in ("utils.py", "sample_data.py"):
+        shutil.copy(KIT / name, kit / name)
     findings = _copy_networks(submission, kit) + _copy_weights(submission, home)
     index = Path("data") / submission.story["dataset"] / "index.csv"
     if index in submission.files:
@@ -116,68 +108,54 @@ def score(
         "last": last,
         **_models(submission.record),
     }
-    utils.write_json(work / "plan.json", plan)
-    command = [
-        sys.executable,
-        "-P",
-        str(kit / "tools" / "grading" / "score.py"),
-        str(work / "plan.json"),
-    ]
+    path = utils.write_json(work / "plan.json", plan)
+    threads = threads_of(submission.record)
     outcome = sandbox.run(
-        command,
+        [sys.executable, "-P", "-m", "tools.grading.score", str(path)],
         work,
         limit,
         readable=[] if source == "sample" else [source],
-        environment={"COURSE_THREADS": threads_of(submission.record)},
+        environment={"COURSE_THREADS": threads, "PYTHONPATH": kit},
     )
     scores = _json(work, Path("scores.json"))
-    if outcome.rc != 0 or not scores:
-        why = (
-            f"took more than {limit:.0f} s"
-            if outcome.timed_out
-            else _last_line(outcome.tail)
-        )
-        findings.append(
-            Finding(
-                "weights",
-                "fail",
-                f"The submitted weights could not be scored: {why}.",
-                "checkpoints",
-            )
-        )
-        return {"headline": {}, "seconds": outcome.seconds}, findings
-    return scores | {"seconds": outcome.seconds}, findings + _scored(scores)
+    if outcome.rc == 0 and scores:
+        findings += _scored(scores)
+        return scores | {"seconds": outcome.seconds}, findings
+    late = f"took more than {limit:.0f} s"
+    why = late if outcome.timed_out else _last_line(outcome.tail)
+    says = f"The submitted weights could not be scored: {why}."
+    findings.append(WEIGHTS.fail(says, "checkpoints"))
+    return {"headline": {}, "seconds": outcome.seconds}, findings
 
 
-def _copy_networks(submission: Submission, kit: Path) -> list[Finding]:
-    """The only foreign code of this level: models/*.py. Without them, the kit's own."""
-    own = [
+def _networks(submission: Submission) -> list[Path]:
+    return [
         path
         for path in submission.files
         if path.parts[0] == "models" and path.suffix == ".py"
     ]
+
+
+def _copy_networks(submission: Submission, kit: Path) -> list[Finding]:
+    """The only foreign code of this level: models/*.py. Without them, the kit's own."""
     (kit / "models").mkdir()
     (kit / "models" / "__init__.py").touch()
     for path in (KIT / "models").glob("*.py"):
         shutil.copy(path, kit / "models" / path.name)
     findings = []
-    for path in own:
+    for path in _networks(submission):
         try:
             (kit / path).parent.mkdir(parents=True, exist_ok=True)
             (kit / path).write_bytes(read(submission.root, path))
         except SubmissionError as error:
-            findings.append(Finding("weights", "human", str(error), shown(path)))
+            findings.append(WEIGHTS.human(str(error), shown(path)))
     return findings
 
 
 def own_networks(submission: Submission) -> list[str]:
     """Modules in models/ that are not the kit's, byte for byte."""
     own = []
-    for path in (
-        path
-        for path in submission.files
-        if path.parts[0] == "models" and path.suffix == ".py"
-    ):
+    for path in _networks(submission):
         kit = KIT / path
         try:
             same = kit.is_file() and kit.read_bytes() == read(submission.root, path)
@@ -188,24 +166,16 @@ def own_networks(submission: Submission) -> list[str]:
 
 
 def _copy_weights(submission: Submission, home: Path) -> list[Finding]:
-    findings, left = [], MAX_WEIGHTS
+    left = MAX_WEIGHTS
     for path in submission.files:
-        if WEIGHTS.fullmatch(path.as_posix()):
+        if STORED.fullmatch(path.as_posix()):
             left -= (submission.root / path).stat().st_size
             if left < 0:
-                findings.append(
-                    Finding(
-                        "weights",
-                        "human",
-                        "Checkpoints and models have more than 4 GiB together: the "
-                        "rest was not scored.",
-                        shown(path),
-                    )
-                )
-                break
+                says = "Checkpoints and models have more than 4 GiB together: the rest"
+                return [WEIGHTS.human(f"{says} was not scored.", shown(path))]
             (home / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(submission.root / path, home / path, follow_symlinks=False)
-    return findings
+    return []
 
 
 def _models(record: dict) -> dict:
@@ -213,27 +183,21 @@ def _models(record: dict) -> dict:
     only plain hashes pass.
     """
 
-    def section(theme, key):
-        values = record.get(theme)
-        values = values.get(key) if isinstance(values, dict) else None
-        return values if isinstance(values, dict) else {}
-
-    def hashes(values):
+    def hashes(theme):
+        models = at(record, theme, "models")
         return {
-            key: name
-            for key, name in values.items()
+            kind: name
+            for kind, name in (models if isinstance(models, dict) else {}).items()
             if isinstance(name, str) and re.fullmatch(r"[0-9a-f]{16}", name)
         }
 
-    case = {
-        key: value
-        for key, value in section("theme6", "scenario").items()
-        if key in ("kind", "severity", "seed")
-    }
+    drift = at(record, "theme6", "scenario")
+    keys = ("kind", "severity", "seed")
+    known = isinstance(drift, dict) and drift.keys() >= set(keys)
     return {
-        "models": hashes(section("theme4", "models")),
-        "scenario": case if len(case) == 3 else {},
-        "retrained": hashes(section("theme7", "models")),
+        "models": hashes("theme4"),
+        "scenario": {key: drift[key] for key in keys} if known else {},
+        "retrained": hashes("theme7"),
     }
 
 
@@ -241,43 +205,15 @@ def _scored(scores: dict) -> list[Finding]:
     """Findings of a scoring that ran: pools, stored answers, the retrained model, parts
     that failed.
     """
-    findings = [
-        Finding(
-            "weights",
-            "human" if part in ("gate", "retrained", "int8") else "fail",
-            f"{part} could not be scored: {shown(told)}",
-            part,
-        )
-        for part, told in scores.get("problems", {}).items()
-    ]
+    findings = []
+    for part, told in scores.get("problems", {}).items():
+        verdict = "human" if part in ("gate", "retrained", "int8") else "fail"
+        says = f"{part} could not be scored: {shown(told)}"
+        findings.append(WEIGHTS.finding(verdict, says, part))
     if seen := scores["facts"].get("pools"):
         findings.append(_pools(seen))
     for name, difference in scores.get("predictions", {}).items():
-        if isinstance(difference, str):
-            findings.append(
-                Finding(
-                    "weights",
-                    "fail",
-                    f"The stored answers {name} are of {difference}.",
-                    name,
-                )
-            )
-        elif difference > 1e-3:
-            says = (
-                f"The stored answers {name} are not those of the submitted weights:"
-                f" they differ by {difference:.2g}."
-            )
-            findings.append(
-                Finding("weights", "fail", says, f"exports/predictions/{name}.npz")
-            )
-        else:
-            says = (
-                f"The stored answers {name} are those of the submitted weights (they"
-                f" differ by {difference:.1g})."
-            )
-            findings.append(
-                Finding("weights", "pass", says, f"exports/predictions/{name}.npz")
-            )
+        findings.append(_stored_answers(name, difference))
     if seen := scores["facts"].get("retrained"):
         says = (
             "The retrained checkpoint and its exported file differ by"
@@ -285,39 +221,40 @@ def _scored(scores: dict) -> list[Finding]:
             " images are among those that it depends on."
         )
         well = seen["gate_images_seen"] == 0 and seen["max_abs_diff"] <= 1e-3
-        findings.append(
-            Finding(
-                "weights",
-                "pass" if well else "fail",
-                says,
-                "checkpoints/model_retrained.pth",
-            )
-        )
+        where = "checkpoints/model_retrained.pth"
+        findings.append(WEIGHTS.finding("pass" if well else "fail", says, where))
     return findings
 
 
+def _stored_answers(name: str, difference: float | str) -> Finding:
+    where = f"exports/predictions/{name}.npz"
+    if isinstance(difference, str):
+        return WEIGHTS.fail(f"The stored answers {name} are of {difference}.", where)
+    if difference > 1e-3:
+        says = f"The stored answers {name} are not those of the submitted weights:"
+        return WEIGHTS.fail(f"{says} they differ by {difference:.2g}.", where)
+    says = f"The stored answers {name} are those of the submitted weights (they differ"
+    return WEIGHTS.passed(f"{says} by {difference:.1g}).", where)
+
+
 def _pools(seen: dict) -> Finding:
-    where = "data/*/index.csv"
+    check, where = Check("pools"), "data/*/index.csv"
     if seen["moved"]:
         says = (
             f"{seen['moved']} of {seen['images']} images are in another pool than the"
             f" kit puts them ({'; '.join(map(shown, seen['examples'][:3]))}): ask why,"
             " as images that judge may have been trained on."
         )
-        return Finding("pools", "fail", says, where)
+        return check.fail(says, where)
     if seen["changed"] or seen["shared"] < max(seen["images"], seen["submitted"]):
         says = (
             f"The images differ: {seen['submitted']} in the submitted index,"
             f" {seen['images']} here, {seen['changed']} of the shared ones with other"
             " bytes: check that --source is the same dataset."
         )
-        return Finding("pools", "human", says, where)
-    return Finding(
-        "pools",
-        "pass",
-        f"All {seen['images']} images are in the pool that the kit puts them in.",
-        where,
-    )
+        return check.human(says, where)
+    says = f"All {seen['images']} images are in the pool that the kit puts them in."
+    return check.passed(says, where)
 
 
 # --------------------------------------------------------------------------------------
@@ -385,27 +322,20 @@ def _complete(project: Path) -> list[Finding]:
     """
     needed = [Path("utils.py"), Path("sample_data.py")]
     for folder in ("kit", "models", "exercises", "tools", "report"):
-        needed += [
-            path.relative_to(KIT)
-            for path in sorted((KIT / folder).rglob("*"))
-            if path.suffix in SUPPLIED
-        ]
-    lacking = [
-        path
-        for path in needed
-        if path.parts[0] == "exercises"
-        or ("sections" not in path.parts[:-1] and not (project / path).exists())
-    ]
-    for path in lacking:
+        paths = sorted((KIT / folder).rglob("*"))
+        needed += [path.relative_to(KIT) for path in paths if path.suffix in SUPPLIED]
+    told = []
+    for path in needed:
+        exercise = path.parts[0] == "exercises"
+        there = (project / path).exists() or "sections" in path.parts[:-1]
+        if there and not exercise:
+            continue
         (project / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(KIT / path, project / path)
-    told = [
-        path.as_posix()
-        for path in lacking
-        if path.parts[0] not in ("exercises", "kit", "tools", "report")
-    ]
+        if path.parts[0] not in ("exercises", "kit", "tools", "report"):
+            told.append(path.as_posix())
     says = f"Not handed in, so the kit's own were used: {', '.join(told)}."
-    return [Finding("re-execution", "note", says)] if told else []
+    return [RERUN.note(says)] if told else []
 
 
 def notebooks(project: Path) -> dict[int, str]:
@@ -452,44 +382,32 @@ def _execute(
     theme: int, name: str, parameters: dict, work: Path, limit: float, threads: int
 ) -> dict:
     project, source = work / "project", parameters["SOURCE"]
-    command = [
-        sys.executable,
-        "-P",
-        str(KIT / "tools" / "notebooks" / "rerun.py"),
-        str(KIT),
-        str(project),
-        name,
-        json.dumps(parameters),
-    ]
+    script = KIT / "tools" / "notebooks" / "rerun.py"
+    arguments = (script, KIT, project, name, json.dumps(parameters))
     outcome = sandbox.run(
-        command,
+        [sys.executable, "-P", *map(str, arguments)],
         work,
         limit,
         readable=[KIT / "tools", *([source] if source != "sample" else [])],
         environment={"COURSE_THREADS": threads},
     )
-    row = {
+    status, says = "ran", ""
+    if outcome.stopped:
+        what = f"{limit:.0f} s were over"
+        what = what if outcome.timed_out else "the disk was nearly full"
+        status = "stopped"
+        says = f"was stopped as {what}, in {_running_cell(project, name)}"
+    elif outcome.rc:
+        told = _last_line(outcome.tail.replace(f"{project}/", ""))
+        status, says = "failed", f"failed in {told}"
+    return {
         "theme": theme,
         "notebook": shown(name),
         "seconds": outcome.seconds,
         "layer": outcome.layer,
+        "status": status,
+        "says": says,
     }
-    if outcome.stopped:
-        what = (
-            f"{limit:.0f} s were over"
-            if outcome.timed_out
-            else "the disk was nearly full"
-        )
-        return row | {
-            "status": "stopped",
-            "says": f"was stopped as {what}, in {_running_cell(project, name)}",
-        }
-    if outcome.rc:
-        return row | {
-            "status": "failed",
-            "says": f"failed in {_last_line(outcome.tail.replace(f'{project}/', ''))}",
-        }
-    return row | {"status": "ran", "says": ""}
 
 
 def _running_cell(project: Path, name: str) -> str:
@@ -514,13 +432,11 @@ def _json(root: Path, path: Path) -> dict:
     """A file that foreign code may have written: no link, bounded, and {} if it is not
     what it should be.
     """
+    if any((root / parent).is_symlink() for parent in path.parents):
+        return {}
     try:
-        if any(
-            (root / parent).is_symlink() for parent in path.parents
-        ) or not os.path.lexists(root / path):
-            return {}
-        values = json.loads(read(root, path, MAX_RECORD))
-    except (SubmissionError, ValueError, RecursionError):
+        values = read_json(root, path, MAX_RECORD)
+    except SubmissionError:
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -529,29 +445,15 @@ def findings_of(run: Rerun) -> list[Finding]:
     """What went wrong while the notebooks ran."""
     findings = list(run.findings)
     for row in run.notebooks:
+        if row["status"] == "ran":
+            continue
+        # of a theme that is missing, another finding says so
+        noted = row["status"] == "skipped" and not row["notebook"]
+        says = f"Theme {row['theme']} {row['says']}."
         where = row["notebook"] or "notebooks/"
-        if row["status"] in ("failed", "stopped", "missing"):
-            findings.append(
-                Finding(
-                    "re-execution",
-                    "fail",
-                    f"Theme {row['theme']} {row['says']}.",
-                    where,
-                )
-            )
-        elif row["status"] == "skipped":
-            verdict = "fail" if row["notebook"] else "note"
-            findings.append(
-                Finding(
-                    "re-execution",
-                    verdict,
-                    f"Theme {row['theme']} {row['says']}.",
-                    where,
-                )
-            )
+        findings.append(RERUN.finding("note" if noted else "fail", says, where))
     if run.notebooks and all(row["status"] == "ran" for row in run.notebooks):
-        says = (
-            f"{len(run.notebooks)} notebooks ran from nothing, each in a fresh kernel."
-        )
-        findings.append(Finding("re-execution", "pass", says))
+        count = len(run.notebooks)
+        says = f"{count} notebooks ran from nothing, each in a fresh kernel."
+        findings.append(RERUN.passed(says))
     return findings

@@ -2,11 +2,9 @@
 trusting any of it.
 """
 
-import json
 import os
 import re
 import shutil
-import stat
 import tempfile
 from collections import deque
 from dataclasses import dataclass, field
@@ -14,94 +12,46 @@ from pathlib import Path
 
 import utils
 from kit import archive
-from kit.archive import MAX_FILES, MIB, shown
+from kit.archive import MAX_FILES
+from tools.grading.finding import Check, Finding, few
+from tools.shared.foreign import (
+    MAX_FILE,
+    MIB,
+    SubmissionError,
+    read,
+    read_json,
+    shown,
+)
 
-VERDICTS = ("pass", "note", "human", "fail")  # worst last
-MAX_RECORD, MAX_CODE_FILE = 20 * MIB, 20 * MIB
+FILES, RECORD = Check("files", 0), Check("record")
+RESULTS, STORY_FILE = Path("exports/results.json"), Path("course.json")
+MAX_RECORD = 20 * MIB
 MAX_FOLDER, MAX_DEPTH = 10_000, 40
 # of a file that is neither Python nor a notebook; beyond it, it holds data
 MAX_WORDS = MIB // 4
 
 # Folders that no one writes by hand: never opened, never copied.
 IGNORED = {
-    ".git",
-    ".venv",
-    "venv",
-    "env",
-    "__pycache__",
-    ".ipynb_checkpoints",
-    ".pytest_cache",
-    ".ruff_cache",
-    ".mypy_cache",
-    ".cache",
-    "node_modules",
-    "__MACOSX",
-    ".idea",
-    ".vscode",
+    *(".git", ".venv", "venv", "env", "__pycache__", ".ipynb_checkpoints"),
+    *(".pytest_cache", ".ruff_cache", ".mypy_cache", ".cache", "node_modules"),
+    *("__MACOSX", ".idea", ".vscode"),
 }
 CODE = {
-    ".py",
-    ".ipynb",
-    ".md",
-    ".txt",
-    ".toml",
-    ".cfg",
-    ".ini",
-    ".yml",
-    ".yaml",
-    ".json",
-    ".typ",
-    ".bib",
-    ".sh",
-    ".html",
-    ".css",
-    ".js",
+    *(".py", ".ipynb", ".md", ".txt", ".toml", ".cfg", ".ini", ".yml", ".yaml"),
+    *(".json", ".typ", ".bib", ".sh", ".html", ".css", ".js"),
 }
 CODE_NAMES = {
-    "Makefile",
-    "LICENSE",
-    "Dockerfile",
-    ".gitignore",
-    ".dockerignore",
-    ".python-version",
+    *("Makefile", "LICENSE", "Dockerfile"),
+    *(".gitignore", ".dockerignore", ".python-version"),
 }
 ARTEFACT_FOLDERS = {"checkpoints", "exports", "runs", "logs", "data"}
 ARTEFACTS = re.compile(
-    r"course\.json|checkpoints/(\.gitkeep|[^/]+\.pth)|runs/.+|logs/.+|data/[^/]+/index\.(csv|json)"
-    r"|exports/([^/]+\.(json|csv|npz|md|txt|onnx|trt|engine|lock)|\.gitkeep)|exports/models/[^/]+\.onnx"
-    r"|exports/figures/.+|exports/tables/.+|exports/predictions/[^/]+\.npz|exports/notebooks/[^/]+\.ipynb"
+    r"course\.json|checkpoints/(\.gitkeep|[^/]+\.pth)|runs/.+|logs/.+"
+    r"|data/[^/]+/index\.(csv|json)|exports/models/[^/]+\.onnx"
+    r"|exports/([^/]+\.(json|csv|npz|md|txt|onnx|trt|engine|lock)|\.gitkeep)"
+    r"|exports/(figures|tables)/.+|exports/predictions/[^/]+\.npz"
+    r"|exports/notebooks/[^/]+\.ipynb"
 )
-
-
-class SubmissionError(utils.CourseError):
-    """A submission that cannot be looked at, at all: what is wrong and what to do."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a check saw.
-
-    Attributes
-    ----------
-    check : str
-        "required files", "notebooks", "environment", "seeds", "report", "secrets",
-        "absolute paths", "artefacts", "record", "kit files", "size" or "files".
-    verdict : {"pass", "note", "human", "fail"}
-        All is well; worth knowing; a person must judge; contradicts what the course
-        asks for.
-    says : str
-        One sentence for people, with the next step when it is not a pass.
-    where : str
-        File, cell, line.
-    criterion : int
-        Which of the course's five criteria it is evidence for (1 to 5); 0 for hygiene.
-    """
-
-    check: str
-    verdict: str
-    says: str
-    where: str = ""
-    criterion: int = 2
 
 
 @dataclass(frozen=True)
@@ -135,39 +85,12 @@ class Submission:
     findings: list[Finding] = field(default_factory=list)
 
 
-def few(findings: list[Finding], most: int = 16) -> list[Finding]:
-    """At most `most` findings of each check and verdict, and a last one that counts the
-    others.
-    """
-    kept, counts = [], {}
-    for finding in findings:
-        key = (finding.check, finding.verdict)
-        counts[key] = counts.get(key, 0) + 1
-        if counts[key] <= most:
-            kept.append(finding)
-    for (check, verdict), count in counts.items():
-        if count > most:
-            kept.append(
-                Finding(
-                    check,
-                    verdict,
-                    f"and {count - most} more of this kind.",
-                    criterion=0,
-                )
-            )
-    return kept
-
-
 def inputs_of(section) -> dict[str, str]:
     """The files that a section of a record was measured on, with their hashes; {} where
     a foreign record has none.
     """
     named = section.get("inputs") if isinstance(section, dict) else None
     return named if isinstance(named, dict) else {}
-
-
-def worst_first(findings: list[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: -VERDICTS.index(finding.verdict))
 
 
 # --------------------------------------------------------------------------------------
@@ -257,7 +180,7 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
 
     Folder by folder from the top, and never more than MAX_FILES: junk deep below hides
     none of what matters."""
-    files, findings, waiting, closed = [], [], deque([Path()]), []
+    files, findings, waiting, closed = [], [], deque([Path()]), set()
     while waiting:
         folder = waiting.popleft()
         try:
@@ -265,45 +188,35 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
                 entries = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             says = f"The folder cannot be read ({error.strerror}): hand it in again."
-            findings.append(Finding("files", "human", says, shown(folder), 0))
+            findings.append(FILES.human(says, shown(folder)))
             continue
         if len(entries) > MAX_FOLDER:
-            findings.append(
-                _crowded(folder, f"{len(entries):,} files in one folder", MAX_FOLDER)
-            )
+            what = f"{len(entries):,} files in one folder"
+            findings.append(_crowded(folder, what, MAX_FOLDER))
         for entry in entries[:MAX_FOLDER]:
             path = folder / entry.name
-            if entry.is_dir(follow_symlinks=False) and len(path.parts) < MAX_DEPTH:
-                (closed if entry.name in IGNORED else waiting).append(path)
-            elif entry.is_file(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.is_file(follow_symlinks=False):
                 files.append(path)
             elif entry.name in IGNORED:
-                closed.append(path)
+                closed.add(entry.name)
+            elif is_folder and len(path.parts) < MAX_DEPTH:
+                waiting.append(path)
             else:
                 findings.append(_passed_over(root, path, entry))
         if len(files) > MAX_FILES:
-            findings.append(
-                _crowded(folder, f"More than {MAX_FILES:,} files", MAX_FILES)
-            )
+            what = f"More than {MAX_FILES:,} files"
+            findings.append(_crowded(folder, what, MAX_FILES))
             break
-    if names := sorted({path.name for path in closed} - {"__pycache__"}):
-        findings.append(
-            Finding(
-                "files",
-                "note",
-                f"Not opened, as a hand-in needs none of it: {', '.join(names)}.",
-                criterion=0,
-            )
-        )
+    if closed := closed - {"__pycache__"}:
+        says = f"Not opened, as a hand-in needs none of it: {', '.join(sorted(closed))}"
+        findings.append(FILES.note(f"{says}."))
     return files[:MAX_FILES], findings
 
 
 def _crowded(folder: Path, what: str, most: int) -> Finding:
-    says = (
-        f"{what}: only the first {most:,} were looked at. Hand in the zip that `python"
-        " course.py pack` makes."
-    )
-    return Finding("files", "human", says, shown(folder), 0)
+    says = f"{what}: only the first {most:,} were looked at. Hand in the zip that"
+    return FILES.human(f"{says} `python course.py pack` makes.", shown(folder))
 
 
 def _passed_over(root: Path, path: Path, entry: os.DirEntry) -> Finding:
@@ -313,48 +226,12 @@ def _passed_over(root: Path, path: Path, entry: os.DirEntry) -> Finding:
             leads = shown(os.readlink(root / path))
         except OSError:
             leads = "nowhere"
-        return Finding(
-            "files",
-            "human",
-            f"A link to {leads}, which was not followed: hand in the file itself.",
-            shown(path),
-            0,
-        )
-    what = (
-        "Folders nested too deep"
-        if entry.is_dir(follow_symlinks=False)
-        else "Neither a file nor a folder"
-    )
-    return Finding("files", "human", f"{what}; it was not opened.", shown(path), 0)
-
-
-def read(root: Path, path: Path, most: int = MAX_CODE_FILE) -> bytes:
-    """Content of one regular file of a submission.
-
-    Raises
-    ------
-    SubmissionError
-        It is larger than `most` bytes, cannot be read, or has become a link or a
-        special file.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        with open(os.open(root / path, flags), "rb") as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise SubmissionError(
-                    f"{shown(path)} is no regular file: hand in the file itself."
-                )
-            if about.st_size > most:
-                raise SubmissionError(
-                    f"{shown(path)} has {about.st_size / MIB:,.3g} MiB and was not read"
-                    f" (limit: {most / MIB:,.3g} MiB): make it smaller."
-                )
-            return file.read(most)
-    except OSError as error:
-        raise SubmissionError(
-            f"{shown(path)} cannot be read ({error.strerror}): hand it in again."
-        ) from error
+        says = f"A link to {leads}, which was not followed: hand in the file itself."
+    elif entry.is_dir(follow_symlinks=False):
+        says = "Folders nested too deep; it was not opened."
+    else:
+        says = "Neither a file nor a folder; it was not opened."
+    return FILES.human(says, shown(path))
 
 
 # --------------------------------------------------------------------------------------
@@ -390,16 +267,11 @@ def unpack(zipped: Path, work: str | Path) -> tuple[Path, list[Finding]]:
         links = archive.unpack(zipped, folder / "content", IGNORED, MAX_FILES)
     except archive.ArchiveError as error:
         shutil.rmtree(folder)
-        what = (
-            "is neither a folder nor a whole zip"
-            if error.kind == "no zip"
-            else error.what
-        )
+        none = error.kind == "no zip"
+        what = "is neither a folder nor a whole zip" if none else error.what
         raise SubmissionError(f"{shown(zipped)} {what}{ADVICE[error.kind]}") from error
     says = "A link inside the zip, which was not unpacked: hand in the file itself."
-    return folder / "content", [
-        Finding("files", "human", says, shown(link), 0) for link in links
-    ]
+    return folder / "content", [FILES.human(says, shown(link)) for link in links]
 
 
 # --------------------------------------------------------------------------------------
@@ -409,24 +281,19 @@ def unpack(zipped: Path, work: str | Path) -> tuple[Path, list[Finding]]:
 
 def _record(root: Path, files: list[Path]) -> tuple[dict, dict, list[Finding]]:
     """The record and the story, or findings that say why not."""
-    record, findings, path = {}, [], Path("exports/results.json")
+    record, findings = {}, []
     try:
-        if path in files:
-            read(root, path, MAX_RECORD)  # bounded and no link, before utils reads it
+        if RESULTS in files:
+            read(root, RESULTS, MAX_RECORD)  # bounded and no link, before utils reads
             record = utils.read_record(root)
         else:
-            findings.append(Finding("record", "fail", _no_record(files), str(path)))
-    except (utils.CourseError, RecursionError) as error:
-        says = (
-            "It is nested too deep to be a record."
-            if isinstance(error, RecursionError)
-            else str(error)
-        )
-        findings.append(
-            Finding(
-                "record", "fail", shown(says.replace(f"{root}{os.sep}", "")), str(path)
-            )
-        )
+            findings.append(RECORD.fail(_no_record(files), str(RESULTS)))
+    except utils.CourseError as error:
+        says = shown(str(error).replace(f"{root}{os.sep}", ""))
+        findings.append(RECORD.fail(says, str(RESULTS)))
+    except RecursionError:
+        says = "It is nested too deep to be a record."
+        findings.append(RECORD.fail(says, str(RESULTS)))
     told = record.get("meta") or _story_file(root, files)
     story = {
         key: told[key]
@@ -435,28 +302,20 @@ def _record(root: Path, files: list[Path]) -> tuple[dict, dict, list[Finding]]:
     }
     wrong = [key for key in STORY if told and key not in story]
     if wrong:
-        says = (
-            f"The story lacks a valid {', '.join(wrong)}: run the notebooks again from"
-            " theme 1."
-        )
-        findings.append(
-            Finding("record", "fail", says, str(path) if record else "course.json")
-        )
+        says = f"The story lacks a valid {', '.join(wrong)}: run the notebooks again"
+        where = str(RESULTS if record else STORY_FILE)
+        findings.append(RECORD.fail(f"{says} from theme 1.", where))
     return record, story, findings
 
 
 def _no_record(files: list[Path]) -> str:
-    nested = [
-        path.parent.parent
-        for path in files
-        if path.parts[1:] == ("exports", "results.json")
-    ]
-    if nested:
-        home = shown(nested[0])
-        return (
-            f"The record stands in {home}/: pack that home with `python course.py pack"
-            f" --home {home}`."
-        )
+    for path in files:
+        if path.parts[1:] == RESULTS.parts:
+            home = shown(path.parts[0])
+            return (
+                f"The record stands in {home}/: pack that home with `python course.py"
+                f" pack --home {home}`."
+            )
     return (
         "There is no record of results: run the notebooks, then `python course.py"
         " pack`."
@@ -464,9 +323,7 @@ def _no_record(files: list[Path]) -> str:
 
 
 def _whole_number(value, low: int, high: int) -> bool:
-    return (
-        isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    )
+    return type(value) is int and low <= value <= high
 
 
 STORY = {
@@ -480,12 +337,8 @@ STORY = {
 
 def _story_file(root: Path, files: list[Path]) -> dict:
     try:
-        told = (
-            json.loads(read(root, Path("course.json"), MIB))
-            if Path("course.json") in files
-            else {}
-        )
-    except (ValueError, RecursionError, SubmissionError):
+        told = read_json(root, STORY_FILE, MIB) if STORY_FILE in files else {}
+    except SubmissionError:
         return {}
     return told if isinstance(told, dict) else {}
 
@@ -501,11 +354,9 @@ def is_code(path: Path) -> bool:
 
     In the folders of artefacts only modules count, as an executed copy or a record in
     there is a result."""
-    if (
-        IGNORED.intersection(path.parts)
-        or path.name in ("course.json", "report.json")
-        or is_check(path)
-    ):
+    if IGNORED.intersection(path.parts) or is_check(path):
+        return False
+    if path.name in ("course.json", "report.json"):
         return False
     if path.suffix == ".py":
         return True
@@ -522,17 +373,13 @@ def is_artefact(path: Path) -> bool:
 
 def is_check(path: Path) -> bool:
     """Whether a relative path is what an earlier `course.py check` wrote."""
-    return path.parts[0].startswith("check-") or path.name in (
-        "check.json",
-        "check.md",
-        "check.html",
-    )
+    written = ("check.json", "check.html", "check.md")  # the last by an older kit
+    return path.parts[0].startswith("check-") or path.name in written
 
 
 def is_report(path: Path) -> bool:
-    return path.suffix.lower() == ".pdf" or (
-        path.parts[0] == "report" and len(path.parts) > 1
-    )
+    in_report = path.parts[0] == "report" and len(path.parts) > 1
+    return in_report or path.suffix.lower() == ".pdf"
 
 
 def copy_code(submission: Submission, target: str | Path) -> list[Finding]:
@@ -546,42 +393,19 @@ def copy_code(submission: Submission, target: str | Path) -> list[Finding]:
     target, findings, junk = Path(target), [], []
     for path in submission.files:
         if is_code(path):
+            most = MAX_FILE if path.suffix in (".py", ".ipynb") else MAX_WORDS
             try:
-                content = read(
-                    submission.root,
-                    path,
-                    MAX_CODE_FILE if path.suffix in (".py", ".ipynb") else MAX_WORDS,
-                )
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
-                (target / path).write_bytes(content)
+                content = read(submission.root, path, most)
             except SubmissionError as error:
-                findings.append(
-                    Finding("files", "human", f"Not copied: {error}", shown(path), 0)
-                )
-        elif not (
-            is_artefact(path)
-            or is_report(path)
-            or is_check(path)
-            or path.parts[0] in ARTEFACT_FOLDERS
-        ):
-            junk.append(path)
+                findings.append(FILES.human(f"Not copied: {error}", shown(path)))
+                continue
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / path).write_bytes(content)
+        elif path.parts[0] not in ARTEFACT_FOLDERS:
+            if not (is_artefact(path) or is_report(path) or is_check(path)):
+                junk.append(path)
     if junk:
         names = ", ".join(map(shown, junk[:5])) + (", …" if len(junk) > 5 else "")
-        findings.append(
-            Finding(
-                "files",
-                "note",
-                f"{len(junk):,} files that are no code were not copied: {names}",
-                criterion=0,
-            )
-        )
+        says = f"{len(junk):,} files that are no code were not copied: {names}"
+        findings.append(FILES.note(says))
     return few(findings)
-
-
-def static_checks(submission: Submission) -> list[Finding]:
-    """All findings that need nothing to be run, worst first; see
-    `tools/grading/static.py`.
-    """
-    from tools.grading import static  # it imports this module
-
-    return static.checks(submission)

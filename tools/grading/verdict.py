@@ -1,24 +1,19 @@
 """The report of a check: evidence by the course's five criteria, what remains for a
-person, and three files.
+person, and its two files: a page for people, JSON for programs.
 """
 
 import filecmp
 import re
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import utils
-from tools.grading import compare
-from tools.grading.consistency import at
-from tools.grading.submission import (
-    VERDICTS,
-    Submission,
-    SubmissionError,
-    is_code,
-    read,
-    shown,
-    worst_first,
-)
+from tools.grading import compare, hostile
+from tools.grading.consistency import at, is_number, rows
+from tools.grading.finding import VERDICTS, worst_first
+from tools.grading.submission import Submission, is_code
+from tools.shared.foreign import SubmissionError, decode, read, shown
 
 KIT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).parent / "templates"
@@ -89,33 +84,30 @@ NO_GRADE = (
 
 
 def criteria(submission: Submission, findings: list, checklist) -> list[dict]:
-    """The five criteria, each with its evidence, worst first, and
-    the questions left.
-    """
+    """The five criteria, each with its evidence, worst first, and the questions."""
     evidence = {number: [] for number in CRITERIA}
     for finding in findings:
         if finding.criterion in evidence:
             where = f" ({finding.where})" if finding.where else ""
-            evidence[finding.criterion].append(
-                {"verdict": finding.verdict, "says": finding.says + where}
-            )
+            told = (finding.verdict, finding.says + where)
+            evidence[finding.criterion].append(told)
     for part, item, says, passed in checklist:
         verdict = "human" if passed is None else "pass" if passed else "note"
-        evidence[2 if part == "Code" else 1].append(
-            {"verdict": verdict, "says": f"{item}: {says}"}
-        )
+        evidence[2 if part == "Code" else 1].append((verdict, f"{item}: {says}"))
     for number, verdict, says in facts(submission):
-        evidence[number].append({"verdict": verdict, "says": says})
-    order = {verdict: -place for place, verdict in enumerate(VERDICTS)}
+        evidence[number].append((verdict, says))
     return [
         {
             "criterion": number,
             "title": title,
             "of": of,
             "questions": QUESTIONS[number],
-            "evidence": sorted(
-                evidence[number], key=lambda entry: order[entry["verdict"]]
-            ),
+            "evidence": [
+                {"verdict": verdict, "says": says}
+                for verdict, says in sorted(
+                    evidence[number], key=lambda told: -VERDICTS.index(told[0])
+                )
+            ],
         }
         for number, (title, of) in CRITERIA.items()
     ]
@@ -125,128 +117,89 @@ def checklist_of(submission: Submission) -> list[tuple]:
     """The course's list before handing in, as theme 8 measures it; nothing when the
     record does not allow it.
     """
-    if not submission.record or not hasattr(utils, "checklist"):
+    if not submission.record or not hostile.is_record(submission.record):
         return []
     try:
         table = utils.checklist(submission.root, submission.record)
-        return [
-            (
-                str(row.part),
-                shown(row.item),
-                shown(row.evidence),
-                None if row.passed is None else bool(row.passed),
-            )
-            # this very check
-            for row in table.itertuples()
-            if row.item != "code commented and reproducible"
-        ]
     except Exception:
         # a record of strange values: the static checks say what is wrong with it
         return []
-
-
-def facts(submission: Submission) -> list[tuple[int, str, str]]:
-    """What the record and the files show by themselves:
-    (criterion, verdict, sentence).
-    """
-    record, told = submission.record, []
-    themes = [
-        theme for theme in range(1, 9) if isinstance(record.get(f"theme{theme}"), dict)
-    ]
-    if themes:
-        told.append(
-            (1, "pass", f"The record holds the themes {', '.join(map(str, themes))}.")
-        )
-    for theme in themes:
-        rows = at(record, "criteria", f"theme{theme}")
-        rows = (
-            [row for row in rows if isinstance(row, dict)]
-            if isinstance(rows, list)
-            else []
-        )
-        failed = [shown(row.get("name")) for row in rows if not row.get("passed")]
-        if rows:
-            told.append(
-                (
-                    2,
-                    "note" if failed else "pass",
-                    f"Theme {theme}: {len(rows) - len(failed)} of its {len(rows)} own"
-                    " criteria met"
-                    + (f" (not: {'; '.join(failed)})." if failed else "."),
-                )
-            )
-    told += [(number, "pass", says) for number, says in _comparisons(record)]
-    counts = {
-        kind: sum(path.parts[:2] == ("exports", kind) for path in submission.files)
-        for kind in ("figures", "tables")
-    }
-    told.append(
+    return [
         (
-            4,
-            "pass",
-            f"{counts['figures']} figures and {counts['tables']} tables were exported.",
+            str(row.part),
+            shown(row.item),
+            shown(row.evidence),
+            None if row.passed is None else bool(row.passed),
         )
-    )
+        for row in table.itertuples()
+        if row.item != "code commented and reproducible"  # this very check
+    ]
+
+
+def facts(submission: Submission) -> Iterator[tuple[int, str, str]]:
+    """What the record and the files show by themselves: (criterion, verdict,
+    sentence).
+    """
+    record = submission.record
+    names = [f"theme{number}" for number in range(1, 9)]
+    themes = [name for name in names if isinstance(record.get(name), dict)]
+    if themes:
+        numbers = ", ".join(name.removeprefix("theme") for name in themes)
+        yield 1, "pass", f"The record holds the themes {numbers}."
+    for theme in themes:
+        table = rows(at(record, "criteria", theme))
+        failed = [shown(row.get("name")) for row in table if not row.get("passed")]
+        if table:
+            met = f"{len(table) - len(failed)} of its {len(table)} own criteria met"
+            says = f"Theme {theme.removeprefix('theme')}: {met}"
+            says += f" (not: {'; '.join(failed)})." if failed else "."
+            yield 2, "note" if failed else "pass", says
+    for says in _comparisons(record):
+        yield 3, "pass", says
+    counts = Counter(path.parts[:2] for path in submission.files)
+    figures, tables = counts["exports", "figures"], counts["exports", "tables"]
+    yield 4, "pass", f"{figures} figures and {tables} tables were exported."
     refused = at(record, "theme7", "refused")
     if isinstance(refused, dict):
-        told.append(
-            (
-                5,
-                "pass",
-                (
-                    f"Theme 7 shows {len(refused)} candidates to its gate that it"
-                    " should refuse."
-                ),
-            )
-        )
+        says = f"Theme 7 shows {len(refused)} candidates to its gate that it should"
+        yield 5, "pass", f"{says} refuse."
     if isinstance(shipped := at(record, "theme4", "shipped"), str):
-        says = (
-            f"Theme 4 decides what to ship ({shown(shipped)}) from a promise on latency"
-            " and a price."
-        )
-        told.append((5, "pass", says))
-    return told
+        says = f"Theme 4 decides what to ship ({shown(shipped)}) from a promise on"
+        yield 5, "pass", f"{says} latency and a price."
 
 
-def _comparisons(record: dict) -> list[tuple[int, str]]:
+def _comparisons(record: dict) -> Iterator[str]:
     """Comparisons that the record holds, in the words of their own figures."""
-    told, paired = [], at(record, "theme3", "paired")
-    if isinstance(paired, dict) and all(
-        isinstance(paired.get(key), (int, float)) for key in ("difference", "n")
-    ):
-        told.append(
-            (
-                3,
-                (
-                    f"Optimised against baseline, paired on {paired['n']} images:"
-                    f" {paired['difference']:+.3f}."
-                ),
-            )
-        )
+    difference, n = (at(record, "theme3", "paired", key) for key in ("difference", "n"))
+    if is_number(difference) and is_number(n):
+        yield f"Optimised against baseline, paired on {n} images: {difference:+.3f}."
+    ablation = at(record, "theme3", "ablation")
     effects = [
-        (row["difference"], name)
-        for name, row in (at(record, "theme3", "ablation") or {}).items()
-        if isinstance(at(row, "difference"), (int, float))
+        (at(row, "difference"), name)
+        for name, row in (ablation.items() if isinstance(ablation, dict) else ())
+        if is_number(at(row, "difference"))
     ]
     if effects:
         worst, name = min(effects)
-        told.append(
-            (
-                3,
-                (
-                    f"The ablation has {len(effects)} rows; the largest loss is"
-                    f" '{shown(name)}' ({worst:+.3f})."
-                ),
-            )
-        )
-    rows = at(record, "theme4", "benchmark")
-    if isinstance(rows, list):
-        backends = {row.get("backend") for row in rows if isinstance(row, dict)}
-        told.append((3, f"Theme 4 measures {len(backends)} backends in one benchmark."))
-    return told
+        says = f"The ablation has {len(effects)} rows; the largest loss is"
+        yield f"{says} '{shown(name)}' ({worst:+.3f})."
+    table = rows(at(record, "theme4", "benchmark"))
+    if table:
+        backends = {str(row.get("backend")) for row in table}
+        yield f"Theme 4 measures {len(backends)} backends in one benchmark."
 
 
-WORKFLOW = r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml"
+# --------------------------------------------------------------------------------------
+# Bonuses
+# --------------------------------------------------------------------------------------
+
+WORKFLOW = re.compile(r"\.github/workflows/[^/]+\.ya?ml|\.gitlab-ci\.yml")
+DEMO = re.compile(r"demo/.+")
+TRACKED = ("wandb", "mlruns", ".dvc")
+EXTRAS = {
+    "demo": "gradio|streamlit",
+    "tracking": "wandb|mlflow|comet_ml|neptune|clearml|dvclive|aim",
+}
 
 
 def bonuses(submission: Submission) -> list[dict]:
@@ -258,57 +211,19 @@ def bonuses(submission: Submission) -> list[dict]:
     # of another version of the kit, or changed
     edited = [name for name in changed if (KIT / name).is_file()]
     own = [name for name in changed if name not in edited]
-    used = _imports(
-        submission,
-        own + [name for name in edited if name.startswith(("notebooks/", "models/"))],
-    )
-    demo = sorted({name for name in own if name.startswith("demo/")} | used["demo"])
-    flows = [name for name in own if re.fullmatch(WORKFLOW, name)]
-    look = {
-        what: (
-            f"; {', '.join(names)} differ from this kit's: look at them"
-            if names
-            else ""
-        )
-        for what, names in (
-            ("demo", [name for name in edited if name.startswith("demo/")]),
-            ("flows", [name for name in edited if re.fullmatch(WORKFLOW, name)]),
-        )
-    }
-    tracking = sorted(
-        {name for name in files if name.split("/")[0] in ("wandb", "mlruns", ".dvc")}
-        | used["tracking"]
-    )
-    engine, works = (
-        "exports/model.trt" in files,
-        at(submission.record, "theme4", "tensorrt", "works"),
-    )
-    reasons = at(submission.record, "theme4", "tensorrt", "reasons")
-    routes = (
-        f"; {len(reasons)} attempts documented"
-        if isinstance(reasons, list) and reasons
-        else ""
-    )
+    read_too = [name for name in edited if name.startswith(("notebooks/", "models/"))]
+    used = _imports(submission, own + read_too)
+    demo = sorted({*filter(DEMO.fullmatch, own), *used["demo"]})
+    flows = list(filter(WORKFLOW.fullmatch, own))
+    tracked = {name for name in files if name.split("/")[0] in TRACKED}
+    tracking = sorted(tracked | used["tracking"])
+    no_demo = "nothing in demo/ but what the kit brings, no Gradio or Streamlit"
     found = {
-        "TensorRT (+1)": (
-            engine and works is True,
-            (
-                f"exports/model.trt is {'there' if engine else 'not there'}; the "
-                f"record says that it works: {'yes' if works is True else 'no'}{routes}"
-            ),
-        ),
-        "Demo": (
-            demo,
-            _named(
-                demo,
-                "nothing in demo/ but what the kit brings, no Gradio or Streamlit"
-                " elsewhere",
-            )
-            + look["demo"],
-        ),
+        "TensorRT (+1)": _tensorrt(submission, files),
+        "Demo": (demo, _named(demo, f"{no_demo} elsewhere", DEMO, edited)),
         "CI/CD": (
             flows,
-            _named(flows, "no workflow but what the kit brings") + look["flows"],
+            _named(flows, "no workflow but what the kit brings", WORKFLOW, edited),
         ),
         "Tracking": (
             tracking,
@@ -321,25 +236,43 @@ def bonuses(submission: Submission) -> list[dict]:
     ]
 
 
-EXTRAS = {
-    "demo": "gradio|streamlit",
-    "tracking": "wandb|mlflow|comet_ml|neptune|clearml|dvclive|aim",
-}
+def _tensorrt(submission: Submission, files: list[str]) -> tuple[bool, str]:
+    about = at(submission.record, "theme4", "tensorrt")
+    engine, works = "exports/model.trt" in files, at(about, "works") is True
+    says = (
+        f"exports/model.trt is {'there' if engine else 'not there'}; the record says"
+        f" that it works: {'yes' if works else 'no'}"
+    )
+    reasons = at(about, "reasons")
+    if isinstance(reasons, list) and reasons:
+        says += f"; {len(reasons)} attempts documented"
+    return engine and works, says
+
+
+def _named(names: list[str], nothing: str, kind=None, edited=()) -> str:
+    """The group's own files; and those of the kit's that look different, of a kind."""
+    says = nothing
+    if names:
+        says = f"{len(names)} files of the group's own: {', '.join(names[:4])}"
+    others = [name for name in edited if kind.fullmatch(name)] if kind else []
+    if others:
+        says += f"; {', '.join(others)} differ from this kit's: look at them"
+    return says
 
 
 def _imports(submission: Submission, names: list[str]) -> dict[str, set[str]]:
     """Files of the group's own that import what a bonus is made with."""
     found = {kind: set() for kind in EXTRAS}
     for name in names:
-        if name.endswith((".py", ".ipynb")) and is_code(Path(name)):
-            with suppress(SubmissionError):
-                content = read(submission.root, Path(name)).decode(errors="replace")
-                for kind, words in EXTRAS.items():
-                    found[kind] |= (
-                        {name}
-                        if re.search(rf"\b(?:import|from) (?:{words})\b", content)
-                        else set()
-                    )
+        if not name.endswith((".py", ".ipynb")) or not is_code(Path(name)):
+            continue
+        try:
+            text = decode(read(submission.root, Path(name)))
+        except SubmissionError:
+            continue
+        for kind, words in EXTRAS.items():
+            if re.search(rf"\b(?:import|from) (?:{words})\b", text):
+                found[kind].add(name)
     return found
 
 
@@ -352,68 +285,38 @@ def _of_the_kit(submission: Submission, name: str) -> bool:
     return same and filecmp.cmp(kit, submission.root / name, shallow=False)
 
 
-def _named(names: list[str], nothing: str) -> str:
-    return (
-        f"{len(names)} files of the group's own: {', '.join(names[:4])}"
-        if names
-        else nothing
-    )
+# --------------------------------------------------------------------------------------
+# Files
+# --------------------------------------------------------------------------------------
 
 
 def write(report: dict, folder: Path) -> list[Path]:
-    """check.json, check.md and check.html of one check."""
-    paths = [utils.write_json(folder / "check.json", report)]
-    return paths + _render("check", report, folder)
+    """check.json and check.html of one check."""
+    return _write("check", report, folder)
 
 
 def write_summary(summary: dict, folder: Path) -> list[Path]:
-    """summary.json, summary.md and summary.html of a class."""
-    paths = [utils.write_json(folder / "summary.json", summary)]
-    return paths + _render("summary", summary, folder)
+    """summary.json and summary.html of a class."""
+    return _write("summary", summary, folder)
 
 
-def _render(name: str, values: dict, folder: Path) -> list[Path]:
+def _write(name: str, values: dict, folder: Path) -> list[Path]:
     from jinja2 import Environment, FileSystemLoader
 
-    places, paths = (
-        Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=lambda file: file.endswith(".html"),
-            trim_blocks=True,
-            lstrip_blocks=True,
-        ),
-        [],
+    loader = FileSystemLoader(TEMPLATES)
+    pages = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    places.filters |= {"figure": compare.text, "cell": _cell}
-    for ending in ("md", "html"):
-        path = folder / f"{name}.{ending}"
-        with utils.atomic(path) as temporary:
-            temporary.write_text(
-                places.get_template(path.name).render(values, no_grade=NO_GRADE),
-                encoding="utf-8",
-                errors="backslashreplace",
-            )
-        paths.append(path)
-    return paths
+    pages.filters["figure"] = compare.text
+    text = pages.get_template(f"{name}.html").render(values, no_grade=NO_GRADE)
+    data, page = folder / f"{name}.json", folder / f"{name}.html"
+    utils.write_json(data, values)
+    with utils.atomic(page) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return [data, page]
 
 
-def _cell(value) -> str:
-    """Foreign text as a Markdown table cell shows it: nothing in it is markup, but for
-    code between two backticks.
-    """
-    text = " ".join(str(value).split())
-    parts = text.split("`")
-    if len(parts) % 2 == 0 or any("|" in part for part in parts[1::2]):
-        return _escaped(text, "`")
-    parts[::2] = map(_escaped, parts[::2])
-    return "`".join(parts)
-
-
-def _escaped(text: str, more: str = "") -> str:
-    return re.sub(rf"([\\*|<>\[\]#{more}]|(?<!\w)_|_(?!\w))", r"\\\1", text)
-
-
-def order_findings(findings: list) -> list:
+def order_findings(findings) -> list:
     """Worst first, then by check and place, so that two runs of a check read alike."""
     return worst_first(
         sorted(

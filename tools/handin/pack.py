@@ -12,17 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import utils
-from tools.grading.submission import (
-    IGNORED,
-    MIB,
-    Finding,
-    inputs_of,
-    list_files,
-    open_submission,
-    shown,
-    static_checks,
-    worst_first,
-)
+from tools.grading import static
+from tools.grading.finding import Finding, worst_first
+from tools.grading.submission import IGNORED, inputs_of, list_files, open_submission
+from tools.shared.foreign import MIB, shown
 from tools.shared.secrets import BINARY, is_secret_file, secrets_in
 
 KIT = Path(__file__).resolve().parents[2]
@@ -95,7 +88,7 @@ def build(
     with utils.atomic(output) as temporary:
         write(temporary, chosen)
     with tempfile.TemporaryDirectory() as work:
-        seen = static_checks(open_submission(output, work))
+        seen = static.checks(open_submission(output, work))
     # what a group changed is for those to see who have the kit as it was
     if project == KIT:
         seen = [finding for finding in seen if finding.check != "kit files"]

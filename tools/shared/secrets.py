@@ -2,7 +2,6 @@
 characters only.
 """
 
-import codecs
 import io
 import json
 import lzma
@@ -12,8 +11,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from tools.grading.parsing import MAX_NOTEBOOK, output_text, read_notebook
-from tools.grading.submission import MIB, SubmissionError, read, shown
+from tools.shared.foreign import MIB, SubmissionError, decode, read, shown
+from tools.shared.parsing import MAX_NOTEBOOK, output_text, read_notebook
 
 # Own patterns rather than detect-secrets: that one flags every hash in a notebook and
 # knows no Kaggle key.
@@ -45,30 +44,14 @@ SECRETS = {
 }
 PLACEHOLDER = re.compile(r"(?i)your|xxx|example|placeholder|changeme|\.\.\.|[<>{}$*]")
 SECRET_FILES = re.compile(
-    r"kaggle\.json|\.env(\..+)?|[._]netrc|id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|p12|pfx|key)"
+    r"kaggle\.json|\.env(\..+)?|[._]netrc|id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|p12|pfx)"
     r"|\.pypirc|\.git-credentials|client_secret.*\.json|credentials(\.json)?",
     re.IGNORECASE,
 )
 BINARY = {
-    ".pth",
-    ".pt",
-    ".onnx",
-    ".trt",
-    ".engine",
-    ".npz",
-    ".npy",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".gif",
-    ".pdf",
-    ".zip",
-    ".gz",
-    ".pkl",
-    ".joblib",
+    *(".pth", ".pt", ".onnx", ".trt", ".engine", ".npz", ".npy", ".pkl", ".joblib"),
+    *(".png", ".jpg", ".jpeg", ".gif", ".pdf", ".zip", ".gz"),
 }
-
-
 ARCHIVES = {".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 MAX_INSIDE = 8 * MIB  # of all texts in one archive
 DAMAGED = (
@@ -83,6 +66,7 @@ DAMAGED = (
 
 
 def is_secret_file(path: Path | PurePosixPath) -> bool:
+    """By its name alone. A *.key may be slides of Keynote: what is in it tells."""
     return SECRET_FILES.fullmatch(path.name) is not None
 
 
@@ -97,31 +81,26 @@ def secrets_in(root: Path, path: Path) -> list[tuple[str, str]]:
 
 
 def secrets_in_zip(root: Path, path: Path) -> list[tuple[str, str]] | None:
-    """The same for the texts inside one zip; None when not all of it
-    could be searched.
+    """The same for the texts inside one zip; None when nothing was found and not all of
+    it could be searched.
     """
     found, left = [], MAX_INSIDE
     try:
         with zipfile.ZipFile(io.BytesIO(read(root, path, MAX_NOTEBOOK))) as archive:
             for member in archive.infolist():
                 name = PurePosixPath(member.filename)
+                where = f"{shown(path)}, {shown(name)}"
                 if is_secret_file(name):
-                    found.append(
-                        (
-                            f"{shown(name.name)} holds credentials",
-                            f"{shown(path)}, {shown(name)}",
-                        )
-                    )
+                    found.append((f"{shown(name.name)} holds credentials", where))
                 elif name.suffix.lower() in ARCHIVES:
                     return found or None
                 elif name.suffix.lower() not in BINARY:
                     with archive.open(member) as file:
                         content = file.read(left + 1)
-                    if (left := left - len(content)) < 0:
+                    left -= len(content)
+                    if left < 0:
                         return found or None
-                    found += _matches(
-                        _decoded(content), f"{shown(path)}, {shown(name)}"
-                    )
+                    found += _matches(decode(content), where)
     except (SubmissionError, *DAMAGED):
         return found or None
     return list(dict.fromkeys(found))
@@ -129,26 +108,23 @@ def secrets_in_zip(root: Path, path: Path) -> list[tuple[str, str]] | None:
 
 def _matches(text: str, where: str) -> list[tuple[str, str]]:
     """(what, where) of each secret in a text."""
-    found = []
+    # most files by far hold none: eleven searches instead of eleven for each line
     if not any(pattern.search(text) for pattern in SECRETS.values()):
-        # most files by far: eleven searches instead of eleven for each line
-        return found
+        return []
+    found = []
     for number, line in enumerate(text.splitlines(), 1):
+        place = where if where.endswith("output") else f"{where}, line {number}"
         for name, pattern in SECRETS.items():
             for match in pattern.finditer(line):
                 secret = next((group for group in match.groups() if group), match[0])
-                if (
-                    name != "a key or password"
-                    or not PLACEHOLDER.search(secret)
-                    and re.search(r"\d", secret)
-                ):
-                    place = where + (
-                        "" if where.endswith("output") else f", line {number}"
-                    )
-                    found.append(
-                        (f"{name[0].upper()}{name[1:]} ({shown(secret[:4])}…)", place)
-                    )
+                if name != "a key or password" or _looks_real(secret):
+                    what = f"{name[0].upper()}{name[1:]} ({shown(secret[:4])}…)"
+                    found.append((what, place))
     return found
+
+
+def _looks_real(secret: str) -> bool:
+    return not PLACEHOLDER.search(secret) and re.search(r"\d", secret) is not None
 
 
 def _texts(root: Path, path: Path) -> Iterator[tuple[str, str]]:
@@ -158,10 +134,8 @@ def _texts(root: Path, path: Path) -> Iterator[tuple[str, str]]:
             for cell in read_notebook(root, path).cells:
                 yield f", cell {cell.number}", cell.source
                 yield f", cell {cell.number}, output", output_text(cell)
-            yield (
-                ", metadata, attachments or data of an output",
-                _unseen(read(root, path, MAX_NOTEBOOK)),
-            )
+            unseen = _unseen(read(root, path, MAX_NOTEBOOK))
+            yield ", metadata, attachments or data of an output", unseen
             return
     except (SubmissionError, ValueError, AttributeError, TypeError, RecursionError):
         pass  # no notebook, or one of a strange shape: searched as text
@@ -169,14 +143,7 @@ def _texts(root: Path, path: Path) -> Iterator[tuple[str, str]]:
         content = read(root, path, MAX_NOTEBOOK)
     except SubmissionError:
         return
-    yield "", _decoded(content)
-
-
-def _decoded(content: bytes) -> str:
-    """The text of a file, "" for a binary one."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace")
-    return "" if b"\0" in content[:1024] else content.decode(errors="replace")
+    yield "", decode(content)
 
 
 def _unseen(content: bytes) -> str:
@@ -185,21 +152,15 @@ def _unseen(content: bytes) -> str:
     rest = [notebook.get("metadata")]
     for cell in notebook.get("cells", []):
         rest.append(cell.get("metadata"))
-        shown_kinds = ("image/", "text/")  # text is searched with its cell
-        for bundle in (output.get("data", {}) for output in cell.get("outputs", [])):
-            rest.append(
-                {
-                    kind: value
-                    for kind, value in bundle.items()
-                    if not kind.startswith(shown_kinds)
-                }
-            )
-        for bundle in cell.get("attachments", {}).values():
-            rest.append(
-                {
-                    kind: value
-                    for kind, value in bundle.items()
-                    if not kind.startswith("image/")
-                }
-            )
+        bundles = [output.get("data", {}) for output in cell.get("outputs", [])]
+        bundles += cell.get("attachments", {}).values()
+        # text of an output is searched with its cell
+        rest += [
+            {
+                kind: value
+                for kind, value in bundle.items()
+                if not kind.startswith(("image/", "text/"))
+            }
+            for bundle in bundles
+        ]
     return json.dumps(rest)

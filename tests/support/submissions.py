@@ -4,6 +4,7 @@ that fit each other.
 
 import json
 import shutil
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -211,3 +212,11 @@ def add_cell(
             "metadata": {},
         } | more
         edit_json(path, lambda notebook, cell=cell: notebook["cells"].append(cell))
+
+
+def zipped(folder: Path, path: Path, inside: str = "project/") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                archive.write(file, inside + file.relative_to(folder).as_posix())
+    return path

@@ -3,12 +3,11 @@ is run or imported.
 """
 
 import ast
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.grading.submission import MIB, SubmissionError, read, shown
+from tools.shared.foreign import MIB, SubmissionError, read_json, shown
 
 MAX_NOTEBOOK = 32 * MIB
 MAX_SHELL_LINES = 100  # IPython reads the whole cell again for each
@@ -65,13 +64,7 @@ def read_notebook(root: Path, path: Path) -> Notebook:
     SubmissionError
         Too large, no JSON, or no notebook of format 4.
     """
-    try:
-        content = json.loads(read(root, path, MAX_NOTEBOOK))
-    except (ValueError, RecursionError) as error:
-        says = "nested too deep" if isinstance(error, RecursionError) else shown(error)
-        raise SubmissionError(
-            f"This is not valid JSON ({says}): open it in Jupyter and save it again."
-        ) from error
+    content = read_json(root, path, MAX_NOTEBOOK)
     cells = content.get("cells") if isinstance(content, dict) else None
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise SubmissionError(
@@ -83,30 +76,23 @@ def read_notebook(root: Path, path: Path) -> Notebook:
 def _cell(number: int, cell: dict) -> Cell:
     count, about = cell.get("execution_count"), cell.get("metadata")
     outputs = cell.get("outputs")
+    outputs = outputs if isinstance(outputs, list) else []
     tags = about.get("tags") if isinstance(about, dict) else None
     return Cell(
         number,
         str(cell.get("cell_type")),
         _joined(cell.get("source")),
         count if type(count) is int else None,
-        (
-            [output for output in outputs if isinstance(output, dict)]
-            if isinstance(outputs, list)
-            else []
-        ),
+        [output for output in outputs if isinstance(output, dict)],
         tags if isinstance(tags, list) else [],
     )
 
 
 def _joined(text) -> str:
     """Text of a notebook: one string, or a list of lines."""
-    return (
-        "".join(map(str, text))
-        if isinstance(text, list)
-        else text
-        if isinstance(text, str)
-        else ""
-    )
+    if isinstance(text, list):
+        return "".join(map(str, text))
+    return text if isinstance(text, str) else ""
 
 
 def output_text(cell: Cell) -> str:

@@ -1,0 +1,212 @@
+"""A submission with what several checks need, each file read once."""
+
+import ast
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import utils
+from tools.grading.finding import Check, Finding
+from tools.grading.submission import Submission, is_code
+from tools.shared.foreign import MAX_FILE, MIB, SubmissionError, read, read_json, shown
+from tools.shared.parsing import (
+    MAX_NOTEBOOK,
+    NOT_PYTHON,
+    Cell,
+    Notebook,
+    Source,
+    parse_cell,
+    read_notebook,
+)
+
+THEMES = {
+    1: "data_analysis",
+    2: "baseline_model",
+    3: "optimization",
+    4: "onnx_deployment",
+    5: "monitoring",
+    6: "drift_detection",
+    7: "retraining",
+    8: "synthesis",
+}
+RECORD = "exports/results.json"
+MAX_NOTEBOOKS, MAX_MODULES = 256 * MIB, 32 * MIB  # all of them together
+MAX_SECONDS = 40  # of parsing
+FILES, NOTEBOOKS = Check("required files"), Check("notebooks")
+
+
+@dataclass
+class Look:
+    """What the checks look at.
+
+    Attributes
+    ----------
+    unreadable : list of Finding
+        Notebooks, modules and cells that could not be read, as far as somebody asked
+        for them.
+    unread : list of str
+        Places that were not reached in MAX_SECONDS.
+    """
+
+    submission: Submission
+    unreadable: list[Finding] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    notebook_bytes: int = 0
+
+    @property
+    def root(self) -> Path:
+        return self.submission.root
+
+    @cached_property
+    def paths(self) -> set[str]:
+        return {path.as_posix() for path in self.submission.files}
+
+    def read(self, path: Path | str, most: int = MAX_FILE) -> bytes:
+        return read(self.root, Path(path), most)
+
+    def read_json(self, path: Path | str):
+        return read_json(self.root, Path(path), MIB)
+
+    def size(self, path: Path | str) -> int:
+        try:
+            return (self.root / path).lstat().st_size
+        except OSError:
+            return 0
+
+    def themes(self, folder: str) -> dict[int, Path]:
+        """Path of each theme's notebook in a folder; of several, the first by name."""
+        found = {}
+        for path in self.submission.files:
+            theme = re.match(r"theme[ _-]?([1-8])(?!\d)", path.name, re.IGNORECASE)
+            here = path.parent == Path(folder) and path.suffix == ".ipynb"
+            if here and theme and ".failed" not in path.name:
+                found.setdefault(int(theme[1]), path)
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def places(self) -> dict[int, Path]:
+        """Path of each theme's notebook, in notebooks/ or beside it."""
+        return self.themes(".") | self.themes("notebooks")
+
+    @cached_property
+    def notebooks(self) -> dict[int, Notebook]:
+        return self._opened(self.places)
+
+    @cached_property
+    def executed(self) -> dict[int, Notebook]:
+        return self._opened(self.themes("exports/notebooks"))
+
+    @cached_property
+    def others(self) -> list[Notebook]:
+        """Notebooks that belong to no theme, or are a theme's second one."""
+        of_themes = set(self.places.values())
+        extra = [
+            path
+            for path in self.submission.files
+            if path.suffix == ".ipynb" and is_code(path) and path not in of_themes
+        ]
+        return list(self._opened(dict(enumerate(extra))).values())
+
+    def _opened(self, places: dict[int, Path]) -> dict[int, Notebook]:
+        found = {}
+        for theme, path in places.items():
+            size = self.size(path)
+            self.notebook_bytes += size if size <= MAX_NOTEBOOK else 0
+            try:
+                if self.notebook_bytes > MAX_NOTEBOOKS:
+                    raise SubmissionError(
+                        "Not read, as the notebooks together are too large: clear their"
+                        " outputs."
+                    )
+                found[theme] = read_notebook(self.root, path)
+            except SubmissionError as error:
+                self.unreadable.append(NOTEBOOKS.fail(str(error), shown(path)))
+        return found
+
+    @cached_property
+    def modules(self) -> dict[Path, str]:
+        """Text of each Python module of the submission."""
+        found, total = {}, 0
+        for path in self.submission.files:
+            if path.suffix != ".py" or not is_code(path):
+                continue
+            total += self.size(path)
+            try:
+                if total > MAX_MODULES:
+                    raise SubmissionError(
+                        "Not read, as the modules together are too large to be written"
+                        " by hand."
+                    )
+                found[path] = self.read(path, MIB).decode(errors="replace")
+            except SubmissionError as error:
+                self.unreadable.append(FILES.human(str(error), shown(path)))
+        return found
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """Python that the group may have written: cells, and modules that are not the
+        kit's own.
+        """
+        until = time.monotonic() + MAX_SECONDS
+        parsed = (
+            self._parse(path, cell, text, until)
+            for path, cell, text in self._written_by_the_group()
+        )
+        return [source for source in parsed if source]
+
+    def _written_by_the_group(self) -> Iterator[tuple[Path, Cell | None, str]]:
+        for notebook in [*self.notebooks.values(), *self.others]:
+            for cell in notebook.code:
+                if "injected-parameters" not in cell.tags:
+                    yield notebook.path, cell, cell.source
+        for path, text in self.modules.items():
+            if text != kit_text(path):
+                yield path, None, text
+
+    def _parse(
+        self, path: Path, cell: Cell | None, text: str, until: float
+    ) -> Source | None:
+        where = f"{shown(path)}, cell {cell.number}" if cell else shown(path)
+        if time.monotonic() > until:
+            self.unread.append(where)
+            return None
+        try:
+            tree = parse_cell(text) if cell else ast.parse(text)
+        except (*NOT_PYTHON, RuntimeError) as error:
+            # RuntimeError: IPython gives up on hundreds of magics
+            says = (
+                "This does not parse as Python"
+                f" ({shown(error) or type(error).__name__}): correct it and run it."
+            )
+            check = NOTEBOOKS if cell else FILES
+            self.unreadable.append(check.human(says, where))
+            return None
+        return Source(path, cell, tree, list(ast.walk(tree)))
+
+
+def kit_text(path: Path) -> str | None:
+    """The kit's own file of that name, if there is one."""
+    file = utils.KIT / path
+    if path.suffix != ".py" or not file.is_file():
+        return None
+    return file.read_text(encoding="utf-8")
+
+
+def calls(source: Source, *names: str) -> Iterator[ast.Call]:
+    """Calls of a function or method of one of these names."""
+    for node in source.nodes:
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if name in names:
+                yield node
+
+
+def commands(source: Source) -> Iterator[tuple[ast.Call, str]]:
+    """Shell lines and magics of a cell, as text."""
+    shells = ("system", "getoutput", "run_line_magic", "run_cell_magic")
+    for call in calls(source, *shells):
+        constants = [part.value for part in call.args if isinstance(part, ast.Constant)]
+        yield call, " ".join(word for word in constants if isinstance(word, str))

@@ -1,0 +1,76 @@
+"""Files that somebody else wrote: read within limits, links not followed, names shown
+so that they print everywhere.
+"""
+
+import codecs
+import json
+import os
+import stat
+from pathlib import Path
+
+from kit.archive import MIB, shown
+from kit.files import CourseError
+
+__all__ = ["MAX_FILE", "MIB", "SubmissionError", "decode", "read", "read_json", "shown"]
+MAX_FILE = 20 * MIB
+
+
+class SubmissionError(CourseError):
+    """A submission, or one of its files, that cannot be looked at: what is wrong and
+    what to do.
+    """
+
+
+def read(root: Path, path: Path, most: int = MAX_FILE) -> bytes:
+    """Content of one regular file of a submission.
+
+    Raises
+    ------
+    SubmissionError
+        It is larger than `most` bytes, cannot be read, or has become a link or a
+        special file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        with open(os.open(root / path, flags), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise SubmissionError(
+                    f"{shown(path)} is no regular file: hand in the file itself."
+                )
+            if about.st_size > most:
+                raise SubmissionError(
+                    f"{shown(path)} has {about.st_size / MIB:,.3g} MiB and was not read"
+                    f" (limit: {most / MIB:,.3g} MiB): make it smaller."
+                )
+            return file.read(most)
+    except OSError as error:
+        raise SubmissionError(
+            f"{shown(path)} cannot be read ({error.strerror}): hand it in again."
+        ) from error
+
+
+def read_json(root: Path, path: Path, most: int = MAX_FILE):
+    """The value that a JSON file holds.
+
+    Raises
+    ------
+    SubmissionError
+        See `read`; or it is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(read(root, path, most))
+    except RecursionError as error:
+        why, cause = "nested too deep", error
+    except ValueError as error:
+        why, cause = shown(error), error
+    raise SubmissionError(
+        f"{shown(path)} is not valid JSON ({why}): save it again."
+    ) from cause
+
+
+def decode(content: bytes) -> str:
+    """The text of a file, also as PowerShell writes it; "" for a binary one."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    return "" if b"\0" in content[:1024] else content.decode("utf-8-sig", "replace")
