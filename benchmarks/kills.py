@@ -201,15 +201,11 @@ def same(first: dict, second: dict) -> bool:
     )
 
 
-def found(result: dict, done: int = 0) -> int:
-    """The step that a process went on from; 0 when it began anew, `done` when no step
-    was left to do.
-    """
+def found(result: dict) -> int:
+    """The step that a process went on from; 0 when it began anew."""
     said = "\n".join(result["lines"])
-    told = re.search(r"resumed in epoch \d+ of \d+, after step (\d+)", said)
-    return (
-        int(told[1]) if told else done if "resumed after the last epoch" in said else 0
-    )
+    told = re.search(r"resumed in epoch \d+, after step (\d+)", said)
+    return int(told[1]) if told else 0
 
 
 def kill_trainings(
@@ -262,8 +258,8 @@ def kill_trainings(
                 "killed after s": round(killed["seconds"], 1),
                 "steps done": steps,
                 "in saving": "yes" if cut else "",
-                "step found": found(again, steps),
-                "steps lost": steps - found(again, steps),
+                "step found": found(again),
+                "steps lost": steps - found(again),
                 "same weights, bit for bit": "yes" if holds else "NO",
             }
         )

@@ -34,13 +34,11 @@ def work(home: Path, answer: Path, epochs: int) -> None:
     """Train in each of the processes; rank 0 writes what it took."""
     from tools.scale import train
 
-    rank, world = train.join()
+    rank = train.join()
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - rank 0 speaks for all
     story = json.loads((home / "course.json").read_text())
-    course = utils.from_rank0(
-        lambda: utils.start(1, story["dataset"], story["source"], "quick", home=home)
-    )
+    course = utils.start(1, story["dataset"], story["source"], "quick", home=home)
     utils.set_seed(course.seed)
     data = utils.load_data(course)
     recipe = replace(utils.optimized_recipe(data), epochs=epochs)
@@ -66,8 +64,7 @@ def work(home: Path, answer: Path, epochs: int) -> None:
                 "hardware": utils.hardware(),
             },
         )
-    if world > 1:
-        torch.distributed.destroy_process_group()
+    train.leave()
 
 
 def timed(home: Path, processes: int, threads: int, epochs: int, answer: Path) -> dict:

@@ -71,6 +71,7 @@ class Session:
         self.path = course.local / "runs" / folder.name / "running.pt"
         self.save_every, self.saved = save_every, time.perf_counter()
         self.epoch = self.step = 0  # finished epochs; steps of the epoch after them
+        self.steps = 0  # of all epochs
         self.totals = torch.zeros(3, dtype=torch.float64, device=course.device)
         self.history: list[dict] = []
         self.best: dict = {}
@@ -90,19 +91,22 @@ class Session:
         losses = [row["val_loss"] for row in self.history]
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
+    def _spent(self) -> float:
+        return time.perf_counter() - self.began
+
     @property
     def best_loss(self) -> float:
         return min((row["val_loss"] for row in self.history), default=math.inf)
 
     def after_step(self, totals: torch.Tensor) -> None:
         """Count a step; every now and then, save."""
-        self.step, self.totals = self.step + 1, totals
+        self.step, self.steps, self.totals = self.step + 1, self.steps + 1, totals
         if time.perf_counter() - self.saved > self.save_every:
             self.save()
 
     def close_epoch(self, row: dict, weights: dict) -> None:
         """Note an epoch, keep the weights of the lowest validation loss, and save."""
-        self.seconds = time.perf_counter() - self.began
+        self.seconds = self._spent()
         if not row["val_loss"] >= self.best_loss:
             self.best = {name: value.clone() for name, value in weights.items()}
         self.history.append(row | {"seconds": self.seconds})
@@ -121,7 +125,7 @@ class Session:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {
-            "progress": (self.epoch, self.step, time.perf_counter() - self.began),
+            "progress": (self.epoch, self.step, self.steps, self._spent()),
             "totals": self.totals,
             "history": self.history,
             "best": self.best,
@@ -139,8 +143,7 @@ class Session:
             # torch.load raises a dozen kinds of error on a damaged file
             with suppress(Exception):
                 self._take(torch.load(self.path, self.course.device, weights_only=True))
-                where = f"in epoch {self.epoch + 1}, after {self.step} of its steps"
-                print(f"resumed {where if self.step else f'after epoch {self.epoch}'}")
+                print(f"resumed in epoch {self.epoch + 1}, after step {self.steps}")
                 return
             set_aside(self.path)
 
@@ -152,7 +155,7 @@ class Session:
         for name, part in self.parts.items():
             if state[name]:  # a scaler that was off has no state
                 part.load_state_dict(state[name])
-        self.epoch, self.step, self.seconds = progress
+        self.epoch, self.step, self.steps, self.seconds = progress
         self.totals, self.history, self.best = totals, history, best
         if ranks.rank_and_world()[0] == 0:
             set_generator_states(generators, self.course.device)

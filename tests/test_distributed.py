@@ -86,7 +86,7 @@ def test_a_training_of_two_processes_is_loaded_by_one(two, drawn, capsys):
 def test_another_number_of_processes_goes_on(two, alone, drawn, capsys):
     same_curves(two[1]["left_behind"]["history"], alone.history)
     run = ranks.train(ready(two[0], drawn), "from two to one")
-    assert "resumed after epoch 1" in capsys.readouterr().out
+    assert "resumed in epoch 2" in capsys.readouterr().out
     same_curves(run.history.to_dict("list"), alone.history)
 
 

@@ -115,7 +115,7 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
         course, "cut", utils.optimized_network(course), data, RECIPE, progress=False
     )
     said = capsys.readouterr().out
-    assert "done: loaded, trained" in said and "resumed after epoch 1" in said
+    assert "done: loaded, trained" in said and "resumed in epoch 2" in said
     assert utils.hash_weights(resumed.model) == utils.hash_weights(unbroken.model)
     utils.copy_back(course, course.logs)
     assert (course.logs / "production.csv").read_text() == "time,run_id\n1,a\n"
@@ -156,7 +156,7 @@ def test_full_drive_does_not_stop_a_training_and_loses_nothing(drive, capsys):
     run = utils.fit(
         course, "full", utils.optimized_network(course), data, RECIPE, progress=False
     )
-    assert "resumed after epoch 2" in capsys.readouterr().out
+    assert "resumed in epoch 3" in capsys.readouterr().out
     assert utils.hash_weights(run.model) == utils.hash_weights(unbroken.model)
 
 

@@ -378,7 +378,7 @@ def test_training_goes_on_under_another_precision(data, monkeypatch, capsys):
             train(data.course, data, on_epoch=stop)
     monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
     assert len(train(data.course, data).history) == 3
-    assert "resumed after epoch 1" in capsys.readouterr().out
+    assert "resumed in epoch 2" in capsys.readouterr().out
 
 
 def test_same_training_twice_gives_the_same_weights(data, open_course, tmp_path):
