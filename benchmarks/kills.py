@@ -23,6 +23,7 @@ anew, with another moment. Exit status 0: all kills hold.
 """
 
 import argparse
+import hashlib
 import os
 import random
 import re
@@ -322,9 +323,7 @@ def artefacts(home: Path) -> dict[str, str]:
         content = b"".join(
             value.contiguous().numpy().tobytes() for value in weights.values()
         )
-        found[path.relative_to(home).as_posix()] = utils.hashlib.sha256(
-            content
-        ).hexdigest()
+        found[path.relative_to(home).as_posix()] = hashlib.sha256(content).hexdigest()
     for path in data.glob("raw/[!.]*/"):
         found[path.relative_to(home).as_posix()] = utils.fingerprint(
             [
