@@ -186,7 +186,7 @@ def test_p_value_and_threshold_agree_also_where_values_are_equal():
     for values in rng.integers(0, 4, (200, 20)).astype(float):
         p_value, threshold = utils._permutation_p(values, 0.1)
         assert (p_value <= 0.1) == (values[0] > threshold)
-        assert p_value == (values[1:] >= values[0]).sum() / 20 + 1 / 20
+        assert p_value == ((values[1:] >= values[0]).sum() + 1) / 20
 
 
 def test_classifier_auroc():
