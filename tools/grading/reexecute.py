@@ -290,25 +290,13 @@ def rerun(
         "SEED": story["seed"],
         "HOME": str(project),
     }
-    found = notebooks(project)
+    found, threads = notebooks(project), threads_of(submission.record)
     for theme in tqdm(
-        range(1, last + 1),
-        what,
-        unit="theme",
-        file=sys.stdout,
-        leave=False,
-        disable=None,
+        range(1, last + 1), what, unit="theme", leave=False, disable=None
     ):
         row = _blocked(theme, found, project, story["dataset"])
         if row is None:
-            row = _execute(
-                theme,
-                found[theme],
-                parameters,
-                work,
-                limit,
-                threads_of(submission.record),
-            )
+            row = _execute(theme, found[theme], parameters, work, limit, threads)
         result.notebooks.append(row)
     result.record = _json(project, Path("exports/results.json"))
     return result
