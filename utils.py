@@ -4494,6 +4494,52 @@ def watched_model(course: Course, provider: str | None = None) -> OnnxModel:
 # 8 · RETRAINING (theme 7)
 # ======================================================================================
 
+
+def validate_retrained_model(
+    new_model,
+    current_model,
+    clean_loader,
+    drifted_loader,
+    device,
+    *,
+    classes=None,
+    trained_on=(),
+    proof: tuple[Check, ...] = (),
+    **limits,
+) -> GateReport:
+    """May the candidate replace the model in service? Every check with its figure, its
+    interval and its limit.
+
+    Parameters
+    ----------
+    new_model, current_model
+        OnnxModel, or networks that map normalised images to logits.
+    clean_loader, drifted_loader : BatchLoader
+        `data.loader("gate")` of clean and of drifted images. Networks also take any
+        loader of (images, labels) that repeats its order.
+    classes : sequence of str, optional
+        The models' own when None, else "class 0", "class 1", ...
+    trained_on, proof
+        See `gate_checks`.
+    **limits
+        Of GateLimits.
+    """
+    limits, models, sets = GateLimits(**limits), (new_model, current_model), []
+    for loader in (clean_loader, drifted_loader):
+        new, old = (_answers(model, loader, torch.device(device)) for model in models)
+        if not np.array_equal(new[1], old[1]):
+            raise CourseError(
+                "The loader gave the two models other images, or in another order: a"
+                " gate compares image by image, so switch shuffling off."
+            )
+        sets.append(Answers(new[0], old[0], *new[1:], getattr(loader, "hashes", ())))
+    known = classes or getattr(new_model, "classes", ())
+    names = known or [f"class {k}" for k in range(sets[0].new.shape[1])]
+    hashes = [getattr(model, "hash", "") for model in models]
+    given = {"trained_on": trained_on, "proof": proof}
+    return gate_checks(*sets, names, limits, **given, new=hashes[0], current=hashes[1])
+
+
 # --------------------------------------------------------------------------------------
 # From a labelling budget to a candidate
 # --------------------------------------------------------------------------------------
@@ -4509,16 +4555,8 @@ def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
     """Draw the drifted images that a labelling budget pays for, from pool "adapt".
 
     They are drawn at random, not by class: nobody knows the class before paying for it.
-    A larger budget with the same seed holds the smaller one.
-
-    Returns
-    -------
-    int64 (budget,), sorted rows of `drifted`.
-
-    Raises
-    ------
-    CourseError
-        A budget of nothing or of more than the pool holds; images of one class only.
+    A larger budget with the same seed holds the smaller one. Returns sorted rows of
+    `drifted`, int64 (budget,).
     """
     pool = drifted.where("adapt")
     if not 0 < budget <= len(pool):
@@ -4550,21 +4588,14 @@ def mix(
 
     Parameters
     ----------
-    data, drifted : Data
-        The same images, clean and drifted.
-    rows : int64 (n,)
-        From `buy_labels`. A share that asks for more of them repeats them.
-    share : float
-        Of drifted images in the new pool "train"; the others are clean ones of the old,
-        each at most once.
-    images : int, optional
-        Size of the new pool "train", `mix_size` when None.
+    rows : of `buy_labels`; a share that asks for more of them repeats them.
+    share : of drifted images in the new pool "train"; the others are clean, each once.
+    images : size of the new pool "train", `mix_size` when None.
 
     Returns
     -------
     Data
-        Pools "train", and "val": the old one twice, clean and drifted. Its drifted half
-        is labelled as well, and in real life belongs to the budget. Mean and std are
+        Pools "train", and "val": the old one twice, clean and drifted. Mean and std are
         those of `data`: one normalisation for one model. The index gains `source` (hash
         of the clean file, for the gate's check of leakage) and `drifted` (bool).
     """
@@ -4661,10 +4692,8 @@ def fine_tune(
     how : {"whole", "frozen stem", "batch norm"}
         All weights; all but the stem and the first stage, whose edges and textures a
         drift leaves useful; or no weights at all: see `renormalise`.
-    recipe : Recipe, optional
-        `finetune_recipe` when None; "batch norm" takes the batch size of it alone.
-    **options
-        Of `fit`.
+    recipe, options
+        Of `fit`; `finetune_recipe` when None.
     """
     if how not in FINE_TUNING:
         raise CourseError(f"how={how!r} is unknown: choose one of {FINE_TUNING}.")
@@ -4762,20 +4791,11 @@ def save_candidate(
     course: Course, run: Run, mixed: Data, path: Path | None = None, **extra
 ) -> Path:
     """Store a fine-tuned network as theme 3 stores its own, temperature and threshold
-    fitted on the mixed pool val.
+    fitted on the mixed pool val; checkpoints/model_retrained.pth unless told.
 
-    Beside what best_model.pth holds: `parent` (hash of the checkpoint it started from),
-    how, share, budget (distinct drifted images learned from), and `trained_on`: the
-    hashes of all images that the weights, the temperature or the choice among
-    candidates depend on, its parent's included, so that the gate can prove that it
-    judges on others.
-
-    Parameters
-    ----------
-    run, mixed
-        Of `fine_tune`, and the images it was given.
-    path : path, optional
-        checkpoints/model_retrained.pth when None.
+    `trained_on` is new: the hashes of all images that the weights, the temperature or
+    the choice among candidates depend on, its parent's included, so that the gate can
+    prove that it judges on others.
     """
     origin = read_json(run.path / "origin.json")
     if origin.pop("images", None) != mixed.key:
@@ -4987,51 +5007,6 @@ def gate_checks(
     return GateReport(tuple(checks), new, current)
 
 
-def validate_retrained_model(
-    new_model,
-    current_model,
-    clean_loader,
-    drifted_loader,
-    device,
-    *,
-    classes=None,
-    trained_on=(),
-    proof: tuple[Check, ...] = (),
-    **limits,
-) -> GateReport:
-    """May the candidate replace the model in service? Every check with its figure, its
-    interval and its limit.
-
-    Parameters
-    ----------
-    new_model, current_model
-        OnnxModel, or networks that map normalised images to logits.
-    clean_loader, drifted_loader : BatchLoader
-        `data.loader("gate")` of clean and of drifted images. Networks also take any
-        loader of (images, labels) that repeats its order.
-    classes : sequence of str, optional
-        The models' own when None, else "class 0", "class 1", ...
-    trained_on, proof
-        See `gate_checks`.
-    **limits
-        Of GateLimits.
-    """
-    limits, models, sets = GateLimits(**limits), (new_model, current_model), []
-    for loader in (clean_loader, drifted_loader):
-        new, old = (_answers(model, loader, torch.device(device)) for model in models)
-        if not np.array_equal(new[1], old[1]):
-            raise CourseError(
-                "The loader gave the two models other images, or in another order: a"
-                " gate compares image by image, so switch shuffling off."
-            )
-        sets.append(Answers(new[0], old[0], *new[1:], getattr(loader, "hashes", ())))
-    known = classes or getattr(new_model, "classes", ())
-    names = known or [f"class {k}" for k in range(sets[0].new.shape[1])]
-    hashes = [getattr(model, "hash", "") for model in models]
-    given = {"trained_on": trained_on, "proof": proof}
-    return gate_checks(*sets, names, limits, **given, new=hashes[0], current=hashes[1])
-
-
 def _answers(model, loader, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) and labels (N,) of one model over one loader."""
     if isinstance(model, OnnxModel):  # it normalises by itself, and needs the pixels
@@ -5097,29 +5072,19 @@ def run_in_shadow(
     sees the same pixels; both are logged, told apart by their role.
 
     The answer stands before the candidate starts, so that neither an error nor a slow
-    answer of its own can touch it. (A live service hands the second call to a worker
-    behind a bounded queue; a replay needs no hurry.) No label is needed: it shows
-    crashes, latency, and how many answers would change, not which of both is right.
-
-    Parameters
-    ----------
-    rows : int64 (n,)
-        Of `data`, whose index names the requests' images.
-    drifted : Data, optional
-        The pixels of the requests, when the traffic has drifted.
+    answer of its own can touch it. No label is needed: it shows crashes, latency, and
+    how many answers would change, not which of both is right.
 
     Returns
     -------
-    dict
-        answers: float32 (n, K), the current model's; requests; errors (requests that
-        the candidate failed); n, the images that both answered; agreement, low, high:
-        share of those with the same class, Wilson; table: p50_ms, p95_ms (log line
-        included) and mean confidence of both.
+    dict: answers, float32 (n, K), of the current model; requests; errors (requests that
+    the candidate failed); n, the images that both answered; agreement, low, high (share
+    of those with the same class, Wilson); table (p50_ms, p95_ms, confidence of both).
     """
     service = MonitoredModel(current, logger, role="service")
     shadow = MonitoredModel(candidate, logger, role="shadow")
     pixels, paths = (drifted or data).pixels, data.index["path"].to_numpy()
-    given, errors = {"service": [], "shadow": []}, 0
+    given = {"service": [], "shadow": []}
     for row in rows:
         request = pixels[row : row + 1], [paths[row]]
         given["service"].append(_timed_answer(service, *request))
@@ -5128,7 +5093,6 @@ def run_in_shadow(
         except Exception:
             # whatever it is, it stands in the log, and nowhere else
             given["shadow"].append((None, math.nan))
-            errors += 1
     answers = [answer for answer, _ in given["service"]]
     pairs = zip(answers, [answer for answer, _ in given["shadow"]], strict=True)
     same = [a.argmax() == b.argmax() for a, b in pairs if b is not None]
@@ -5136,11 +5100,10 @@ def run_in_shadow(
     return {
         "answers": np.stack(answers),
         "requests": len(rows),
-        "errors": errors,
+        "errors": len(rows) - len(same),
         "n": len(same),
         "agreement": float(np.mean(same)) if same else math.nan,
-        "low": low,
-        "high": high,
+        **{"low": low, "high": high},
         "table": {role: _seen(replies) for role, replies in given.items()},
     }
 
@@ -5184,27 +5147,14 @@ def retrain_and_gate(
     """From the decision to the verdict, without a hand: buy labels, mix, fine-tune,
     export, shadow, gate, promote.
 
-    Fine-tunings that have run before load at once, so the call can be repeated after a
-    lost runtime. A candidate that the gate does not accept changes nothing in service;
-    the refusal is logged in the audit.
-
-    Parameters
-    ----------
-    budget, share, how : see `buy_labels`, `mix`, `fine_tune`
-    path : path, optional
-        Of the candidate's checkpoint; checkpoints/model_retrained.pth when None.
-    against : path, optional
-        A stored model to compare with, in a dry run; the one in service when None.
-    dry_run : bool
-        Stop before the promotion, whatever theme 6 has decided.
-    **limits
-        Of GateLimits.
+    `dry_run` stops before the promotion, and may judge `against` another stored model.
+    A candidate that the gate does not accept changes nothing; the audit log has it.
     """
     decision = read_drift_report(course)["decision"]
     if not dry_run and (decision != "retrain" or against):
         raise CourseError(
-            f"Theme 6 decided {decision!r}, and a promotion needs 'retrain' and the"
-            " model in service to compare with: rehearse with dry_run=True."
+            f"Theme 6 decided {decision!r}; a promotion needs 'retrain', and the model"
+            " in service to compare with: rehearse with dry_run=True."
         )
     mixed = mix(data, drifted, buy_labels(drifted, budget, seed), share, seed=seed)
     name, best = f"retrain-{budget}-{share:.0%}", course.checkpoints / "best_model.pth"
@@ -5215,19 +5165,13 @@ def retrain_and_gate(
     new, current = (OnnxModel(file, course.classes, device) for file in files)
     if new.hash == current.hash:
         raise CourseError(f"{new.hash} is in service already: nothing to do.")
-    report = validate_retrained_model(
-        new,
-        current,
-        data.loader("gate", 256),
-        drifted.loader("gate", 256),
-        course.device,
-        trained_on=load_checkpoint(checkpoint)["trained_on"],
-        proof=measure_candidate(course, new, current, checkpoint, data, drifted),
-        **limits,
-    )
+    limits["trained_on"] = load_checkpoint(checkpoint)["trained_on"]
+    limits["proof"] = measure_candidate(course, new, current, checkpoint, data, drifted)
+    loaders = (images.loader("gate", 256) for images in (data, drifted))
+    report = validate_retrained_model(new, current, *loaders, course.device, **limits)
     if not dry_run:
         # refused: the audit has it, the report says why
-        with suppress(CourseError if not report else ()):
+        with suppress(() if report else CourseError):
             why = f"{how}, {share:.0%} drifted, {budget} labels"
             promote(course, stored, report, why=why)
     return report
@@ -5471,12 +5415,9 @@ def recommend(
     ----------
     table : DataFrame
         Of `performance_table`, with the columns of `serving_table`.
-    lost : Series
-        Of `lost_accuracy`.
+    lost, ahead : of `lost_accuracy`, `not_shown_worse`
     slo_ms : float
         The promise of theme 4: 95 % of the answers within this time.
-    ahead : (str, list)
-        Of `not_shown_worse`.
     seventh : dict
         Section theme7 of the record: which model the drift of theme 6 asks for.
 

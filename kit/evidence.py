@@ -301,61 +301,70 @@ def limitations(results: dict) -> list[tuple[str, str]]:
     """Facts of this run that limit what may be claimed, each with the question that it
     asks.
     """
-    meta, third, sixth, seventh = (
-        results.get(name, {}) for name in ("meta", "theme3", "theme6", "theme7")
-    )
+    meta = results.get("meta", {})
     found = []
-
-    def add(fact: str, question: str) -> None:
-        found.append((fact, question))
-
     if meta.get("source") == "sample":
-        add(
-            "All images are drawn.",
-            "Which of your conclusions would you dare to repeat on real ones?",
+        found.append(
+            (
+                "All images are drawn.",
+                "Which of your conclusions would you dare to repeat on real ones?",
+            )
         )
-    if third:
-        test = third["test"]
-        low, high, n = (test["accuracy"][name] for name in ("low", "high", "n"))
-        add(
+    for theme, tell in (
+        ("theme3", _of_the_test),
+        ("theme6", _of_the_drift),
+        ("theme7", _of_the_gate),
+    ):
+        if theme in results:
+            found += tell(results[theme])
+    fact = f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')})."
+    return [*found, (fact, "Which figures would move with another seed, and how far?")]
+
+
+def _of_the_test(section: dict) -> list[tuple[str, str]]:
+    test = section["test"]
+    low, high, n = (test["accuracy"][name] for name in ("low", "high", "n"))
+    recalls = {name: row for name, row in test.items() if name.startswith("recall ")}
+    name, worst = min(recalls.items(), key=lambda item: item[1]["low"])
+    return [
+        (
             f"{n} test images put the accuracy before retraining in [{low:.3f},"
             f" {high:.3f}] (95 %), if they are independent: several can come from one"
             " patient or one street.",
             "Which difference between two models is too small for you to see?",
-        )
-        recalls = {
-            name: row for name, row in test.items() if name.startswith("recall ")
-        }
-        name, worst = min(recalls.items(), key=lambda item: item[1]["low"])
-        add(
+        ),
+        (
             f"The {name} before retraining may be as low as {worst['low']:.3f}"
             f" (n = {worst['n']}).",
             "Who pays for these errors, and who decides that this is acceptable?",
-        )
-    if sixth:
-        seen = sum(map(bool, sixth["unseen_shift"].values()))
-        add(
-            f"{seen} of {len(sixth['unseen_shift'])} detectors tell the test images"
+        ),
+    ]
+
+
+def _of_the_drift(section: dict) -> list[tuple[str, str]]:
+    seen = sum(map(bool, section["unseen_shift"].values()))
+    error = section["estimates"][section["policy"]["estimate"]]["most optimistic"]
+    return [
+        (
+            f"{seen} of {len(section['unseen_shift'])} detectors tell the test images"
             " from the training hospital's (or region's).",
             "Where else will the images come from, and who checks that?",
-        )
-        error = sixth["estimates"][sixth["policy"]["estimate"]]["most optimistic"]
-        add(
+        ),
+        (
             f"Accuracy estimated without labels was up to {100 * error:.0f} points too"
             " good.",
             "How many images a month must somebody label for you to notice?",
+        ),
+    ]
+
+
+def _of_the_gate(section: dict) -> list[tuple[str, str]]:
+    return [
+        (
+            f"The gate lets clean accuracy fall by {100 * -row['limit']:.1f} points;"
+            f" these images excluded a fall of more than {100 * -row['low']:.1f}.",
+            "How many gate images would one point need?",
         )
-    for row in seventh["gate"]["checks"] if seventh else ():
-        if row["name"] == "clean accuracy":
-            add(
-                f"The gate lets clean accuracy fall by {100 * -row['limit']:.1f}"
-                f" points;"
-                f" these images excluded a fall of more than {100 * -row['low']:.1f}.",
-                "How many gate images would one point need?",
-            )
-    add(
-        f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')}).",
-        "Which of your figures would you expect to move with another seed, and by how"
-        " much?",
-    )
-    return found
+        for row in section["gate"]["checks"]
+        if row["name"] == "clean accuracy"
+    ]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from sklearn import metrics as sk
 from torch import nn
 
@@ -46,11 +46,11 @@ def test_metrics_agree_with_scikit_learn(classes):
         utils.confusion(predicted, labels, classes)
         == sk.confusion_matrix(labels, predicted)
     ).all()
-    assert (
-        ((table["low"] <= table["value"]) & (table["value"] <= table["high"]))
-        .drop("ece")
-        .all()
-    )
+    counts = utils.confusion(predicted, labels, classes)
+    assert utils.recall_intervals(counts)[:, 0] == pytest.approx(list(recalls))
+    table = table.drop("ece")
+    assert (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
 
 
 def test_auroc_counts_ties_as_half():
@@ -82,11 +82,28 @@ def test_calibration_error_by_hand():
     assert table["accuracy"].tolist() == [0.5, 1.0]
 
 
-def test_calibrated_predictions_have_a_small_calibration_error():
-    rng = np.random.default_rng(0)
-    p = rng.uniform(0, 1, 20_000)
-    labels = (rng.uniform(size=len(p)) < p).astype(int)
-    assert utils.expected_calibration_error(np.stack([1 - p, p], 1), labels) < 0.012
+def calibrated(n: int, seed: int):
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0, 1, n)
+    return np.stack([1 - p, p], 1), (rng.uniform(size=n) < p).astype(int)
+
+
+def test_calibration_error_has_no_interval_as_resampling_only_raises_it():
+    """A perfectly calibrated network: 0 to the eye of many images, 0.04 of 300; and no
+    percentile interval ever holds the truth.
+    """
+    assert utils.expected_calibration_error(*calibrated(20_000, 0)) < 0.012
+    found, held = [], 0
+    for seed in range(20):
+        probabilities, labels = calibrated(300, seed)
+        error = utils.expected_calibration_error
+        found.append(error(probabilities, labels))
+        low, _ = utils.bootstrap(error, labels, probabilities, labels, resamples=100)
+        held += low <= 0.005
+    assert 0.03 < np.mean(found) < 0.06 and held == 0
+    table = utils.evaluate(probabilities, labels, ["A", "B"], resamples=10)
+    assert table.loc["ece", "value"] == found[-1] and table.loc["ece", "n"] == 300
+    assert table.loc["ece", ["low", "high"]].isna().all()
 
 
 def test_bootstrap_interval_covers_as_often_as_it_says():
@@ -111,45 +128,112 @@ def test_bootstrap_is_stratified_and_seeded():
     )
 
 
+# --- two models on the same images
+
+
+def rights(n: int, lost: int, won: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of n images the first and the second model get right."""
+    place = np.arange(n)
+    return place < lost, (place >= lost) & (place < lost + won)
+
+
 def test_mcnemar_agrees_with_the_binomial_closed_form():
-    labels = np.zeros(100, int)
-    first, second = labels.copy(), labels.copy()
-    # 10 images only the second gets right, 2 only the first
-    first[:12], second[10:14] = 1, 1
-    result = utils.compare(first, second, labels)
-    assert (result["only_first"], result["only_second"]) == (2, 10)
-    assert result["difference"] == pytest.approx(0.08)
-    assert result["p_value"] == pytest.approx(2 * stats.binom.cdf(2, 12, 0.5))
-    assert utils.compare(first, first, labels)["p_value"] == 1.0
+    pair = rights(100, 2, 10)
+    assert utils.mcnemar(*pair) == pytest.approx(2 * stats.binom.cdf(2, 12, 0.5))
+    greater = utils.mcnemar(*pair, "greater")
+    assert greater == pytest.approx(stats.binom.cdf(2, 12, 0.5))
+    assert utils.mcnemar(pair[0], pair[0]) == 1
+    row = utils.paired_row(*pair)
+    assert (row["won"], row["lost"], row["n"]) == (10, 2, 100)
+    assert (row["difference"], row["low"], row["high"]) == utils.paired_difference(
+        *pair
+    )
 
 
-def test_mcnemar_false_alarm_rate():
-    alarms = 0
-    for seed in range(300):
-        rng = np.random.default_rng(seed)
-        labels = rng.integers(0, 2, 200)
-        first, second = (
-            np.where(rng.uniform(size=200) < 0.8, labels, 1 - labels) for _ in range(2)
-        )
-        alarms += utils.compare(first, second, labels, resamples=2)["p_value"] < 0.05
-    assert alarms / 300 <= 0.07
+def test_error_rates_of_the_paired_comparison():
+    """No difference is called one, and the interval misses the truth, in about 5 %."""
+    rng, runs, alarms, missed = np.random.default_rng(0), 800, 0, 0
+    for _ in range(runs):
+        kind = rng.choice(3, 200, p=[0.05, 0.02, 0.93])
+        _, low, high = utils.paired_difference(kind != 1, kind != 0)
+        missed += not low <= -0.03 <= high
+        same = rng.choice(3, 200, p=[0.04, 0.04, 0.92])
+        alarms += utils.mcnemar(same != 1, same != 0) < 0.05
+    assert alarms / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
+    assert 0.02 < missed / runs < 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
+
+
+def test_paired_difference_as_published():
+    """Airway responsiveness before and after transplantation, n = 21: Fagerland,
+    Lydersen and Laake (2014).
+    """
+    first = np.repeat([True, True, False, False], [1, 1, 7, 12])
+    second = np.repeat([True, False, True, False], [1, 1, 7, 12])
+    found = np.round(utils.paired_difference(first, second), 3)
+    assert found == pytest.approx([0.286, 0.026, 0.517])
+
+
+@pytest.mark.parametrize(
+    ("n", "lost", "won"),
+    [(50, 5, 2), (23, 0, 3), (400, 30, 41), (10, 1, 1), (12, 12, 0)],
+)
+def test_paired_difference_is_where_the_score_test_rejects(n, lost, won):
+    """Score statistic with the nuisance parameter that maximises the likelihood, found
+    numerically.
+    """
+
+    def z(delta):
+        def minus_log_likelihood(share):  # share lost; won is share + delta
+            cells = np.array([share, share + delta, 1 - 2 * share - delta])
+            counts = np.array([lost, won, n - lost - won])
+            return -(counts * np.log(np.maximum(cells, 1e-300))).sum()
+
+        share = optimize.minimize_scalar(
+            minus_log_likelihood,
+            bounds=(max(0, -delta), (1 - delta) / 2),
+            method="bounded",
+            options={"xatol": 1e-12},
+        ).x
+        return ((won - lost) / n - delta) / np.sqrt((2 * share + delta - delta**2) / n)
+
+    first, second = rights(n, lost, won)
+    value, low, high = utils.paired_difference(first, second, 0.9)
+    assert value == (won - lost) / n
+    limit = stats.norm.ppf(0.95)
+    assert low == -1 or z(low) == pytest.approx(limit, abs=2e-3)
+    assert z(high) == pytest.approx(-limit, abs=2e-3)
+    mirrored = utils.paired_difference(second, first, 0.9)
+    assert mirrored == pytest.approx((-value, -high, -low), abs=1e-9)
+
+
+def test_equal_answers_still_leave_room():
+    same, z = np.ones(45, bool), stats.norm.ppf(0.95)
+    end = z**2 / (45 + z**2)
+    assert utils.paired_difference(same, same, 0.9) == pytest.approx((0, -end, end))
+    labels = np.arange(45) % 2
+    _, low, high = utils.paired_balanced_difference(same, same, labels)
+    assert low < 0 < high
 
 
 def test_paired_difference_of_balanced_accuracy():
-    first, labels = draw(seed=1)
-    second, _ = draw(seed=1)
-    second[:40] = second[:40, ::-1]
-    result = utils.balanced_accuracy_difference(first, second, labels)
-    right = sk.balanced_accuracy_score(
-        labels, second.argmax(1)
-    ) - sk.balanced_accuracy_score(labels, first.argmax(1))
-    assert result["difference"] == pytest.approx(right)
-    assert result["low"] < right < result["high"]
-    assert utils.balanced_accuracy_difference(first, first, labels) == {
-        "difference": 0,
-        "low": 0,
-        "high": 0,
-    }
+    labels = np.random.default_rng(0).integers(0, 3, 200)
+    kind = np.random.default_rng(1).choice(4, 200, p=[0.5, 0.1, 0.3, 0.1])
+    first, second = np.isin(kind, (0, 1)), np.isin(kind, (0, 2))
+    said = [np.where(right, labels, (labels + 1) % 3) for right in (first, second)]
+    value, low, high = utils.paired_balanced_difference(first, second, labels, 0.9)
+    scores = [sk.balanced_accuracy_score(labels, answer) for answer in said]
+    assert value == pytest.approx(scores[1] - scores[0])
+    # The square-and-add interval against one by bootstrap.
+    wide = utils.bootstrap(
+        lambda a, b, y: (
+            sk.balanced_accuracy_score(y, b) - sk.balanced_accuracy_score(y, a)
+        ),
+        labels,
+        *said,
+        labels,
+        level=0.9,
+    )
+    assert (low, high) == pytest.approx(wide, abs=0.02)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
