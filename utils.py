@@ -2284,7 +2284,8 @@ def export_onnx(
         optimize=fuse,
         verbose=False,
     )
-    for node in program.model_proto.graph.node:
+    model = program.model_proto
+    for node in model.graph.node:
         del node.metadata_props[:]  # stack traces with the paths of this machine
     about = {key: state[key] for key in ABOUT if key in state} | {
         "classes": list(course.classes),
@@ -2294,7 +2295,7 @@ def export_onnx(
         "torch": torch.__version__,
         "checkpoint": hash_file(checkpoint)[:16],
     }
-    return store_onnx(course, program.model_proto, about)
+    return store_onnx(course, model, about)
 
 
 class OnnxModel:
