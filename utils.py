@@ -9,6 +9,7 @@ stays quick."""
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 import operator
