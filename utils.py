@@ -2127,11 +2127,6 @@ def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) 
     -------
     dict
         latency_p50, latency_p95, latency_p99 (ms), throughput (images/s).
-
-    Raises
-    ------
-    CourseError
-        device="cuda" where there is no GPU.
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise CourseError('There is no GPU here: pass device="cpu".')
@@ -2261,14 +2256,8 @@ def export_onnx(
     fuse : bool
         Let the exporter fold constants and batch normalisation into the convolutions.
     dtype : torch.float32 or torch.float16
-        Of the network alone: inputs and outputs keep their types. Half precision is for
-        GPUs.
-
-    Returns
-    -------
-    Path
-        Input `pixels` (N, C, S, S) uint8, any N; outputs `probabilities` (N, K) and
-        `embedding` (N, D) float32. Its metadata say what it is.
+        Of the network alone: what goes in and comes out keeps its type. Half precision
+        is for GPUs.
     """
     network, state = served_network(course, checkpoint)
     network.model.to(dtype)
@@ -2300,13 +2289,8 @@ def export_onnx(
 
 
 class OnnxModel:
-    """A network in service: a session, and what its file says about itself.
-
-    Attributes
-    ----------
-    hash, classes, dataset, size, channels, threshold, temperature : from the file
-    provider : str
-        Where it really runs.
+    """A network in service: a session, the `provider` where it really runs, and what
+    its file says about itself.
 
     Raises
     ------
@@ -2415,7 +2399,7 @@ def quantize_int8(
     Parameters
     ----------
     pixels : uint8 (N, C, S, S)
-        The calibration set: training images, never those that judge the result.
+        Training images, never those that judge the result.
     keep_float, only : sequence of str
         Nodes that stay in float32; or the only ones to quantize.
     """
@@ -2452,12 +2436,8 @@ def quantize_int8(
 def sensitivity(course: Course, path: Path, calibration, pixels, labels) -> list[dict]:
     """What quantizing one layer alone changes on validation images, most harmful first.
 
-    Returns
-    -------
-    list of dict
-        layer, node, kl (mean Kullback-Leibler divergence of the probabilities from the
-        float ones, in nats: it sees harm long before a decision flips),
-        accuracy_change, n.
+    `kl`, the mean Kullback-Leibler divergence of the probabilities from the float ones
+    (in nats), sees harm long before a decision flips.
     """
     from scipy.special import kl_div
 
@@ -2505,15 +2485,8 @@ def benchmark(
     every round all backends take their turn, each round starts with another one, and
     each turn starts with calls that are not counted.
 
-    Parameters
-    ----------
-    pixels : uint8 (N, C, S, S)
-        At least one image; repeated up to the largest batch.
-
-    Returns
-    -------
-    list of dict
-        backend, batch, round, ms (latency of each call).
+    pixels (N, C, S, S) are repeated up to the largest batch. Returns a list of dict:
+    backend, batch, round, ms (latency of each call).
     """
     pixels = np.concatenate([pixels] * math.ceil(max(batches) / len(pixels)))
     rows = []
