@@ -9,6 +9,7 @@ stays quick."""
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 import operator
@@ -35,9 +36,8 @@ from kit.bench import (  # noqa: F401
     Backend,
     benchmark_table,
     percentiles,
-    timed,
+    torch_backend,
     torch_runner,
-    warm_up,
 )
 from kit.drifts import (  # noqa: F401
     DRIFTS,
@@ -162,14 +162,15 @@ from kit.runs import Session, load_or_run, one_training, save_state
 from kit.serving import (  # noqa: F401
     LEVELS,
     PROVIDERS,
-    can_serve,
+    check_pixels,
     graph_table,
+    layers_of,
     make_session,
+    open_to_quantize,
     put_in_service,
-    read_metadata,
     rewritten,
+    session_metadata,
     store_onnx,
-    temporary_onnx,
     verify_onnx,
 )
 from kit.trackers import Curves, show_tensorboard  # noqa: F401
@@ -2113,34 +2114,108 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict
 # ======================================================================================
 
 
-class ServedNetwork(nn.Module):
-    """All that lies between pixels and answer, in one graph: normalisation, network,
-    temperature, softmax.
+# --------------------------------------------------------------------------------------
+# How long does an answer take?
+# --------------------------------------------------------------------------------------
 
-    Whoever serves it cannot normalise differently from training: there is nothing left
-    to do outside.
+
+def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
+    """Latency of a PyTorch network on random float images (N, C, H, W), copies to the
+    device and back included.
+
+    Returns
+    -------
+    dict
+        latency_p50, latency_p95, latency_p99 (ms), throughput (images/s).
+    """
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise CourseError('There is no GPU here: pass device="cpu".')
+    # a copy: the caller's network stays where and as it is
+    model, images = deepcopy(model).to(device).eval(), torch.rand(input_shape)
+
+    @torch.inference_mode()
+    def run(images):
+        return model(images.to(device)).cpu()
+
+    return _latencies(run, images, num_runs, warmup)
+
+
+def benchmark_onnx(
+    onnx_path, input_shape, num_runs=100, warmup=10, providers=None
+) -> dict:
+    """The same of an ONNX file, on random pixels of the type that it asks for; and
+    `provider`, the one that really ran.
+
+    Parameters
+    ----------
+    providers : list of str, optional
+        Names of ONNX Runtime, the first of which must start; the CPU's when None.
+    """
+    wanted = (providers or [PROVIDERS["cpu"]])[0]
+    known = {name: short for short, name in PROVIDERS.items()}
+    if wanted not in known:
+        raise CourseError(
+            f"{wanted} is no provider of this course: choose one of {', '.join(known)}."
+        )
+    session = make_session(onnx_path, known[wanted])
+    source = session.get_inputs()[0]
+    kind = np.uint8 if source.type == "tensor(uint8)" else np.float32
+    images = np.random.default_rng(0).integers(0, 256, input_shape).astype(kind)
+
+    def run(images):
+        return session.run(None, {source.name: images})
+
+    table = _latencies(run, images, num_runs, warmup)
+    return table | {"provider": session.get_providers()[0]}
+
+
+def _latencies(run, images, num_runs: int, warmup: int) -> dict:
+    for _ in range(warmup):
+        run(images)
+    ms = np.array([timed(run, images) for _ in range(num_runs)])
+    p50, p95, p99 = np.percentile(ms, [50, 95, 99]).tolist()
+    throughput = float(1000 * len(images) / ms.mean())
+    found = {"latency_p50": p50, "latency_p95": p95, "latency_p99": p99}
+    return found | {"throughput": throughput}
+
+
+def timed(run, pixels) -> float:
+    """Milliseconds of one call. What `run` returns lies in host memory: a GPU that was
+    only told what to do would look very fast.
+    """
+    began = time.perf_counter()
+    run(pixels)
+    return 1000 * (time.perf_counter() - began)
+
+
+# --------------------------------------------------------------------------------------
+# Export: all that lies between pixels and answer, in one file
+# --------------------------------------------------------------------------------------
+
+
+class ServedNetwork(nn.Module):
+    """Normalisation, network, temperature and softmax in one graph: whoever serves it
+    cannot normalise differently from training.
 
     Shapes
     ------
     pixels (N, C, S, S) uint8 -> probabilities (N, K) float32, calibrated; embedding (N,
-    D) float32."""
+    D) float32.
+    """
 
     def __init__(self, model: nn.Module, state: dict):
         super().__init__()
         self.model, self.temperature = model, state["temperature"]
-        self.register_buffer(
-            "pixel_mean",
-            torch.tensor(state["mean"], dtype=torch.float32).view(1, -1, 1, 1),
-        )
-        self.register_buffer(
-            "pixel_std",
-            torch.tensor(state["std"], dtype=torch.float32).view(1, -1, 1, 1),
-        )
+        for name in ("mean", "std"):
+            values = torch.tensor(state[name], dtype=torch.float32)
+            self.register_buffer(f"pixel_{name}", values.view(1, -1, 1, 1))
 
     def forward(self, pixels):
         images = (pixels.float() / 255 - self.pixel_mean) / self.pixel_std
-        embedding = self.model.embed(images.to(self.model.classifier.weight.dtype))
-        logits = self.model.classifier(embedding).float()
+        # the network alone may be in half precision
+        images = images.to(self.model.classifier.weight.dtype)
+        embedding = self.model.embed(images)  # (N, D)
+        logits = self.model.classifier(embedding).float()  # (N, K)
         return torch.softmax(logits / self.temperature, dim=1), embedding.float()
 
 
@@ -2151,27 +2226,23 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
     Raises
     ------
     CourseError
-        Missing, damaged or foreign checkpoint: other classes, image size or channels.
+        Missing or damaged checkpoint, or one of other classes, image size or channels.
     """
     model, state = load_model(checkpoint, course.classes)
     state = {"temperature": 1.0, "threshold": 0.5, "channels": course.channels} | state
     asked = {"size": course.image_size, "channels": course.channels}
     found = {key: state.get(key) for key in asked}
-    if (
-        not all(type(value) is int for value in found.values())
-        or found != asked
-        or not can_serve(state)
-    ):
+    if found != asked or not {"mean", "std"} <= state.keys():
         raise CourseError(
-            f"{checkpoint} was made for {str(found)[:200]}, this home holds {asked}:"
-            " run the notebook that writes it again."
+            f"{checkpoint} was made for {found}, this home holds {asked}: run the"
+            " notebook that writes it again."
         )
-    return (
-        ServedNetwork(
-            model.cpu().to(memory_format=torch.contiguous_format), state
-        ).eval(),
-        state,
-    )
+    model = model.cpu().to(memory_format=torch.contiguous_format)
+    return ServedNetwork(model, state).eval(), state
+
+
+# what the file says of the checkpoint that it comes from
+ABOUT = "architecture size channels mean std threshold temperature seed".split()
 
 
 def export_onnx(
@@ -2185,72 +2256,41 @@ def export_onnx(
     fuse : bool
         Let the exporter fold constants and batch normalisation into the convolutions.
     dtype : torch.float32 or torch.float16
-        Of the network alone: normalisation and softmax stay in float32, inputs and
-        outputs keep their types. Half precision is for GPUs; a CPU converts it back.
-
-    Returns
-    -------
-    Path
-        Input `pixels` (N, C, S, S) uint8, any N; outputs `probabilities` (N, K) and
-        `embedding` (N, D) float32. The metadata name classes, size, threshold, dataset,
-        seed, the checkpoint's hash and the versions.
+        Of the network alone: what goes in and comes out keeps its type. Half precision
+        is for GPUs.
     """
-    import onnx
-
     network, state = served_network(course, checkpoint)
     network.model.to(dtype)
-    example = torch.zeros(
-        2, course.channels, course.image_size, course.image_size, dtype=torch.uint8
-    )
+    example = torch.zeros(2, state["channels"], *2 * [state["size"]], dtype=torch.uint8)
     program = torch.onnx.export(
         network,
         (example,),
         dynamo=True,
-        optimize=fuse,
-        verbose=False,
         input_names=["pixels"],
         output_names=["probabilities", "embedding"],
         dynamic_shapes={"pixels": {0: "batch"}},
         # the newest whose every operator also runs on the GPU in older ONNX Runtimes
         opset_version=18,
+        optimize=fuse,
+        verbose=False,
     )
     model = program.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces with the paths of this machine
-    settings = {
+    about = {key: state[key] for key in ABOUT if key in state} | {
         "classes": list(course.classes),
         "dataset": course.dataset,
         "sample": course.sample,
         "precision": str(dtype).removeprefix("torch."),
-        "architecture": state["architecture"],
         "torch": torch.__version__,
-        "onnx": onnx.__version__,
         "checkpoint": hash_file(checkpoint)[:16],
     }
-    settings |= {
-        key: state[key]
-        for key in (
-            "size",
-            "channels",
-            "mean",
-            "std",
-            "threshold",
-            "temperature",
-            "seed",
-        )
-        if key in state
-    }
-    return store_onnx(course, model, settings)
+    return store_onnx(course, model, about)
 
 
 class OnnxModel:
-    """A network in service: a session, and what its file says about itself.
-
-    Attributes
-    ----------
-    hash, classes, dataset, size, channels, threshold, temperature : from the file
-    provider : str
-        Where it really runs.
+    """A network in service: a session, the `provider` where it really runs, and what
+    its file says about itself.
 
     Raises
     ------
@@ -2264,114 +2304,35 @@ class OnnxModel:
     ):
         self.path, self.hash = Path(path), verify_onnx(path)
         self.key = self.hash  # for `fingerprint`: the same file answers the same
-        try:
-            self.session = make_session(path, provider, level, threads, **options)
-            stored = self.session.get_modelmeta().custom_metadata_map
-            self.metadata = {key: json.loads(value) for key, value in stored.items()}
-            for name in (
-                "classes",
-                "dataset",
-                "size",
-                "channels",
-                "threshold",
-                "temperature",
-            ):
-                setattr(self, name, self.metadata[name])
-            self._check_interface()
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise CourseError(
-                f"{path} was not exported by this course (its metadata: {error!r}):"
-                " export the network with utils.export_onnx."
-            ) from error
+        self.session = make_session(path, provider, level, threads, **options)
+        self.provider = self.session.get_providers()[0]
+        self.metadata = told = session_metadata(self.session, path)
+        self.classes, self.dataset = told["classes"], told["dataset"]
+        self.size, self.channels = told["size"], told["channels"]
+        self.threshold, self.temperature = told["threshold"], told["temperature"]
         if classes is not None and list(classes) != self.classes:
             raise CourseError(
                 f"{path} knows the classes {self.classes}, asked for {list(classes)}:"
                 " use the HOME of that dataset, or run"
                 " notebooks/theme4_onnx_deployment.ipynb again."
             )
-        self.provider = self.session.get_providers()[0]
-
-    def _check_interface(self) -> None:
-        """Raise ValueError or TypeError unless inputs, outputs and metadata are those
-        of an export.
-        """
-        given = {
-            part.name: part.shape
-            for part in (*self.session.get_inputs(), *self.session.get_outputs())
-        }
-        if (
-            len(self.session.get_inputs()) != 1
-            or not {"pixels", "probabilities"} <= given.keys()
-        ):
-            raise ValueError(f"its inputs and outputs are {', '.join(given)}")
-        if not isinstance(self.classes, list) or not all(
-            isinstance(name, str) for name in self.classes
-        ):
-            raise TypeError("classes that are no names")
-        shape, answers = [self.channels, self.size, self.size], len(self.classes)
-        if given["pixels"][1:] != shape or given["probabilities"][1:] != [answers]:
-            raise ValueError(
-                f"it takes {given['pixels']} and gives {given['probabilities']}"
-            )
-        if not (
-            math.isfinite(self.threshold)
-            and math.isfinite(self.temperature)
-            and self.temperature > 0
-        ):
-            raise ValueError("a threshold or temperature that is no number")
-
-    def check(self, pixels: np.ndarray) -> np.ndarray:
-        """Refuse what the network was not made for, in words: another type, size or
-        number of channels, no image.
-        """
-        shape = (self.channels, self.size, self.size)
-        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
-            kind = getattr(pixels, "dtype", type(pixels).__name__)
-            lost = (
-                np.isnan(pixels).sum()
-                if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f"
-                else 0
-            )
-            kind = f"{kind} with {lost} NaN" if lost else kind
-            raise CourseError(
-                f"pixels must be uint8 (0..255), these are {kind}: pass what"
-                " utils.decode returns; the model normalises by itself."
-            )
-        if pixels.ndim != 4 or pixels.shape[1:] != shape or len(pixels) == 0:
-            raise CourseError(
-                f"pixels must be (N, {', '.join(map(str, shape))}), N >= 1; these are"
-                f" {pixels.shape}: use utils.decode(path, size, channels) and"
-                " pixels[None] for one image."
-            )
-        return np.ascontiguousarray(pixels)
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         """Calibrated probabilities float32 (N, K) of pixels uint8 (N, C, S, S)."""
-        return self.session.run(["probabilities"], {"pixels": self.check(pixels)})[0]
+        return self._run(["probabilities"], pixels)[0]
 
     def predict_all(
         self, pixels: np.ndarray, batch: int = 128
     ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (N, K) and embedding (N, D) of many images, in batches."""
-        parts = [
-            self.session.run(
-                ["probabilities", "embedding"],
-                {"pixels": self.check(pixels[i : i + batch])},
-            )
-            for i in range(0, max(len(pixels), 1), batch)
-        ]
+        starts = range(0, max(len(pixels), 1), batch)
+        names = ["probabilities", "embedding"]
+        parts = [self._run(names, pixels[start : start + batch]) for start in starts]
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
-
-def open_or_say(path: Path, provider: str = "cpu", **options) -> OnnxModel | None:
-    """The model in a session, or None after saying why it does not start there: a row
-    of a benchmark is left out, never run elsewhere.
-    """
-    try:
-        return OnnxModel(path, provider=provider, **options)
-    except CourseError as error:
-        print(f"left out: {error}")
-        return None
+    def _run(self, names: list[str], pixels: np.ndarray) -> list[np.ndarray]:
+        check_pixels(pixels, (self.channels, self.size, self.size))
+        return self.session.run(names, {"pixels": np.ascontiguousarray(pixels)})
 
 
 def agreement(
@@ -2384,51 +2345,34 @@ def agreement(
     value), changed (images whose most probable class, or side of the threshold,
     differs), n.
     """
-    rows = {}
+    table = pd.DataFrame(index=pd.Index(batches, name="batch"))
     for batch in batches:
-        parts = [
-            torch.from_numpy(np.array(pixels[i : i + batch]))
-            for i in range(0, len(pixels), batch)
-        ]
+        parts = torch.from_numpy(np.array(pixels)).split(batch)
         with torch.inference_mode():
             answers = [network(part) for part in parts]
-        ours, embedded = (
-            torch.cat(part).numpy() for part in zip(*answers, strict=True)
-        )
+        ours, embedded = map(np.concatenate, zip(*answers, strict=True))
         theirs, embedding = model.predict_all(pixels, batch)
+        apart = np.abs(embedded - embedding).max() / np.abs(embedded).max()
         sides = [positive_probability(p) >= model.threshold for p in (ours, theirs)]
         changed = (ours.argmax(1) != theirs.argmax(1)) | (sides[0] != sides[1])
-        rows[batch] = {
-            "max_abs_diff": float(np.abs(ours - theirs).max()),
-            "embedding_diff": float(
-                np.abs(embedded - embedding).max() / np.abs(embedded).max()
-            ),
-            "changed": int(changed.sum()),
-            "n": len(pixels),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
+        table.loc[batch, "max_abs_diff"] = np.abs(ours - theirs).max()
+        table.loc[batch, ["embedding_diff", "changed"]] = apart, changed.sum()
+    return table.assign(n=len(pixels)).astype({"changed": int})
 
 
 # --------------------------------------------------------------------------------------
 # Fewer bits: INT8
 # --------------------------------------------------------------------------------------
 
+LAYERS = ["Conv", "Gemm", "MatMul"]  # the operators with weights
+
 
 def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarray:
     """Rows of a calibration set: training images, as many of each class, drawn by the
-    course's seed.
-
-    Raises
-    ------
-    CourseError
-        A class has fewer than `least` training images: its range of activations would
-        be guesswork.
+    course's seed; `least` of a class, or its range of activations is guesswork.
     """
-    rng, train, chosen = (
-        np.random.default_rng(data.course.seed),
-        data.where("train"),
-        [],
-    )
+    rng, train = np.random.default_rng(data.course.seed), data.where("train")
+    chosen = []
     for number, name in enumerate(data.classes):
         own = train[data.labels[train] == number]
         if len(own) < least:
@@ -2436,9 +2380,8 @@ def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarra
                 f"The calibration set needs {least} training images of class {name},"
                 f" there are {len(own)}: add images, or ship the float32 model."
             )
-        chosen.append(
-            rng.choice(own, min(images // len(data.classes), len(own)), replace=False)
-        )
+        share = min(images // len(data.classes), len(own))
+        chosen.append(rng.choice(own, share, replace=False))
     return np.sort(np.concatenate(chosen))
 
 
@@ -2456,10 +2399,11 @@ def quantize_int8(
     Parameters
     ----------
     pixels : uint8 (N, C, S, S)
-        The calibration set: training images, never those that judge the result.
+        Training images, never those that judge the result.
     keep_float, only : sequence of str
         Nodes that stay in float32; or the only ones to quantize.
     """
+    import onnx
     from onnxruntime import quantization as q
 
     class Reader(q.CalibrationDataReader):
@@ -2482,124 +2426,50 @@ def quantize_int8(
     }
     if keep_float:  # nor do additions round what a float32 layer reads and writes
         settings["op_types_to_quantize"] = LAYERS
-    about = read_metadata(path) | {
-        "precision": f"int8 QDQ U8S{8 if vnni else 7} per channel",
-        "float_model": path.stem,
-        "kept_float": list(keep_float),
-        "calibration_images": len(pixels),
-    }
-    with temporary_onnx() as target:
-        q.quantize_static(str(path), str(target), Reader(), **settings)
-        return store_onnx(course, target, about)
+    with open_to_quantize(path) as (model, about, target):
+        q.quantize_static(model, target, Reader(), **settings)
+        about["precision"] = f"int8 QDQ U8S{8 if vnni else 7} per channel"
+        about |= {"kept_float": list(keep_float), "calibration_images": len(pixels)}
+        return store_onnx(course, onnx.load(target), about)
 
 
-LAYERS = ["Conv", "Gemm", "MatMul"]  # those with weights
-
-
-def sensitivity(
-    course: Course,
-    path: Path,
-    calibration: np.ndarray,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-) -> list[dict]:
+def sensitivity(course: Course, path: Path, calibration, pixels, labels) -> list[dict]:
     """What quantizing one layer alone changes on validation images, most harmful first.
 
-    Returns
-    -------
-    list of dict
-        layer, node, kl (mean Kullback-Leibler divergence of the probabilities from the
-        float ones, in nats: it sees harm long before a decision flips),
-        accuracy_change, n.
+    `kl`, the mean Kullback-Leibler divergence of the probabilities from the float ones
+    (in nats), sees harm long before a decision flips.
     """
-    import onnx
     from scipy.special import kl_div
 
     before, _ = OnnxModel(path).predict_all(pixels)  # (N, K)
     rows = []
-    for node in onnx.load(path).graph.node:
-        if node.op_type not in LAYERS:
-            continue
-        stored = quantize_int8(course, path, calibration, only=[node.name])
+    for node, layer in layers_of(path, LAYERS).items():
+        stored = quantize_int8(course, path, calibration, only=[node])
         after, _ = OnnxModel(stored).predict_all(pixels)
         stored.unlink()
         right = [(answers.argmax(1) == labels).mean() for answers in (before, after)]
-        weight = node.input[1]  # "model.features.0.weight"
-        row = {
-            "layer": weight.removeprefix("model.").removesuffix(".weight"),
-            "node": node.name,
-            "kl": float(kl_div(before, after).sum(axis=1).mean()),
-            "accuracy_change": float(right[1] - right[0]),
-            "n": len(labels),
-        }
+        row = {"layer": layer, "node": node, "n": len(labels)}
+        row["kl"] = float(kl_div(before, after).sum(axis=1).mean())
+        row["accuracy_change"] = float(right[1] - right[0])
         rows.append(row)
     return sorted(rows, key=lambda row: -row["kl"])
 
 
 # --------------------------------------------------------------------------------------
-# One benchmark for every way to serve
+# One fair benchmark for every way to serve
 # --------------------------------------------------------------------------------------
 
 
-def tuned_torch(
-    network: ServedNetwork,
-    device: str,
-    pixels: np.ndarray,
-    compiled: bool = False,
-    file=Path(),
-    measure=None,
-):
-    """The fastest of what PyTorch offers here: the memory layout, the precision, the
-    compiler.
-
-    Parameters
-    ----------
-    file, measure : path, callable, optional
-        With the checkpoint and `benchmark_once`, the choice of an earlier run is kept:
-        two layouts that are as fast as each other must not change places each time that
-        a notebook runs.
-
-    Returns
-    -------
-    (label, run, options, table)
-        table: median ms by candidate and batch size; the winner has the lowest mean of
-        the logarithms.
+def warm_up(run, pixels: np.ndarray, most: int = 30) -> int:
+    """Call until two groups of three calls in a row agree within 10 %, at most `most`
+    times; returns the calls.
     """
-    low = amp_dtype(torch.device(device)) or torch.float32
-    candidates = {"channels_last": {"channels_last": True}}
-    if low != torch.float32:
-        candidates[f"channels_last + {str(low).removeprefix('torch.')}"] = {
-            "channels_last": True,
-            "dtype": low,
-        }
-    if compiled:
-        candidates["torch.compile"] = {
-            "channels_last": True,
-            "dtype": low,
-            "compiled": True,
-        }
-    runs = {
-        name: torch_runner(network, device, **options)
-        for name, options in candidates.items()
-    }
-    backends = []
-    for name, run in runs.items():
-        try:
-            run(np.array(pixels[:2]))
-        except Exception as error:
-            # torch.compile needs a C++ compiler; its errors have many types
-            print(
-                f"{name}: left out, {type(error).__name__}:"
-                f" {str(error).splitlines()[0]}"
-            )
-            continue
-        backends.append(Backend(name, run, device, "", "PyTorch", file))
-    table = benchmark_table(
-        (measure or benchmark)(backends, pixels, batches=(1, 32), rounds=3, seconds=0.1)
-    )
-    table = table.pivot(index="backend", columns="batch", values="p50_ms")
-    best = np.log(table).mean(axis=1).idxmin()
-    return best, runs[best], candidates[best], table
+    ms = []
+    while len(ms) < most:
+        ms.append(timed(run, pixels))
+        if len(ms) >= 6 and abs(np.median(ms[-3:]) / np.median(ms[-6:-3]) - 1) < 0.1:
+            break
+    return len(ms)
 
 
 def benchmark(
@@ -2608,53 +2478,36 @@ def benchmark(
     batches=(1, 8, 32, 128),
     rounds=5,
     seconds=0.15,
-) -> list:
+) -> list[dict]:
     """Latencies of every backend on the same images, in interleaved rounds.
 
     Other programs and the clock of the processor disturb whoever happens to run: in
     every round all backends take their turn, each round starts with another one, and
     each turn starts with calls that are not counted.
 
-    Parameters
-    ----------
-    pixels : uint8 (N, C, S, S)
-        At least one image; repeated up to the largest batch.
-
-    Returns
-    -------
-    list of dict
-        backend, batch, round, ms (latency of each call).
+    pixels (N, C, S, S) are repeated up to the largest batch. Returns a list of dict:
+    backend, batch, round, ms (latency of each call).
     """
     pixels = np.concatenate([pixels] * math.ceil(max(batches) / len(pixels)))
     rows = []
-    for number in range(rounds):
-        turn = number % len(backends)
-        for batch in batches:
-            images = np.array(pixels[:batch])
-            for backend in backends[turn:] + backends[:turn]:
-                time.sleep(0.02)  # the threads of the one before stop spinning
-                warm_up(backend.run, images)
-                ends, times = time.perf_counter() + seconds, []
-                while time.perf_counter() < ends or len(times) < 3:
-                    times.append(round(timed(backend.run, images), 4))
-                rows.append(
-                    {
-                        "backend": backend.name,
-                        "batch": batch,
-                        "round": number,
-                        "ms": times,
-                    }
-                )
+    for number, batch in itertools.product(range(rounds), batches):
+        first, images = number % len(backends), np.array(pixels[:batch])
+        for backend in backends[first:] + backends[:first]:
+            time.sleep(0.02)  # the threads of the one before stop spinning
+            warm_up(backend.run, images)
+            ends, ms = time.perf_counter() + seconds, []
+            while time.perf_counter() < ends or len(ms) < 3:
+                ms.append(round(timed(backend.run, images), 4))
+            row = {"backend": backend.name, "batch": batch, "round": number, "ms": ms}
+            rows.append(row)
     return rows
 
 
 def benchmark_once(
     course: Course, name: str, backends, pixels, again: bool = False, **options
-) -> list:
-    """`benchmark`, loaded where this machine has measured the same backends before.
-
-    again : bool
-        Measure again and replace what is stored.
+) -> list[dict]:
+    """`benchmark`, loaded where this machine has measured the same backends before;
+    `again` measures again and replaces what is stored.
     """
     import onnxruntime
 
@@ -2664,154 +2517,52 @@ def benchmark_once(
     return load_or_run(course, name, work, depends=here, again=again)
 
 
+def onnx_backend(path: Path, name: str, provider: str = "cpu", **options) -> list:
+    """[an exported file, as one way to serve], or [] after saying why it does not start
+    there: a row is left out, never run elsewhere.
+    """
+    try:
+        model = OnnxModel(path, provider=provider, **options)
+    except CourseError as error:
+        print(f"{name} is left out: {error}")
+        return []
+    device, precision = (
+        "cpu" if provider == "cpu" else "cuda",
+        model.metadata["precision"],
+    )
+    return [Backend(name, model.predict, device, precision, model.provider, path)]
+
+
 def make_backends(
-    course: Course,
-    checkpoint: Path,
-    models: dict[str, Path],
-    pixels: np.ndarray,
-    compiled=False,
-):
-    """Every way to serve that this machine has; returns (backends, reference of each,
-    table of the tuning).
+    course: Course, checkpoint: Path, models: dict[str, Path]
+) -> tuple[list[Backend], dict[str, str]]:
+    """Every way to serve that this machine has, and the name of each one's reference:
+    PyTorch eager in float32 on the same device.
 
-    Parameters
-    ----------
     models : dict
-        "fp32" and "int8", on a GPU also "fp16" and, where it works, "tensorrt":
-        exported files.
-
-    The reference of each is PyTorch eager in float32 on the same device. INT8 runs on
-    the CPU, so with a GPU both devices have a reference. What does not start on the GPU
-    is said and left out; it never runs on the CPU instead."""
-    network, _ = served_network(course, checkpoint)
-    backends, tuning = [], []
-    where = (
-        {course.device.type: ""}
-        if course.device.type == "cpu"
-        else {"cuda": "", "cpu": " on the CPU"}
-    )
-    for device in dict.fromkeys((course.device.type, "cpu")):
-        label, run, options, table = tuned_torch(
-            network,
-            device,
-            pixels,
-            compiled and device == course.device.type,
-            checkpoint,
-            partial(benchmark_once, course, f"tuning_{device}"),
-        )
-        tuning.append(table.assign(device=device))
-        low = str(options.get("dtype", torch.float32)).removeprefix("torch.")
-        kinds = [
-            ("PyTorch eager", torch_runner(network, device), "float32"),
-            (f"PyTorch {label}", run, low),
-        ]
-        for name, call, precision in kinds:
-            backends.append(
-                Backend(
-                    name + where[device], call, device, precision, "PyTorch", checkpoint
-                )
-            )
-    jobs = [
-        (name, path, "cpu" if name == "int8" else course.device.type)
-        for name, path in models.items()
+        Exported files: "fp32", "int8"; on a GPU also "fp16", "tensorrt" where it works.
+    """
+    device, (network, _) = course.device.type, served_network(course, checkpoint)
+    eager = partial(torch_backend, network, checkpoint)
+    # be fair to the loser: the best that PyTorch offers without a compiler
+    low = amp_dtype(course.device) or torch.float32
+    tuned = f"PyTorch channels_last, {str(low).removeprefix('torch.')}"
+    found = [
+        eager("PyTorch eager", device),
+        eager(tuned, device, channels_last=True, dtype=low),
+        *onnx_backend(models["fp32"], "ONNX Runtime fp32", device),
     ]
-    jobs += [("fp32", models["fp32"], "cpu")] if course.device.type != "cpu" else []
-    for name, path, device in jobs:
-        provider = "tensorrt" if name == "tensorrt" else device
-        options = tensorrt.options(course) if name == "tensorrt" else {}
-        if model := open_or_say(path, provider, **options):
-            precision = "float16" if name == "tensorrt" else model.metadata["precision"]
-            backends.append(
-                Backend(
-                    f"ONNX Runtime {name}{where[device]}",
-                    model.predict,
-                    device,
-                    precision,
-                    model.provider,
-                    path,
-                )
-            )
-    return (
-        backends,
-        {b.name: "PyTorch eager" + where[b.device] for b in backends},
-        pd.concat(tuning),
-    )
-
-
-def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
-    """Latency of a PyTorch network on random float images, copies to the device and
-    back included.
-
-    Parameters
-    ----------
-    input_shape : tuple
-        (N, C, H, W).
-
-    Returns
-    -------
-    dict with latency_p50, latency_p95, latency_p99 (ms) and throughput (images/s).
-
-    Raises
-    ------
-    CourseError
-        device="cuda" where there is no GPU.
-    """
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise CourseError('There is no GPU here: pass device="cpu".')
-    # a copy: the caller's network stays where and as it is
-    model, images = deepcopy(model).to(device).eval(), torch.rand(input_shape)
-
-    @torch.inference_mode()
-    def run(images):
-        return model(images.to(device)).cpu()
-
-    return _latencies(run, images, num_runs, warmup)
-
-
-def benchmark_onnx(
-    onnx_path, input_shape, num_runs=100, warmup=10, providers=None
-) -> dict:
-    """The same of an ONNX file, on random pixels of the type that it asks for, with the
-    provider that really ran.
-
-    Parameters
-    ----------
-    providers : list of str, optional
-        Names of ONNX Runtime, the first of which must start; the CPU's when None.
-
-    Raises
-    ------
-    CourseError
-        The first provider did not start.
-    """
-    wanted = (providers or [PROVIDERS["cpu"]])[0]
-    known = {name: short for short, name in PROVIDERS.items()}
-    if wanted not in known:
-        raise CourseError(
-            f"{wanted} is no provider of this course: choose one of {', '.join(known)}."
-        )
-    session = make_session(onnx_path, known[wanted])
-    source = session.get_inputs()[0]
-    kind = np.uint8 if source.type == "tensor(uint8)" else np.float32
-    images = np.random.default_rng(0).integers(0, 256, input_shape).astype(kind)
-    table = _latencies(
-        lambda images: session.run(None, {source.name: images}),
-        images,
-        num_runs,
-        warmup,
-    )
-    return table | {"provider": session.get_providers()[0]}
-
-
-def _latencies(run, images, num_runs: int, warmup: int) -> dict:
-    for _ in range(warmup):
-        run(images)
-    ms = np.array([timed(run, images) for _ in range(num_runs)])
-    found = {
-        f"latency_{name.removesuffix('_ms')}": value
-        for name, value in percentiles(ms).items()
-    }
-    return found | {"throughput": float(1000 * len(images) / ms.mean())}
+    reference = "PyTorch eager"
+    if device == "cuda":
+        found += onnx_backend(models["fp16"], "ONNX Runtime fp16", device)
+        if "tensorrt" in models:
+            options = tensorrt.options(course)
+            found += onnx_backend(models["tensorrt"], "TensorRT", "tensorrt", **options)
+        reference = "PyTorch eager on the CPU"
+        found.append(eager(reference, "cpu"))
+    found += onnx_backend(models["int8"], "ONNX Runtime int8")
+    names = {"cpu": reference, device: "PyTorch eager"}
+    return found, {backend.name: names[backend.device] for backend in found}
 
 
 def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
@@ -2820,13 +2571,11 @@ def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
 
     Source: Pareto (1906).
     """
-    values = np.column_stack(
-        [table[name] for name in low] + [-table[name] for name in high]
-    )
-    return [
-        not ((values <= row).all(axis=1) & (values < row).any(axis=1)).any()
-        for row in values
-    ]
+    columns = [table[name] for name in low] + [-table[name] for name in high]
+    values = np.column_stack(columns)
+    no_worse = [(values <= row).all(axis=1) for row in values]
+    better = [(values < row).any(axis=1) for row in values]
+    return (~(np.array(no_worse) & better).any(axis=1)).tolist()
 
 
 def cost_per_million(images_s: float, price_per_hour: float) -> float:
@@ -2834,11 +2583,6 @@ def cost_per_million(images_s: float, price_per_hour: float) -> float:
     that never waits.
     """
     return 1e6 * price_per_hour / (3600 * images_s)
-
-
-# --------------------------------------------------------------------------------------
-# Figures of theme 4
-# --------------------------------------------------------------------------------------
 
 
 # ======================================================================================
@@ -5224,20 +4968,19 @@ def summary_backends(course: Course, results: dict) -> list[Backend]:
     for name, file in (("baseline", "baseline.pth"), ("optimised", "best_model.pth")):
         path = course.checkpoints / file
         if path.exists():
-            run = torch_runner(served_network(course, path)[0], device)
-            backends.append(Backend(name, run, device, "float32", "PyTorch", path))
-    fourth, seventh = results.get("theme4", {}), results.get("theme7", {})
-    exported = fourth.get("models", {})
+            network, _ = served_network(course, path)
+            backends.append(torch_backend(network, path, name, device))
+    exported = results.get("theme4", {}).get("models", {})
+    deployed = results.get("theme7", {}).get("models", {})
     served = (
-        ("ONNX float32", "fp32", exported.get("fp32"), device),
-        ("ONNX INT8", "int8", exported.get("int8"), "cpu"),
-        ("retrained", "fp32", seventh.get("models", {}).get("after"), device),
+        ("ONNX float32", exported.get("fp32"), device),
+        ("ONNX INT8", exported.get("int8"), "cpu"),
+        ("retrained", deployed.get("after"), device),
     )
-    for name, kind, digest, where in served:
+    for name, digest, where in served:
         path = course.exports / "models" / f"{digest}.onnx"
-        if path.exists() and (model := open_or_say(path, where)):
-            run = model.predict
-            backends.append(Backend(name, run, where, kind, model.provider, path))
+        if path.exists():
+            backends += onnx_backend(path, name, where)
     return backends
 
 

@@ -104,7 +104,7 @@ def main() -> None:
     models["int8"] = utils.quantize_int8(course, models["fp32"], calibration)
     if course.device.type == "cuda":
         models["fp16"] = utils.export_onnx(course, checkpoint, dtype=torch.float16)
-    backends, reference, _ = utils.make_backends(course, checkpoint, models, images)
+    backends, reference = utils.make_backends(course, checkpoint, models)
     rows = utils.benchmark(
         backends, images, rounds=options.rounds, seconds=options.seconds
     )

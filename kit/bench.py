@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,19 +31,15 @@ class Backend:
 def torch_runner(
     network,
     device: str = "cpu",
-    channels_last=False,
+    channels_last: bool = False,
     dtype=torch.float32,
-    compiled=False,
 ):
     """A function from pixels to probabilities, both in host memory, that PyTorch
     computes.
     """
-    from copy import deepcopy
-
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = deepcopy(network).to(device)
     network.model.to(dtype=dtype, memory_format=layout)
-    call = torch.compile(network, dynamic=True) if compiled else network
 
     def run(pixels: np.ndarray) -> np.ndarray:
         # On a GPU, ONNX Runtime may search for the quickest kernel, so PyTorch may as
@@ -54,30 +50,16 @@ def torch_runner(
             else nullcontext()
         )
         with torch.inference_mode(), search:
-            return call(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
+            return network(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
 
     return run
 
 
-def warm_up(run, pixels: np.ndarray, most: int = 30) -> int:
-    """Call until two groups of three calls in a row agree within 10 %, at most `most`
-    times; returns the calls.
-    """
-    times = []
-    while len(times) < most:
-        times.append(timed(run, pixels))
-        if (
-            len(times) >= 6
-            and abs(np.median(times[-3:]) / np.median(times[-6:-3]) - 1) < 0.1
-        ):
-            break
-    return len(times)
-
-
-def timed(run, pixels) -> float:
-    began = time.perf_counter()
-    run(pixels)
-    return 1000 * (time.perf_counter() - began)
+def torch_backend(network, checkpoint: Path, name: str, device="cpu", **options):
+    """A network in PyTorch as one way to serve; options are those of `torch_runner`."""
+    run = torch_runner(network, device, **options)
+    precision = str(options.get("dtype", torch.float32)).removeprefix("torch.")
+    return Backend(name, run, device, precision, "PyTorch", checkpoint)
 
 
 def benchmark_table(

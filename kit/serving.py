@@ -1,121 +1,20 @@
-"""ONNX Runtime sessions, the store of models, and what a graph looks like."""
+"""ONNX files and ONNX Runtime sessions: the store of models, and what a graph holds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import math
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
-from kit.files import CourseError, atomic, clear_disk_errors, hash_file
+from kit.files import CourseError, atomic, hash_file
 from kit.home import Course
-
-
-def can_serve(state: dict) -> bool:
-    """Whether a checkpoint says how to normalise, calibrate and decide, in numbers that
-    make sense.
-    """
-
-    def real(value, low=-math.inf):
-        return type(value) in (int, float) and abs(value) < 1e300 and value > low
-
-    lists = [state.get("mean"), state.get("std")]
-    whole = all(
-        isinstance(values, (list, tuple)) and len(values) == state["channels"]
-        for values in lists
-    )
-    return (
-        whole
-        and all(map(real, lists[0]))
-        and all(real(value, 0) for value in lists[1])
-        and real(state["temperature"], 0)
-        and real(state["threshold"])
-    )
-
-
-def store_onnx(course: Course, model, about: dict) -> Path:
-    """Check an ONNX model (or the file of one), write `about` into its metadata, store
-    it under the hash of its bytes.
-    """
-    import onnx
-
-    model = onnx.load(model) if isinstance(model, Path) else model
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(
-        model, {key: json.dumps(value) for key, value in about.items()}
-    )
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString(deterministic=True)
-    name = f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
-    path = course.exports / "models" / name
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
-    return path
-
-
-def read_metadata(path: Path) -> dict:
-    """What an exported file says about itself."""
-    import onnx
-
-    props = onnx.load(path, load_external_data=False).metadata_props
-    return {item.key: json.loads(item.value) for item in props}
-
-
-@contextmanager
-def temporary_onnx():
-    """A path for a file that lives for a moment; ONNX Runtime's advice to preprocess
-    is not shown, as the export has done it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        logging.disable(logging.WARNING)
-        try:
-            target = Path(folder) / "model.onnx"
-            with clear_disk_errors(target):
-                yield target
-        finally:
-            logging.disable(logging.NOTSET)
-
-
-def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:
-    """Copy a stored model to exports/<name>, in one step: a reader finds the old one or
-    the new one, never half.
-    """
-    path = course.exports / name
-    with atomic(path) as temporary:
-        shutil.copy(stored, temporary)
-    return path
-
-
-def verify_onnx(path: Path) -> str:
-    """Hash of an exported file, which must be the name of one of the files in
-    exports/models/.
-
-    Raises
-    ------
-    CourseError
-        Missing file, or bytes that changed since the export.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CourseError(
-            f"{path} is missing: run notebooks/theme4_onnx_deployment.ipynb first."
-        )
-    digest = hash_file(path)[:16]
-    if path.stem != digest and not (path.parent / "models" / f"{digest}.onnx").exists():
-        raise CourseError(
-            f"{path} (hash {digest}) is none of the files exported to"
-            f" {path.parent / 'models'}: its bytes have changed. Run"
-            " notebooks/theme4_onnx_deployment.ipynb again."
-        )
-    return digest
-
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -129,6 +28,53 @@ LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+WAY_ON = (
+    " On a machine with an NVIDIA GPU the first cell of the notebook installs"
+    ' onnxruntime-gpu; or serve on the CPU: provider="cpu".'
+)
+
+
+def store_onnx(course: Course, model, about: dict) -> Path:
+    """Check an ONNX model, write `about` into its metadata, store it under the hash of
+    its bytes.
+    """
+    import onnx
+
+    del model.metadata_props[:]
+    texts = {key: json.dumps(value) for key, value in about.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString(deterministic=True)
+    name = f"{hashlib.sha256(content).hexdigest()[:16]}.onnx"
+    path = course.exports / "models" / name
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:
+    """Copy a stored model to exports/<name>, in one step: a reader finds the old one or
+    the new one, never half.
+    """
+    path = course.exports / name
+    with atomic(path) as temporary:
+        shutil.copy(stored, temporary)
+    return path
+
+
+def verify_onnx(path: Path) -> str:
+    """Hash of an exported file, which must be that of a file in exports/models/."""
+    path = Path(path)
+    advice = "notebooks/theme4_onnx_deployment.ipynb"
+    if not path.exists():
+        raise CourseError(f"{path} is missing: run {advice} first.")
+    digest = hash_file(path)[:16]
+    if path.stem != digest and not (path.parent / "models" / f"{digest}.onnx").exists():
+        raise CourseError(
+            f"{path} (hash {digest}) is none of the files exported to"
+            f" {path.parent / 'models'}: its bytes have changed. Run {advice} again."
+        )
+    return digest
 
 
 def make_session(
@@ -138,39 +84,22 @@ def make_session(
     threads: int | None = None,
     **options,
 ):
-    """An ONNX Runtime session that runs where it was asked to run.
+    """An ONNX Runtime session that runs where it was asked to run, or a CourseError
+    with what ONNX Runtime said.
 
-    Parameters
-    ----------
-    provider : {"cpu", "cuda", "tensorrt"}
-    level : {"none", "basic", "extended", "all"}
-        How far ONNX Runtime may rewrite the graph.
-    threads : int, optional
-        Of one operator; the course's number when None.
-    **options
-        Of the provider, e.g. use_tf32=0.
-
-    Raises
-    ------
-    CourseError
-        No session, or not on that provider: what ONNX Runtime said, and the way on.
+    provider: a key of PROVIDERS, its options (use_tf32=0) in **options; level: a key of
+    LEVELS; threads: of one operator, the course's number when None.
     """
     import onnxruntime as ort
 
-    wanted = PROVIDERS[provider]
-    settings = _settings(level)
+    wanted, settings = PROVIDERS[provider], _settings(level)
     settings.intra_op_num_threads = threads or torch.get_num_threads()
     chosen = [(wanted, {key: str(value) for key, value in options.items()})]
-    way_on = ""
     if provider != "cpu":
-        way_on = (
-            " On a machine with an NVIDIA GPU the first cell of the notebook installs"
-            ' onnxruntime-gpu; or serve on the CPU: provider="cpu".'
-        )
         if wanted not in ort.get_available_providers():
             raise CourseError(
                 f"{wanted} cannot start: onnxruntime {ort.__version__} as installed"
-                f" here was built without it.{way_on}"
+                f" here was built without it.{WAY_ON}"
             )
         ort.preload_dlls()  # the CUDA libraries that came with torch
         # not even a single operator may go to the CPU unseen
@@ -186,13 +115,14 @@ def make_session(
     except Exception as error:  # ONNX Runtime raises a dozen types of its own
         told = " ".join(str(error).split())[:400]
         raise CourseError(
-            f"{path} gives no session on {wanted} ({told}).{way_on}"
+            f"{path} gives no session on {wanted} ({told})."
+            + (WAY_ON if provider != "cpu" else "")
         ) from error
     # what get_available_providers() promised is only what was compiled in
     if session.get_providers()[0] != wanted:
         raise CourseError(
             f"{wanted} did not start and ONNX Runtime fell back to"
-            f" {session.get_providers()[0]}; its message is printed above.{way_on}"
+            f" {session.get_providers()[0]}; its message is printed above.{WAY_ON}"
         )
     return session
 
@@ -201,11 +131,66 @@ def _settings(level: str):
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
-    settings.graph_optimization_level = getattr(
-        ort.GraphOptimizationLevel, LEVELS[level]
-    )
     settings.log_severity_level = 3  # errors
+    level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    settings.graph_optimization_level = level
     return settings
+
+
+def session_metadata(session, path: Path) -> dict:
+    """What an exported file says about itself, which must fit what it takes and gives;
+    a CourseError where it is no file of `utils.export_onnx`.
+    """
+    stored = session.get_modelmeta().custom_metadata_map
+    ports = [*session.get_inputs(), *session.get_outputs()]
+    shapes = {port.name: port.shape[1:] for port in ports}
+    try:
+        told = {key: json.loads(value) for key, value in stored.items()}
+        image = [told["channels"], told["size"], told["size"]]
+        expected = {"pixels": image, "probabilities": [len(told["classes"])]}
+        lost = {"dataset", "threshold", "temperature"} - told.keys()
+        if lost or not expected.items() <= shapes.items():
+            raise ValueError(f"no {lost or expected}; it takes and gives {shapes}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CourseError(
+            f"{path} was not exported by this course (its metadata: {error!r}): export"
+            " the network with utils.export_onnx."
+        ) from error
+    return told
+
+
+def check_pixels(pixels: np.ndarray, image: tuple[int, int, int]) -> None:
+    """Refuse what the network was not made for, in words."""
+    shape = getattr(pixels, "shape", ())
+    kind = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {shape}"
+    if not kind.startswith("uint8") or shape[1:] != image or shape[0] == 0:
+        raise CourseError(
+            f"pixels must be uint8 (N, {', '.join(map(str, image))}), N >= 1; these are"
+            f" {kind}: pass what utils.decode(path, size, channels) returns, one image"
+            " as pixels[None]; the model normalises by itself."
+        )
+
+
+@contextmanager
+def open_to_quantize(path: Path):
+    """(model, what it says about itself, a place for the quantized one)."""
+    import onnx
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    model = onnx.load(path)
+    about = {item.key: json.loads(item.value) for item in model.metadata_props}
+    add_pre_process_metadata(model)  # else it is asked for; the export has done it
+    with tempfile.TemporaryDirectory() as folder:
+        yield model, about | {"float_model": path.stem}, f"{folder}/quantized.onnx"
+
+
+def layers_of(path: Path, kinds: list[str]) -> dict[str, str]:
+    """The nodes of these kinds: name -> name of the layer in PyTorch."""
+    import onnx
+
+    nodes = [node for node in onnx.load(path).graph.node if node.op_type in kinds]
+    weights = {node.name: node.input[1].removesuffix(".weight") for node in nodes}
+    return {name: layer.removeprefix("model.") for name, layer in weights.items()}
 
 
 def rewritten(path: Path, level: str) -> Path:
@@ -215,32 +200,23 @@ def rewritten(path: Path, level: str) -> Path:
     import onnxruntime as ort
 
     settings = _settings(level)
-    target = Path(tempfile.mkdtemp()) / f"{level}.onnx"
-    settings.optimized_model_filepath = str(target)
+    settings.optimized_model_filepath = f"{tempfile.mkdtemp()}/{level}.onnx"
     ort.InferenceSession(str(path), settings, providers=[PROVIDERS["cpu"]])
-    return target
+    return Path(settings.optimized_model_filepath)
 
 
 def graph_table(paths: dict[str, Path]) -> pd.DataFrame:
-    """How often each operator stands in each graph, one column a file; the last rows:
-    all nodes, KiB on disk.
+    """How often each operator stands in each graph, one column a file; last row: all
+    nodes.
     """
     import onnx
 
-    columns = {}
+    table = {}
     for name, path in paths.items():
         nodes = onnx.load(path).graph.node
-        kinds = [
-            node.op_type + (f" ({node.domain})" if node.domain else "")
-            for node in nodes
-        ]
-        sizes = {"all nodes": len(nodes), "KiB on disk": path.stat().st_size // 1024}
-        columns[name] = pd.Series(kinds).value_counts().to_dict() | sizes
-    table = pd.DataFrame(columns).fillna(0).astype(int)
-    last = ["all nodes", "KiB on disk"]
-    return pd.concat(
-        [
-            table.drop(index=last).sort_values(list(columns), ascending=False),
-            table.loc[last],
-        ]
-    )
+        kinds = [f"{n.op_type} ({n.domain})" if n.domain else n.op_type for n in nodes]
+        table[name] = pd.Series(kinds).value_counts()
+    table = pd.DataFrame(table).fillna(0).astype(int)
+    table = table.sort_values(list(paths), ascending=False)
+    table.loc["all nodes"] = table.sum()
+    return table
