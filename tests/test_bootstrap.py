@@ -11,10 +11,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-import colab
 import nbformat
 import packaging
 import pytest
+from support import colab
 
 KIT = Path(__file__).resolve().parent.parent
 PATHS = sorted((KIT / "notebooks").glob("*.ipynb"))

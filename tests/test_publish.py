@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import colab
 import nbformat
 import pytest
+from support import colab
 
 import utils
 from tools.colab import publish

@@ -14,7 +14,7 @@ from pathlib import Path
 import packaging
 import pytest
 
-KIT = Path(__file__).resolve().parent.parent
+KIT = Path(__file__).resolve().parents[2]
 CELL = (KIT / "tools" / "colab" / "bootstrap.py").read_text()
 
 # What Colab brings, as far as the course touches it: pip-freeze.gpu.txt of
