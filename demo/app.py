@@ -11,6 +11,7 @@ import utils
 from demo import logs, pages, pictures
 from demo.replay import SEVERITIES, Replay, plot_curve
 from demo.service import Service, answer
+from kit import figures
 
 CSS = Path(__file__).with_name("look.css")
 EXAMPLES = 12
@@ -34,8 +35,8 @@ STEADY = ALONE | {"show_progress": "hidden", "trigger_mode": "always_last"}
 
 
 def told(work):
-    """A handler whose CourseError becomes a sentence on the page, and one line in the
-    server's window.
+    """A handler whose CourseError becomes a sentence in the first of its five parts,
+    the others left empty, and one line in the server's window.
     """
 
     def handler(*values):
@@ -43,7 +44,7 @@ def told(work):
             return work(*values)
         except utils.CourseError as error:
             print(f"refused: {error}", flush=True)
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            return f"**{error}**", None, None, None, None
 
     return handler
 
@@ -107,8 +108,8 @@ def answered(service: Service, content: bytes, label: str | None = None) -> tupl
         zip(model.classes, map(float, found.probabilities), strict=True)
     )
     return (
-        probabilities,
         pages.verdict(service, found, label),
+        probabilities,
         pages.heat(service, found),
         pages.comparison(service, found),
         pages.comparison_table(found),
@@ -120,8 +121,8 @@ def answer_parts() -> list:
     nothing of an upload is stored to be shown.
     """
     return [
-        gr.Label(label="Calibrated probabilities", elem_id="probabilities"),
         gr.Markdown("Choose a picture: the answer comes here.", elem_id="answer"),
+        gr.Label(label="Calibrated probabilities", elem_id="probabilities"),
         gr.Plot(show_label=False, elem_id="heat"),
         gr.Markdown(elem_id="unlike"),
         gr.Dataframe(show_label=False, wrap=True, interactive=False),
@@ -156,14 +157,9 @@ def picture_tab(service: Service) -> None:
         label = service.model.classes[service.data.labels[row]]
         return told(answered)(service, content_of(service, row), label)
 
-    asked = upload.upload(
-        told(lambda paths: answered(service, read_upload(paths))),
-        upload,
-        parts,
-        **ALONE,
-    )
-    # ready for the next one, whatever came of this one
-    asked.then(lambda: None, None, upload, api_visibility="private")
+    read = told(lambda paths: answered(service, read_upload(paths)))
+    # the field is ready for the next picture, whatever comes of this one
+    upload.upload(lambda paths: (None, *read(paths)), upload, [upload, *parts], **ALONE)
     gallery.select(pick, None, parts, **ALONE)
 
 
@@ -261,8 +257,8 @@ def logged(service: Service, chosen: str | None) -> tuple:
     return (
         [(label, name) for name, label in labels.items()],
         chosen,
-        journal.told,
-        pages.closed(utils.plot_dashboard(windows, alerts, title=title)),
+        "",
+        pages.closed(figures.plot_dashboard(windows, alerts, title=title)),
         pages.alerts_table(alerts),
         pages.log_tail(lines, service.model.classes),
     )

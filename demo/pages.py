@@ -10,6 +10,7 @@ import utils
 from demo import unlike
 from demo.replay import Look, adjusted_p
 from demo.service import Answer, Service
+from kit import figures
 
 TITLES = {
     "pneumonia": "Chest X-rays: pneumonia or not",
@@ -88,7 +89,7 @@ def heat(service: Service, answer: Answer):
     # NaN is drawn as nothing: the bare picture
     maps = np.stack([np.full_like(answer.heat, np.nan), answer.heat])
     titles = ["what the network gets", f"Grad-CAM, {best}"]
-    return closed(utils.plot_heat(np.stack([answer.pixels] * 2), maps, titles, "", 2))
+    return closed(figures.plot_heat(np.stack([answer.pixels] * 2), maps, titles, "", 2))
 
 
 def comparison(service: Service, answer: Answer) -> str:
