@@ -1,5 +1,6 @@
-"""The page: three tabs in Gradio, each a few inputs and the HTML that answers them."""
+"""The page: three tabs in Gradio."""
 
+import io
 import threading
 from pathlib import Path
 
@@ -14,18 +15,6 @@ from kit import figures
 
 CSS = Path(__file__).with_name("look.css")
 EXAMPLES = 12
-# Every picture is a button; a click tells its number. Template and listener run in the
-# visitor's browser.
-TEMPLATE = (
-    '<div class="examples">{{#each value}}<button type="button"'
-    ' data-number="{{this.number}}" aria-label="{{this.alt}}"><img src="{{this.src}}"'
-    ' alt=""></button>{{/each}}</div>'
-)
-LISTENER = (
-    "element.addEventListener('click', event => { const chosen ="
-    " event.target.closest('button'); if (chosen) trigger('select', {number:"
-    " Number(chosen.dataset.number)}); });"
-)
 # One piece of work at a time: two cores, and Matplotlib's figures belong to the whole
 # process.
 ALONE = {
@@ -34,11 +23,20 @@ ALONE = {
     "api_visibility": "private",
     "show_progress": "minimal",
 }
+# pictures to look at or to choose, not to open or to take along
+LOOK = {
+    "show_label": False,
+    "allow_preview": False,
+    "interactive": False,
+    "buttons": [],
+}
+# the old picture stays until the new one is there: no flicker
+STEADY = ALONE | {"show_progress": "hidden", "trigger_mode": "always_last"}
 
 
 def told(work):
-    """A handler whose CourseError becomes a sentence on the page, and one line in the
-    server's window.
+    """A handler whose CourseError becomes a sentence in the first of its five parts,
+    the others left empty, and one line in the server's window.
     """
 
     def handler(*values):
@@ -46,7 +44,7 @@ def told(work):
             return work(*values)
         except utils.CourseError as error:
             print(f"refused: {error}", flush=True)
-            return pages.message(str(error))
+            return f"**{error}**", None, None, None, None
 
     return handler
 
@@ -78,12 +76,12 @@ def read_upload(paths: list[str] | None) -> bytes:
 
 def chosen_rows(service: Service) -> np.ndarray:
     """Pictures of pool production to try, classes in turn, the same ones every time."""
+    if service.data is None:
+        return np.array([], dtype=int)
     data, rng = service.data, np.random.default_rng(service.course.seed)
     rows = rng.permutation(data.where("production"))
-    by_class = [
-        rows[data.labels[rows] == k][: EXAMPLES // len(data.classes)]
-        for k in range(len(data.classes))
-    ]
+    each = EXAMPLES // len(data.classes)
+    by_class = [rows[data.labels[rows] == k][:each] for k in range(len(data.classes))]
     return rng.permutation(np.concatenate(by_class))
 
 
@@ -94,19 +92,46 @@ def content_of(service: Service, row: int) -> bytes:
     path = service.course.root / service.data.index["path"].iloc[row]
     if path.exists():
         return path.read_bytes()
-    return pages.png(np.array(service.data.pixels[row]))
+    buffer = io.BytesIO()
+    pages.image_of(np.array(service.data.pixels[row])).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def answer_page(service: Service, content: bytes, label: str | None = None) -> str:
+def answered(service: Service, content: bytes, label: str | None = None) -> tuple:
+    """Values for the parts of the answer, in the order of `answer_parts`."""
     model = service.model
     pixels, decode_ms, notes = pictures.read_picture(
         content, model.size, model.channels
     )
-    return pages.answer_page(service, answer(service, pixels, decode_ms, notes), label)
+    found = answer(service, pixels, decode_ms, notes)
+    probabilities = dict(
+        zip(model.classes, map(float, found.probabilities), strict=True)
+    )
+    return (
+        pages.verdict(service, found, label),
+        probabilities,
+        pages.heat(service, found),
+        pages.comparison(service, found),
+        pages.comparison_table(found),
+    )
+
+
+def answer_parts() -> list:
+    """Where the answer to one picture is shown. A figure travels inside the page:
+    nothing of an upload is stored to be shown.
+    """
+    return [
+        gr.Markdown("Choose a picture: the answer comes here.", elem_id="answer"),
+        gr.Label(label="Calibrated probabilities", elem_id="probabilities"),
+        gr.Plot(show_label=False, elem_id="heat"),
+        gr.Markdown(elem_id="unlike"),
+        gr.Dataframe(show_label=False, wrap=True, interactive=False),
+    ]
 
 
 def picture_tab(service: Service) -> None:
     """One picture: upload or example, and everything about it."""
+    rows = chosen_rows(service)
     with gr.Row():
         with gr.Column(min_width=280, scale=2):
             upload = gr.File(
@@ -115,47 +140,36 @@ def picture_tab(service: Service) -> None:
                 height=150,
                 elem_id="upload",
             )
-            gr.Markdown(
-                "or a picture of pool *production*, which no training has seen:"
-            )
-            rows = chosen_rows(service) if service.data else []
-            shown = pages.examples(service.data.pixels[rows]) if service.data else []
-            gallery = gr.HTML(
-                shown, html_template=TEMPLATE, js_on_load=LISTENER, elem_id="examples"
+            gr.Markdown("or one of pool *production*, which no training has seen:")
+            gallery = gr.Gallery(
+                [pages.image_of(service.data.pixels[row]) for row in rows],
+                elem_id="examples",
+                columns=3,
+                **LOOK,
             )
             if "images" in service.missing:
-                gr.HTML(
-                    pages.message(f"No examples: {service.missing['images']}", "note")
-                )
+                gr.Markdown(f"*No examples: {service.missing['images']}*")
         with gr.Column(min_width=320, scale=3):
-            result = gr.HTML(
-                '<p class="quiet">Choose a picture: the answer comes here.</p>',
-                elem_id="answer",
-            )
+            parts = answer_parts()
 
-    def pick(event: gr.EventData):
-        row = rows[event.number]
-        return told(answer_page)(
-            service,
-            content_of(service, row),
-            service.model.classes[service.data.labels[row]],
-        )
+    def pick(event: gr.SelectData):
+        row = rows[event.index]
+        label = service.model.classes[service.data.labels[row]]
+        return told(answered)(service, content_of(service, row), label)
 
-    upload.upload(
-        lambda paths: (None, told(lambda: answer_page(service, read_upload(paths)))()),
-        upload,
-        [upload, result],
-        **ALONE,
-    )
-    gallery.select(pick, None, result, **ALONE)
+    read = told(lambda paths: answered(service, read_upload(paths)))
+    # the field is ready for the next picture, whatever comes of this one
+    upload.upload(lambda paths: (None, *read(paths)), upload, [upload, *parts], **ALONE)
+    gallery.select(pick, None, parts, **ALONE)
 
 
 def drift_tab(service: Service) -> None:
     """The same pictures under a growing drift."""
     try:
         replay = Replay(service)
+        begin = drifted(replay, replay.kinds[0], 0)
     except utils.CourseError as error:
-        gr.HTML(pages.message(f"No drift to show: {error}", "note"))
+        gr.Markdown(f"*No drift to show: {error}*")
         return
     with gr.Row():
         kind = gr.Dropdown(
@@ -169,97 +183,99 @@ def drift_tab(service: Service) -> None:
             label="Severity",
             elem_id="severity",
         )
-    chart, window = gr.HTML(elem_id="chart"), gr.HTML(elem_id="window")
-
-    def show(name, level):
-        drift, look = utils.DRIFTS[name], replay.look(name, int(level))
-        title = (
-            f"{name.replace('_', ' ')}, windows of {len(look.labels)} production"
-            " pictures"
-        )
-        figure = plot_curve(replay.curve(name), int(level), replay.policy, title)
-        size = f" Here: {drift.label(int(level))}." if level else ""
-        return (
-            f"<p>{drift.says}{size}</p>"
-            + pages.drawing(figure, f"Confidence, accuracy and p-values: {title}"),
-            pages.window_page(look, service.model.classes, int(level), replay.policy),
-        )
-
-    def shown(name, level):
-        try:
-            return show(name, level)
-        except utils.CourseError as error:
-            return pages.message(str(error)), ""
-
-    # the old picture stays until the new one is there: no flicker
-    steady = ALONE | {"show_progress": "hidden"}
+    parts = [
+        gr.Markdown(begin[0]),
+        gr.Plot(begin[1], show_label=False, elem_id="chart"),
+        gr.Markdown(begin[2], elem_id="window"),
+        gr.Dataframe(begin[3], show_label=False, wrap=True),
+        gr.Gallery(
+            begin[4],
+            elem_id="pictures",
+            columns=4,
+            object_fit="contain",
+            **LOOK,
+        ),
+    ]
     for change in (kind.change, severity.change):
-        change(
-            shown,
-            [kind, severity],
-            [chart, window],
-            trigger_mode="always_last",
-            **steady,
-        )
-    chart.value, window.value = shown(replay.kinds[0], 0)
+        show = told(lambda name, level: drifted(replay, name, int(level)))
+        change(show, [kind, severity], parts, **STEADY)
+
+
+def drifted(replay: Replay, name: str, level: int) -> tuple:
+    """Values for the parts of the tab of drift."""
+    drift, look = utils.DRIFTS[name], replay.look(name, level)
+    title = (
+        f"{name.replace('_', ' ')}, windows of {len(look.labels)} production pictures"
+    )
+    figure = plot_curve(replay.curve(name), level, replay.policy, title)
+    size = f" Here: {drift.label(level)}." if level else ""
+    return (
+        drift.says + size,
+        pages.closed(figure),
+        pages.window(look, level, replay.policy),
+        pages.window_table(look, replay.policy),
+        pages.window_pictures(look, replay.service.model.classes),
+    )
 
 
 def log_tab(service: Service) -> None:
     """What production said: rolling statistics, alerts, last lines."""
-    home = service.course.home
+    choices, chosen, note, figure, alerts, lines = logged(service, None)
     with gr.Row():
-        run = gr.Dropdown([], label="Run", elem_id="run", scale=4, min_width=280)
+        run = gr.Dropdown(choices, value=chosen, label="Run", elem_id="run", scale=4)
         again = gr.Button("Read again", scale=1, min_width=120)
-    page = gr.HTML(elem_id="log")
-
-    def show(chosen):
-        journal = logs.read_journal(home)
-        labels = logs.list_runs(journal, home)
-        chosen = chosen if chosen in labels else logs.first_run(labels)
-        windows, alerts = logs.windows_of(journal, chosen, home)
-        title = (
-            f"{labels[chosen].rsplit(' · ', 1)[0]}; windows of 30 minutes, triangles:"
-            " alerts that fire"
-        )
-        figure = figures.plot_dashboard(windows, alerts, title=title)
-        lines = journal.log[journal.log["run_id"] == chosen]
-        html = (
-            f"{pages.drawing(figure, 'Six panels of rolling statistics', 90)}"
-            f"<h2>Alerts</h2>{pages.alerts_table(alerts)}"
-            "<h2>Last lines of the log</h2>"
-            f"{pages.log_tail(lines, service.model.classes)}"
-        )
-        return [(label, name) for name, label in labels.items()], chosen, html
-
-    def shown(chosen):
-        try:
-            return show(chosen)
-        except utils.CourseError as error:
-            return [], None, pages.message(str(error).replace(f"{home}/", ""))
+    parts = [
+        gr.Markdown(note),
+        gr.Plot(figure, show_label=False, elem_id="dashboard"),
+        gr.Dataframe(alerts, label="Alerts", wrap=True, elem_id="alerts"),
+        gr.Dataframe(lines, label="Last lines of the log", elem_id="lines"),
+    ]
 
     def update(chosen):
-        choices, chosen, html = shown(chosen)
-        return gr.update(choices=choices, value=chosen), html
+        choices, chosen, *values = logged(service, chosen)
+        return gr.update(choices=choices, value=chosen), *values
 
-    run.choices, run.value, page.value = shown(None)
-    run.input(update, run, [run, page], **ALONE)
-    again.click(update, run, [run, page], **ALONE)
+    run.input(update, run, [run, *parts], **ALONE)
+    again.click(update, run, [run, *parts], **ALONE)
+
+
+def logged(service: Service, chosen: str | None) -> tuple:
+    """Choices and choice of the run, and values for the parts of the tab of the log."""
+    home = service.course.home
+    try:
+        journal = logs.read_journal(home)
+    except utils.CourseError as error:
+        return [], None, f"**{str(error).replace(f'{home}/', '')}**", None, None, None
+    labels = logs.list_runs(journal, home)
+    chosen = chosen if chosen in labels else logs.first_run(labels)
+    windows, alerts = logs.windows_of(journal, chosen, home)
+    title = (
+        f"{labels[chosen].rsplit(' · ', 1)[0]}; windows of 30 minutes, triangles:"
+        " alerts that fire"
+    )
+    lines = journal.log[journal.log["run_id"] == chosen]
+    return (
+        [(label, name) for name, label in labels.items()],
+        chosen,
+        "",
+        pages.closed(figures.plot_dashboard(windows, alerts, title=title)),
+        pages.alerts_table(alerts),
+        pages.log_tail(lines, service.model.classes),
+    )
 
 
 def build(service: Service) -> gr.Blocks:
     """The whole page."""
-    with gr.Blocks(
-        title=pages.TITLES[service.course.dataset],
-        analytics_enabled=False,
-        delete_cache=(30, 30),
-    ) as page:
-        gr.HTML(pages.banner(service), elem_classes="sticky", padding=False)
-        with gr.Tab("One picture"):
-            picture_tab(service)
-        with gr.Tab("Drift"):
-            drift_tab(service)
-        with gr.Tab("Production log"):
-            log_tab(service)
+    title = pages.TITLES[service.course.dataset]
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(30, 30)) as page:
+        gr.Markdown(pages.banner(service), elem_classes="sticky")
+        for name, fill in {
+            "One picture": picture_tab,
+            "Drift": drift_tab,
+            "Production log": log_tab,
+        }.items():
+            with gr.Tab(name):
+                fill(service)
     return page
 
 

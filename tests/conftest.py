@@ -19,7 +19,7 @@ KIT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(KIT))
 
 import pytest  # noqa: E402
-from browser import browse, chromium  # noqa: E402, F401 - fixtures
+from support.browser import browse, chromium  # noqa: E402, F401 - fixtures
 
 import sample_data  # noqa: E402
 import utils  # noqa: E402

@@ -7,9 +7,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import browser
 import pytest
 from packaging.requirements import Requirement
+from support import browser
 
 KIT = Path(__file__).resolve().parent.parent
 BONUS = [

@@ -3,7 +3,6 @@ installs, removes and says.
 """
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -11,13 +10,11 @@ import sys
 import zipfile
 from pathlib import Path
 
-import colab
-import nbformat
 import packaging
 import pytest
+from support import colab
 
 KIT = Path(__file__).resolve().parent.parent
-PATHS = sorted((KIT / "notebooks").glob("*.ipynb"))
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 KEPT = ("torch", "torchvision", "numpy", "pandas", "setuptools")
 RIGHT = {
@@ -28,9 +25,10 @@ RIGHT = {
 IMAGES = {"12.8": colab.JUNE, "13.0": colab.CUDA13, None: colab.JUNE_CPU}
 
 SHOWN = (
-    f"try:\n    exec({colab.CELL!r})\nexcept RuntimeError as error:\n   "
-    " print(*error._render_traceback_())"
+    f"try:\n    exec({colab.CELL!r}, globals())\n"
+    "except RuntimeError as error:\n    print(*error._render_traceback_())"
 )
+KIT_ON_COLAB = "course-kit"
 
 
 @pytest.fixture
@@ -132,25 +130,18 @@ def test_ready_runtime_asks_nobody(runtime):
         }
         | RIGHT["12.8"]
     )
-    shutil.copytree(machine.folder / "kit", machine.content / "course-kit")
+    shutil.copytree(machine.folder / "origin", machine.content / KIT_ON_COLAB)
     done = machine.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert machine.commands == [] and machine.clones == []
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_cell_of_every_notebook_makes_the_runtime_ready(runtime, path):
+def test_cell_makes_the_runtime_ready(runtime):
     machine = runtime()
-    cell = next(
-        cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
-    )
-    done = machine.run(
-        cell, after="import utils, optuna, onnxruntime\nprint(utils.__file__)"
-    )
+    done = machine.run(after="import utils, optuna, onnxruntime\nprint(utils.__file__)")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(
-        machine.content / "course-kit" / "utils.py"
-    )
+    kit = machine.content / KIT_ON_COLAB
+    assert done.stdout.splitlines()[-1] == str(kit / "utils.py")
 
 
 def sentence(done: subprocess.CompletedProcess) -> str:
@@ -196,49 +187,47 @@ def test_package_nobody_loaded_needs_no_restart(runtime):
         ("network", "Could not resolve host: github.com"),
         ("branch", "fatal: Remote branch x not found"),
         ("cut", "fatal: early EOF"),
+        ("no git", "git: not found"),
     ],
 )
 def test_clone_that_fails_leaves_no_kit_and_can_be_repeated(runtime, fault, says):
     machine = runtime()
+    git = machine.python.parent / "git"
     machine.fault(fault)
-    said = sentence(machine.run(SHOWN))
-    assert (
-        said.startswith("The kit was not fetched (")
-        and says in said
-        and said.endswith("then run this again.")
+    if fault == "no git":
+        git.rename(git.with_name("git.off"))
+    done = machine.run()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    reason, sentence = done.stderr.splitlines()[-2:]
+    assert says in reason and sentence.startswith(
+        "git did not fetch https://github.com/"
     )
-    stamped = re.search(
-        r'REPOSITORY = "(.+)"\nBRANCH = "(.+)"',
-        (KIT / "tools" / "colab" / "bootstrap.py").read_text(),
-    )
-    assert f"{stamped[1]} is public with a branch {stamped[2]}" in said
-    assert not (machine.content / "course-kit").exists() and machine.commands == []
+    assert sentence.endswith(": mend what it says, run again.")
+    assert list(machine.content.iterdir()) == [] and machine.commands == []
     machine.fault("")
+    if fault == "no git":
+        git.with_name("git.off").rename(git)
     assert machine.run().returncode == 0
-    assert not list(machine.content.rglob("half"))
-    assert [path.name for path in machine.content.iterdir()] == ["course-kit"]
-
-
-def test_git_that_is_missing(runtime):
-    machine = runtime()
-    (machine.python.parent / "git").unlink()
-    said = sentence(machine.run(SHOWN))
-    assert "git: not found" in said or "git: command not found" in said
+    assert [path.name for path in machine.content.iterdir()] == [KIT_ON_COLAB]
 
 
 def test_session_killed_in_the_middle_of_the_clone(runtime):
     machine = runtime()
     machine.fault("killed")
     assert machine.run().returncode == -signal.SIGKILL
-    assert not (machine.content / "course-kit").exists()
     machine.fault("")
-    assert machine.run().returncode == 0 and not list(machine.content.rglob("half"))
+    said = sentence(machine.run(SHOWN))
+    assert said.endswith(
+        "utils.py is missing: rename that folder, then run this again."
+    )
+    shutil.rmtree(machine.content / KIT_ON_COLAB)
+    assert machine.run().returncode == 0
 
 
 def test_kept_runtime_uses_the_kit_as_it_was_edited(runtime):
     machine = runtime()
     assert machine.run().returncode == 0
-    (machine.content / "course-kit" / "utils.py").write_text("edited = True\n")
+    (machine.content / KIT_ON_COLAB / "utils.py").write_text("edited = True\n")
     done = machine.run(after="import utils\nprint(utils.edited)")
     assert done.stdout == "True\n" and len(machine.clones) == 1
 
@@ -246,20 +235,27 @@ def test_kept_runtime_uses_the_kit_as_it_was_edited(runtime):
 def test_reset_runtime_fetches_the_kit_again(runtime):
     machine = runtime()
     assert machine.run().returncode == 0
-    shutil.rmtree(machine.content / "course-kit")
+    shutil.rmtree(machine.content / KIT_ON_COLAB)
     assert machine.run().returncode == 0 and len(machine.clones) == 2
 
 
 def test_folder_that_is_not_the_whole_kit_is_left_alone(runtime):
     machine = runtime()
-    mine = machine.content / "course-kit" / "notes.txt"
+    mine = machine.content / KIT_ON_COLAB / "notes.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
-    said = sentence(machine.run(SHOWN))
-    assert said.endswith(
-        "course-kit is not the whole kit: rename it, then run this cell again."
-    )
-    assert mine.read_text() == "mine" and machine.clones == []
+    done = machine.run()
+    assert "already exists" in done.stderr and "git did not fetch" in done.stderr
+    assert mine.read_text() == "mine" and machine.commands == []
+
+
+@pytest.mark.parametrize("part", ["utils.py", "models"])
+def test_kit_that_is_not_whole_is_refused(runtime, part):
+    machine = runtime()
+    assert machine.run().returncode == 0
+    kit = machine.content / KIT_ON_COLAB
+    (kit / part).rename(kit / "elsewhere")
+    assert f"is not the whole kit, {part} is missing" in sentence(machine.run(SHOWN))
 
 
 def test_no_network_for_pip_keeps_the_runtime_that_is_there(runtime):
@@ -267,7 +263,7 @@ def test_no_network_for_pip_keeps_the_runtime_that_is_there(runtime):
     before = machine.installed
     said = sentence(machine.run(SHOWN, PIP_FAULT="--dry-run"))
     assert (
-        said.startswith("pip could not install optuna>=4.5, ")
+        said.startswith("pip could not install what is missing (")
         and "connect this machine to the internet" in said
     )
     assert machine.installed == before
@@ -283,7 +279,11 @@ def test_torch_that_is_missing_is_not_installed(runtime):
 @pytest.mark.parametrize(
     "code, says",
     [
-        (colab.CELL, "utils.py is not above"),
+        (
+            f"import os; os.chdir({str(KIT)!r}); import sys;"
+            f" sys.version_info = (3, 10)\n{colab.CELL}",
+            "Python 3.",
+        ),
         (
             (
                 f"import sys; sys.path.insert(0, {str(KIT)!r})\nimport"

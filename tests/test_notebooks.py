@@ -59,13 +59,10 @@ def test_anatomy(title):
         "**Writes:**",
     ):
         assert words in cells[0].source
-    assert (
-        cells[1].source
-        == (KIT / "tools" / "colab" / "bootstrap.py").read_text().strip()
-    )
+    assert cells[1].source == code_cells(TITLES[0])[0].source
     assert cells[2].metadata["tags"] == ["parameters"]
     assert cells[2].source == code_cells(TITLES[0])[1].source
-    assert f"utils.start(theme={theme}," in cells[3].source
+    assert re.search(rf"utils\.start\(\s*theme={theme},", cells[3].source)
     text = "\n".join(cell.source for cell in cells)
     parts = (
         "## Your turn",
@@ -96,11 +93,17 @@ def test_parameters_are_the_seven_of_the_course():
     ]
 
 
-def test_bootstrap_finds_the_kit_from_any_folder_and_installs_nothing_here(tmp_path):
-    source = (KIT / "tools" / "colab" / "bootstrap.py").read_text() + "\nprint(root)"
-    # an attempt to install fails instead of changing this environment
-    alone = os.environ | {"PIP_NO_INDEX": "1"}
-    for folder in (KIT, KIT / "notebooks", KIT / "tests"):
+def test_first_cell_is_short_and_leaves_installing_to_the_kit():
+    lines = code_cells(TITLES[0])[0].source.splitlines()
+    assert len(lines) <= 8 and max(map(len, lines)) <= 88
+    assert "pip" not in "".join(lines) and "bootstrap.py" in lines[-1]
+
+
+def test_first_cell_finds_the_kit_above_and_installs_nothing_here():
+    source = code_cells(TITLES[0])[0].source + "\nimport utils; print(utils.KIT)"
+    # an attempt to install or to clone fails instead of changing anything
+    alone = os.environ | {"PIP_NO_INDEX": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    for folder in (KIT, KIT / "notebooks", KIT / "tests" / "support"):
         run = subprocess.run(
             [sys.executable, "-c", source],
             cwd=folder,
@@ -109,27 +112,6 @@ def test_bootstrap_finds_the_kit_from_any_folder_and_installs_nothing_here(tmp_p
             text=True,
         )
         assert (run.returncode, run.stdout, run.stderr) == (0, f"{KIT}\n", "")
-    lost = subprocess.run(
-        [sys.executable, "-c", source],
-        cwd=tmp_path,
-        env=alone,
-        capture_output=True,
-        text=True,
-    )
-    assert "open the notebook inside the kit" in lost.stderr
-
-
-def test_bootstrap_leaves_installing_to_the_kit():
-    """So that nothing but tools/colab/packages.py (see test_packages.py) decides what
-    is
-    installed.
-    """
-    source = (KIT / "tools" / "colab" / "bootstrap.py").read_text()
-    assert (
-        source.count("from tools.colab.packages import install\n") == 1
-        and "pip" not in source
-    )
-    assert max(map(len, source.splitlines())) <= 88
 
 
 # --- running them

@@ -562,7 +562,7 @@ HARMLESS = {
         both(in_place, notebook(lambda book: book["cells"].insert(3, EMPTY))),
         injected('HOME = "/home/me"\nSEED = 42'),
         notebook(
-            lambda book: code_cells(book)[0].update(source=BOOTSTRAP + ": older"), COPY2
+            lambda book: code_cells(book)[0].update(source=BOOTSTRAP + "1, 2"), COPY2
         ),
         cell("%%bash\nls | grep x"),
     ],

@@ -1,31 +1,21 @@
-"""Which packages the notebooks need, and installing the missing ones: called by the
-bootstrap cell.
+"""Installing what the notebooks need and the running Python lacks: called by the first
+cell of every notebook. Which packages, and how new, requirements.txt says.
 """
 
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterable
 from ctypes.util import find_library
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 KIT = Path(__file__).resolve().parents[2]
-NEEDED = (
-    "scikit-learn",
-    "optuna>=4.5",
-    "tensorboard!=2.20.*",
-    "tqdm",
-    "onnx>=1.18",
-    "onnxscript>=0.6.2",
-    "filelock",
-    "typst>=0.15",
-    "pypdf>=5",
-)
+PARTS = ("utils.py", "models", "kit")  # without one of these, the kit is not whole
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 # Never installed, upgraded or downgraded: Colab's own fit its drivers, and replacing
 # them costs minutes.
@@ -42,68 +32,52 @@ class InstallError(RuntimeError):
         return [str(self)]  # what a notebook shows instead of the traceback
 
 
-def runtime(cuda: str | None) -> str:
-    """The ONNX Runtime for this CUDA version; its GPU package serves one CUDA
-    generation at a time.
-    """
-    major = Version(cuda).major if cuda else 0
-    if major >= 13:
-        return "onnxruntime-gpu>=1.27"
-    return "onnxruntime-gpu>=1.24,<1.27" if major == 12 else "onnxruntime>=1.24"
-
-
-def satisfied(requirement: str, installed: dict[str, str]) -> bool:
-    """Whether a package is there in a version that the requirement admits."""
-    wanted = Requirement(requirement)
-    return wanted.name in installed and wanted.specifier.contains(
-        installed[wanted.name], prereleases=True
-    )
-
-
-def plan(
-    installed: dict[str, str], cuda: str | None, curand: bool = True
-) -> tuple[list[str], list[str]]:
-    """What to change so that all is there, and exactly one ONNX Runtime: the one that
+def wanted(cuda: str | None, curand: bool = True) -> list[Requirement]:
+    """requirements.txt without the packages of KEPT, and with the one ONNX Runtime that
     fits the GPU.
 
     Parameters
     ----------
-    installed : version of each installed package, by its name on the index.
-    cuda : torch.version.cuda where torch sees an NVIDIA GPU, else None (so on every
-    Mac).
+    cuda : torch.version.cuda where torch sees an NVIDIA GPU, else None.
     curand : whether the system has libcurand, the one library of ONNX Runtime for GPUs
-    that torch does not bring.
+        that torch does not bring.
+    """
+    text = (KIT / "requirements.txt").read_text(encoding="utf-8")
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    needed = {need.name: need for need in map(Requirement, filter(None, lines))}
+    major = Version(cuda).major if cuda else 0
+    if major >= 12:
+        # its GPU package serves one CUDA generation at a time
+        range_ = ">=1.27" if major > 12 else f"{needed['onnxruntime'].specifier},<1.27"
+        needed["onnxruntime"] = Requirement(f"onnxruntime-gpu{range_}")
+        if not curand:
+            library = "nvidia-curand" if major > 12 else "nvidia-curand-cu12"
+            needed[library] = Requirement(library)
+    return [need for name, need in needed.items() if name not in KEPT]
 
-    Returns
-    -------
-    list of packages to uninstall, list of requirements to install; both empty where
-    nothing is missing."""
-    right = runtime(cuda)
-    wrong = [
-        name
-        for name in RUNTIMES
-        if name != Requirement(right).name and name in installed
-    ]
-    # The two packages share their files: removing one breaks the other, so both go and
-    # the right one comes back.
-    uninstall = [name for name in RUNTIMES if name in installed] if wrong else []
-    left = {
-        name: version for name, version in installed.items() if name not in uninstall
-    }
-    library = "nvidia-curand-cu12" if right.endswith("<1.27") else "nvidia-curand"
-    extra = [library] if right.startswith("onnxruntime-gpu") and not curand else []
-    missing = [
-        requirement
-        for requirement in (*NEEDED, right, *extra)
-        if not satisfied(requirement, left)
-    ]
-    if satisfied("tensorboard==2.20.*", left) and satisfied("setuptools<82", left):
-        # 2.20 fails only beside a setuptools without pkg_resources
-        missing.remove("tensorboard!=2.20.*")
+
+def plan(needed: list[Requirement], installed: dict[str, str]) -> tuple[list, list]:
+    """What to uninstall and what to install so that all is there, and exactly one ONNX
+    Runtime; both empty where nothing is missing.
+    """
+    there = [name for name in RUNTIMES if name in installed]
+    # The two share their files: removing one breaks the other, so both go.
+    uninstall = there if set(there) - {need.name for need in needed} else []
+    # TensorBoard 2.20 needs a setuptools that has pkg_resources
+    old = Version(installed.get("setuptools", "82")) < Version("82")
+    starts = old and installed.get("tensorboard", "").startswith("2.20.")
+    missing = []
+    for need in needed:
+        version = installed.get(need.name)
+        good = version and need.specifier.contains(version, prereleases=True)
+        if need.name in uninstall or not (
+            good or starts and need.name == "tensorboard"
+        ):
+            missing.append(str(need))
     return uninstall, missing
 
 
-def versions(*names: str) -> dict[str, str]:
+def versions(names: Iterable[str]) -> dict[str, str]:
     """The versions of those of these packages that are installed."""
     found = {}
     for name in names:
@@ -118,107 +92,72 @@ def everything() -> dict[str, str]:
     """The versions of all installed packages; the first on the path counts, as for an
     import.
     """
-    found: dict[str, str] = {}
-    for package in metadata.distributions():
-        if package.metadata["Name"]:  # None for what a broken removal left behind
-            found.setdefault(
-                canonicalize_name(package.metadata["Name"]), package.version
-            )
-    return found
+    names = (package.metadata["Name"] for package in metadata.distributions())
+    return versions(filter(None, names))  # None: left behind by a broken removal
 
 
-def pinned(packages: dict[str, str]) -> str:
-    """These versions as a constraint file; a version that is none by today's rules (PEP
-    440) is left out.
-    """
-    lines = []
-    for name, version in sorted(packages.items()):
-        try:
-            lines.append(f"{Requirement(f'{name}=={version}')}\n")
-        except InvalidRequirement:
-            continue
-    return "".join(lines)
-
-
-def pip(action: str, packages: list[str], *options: str) -> None:
-    """Run pip without its output; where it fails, stop in one sentence with pip's own
-    reason.
+def pip(action: str, *options: str) -> None:
+    """Run pip without its output; where it fails, stop in one sentence with its reason.
 
     Raises
     ------
     InstallError
         No network, no fitting version, no permission, ...
     """
-    quiet = ["-q", "--no-color", "--no-input", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", action, *quiet, *options, *packages]
+    quiet = ("-q", "--no-color", "--no-input", "--disable-pip-version-check")
+    command = [sys.executable, "-m", "pip", action, *quiet, *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [
-            f"exit status {done.returncode}"
-        ]
-        reason = ([line for line in said if line.startswith("ERROR: ")] or said)[
-            -1
-        ].removeprefix("ERROR: ")
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in said if line.startswith("ERROR: ")]
+        reason = (errors or said or [f"status {done.returncode}"])[-1]
+        reason = reason.removeprefix("ERROR: ")
         raise InstallError(
-            f"pip could not {action} {', '.join(packages)} ({reason}): connect this"
-            " machine to the internet and run "
-            "this again, or install the requirements by hand: pip install -r"
-            f' "{KIT / "requirements.txt"}"'
+            f"pip could not {action} what is missing ({reason}): connect"
+            " this machine to the internet and run this again, or install by"
+            f' hand: pip install -r "{KIT / "requirements.txt"}"'
         )
 
 
-def add(missing: list[str], installed: dict[str, str]) -> None:
+def add(missing: list[str], there: dict[str, str]) -> None:
     """Install what is missing beside all that is there; where that cannot be, beside
     the packages of KEPT.
 
     Without this, the newest onnx takes a protobuf along that Colab's TensorFlow
-    refuses, and TensorBoard with it."""
+    refuses, and TensorBoard with it.
+    """
     named = {Requirement(requirement).name for requirement in missing}
-    others = {name: version for name, version in installed.items() if name not in named}
+    others = {name: there[name] for name in there if name not in named}
     with TemporaryDirectory() as folder:
-        kept = Path(folder) / "kept.txt"
-        kept.write_text(pinned(others), encoding="utf-8")
-        try:
-            pip("install", missing, "-c", str(kept))
-        except InstallError as error:
-            if "ResolutionImpossible" not in str(error):
-                raise
-            kept.write_text(
-                pinned({name: others[name] for name in KEPT if name in others}),
-                encoding="utf-8",
-            )
-            pip("install", missing, "-c", str(kept))
+        pins = Path(folder) / "kept.txt"
+        for names in (others, KEPT):
+            lines = [pin for name in names if (pin := pinned(name, others.get(name)))]
+            pins.write_text("\n".join(lines), encoding="utf-8")
+            try:
+                return pip("install", "-c", str(pins), *missing)
+            except InstallError as error:
+                if names is KEPT or "ResolutionImpossible" not in str(error):
+                    raise
+
+
+def pinned(name: str, version: str | None) -> str:
+    """A line of a constraint file; "" for what is not there or no version (PEP 440)."""
+    try:
+        return str(Requirement(f"{name}=={version}")) if version else ""
+    except InvalidRequirement:
+        return ""
 
 
 def in_use(before: dict[str, str]) -> set[str]:
-    """Packages that differ from `before` and whose modules this session has already
-    loaded, in their old version.
-    """
-    found = set()
-    for name, version in everything().items():
-        files = metadata.files(name) or () if before.get(name) != version else ()
-        modules = {
-            ".".join(file.with_suffix("").parts).removesuffix(".__init__")
-            for file in files
-        }
-        if modules & sys.modules.keys():
-            found.add(name)
-    return found
+    """Packages that differ from `before` and that this session has already loaded."""
+    loaded = metadata.packages_distributions()
+    names = {name for module in sys.modules for name in loaded.get(module, ())}
+    now = versions(names)
+    return {name for name in now if before.get(name) != now[name]}
 
 
 def cuda_version() -> str | None:
-    """The CUDA of torch where it sees an NVIDIA GPU, else None.
-
-    Raises
-    ------
-    InstallError
-        Python is too old, or torch is not there: it is never installed from here.
-    """
-    if sys.version_info < (3, 11):  # noqa: UP036 - an older machine is what this is for
-        raise InstallError(
-            f"Python {sys.version.split()[0]} is too old: the course needs 3.11 or"
-            " newer (Colab: Runtime > Change runtime type > Runtime version > Latest)."
-        )
+    """The CUDA of torch where it sees an NVIDIA GPU, else None."""
     try:
         import torch
     except ImportError as error:
@@ -235,31 +174,32 @@ def install() -> None:
     Raises
     ------
     InstallError
-        pip failed, or it replaced a package that this session had already loaded: only
-        a restart helps.
+        The kit is not whole, Python is too old, torch is not there; pip failed; or it
+        replaced a package that this session had already loaded: only a restart helps.
     """
-    cuda = cuda_version()
-    names = (Requirement(needed).name for needed in NEEDED)
-    found = versions(
-        *names, *RUNTIMES, "setuptools", "nvidia-curand", "nvidia-curand-cu12"
-    )
-    uninstall, missing = plan(found, cuda, curand=bool(find_library("curand")))
+    lacks = [part for part in PARTS if not (KIT / part).exists()]
+    if lacks:
+        raise InstallError(
+            f"{KIT} is not the whole kit, {lacks[0]} is missing: rename that folder,"
+            " then run this again."
+        )
+    if sys.version_info < (3, 11):  # noqa: UP036 - an older machine is what this is for
+        raise InstallError(
+            f"Python {sys.version.split()[0]} is too old: the course needs 3.11 or"
+            " newer (Colab: Runtime > Change runtime type > Runtime version > Latest)."
+        )
+    needed = wanted(cuda_version(), bool(find_library("curand")))
+    names = {need.name for need in needed} | {*RUNTIMES, "setuptools"}
+    uninstall, missing = plan(needed, versions(names))
     if missing:
         print(f"installing {', '.join(missing)}")
         before = everything()
         if uninstall:
             # Asks the index before anything goes: without a network, the runtime that
             # is there stays.
-            pip("install", missing, "--dry-run", "--no-deps", "--ignore-installed")
-            pip("uninstall", uninstall, "-y")
-        add(
-            missing,
-            {
-                name: version
-                for name, version in before.items()
-                if name not in uninstall
-            },
-        )
+            pip("install", "--dry-run", "--no-deps", "--ignore-installed", *missing)
+            pip("uninstall", "-y", *uninstall)
+        add(missing, {n: v for n, v in before.items() if n not in uninstall})
         importlib.invalidate_caches()  # else this process may not see the new packages
         _replaced.update(in_use(before))
     if _replaced:

@@ -1,5 +1,5 @@
-"""`course.py publish`: stamps a GitHub repository into the Colab badges and bootstrap
-cells, all files or none.
+"""`course.py publish`: stamps a GitHub repository into the Colab badges and first
+cells of the notebooks, all files or none.
 
 Ends with 0 when all is stamped (also when it already was), 2 when the address, the
 branch or a file is wrong."""
@@ -16,10 +16,8 @@ KIT = Path(__file__).resolve().parents[2]
 BADGE = re.compile(
     r"(https://colab\.research\.google\.com/github/)[^\s\")]+?(/notebooks/[\w.-]+\.ipynb)"
 )
-# In bootstrap.py as they stand; in a notebook with a backslash before each quote, as
-# JSON wants it.
-ADDRESS = re.compile(r'(REPOSITORY = (\\?"))[^"\\]*\2')
-BRANCH = re.compile(r'(BRANCH = (\\?"))[^"\\]*\2')
+# the first cell of a notebook: JSON puts a backslash before each quote
+STAMP = re.compile(r'(REPOSITORY, BRANCH = \\")[^"\\]*(\\", \\")[^"\\]*(\\")')
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -88,24 +86,18 @@ def check_branch(branch: str) -> str:
 
 
 def stamped(text: str, repository: str, branch: str) -> tuple[str, int, int]:
-    """The text with every Colab link and every bootstrap line of this repository; how
-    many there are of each.
-
-    Examples
-    --------
-    >>> stamped('BRANCH = "a"\\nREPOSITORY = "b"', "me/kit", "main")
-    ('BRANCH = "main"\\nREPOSITORY = "https://github.com/me/kit"', 0, 2)
+    """The text with every Colab link and first cell of this repository; how many there
+    are of each.
     """
+    address = f"https://github.com/{repository}"
     text, badges = BADGE.subn(rf"\g<1>{repository}/blob/{branch}\g<2>", text)
-    text, addresses = ADDRESS.subn(rf"\g<1>https://github.com/{repository}\g<2>", text)
-    text, branches = BRANCH.subn(rf"\g<1>{branch}\g<2>", text)
-    return text, badges, addresses + branches
+    text, stamps = STAMP.subn(rf"\g<1>{address}\g<2>{branch}\g<3>", text)
+    return text, badges, stamps
 
 
 def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Path]:
-    """Stamp the notebooks, tools/colab/bootstrap.py and the README; everything else in
-    them
-    stays as it is, to the byte.
+    """Stamp the notebooks and the README; everything else in them stays as it is, to
+    the byte.
 
     Returns
     -------
@@ -124,11 +116,7 @@ def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Pat
             f"{project} has no notebooks/: give the kit's folder with --project."
         )
     changed = {}
-    for path in (
-        *notebooks,
-        project / "tools" / "colab" / "bootstrap.py",
-        project / "README.md",
-    ):
+    for path in (*notebooks, project / "README.md"):
         try:
             before = path.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -137,11 +125,10 @@ def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Pat
             ) from error
         after, badges, stamps = stamped(before, repository, branch)
         # a notebook that a teacher added may do without
-        ours = path.match("theme*.ipynb")
-        if (ours and not badges) or ((ours or path.suffix == ".py") and stamps != 2):
+        if path.match("theme*.ipynb") and not (badges and stamps == 1):
             raise utils.CourseError(
-                f"{path} lacks its Colab badge or its lines REPOSITORY and BRANCH:"
-                " take it from the kit again, nothing was stamped."
+                f"{path} lacks its Colab badge or its line REPOSITORY, BRANCH: take it"
+                " from the kit again, nothing was stamped."
             )
         if after != before:
             changed[path] = after.encode("utf-8")

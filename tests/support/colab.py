@@ -14,8 +14,19 @@ from pathlib import Path
 import packaging
 import pytest
 
-KIT = Path(__file__).resolve().parent.parent
-CELL = (KIT / "tools" / "colab" / "bootstrap.py").read_text()
+KIT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((KIT / "notebooks").glob("*.ipynb"))
+
+
+def first_cell(notebook: Path) -> str:
+    return next(
+        "".join(cell["source"])
+        for cell in json.loads(notebook.read_text())["cells"]
+        if cell["cell_type"] == "code"
+    )
+
+
+CELL = first_cell(NOTEBOOKS[0])
 
 # What Colab brings, as far as the course touches it: pip-freeze.gpu.txt of
 # github.com/googlecolab/backend-info.
@@ -28,6 +39,13 @@ COMMON = {
     "ml-dtypes": "0.5.4",
     "typing-extensions": "4.15.0",
     "google-colab": "1.0.0",
+    "pillow": "11.3.0",
+    "scipy": "1.16.3",
+    "joblib": "1.5.3",
+    "matplotlib": "3.10.0",
+    "packaging": "25.0",
+    "kaggle": "1.7.4.5",
+    "six": "1.17.0",
 }
 JANUARY = COMMON | {
     "torch": "2.9.0+cu126",
@@ -95,6 +113,7 @@ MODULES = {
     "scikit-learn": "sklearn",
     "onnxruntime-gpu": "onnxruntime",
     "google-colab": "google/colab",
+    "packaging": "packaging_stub",  # the real one is linked
 }
 
 PIP = '''
@@ -164,10 +183,11 @@ case "$(cat "{folder}/fault")" in
   branch)
     echo 'warning: Could not find remote branch x to clone.' >&2
     echo 'fatal: Remote branch x not found' >&2; exit 128 ;;
-  cut) mkdir -p "$last/models"; : > "$last/utils.py"; : > "$last/half"; echo "fatal: early EOF" >&2; exit 128 ;;
-  killed) mkdir -p "$last/models"; : > "$last/utils.py"; : > "$last/half"; kill -9 "$PARENT"; exit 128 ;;
+  cut) echo "fatal: early EOF" >&2; exit 128 ;;  # git removes what it has begun
+  killed) mkdir -p "$last/tools"; cp -r "{folder}/origin/tools" "{folder}/origin/course.py" "$last"; kill -9 "$PARENT"; exit 128 ;;
 esac
-cp -r "{folder}/kit" "$last"
+if [ -e "$last" ]; then echo "fatal: destination path '$last' already exists" >&2; exit 128; fi
+cp -r "{folder}/origin" "$last"
 """
 
 
@@ -235,8 +255,9 @@ class Colab:
             self.site,
             self.python.parent,
             self.content,
-            folder / "kit" / "tools",
-            folder / "kit" / "models",
+            folder / "origin" / "tools" / "colab",
+            folder / "origin" / "models",
+            folder / "origin" / "kit",
         ):
             made.mkdir(parents=True)
         (folder / "pyvenv.cfg").write_text(
@@ -267,13 +288,14 @@ class Colab:
         git = self.python.parent / "git"
         git.write_text(GIT.format(folder=self.folder))
         git.chmod(0o755)
-        for name in ("rm", "mv", "cp", "mkdir", "cat"):
+        for name in ("cp", "mkdir", "cat"):
             (self.python.parent / name).symlink_to(shutil.which(name))
-        kit = self.folder / "kit"
+        kit = self.folder / "origin"
         (kit / "utils.py").write_text("edited = False\n")
-        (kit / "tools" / "colab").mkdir(parents=True, exist_ok=True)
-        (kit / "tools" / "colab" / "__init__.py").touch()
-        shutil.copy(KIT / "tools" / "colab" / "packages.py", kit / "tools" / "colab")
+        (kit / "course.py").touch()
+        shutil.copy(KIT / "requirements.txt", kit)
+        for name in ("__init__", "bootstrap", "packages"):
+            shutil.copy(KIT / "tools/colab" / f"{name}.py", kit / "tools" / "colab")
         self.fault("")
 
     def fault(self, name: str) -> None:
@@ -283,10 +305,7 @@ class Colab:
     def run(
         self, cell: str = CELL, before: str = "", after: str = "", **variables: str
     ) -> subprocess.CompletedProcess:
-        """Execute the cell in a fresh session, /content being a folder
-        of this machine.
-        """
-        cell = cell.replace("/content", str(self.content))
+        """Execute the cell in a fresh session."""
         code = (
             "import os, google.colab\nos.environ['PARENT'] ="
             f" str(os.getpid())\n{before}\n"
