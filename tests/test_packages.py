@@ -19,7 +19,7 @@ CPU, CUDA12, CUDA13 = (
 BOTH = ["onnxruntime", "onnxruntime-gpu"]
 BASE = {
     "scikit-learn": "1.6.1",
-    "optuna": "4.5.0",
+    "optuna": "4.9.0",
     "tensorboard": "2.19.0",
     "tqdm": "4.67.1",
     "onnx": "1.20.0",
@@ -126,7 +126,7 @@ def test_fresh_colab_with_a_t4():
     assert packages.plan(colab, "12.8") == (
         [],
         [
-            "optuna>=4.5",
+            "optuna>=4.9",
             "onnx>=1.18",
             "onnxscript>=0.6.2",
             "typst>=0.15",

@@ -17,7 +17,7 @@ from packaging.version import Version
 KIT = Path(__file__).resolve().parents[2]
 NEEDED = (
     "scikit-learn",
-    "optuna>=4.5",
+    "optuna>=4.9",
     "tensorboard!=2.20.*",
     "tqdm",
     "onnx>=1.18",
