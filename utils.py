@@ -3149,6 +3149,8 @@ METRICS = (
     *(f"{name}_z" for name in COMPARED),
     "class_mix_z",
 )
+WINDOW_COLUMNS = ("timestamp", "window", *METRICS)
+PERCENTS = (50, 95, 99)
 
 
 def _quantities(log: pd.DataFrame) -> pd.DataFrame:
@@ -3171,21 +3173,17 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and n of a quiet period, by quantity: what "normal"
     means for the alerts.
 
-    Parameters
-    ----------
-    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which
-    answers for
-    itself
-
     Raises
     ------
     CourseError
         Fewer than 100 answered requests: the baseline itself would be noise.
     """
-    if not isinstance(log, pd.DataFrame):
-        return log.monitoring_baseline()
     table = _quantities(log)
-    check_baseline(len(table))
+    if len(table) < 100:
+        raise CourseError(
+            f"A baseline of {len(table)} answered requests is too short: log at least"
+            " 100 quiet ones."
+        )
     return {
         name: {
             "mean": float(table[name].mean()),
@@ -3194,14 +3192,6 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
         }
         for name in table
     }
-
-
-def check_baseline(answered: int) -> None:
-    if answered < 100:
-        raise CourseError(
-            f"A baseline of {answered} answered requests is too short: log at least 100"
-            " quiet ones."
-        )
 
 
 def window_statistics(
@@ -3216,16 +3206,10 @@ def window_statistics(
 
     Parameters
     ----------
-    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which
-    answers for
-    itself
     minutes, every : int
         Length of the window and distance of the ticks. Neighbouring windows overlap.
     baseline : dict of `monitoring_baseline`, optional
-        Adds `<name>_z`: the deviation from the baseline in standard errors, (m - m0) /
-        (s √(1/n + 1/n0)). s is the larger of both standard deviations: one odd image in
-        a small window widens its own yardstick. `class_mix_z` is the largest such
-        deviation of the shares of all classes, without its sign.
+        Adds `<name>_z` and `class_mix_z`, the deviations from it.
     until : datetime, optional
         Last tick; the end of the log when None. A live watch gives the time now, else
         silence goes unseen.
@@ -3237,95 +3221,61 @@ def window_statistics(
         requests count in `requests`, `throughput` and `error_rate` only. Means over
         nothing are NaN.
     """
-    if not isinstance(log, pd.DataFrame):
-        return log.window_statistics(minutes, every, baseline, until)
     if log.empty:
         raise CourseError(NO_LINES)
-    log = log.sort_values("timestamp", kind="stable")
-    start, ticks = window_ticks(
-        log["timestamp"].iloc[0], log["timestamp"].iloc[-1], every, until
-    )
-    table, times = _quantities(log), pd.DatetimeIndex(log["timestamp"])
-    answered = times[log["status"] == "ok"]
-    rows = []
+    log = log.sort_values("timestamp", kind="stable").set_index("timestamp")
+    table, minute, rows = _quantities(log), pd.Timedelta(minutes=1), []
+    start, ticks = _ticks(log.index, every, until)
     for tick in ticks:
-        since = tick - pd.Timedelta(minutes=minutes)
-        first, last = times.searchsorted([since, tick], side="right")
-        part = table.iloc[slice(*answered.searchsorted([since, tick], side="right"))]
-        latency, spread = part["latency_ms"].to_numpy(), part.std() if baseline else {}
-        rows.append(
-            window_row(
-                tick,
-                start,
-                minutes,
-                int(last - first),
-                latency,
-                part.mean(),
-                spread,
-                baseline,
-            )
-        )
-    return window_table(rows)
+        since = tick - minutes * minute + pd.Timedelta(1, "ns")
+        requests, part = len(log.loc[since:tick]), table.loc[since:tick]
+        latency, means = part["latency_ms"].to_numpy(), part.mean()
+        p50, p95, p99 = np.percentile(latency if len(part) else [math.nan], PERCENTS)
+        row = {
+            "timestamp": tick,
+            "window": minutes,
+            "requests": requests,
+            "throughput": requests / min(minutes, (tick - start) / minute),
+            "latency_p50": p50,
+            "latency_p95": p95,
+            "latency_p99": p99,
+            "error_rate": 1 - len(part) / requests if requests else math.nan,
+        }
+        row |= dict(means) | (_deviations(part, means, baseline) if baseline else {})
+        rows.append({name: row[name] for name in WINDOW_COLUMNS if name in row})
+    return pd.DataFrame(rows)
 
 
-def window_ticks(
-    first: pd.Timestamp, last: pd.Timestamp, every: int, until: datetime | None
-):
+def _ticks(times: pd.DatetimeIndex, every: int, until: datetime | None):
     """Start of the step that the first line falls into, and the ticks from its end to
     `until` or the last line.
     """
-    step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or last)
+    step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or times[-1])
     end = end if end.tz else end.tz_localize("UTC")
     # a Timedelta holds 292 years at most
-    if end.timestamp() - first.timestamp() > MAX_TICKS * step.total_seconds():
+    if end.timestamp() - times[0].timestamp() > MAX_TICKS * step.total_seconds():
         raise CourseError(
-            f"The log goes from {first:%Y-%m-%d} to {end:%Y-%m-%d}, more than"
+            f"The log goes from {times[0]:%Y-%m-%d} to {end:%Y-%m-%d}, more than"
             f" {MAX_TICKS:,} steps of {every} minutes: choose one run_id, or a larger"
             " `every`."
         )
-    start = first.floor(f"{every}min")
-    end = max(end.ceil(f"{every}min"), start + step)
-    return start, pd.date_range(start + step, end, freq=step)
+    start = times[0].floor(step)
+    return start, pd.date_range(
+        start + step, max(end.ceil(step), start + step), freq=step
+    )
 
 
-def window_row(
-    tick,
-    start,
-    minutes: int,
-    requests: int,
-    latency: np.ndarray,
-    means,
-    spread,
-    baseline,
-) -> dict:
-    """One row of `window_statistics`, from the latencies of the n answered requests and
-    what is known of the rest.
+def _deviations(part: pd.DataFrame, means, baseline: dict) -> dict[str, float]:
+    """How far a window is from a quiet day, in standard errors: (m - m0) / (s √(1/n +
+    1/n0)).
 
-    Parameters
-    ----------
-    requests : int
-        Answered or not.
-    latency : float (n,), ms
-    means, spread : Series or dict
-        Mean and standard deviation by quantity; the spread is used with a baseline
-        only.
+    s is the larger of both standard deviations: one odd image in a small window widens
+    its own yardstick. `class_mix_z` is the largest such deviation of the shares of all
+    classes, without its sign.
     """
-    n = len(latency)
-    percentiles = np.percentile(latency, (50, 95, 99)) if n else [math.nan] * 3
-    row = {
-        "timestamp": tick,
-        "window": minutes,
-        "requests": requests,
-        "throughput": requests / min(minutes, (tick - start) / pd.Timedelta(minutes=1)),
-        "error_rate": 1 - n / requests if requests else math.nan,
-    }
-    row |= dict(
-        zip(("latency_p50", "latency_p95", "latency_p99"), percentiles, strict=True)
-    ) | dict(means)
-    if not baseline:
-        return row
+    n, spread = len(part), part.std()
     shares = [name for name in baseline if name.startswith("share_")]
-    z = {name: math.nan for name in (*COMPARED, *shares)}
+    z = dict.fromkeys((*COMPARED, *shares), math.nan)
     # a class of which the window has nobody has a share of 0, always
     for name in z if n > 1 else ():
         normal = baseline[name]
@@ -3334,13 +3284,7 @@ def window_row(
         )
         z[name] = (means.get(name, 0.0) - normal["mean"]) / max(error, 1e-6)
     mix = max((abs(z[name]) for name in shares), default=math.nan)
-    return row | {f"{name}_z": z[name] for name in COMPARED} | {"class_mix_z": mix}
-
-
-def window_table(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows)[
-        [name for name in ("timestamp", "window", *METRICS) if name in rows[0]]
-    ]
+    return {f"{name}_z": z[name] for name in COMPARED} | {"class_mix_z": mix}
 
 
 def error_budget(
@@ -3352,12 +3296,6 @@ def error_budget(
     A request is good when it was answered within `limit_ms`. Source: Beyer et al., Site
     Reliability Engineering (2016).
 
-    Parameters
-    ----------
-    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which counts
-    for
-    itself
-
     Returns
     -------
     Series: objective, limit_ms, requests, good_share, allowed_bad, bad, budget_left (1
@@ -3368,10 +3306,7 @@ def error_budget(
             f"error_budget needs log lines ({requests} given) and an objective between"
             f" 0 and 1 ({objective} given): 0.99 allows one bad request in a hundred."
         )
-    if isinstance(log, pd.DataFrame):
-        bad = int((~((log["status"] == "ok") & (log["latency_ms"] <= limit_ms))).sum())
-    else:
-        bad = log.bad_requests(limit_ms)
+    bad = int((~((log["status"] == "ok") & (log["latency_ms"] <= limit_ms))).sum())
     allowed = (1 - objective) * requests
     return pd.Series(
         {

@@ -29,7 +29,6 @@ DOORS = {  # rooms of tools/ that may ask another room than shared/
 }
 # Still to be opened: this set is empty in the end.
 OPEN = {
-    ("utils", "tools.scale.shared_study"),
     ("tools.shared.secrets", "tools.grading.submission"),
     ("tools.shared.secrets", "tools.grading.parsing"),
     ("tools.grading.submission", "tools.grading.static"),

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 import utils
-from tools.scale import search as command
+from tools import cli
 
 KIT = utils.KIT
 RECIPE = utils.Recipe(epochs=2, batch_size=16, lr=3e-3, augment=False)
@@ -235,7 +235,7 @@ def test_workers_meet_in_a_database_of_their_own(quick, data, tmp_path):
 def test_command_and_notebook_work_on_one_study(data, capsys):
     """The recipe of the command is what the notebook's own line makes."""
     home = str(data.course.home)
-    assert command.main(["--home", home, "--trials", "2"]) == 0
+    assert cli.main(["search", "--home", home, "--trials", "2"]) == 0
     said = capsys.readouterr().out
     assert "2 trials complete, 0 pruned, 0 begun again; the best is trial" in said
     notebook = next((KIT / "notebooks").glob("theme3_*.ipynb")).read_text()
@@ -247,13 +247,13 @@ def test_command_and_notebook_work_on_one_study(data, capsys):
     study = utils.search(data.course, data, "search", names["trial_recipe"], 2)
     assert study.study_name in said and len(study.trials) == 2
     assert said.endswith(f"validation loss {study.best_value:.4f}\n")
-    assert command.main(["--home", home, "--trials", "0"]) == 2
-    assert "A search of 0 trials finds nothing" in capsys.readouterr().out
+    assert cli.main(["search", "--home", home, "--trials", "0"]) == 2
+    assert "A search of 0 trials finds nothing" in capsys.readouterr().err
 
 
 def test_command_without_a_course(tmp_path, capsys):
-    assert command.main(["--home", str(tmp_path)]) == 2
-    assert "holds no course yet: run `python course.py" in capsys.readouterr().out
+    assert cli.main(["search", "--home", str(tmp_path)]) == 2
+    assert "holds no course yet: run `python course.py" in capsys.readouterr().err
 
 
 @pytest.mark.slow

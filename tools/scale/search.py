@@ -1,38 +1,15 @@
-"""`course.py search`: join the search of theme 3 with one more process.
+"""One more worker for the search of theme 3; any number of them share one study.
 
-Any number of them share one study, each returns when it is complete, and what a killed
-one left is tried again. They meet in a file of the home, or in a database (--storage).
+Each returns when it is complete, and what a killed one left is tried again. They meet
+in a file of the home, or in a database (--storage).
 """
 
-import argparse
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import utils
-
-KIT = Path(__file__).resolve().parents[2]
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="course.py search", description=__doc__)
-    parser.add_argument(
-        "--home",
-        type=Path,
-        default=KIT,
-        help="folder of all artefacts (default: the kit)",
-    )
-    parser.add_argument(
-        "--storage",
-        metavar="URL",
-        help="a database that all workers reach, such as postgresql://HOST/NAME",
-    )
-    parser.add_argument(
-        "--trials",
-        type=int,
-        help="of the study, not of each worker (default: the profile's)",
-    )
-    return parser.parse_args(arguments)
+from tools.shared import options as common
 
 
 def search(home: Path, storage: str | None, trials: int | None):
@@ -55,17 +32,17 @@ def search(home: Path, storage: str | None, trials: int | None):
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    parser = common.parser("search", __doc__)
+    common.add_home(parser)
+    database = "a database that all workers reach, such as postgresql://HOST/NAME"
+    parser.add_argument("--storage", metavar="URL", help=database)
+    trials = "of the study, not of each worker (default: the profile's)"
+    parser.add_argument("--trials", type=int, help=trials)
+    options = parser.parse_args(arguments)
     # a cluster that takes its machine back: the trial is free for others, as on Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        study = search(options.home.expanduser(), options.storage, options.trials)
-    except utils.CourseError as error:
-        print(error)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on.")
-        return 130
+        study = search(common.home(options.home), options.storage, options.trials)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     states = [trial.state.name for trial in study.trials]
