@@ -164,7 +164,7 @@ def test_command_line(csv, capsys):
     csv.rename(csv.parent / "logs" / csv.name)
     home = str(csv.parent)
     assert cli.main(["compact", "--home", home]) == 0
-    assert "production.parquet: 600 requests, 3 days" in capsys.readouterr().out
+    assert "production.parquet: 600 requests, 4 days" in capsys.readouterr().out
     assert cli.main(["compact", "--home", f"{home}/nowhere"]) == 2
     assert "production.csv is missing: run notebooks/theme5" in capsys.readouterr().err
     assert cli.main(["compact", "--home", home, "--output", home]) == 2
