@@ -1525,6 +1525,10 @@ def build_trial(
     return model, replace(recipe, lr=params["lr"], weight_decay=params["weight_decay"])
 
 
+# Seconds between two signs of life of a worker, and of silence until it counts as dead.
+HEARTBEAT, GRACE = 10, 60
+
+
 def search(
     course: Course,
     data: Data,
@@ -1532,80 +1536,54 @@ def search(
     recipe: Recipe,
     trials: int,
     tracker: str = "none",
-    storage: str | Path | None = None,
+    storage: str | None = None,
 ):
-    """Optuna study over width, depth, dropout, learning rate and weight decay; bad
-    trials are pruned early.
+    """Optuna study over width, depth, dropout, learning rate and weight decay.
 
-    Trial 0 is the course's own choice. Every trial is a training with an identity, and
-    the study is a journal on disk: an interrupted search goes on. Sampler: TPE
-    (Bergstra et al., 2011). Pruning after each epoch by the median of the other trials.
-    With a `tracker` each trial is a run of it, as in `fit`.
-
-    Every process that makes this call on the same storage works on the same study, and
-    each returns when it is complete. The trial of a worker that dies is tried again by
-    another, with the same parameters: where they share the folder runs/, from the last
-    step saved.
+    Trial 0 is the course's own choice; TPE proposes the others (Bergstra et al., 2011),
+    and one that lags behind the median after an epoch is pruned. The study is a
+    database: an interrupted search goes on, a finished one loads. Every process that
+    makes this call works on the same study, and tries again what a dead one left.
 
     Parameters
     ----------
     trials : int
-        Of the study, not of each worker, at least 1. Where others have asked for more
-        and are at work on them, this call returns when they are done.
-    storage : path or "grpc://HOST:PORT", optional
-        A journal on a disk that all workers see, or the server that `course.py search
-        --serve` runs; a file in runs/ when None.
+        Of the study, not of each worker; two that look at the same moment may begin
+        one more.
+    storage : str, optional
+        Address of a database that all workers reach, such as "postgresql://HOST/NAME";
+        a file in runs/ of the home when None.
 
     Returns
     -------
     optuna.Study
-        Minimises the validation loss; `user_attrs["own"]` holds the parameters of the
-        course's own choice.
-
-    Raises
-    ------
-    CourseError
-        Less than one trial; no trial finished; a storage that is no journal, that
-        cannot be written or locked, or that does not answer.
+        `trials_dataframe()` is the table of its trials; `user_attrs["own"]` holds the
+        parameters of the course's own choice.
     """
-    # who takes which trial, who has died, and where the study is kept
-    from tools.scale import shared_study
-
     if trials < 1:
         raise CourseError(
             f"A search of {trials} trials finds nothing: ask for at least 1."
         )
-    parts = _search_parts(course, data, name, recipe)
-    title = f"{name}-{fingerprint(parts)}"
-    # with Drive it is copied over after every trial
-    stored = course.local / "runs" / f"{title}.journal"
-    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
-    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    with shared_study.clear_study_errors(storage or stored):
-        if storage is None:
-            copy_back(course, stored)
-        private = storage is None and course.home != course.local
-        opened = (
-            shared_study.open_journal(make_parent(stored))
-            if storage is None
-            else shared_study.open_storage(storage)
-        )
-        study = shared_study.open_study(opened, title, own, parts, storage or stored)
-        places = shared_study.Places(
-            study, trials, own, lambda place: _sampler(course.seed + place), private
-        )
-        while (trial := places.take()) or places.wait():
-            if trial:
-                shared_study.run_trial(
-                    study,
-                    trial,
-                    partial(_train_trial, course, data, name, recipe, tracker),
-                )
-                if storage is None:
-                    copy_to_home(course, stored)
-    if all(
-        trial.state.name != "COMPLETE" for trial in study.get_trials(deepcopy=False)
-    ):
+    optuna, waited = _quiet_optuna(), 0
+    study, file = _open_study(optuna, course, data, name, recipe, storage)
+
+    def objective(trial):
+        return trial_loss(trial, course, data, name, recipe, tracker)
+
+    with _clear_database_errors(file or storage):
+        while _count(study, "COMPLETE", "PRUNED") < trials:
+            begun = _count(study, "COMPLETE", "PRUNED", "RUNNING")
+            if begun >= trials and waited < 10 * GRACE:
+                # the last ones are with other workers; is one of them dead?
+                time.sleep(1)
+                waited += 1
+                optuna.storages.fail_stale_trials(study)
+                continue
+            study.optimize(objective, n_trials=1)
+            waited = 0
+            if file:
+                copy_to_home(course, file)
+    if not _count(study, "COMPLETE"):
         raise CourseError(
             "No trial of the search finished, every loss exploded: lower lr in the"
             " recipe to a tenth."
@@ -1613,52 +1591,25 @@ def search(
     return study
 
 
-def _search_parts(course, data, name, recipe) -> dict:
-    """What a study depends on: only who has the same of all of them may join it."""
-    return {
-        "name": name,
-        "code": fingerprint(search, OptimizedCNN, Data),
-        "networks": ARCHITECTURES,
-        "recipe": asdict(recipe),
-        "augmentation": AUGMENT[course.dataset] if recipe.augment else None,
-        "data": data.key,
-        "seed": course.seed,
+def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
+    """The objective of the search: propose parameters, train, return the lowest
+    validation loss; raises optuna.TrialPruned.
+    """
+    import optuna
+
+    # one seed a trial: two workers look in different places, a resumed search repeats
+    # nothing
+    trial.study.sampler = optuna.samplers.TPESampler(
+        seed=course.seed + trial.number, n_startup_trials=4
+    )
+    params = {
+        "width": trial.suggest_categorical("width", [16, 24, 32]),
+        "depth": trial.suggest_int("depth", 1, 2),
+        "dropout": trial.suggest_float("dropout", 0.0, 0.4),
+        "lr": trial.suggest_float("lr", 1e-3, 1e-2, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
     }
-
-
-def _sampler(seed: int):
-    """A sampler for each trial, so that an interrupted search proposes what an
-    uninterrupted one would.
-
-    A trial that another worker has not finished counts as a bad one (the constant liar
-    of Ginsbourger et al., 2010): two workers look in different places.
-    """
-    import warnings
-
-    import optuna
-
-    with warnings.catch_warnings():
-        # constant_liar, before Optuna 5
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=4, constant_liar=True
-        )
-
-
-def _train_trial(course, data, name, recipe, tracker, trial) -> float:
-    """Propose parameters, train, and return the lowest validation loss; raises
-    optuna.TrialPruned.
-    """
-    import optuna
-
-    trial.suggest_categorical("width", [16, 24, 32])
-    trial.suggest_int("depth", 1, 2)
-    trial.suggest_float("dropout", 0.0, 0.4)
-    trial.suggest_float("lr", 1e-3, 1e-2, log=True)
-    trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True)
-    if "given up" in trial.user_attrs:
-        raise optuna.TrialPruned
-    model, chosen = build_trial(course, trial.params, recipe)
+    model, chosen = build_trial(course, params, recipe)
 
     def report(epoch, row):
         trial.report(row["val_loss"], epoch)
@@ -1676,17 +1627,104 @@ def _train_trial(course, data, name, recipe, tracker, trial) -> float:
             progress=False,
             on_epoch=report,
         )
-    except TrainingStopped:
-        # this rate makes the loss explode: a result, not a failure
+    except TrainingStopped:  # this rate makes the loss explode: a result, too
         raise optuna.TrialPruned from None
+    except KeyboardInterrupt:
+        trial.study.enqueue_trial(params)  # the next worker goes on with it
+        raise
     if run.loaded:
         for row in run.history.itertuples():
             trial.report(row.val_loss, int(row.epoch))
     loss = float(run.history["val_loss"].min())
-    # of every epoch: an explosion that the training itself did not meet
-    if math.isnan(loss):
+    if math.isnan(loss):  # of every epoch
         raise optuna.TrialPruned
     return loss
+
+
+def _open_study(optuna, course, data, name, recipe, storage):
+    """The study of this name, code, recipe, data and seed, and its own database file,
+    or None where `storage` is the address of another.
+    """
+    title = f"{name}-{fingerprint(_search_parts(course, data, name, recipe))}"
+    file = make_parent(course.local / "runs" / f"{title}.db")
+    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
+    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if storage is None:
+        copy_back(course, file)
+    patient = {"connect_args": {"timeout": GRACE}}  # while another worker writes
+    with locked(file.with_suffix(".lock")), _clear_database_errors(storage or file):
+        database = optuna.storages.RDBStorage(
+            storage or f"sqlite:///{file}",
+            engine_kwargs={} if storage else patient,
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=(
+                optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)
+            ),
+        )
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0)
+        study = optuna.create_study(
+            study_name=title, storage=database, pruner=pruner, load_if_exists=True
+        )
+        tried = [
+            trial.system_attrs.get("fixed_params", trial.params)
+            for trial in study.trials
+            if trial.state.name != "FAIL"
+        ]
+        if own not in tried:
+            study.set_user_attr("own", own)
+            study.enqueue_trial(own)
+    return study, file if storage is None else None
+
+
+def _quiet_optuna():
+    """Optuna without its log of every trial, and without the word that its signs of
+    life are experimental.
+    """
+    import warnings
+
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+@contextmanager
+def _clear_database_errors(where: str | Path):
+    """Say in one sentence why a study cannot be read or written."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        kept = "The trials that are finished are all there."
+        with suppress(type(error)), clear_disk_errors(where, kept):
+            raise
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise CourseError(
+            f"The study in {where} cannot be used ({reason}): see to the database, or"
+            " move that file away, then run again; finished trainings load."
+        ) from error
+
+
+def _count(study, *states: str) -> int:
+    trials = study.get_trials(deepcopy=False)
+    return sum(trial.state.name in states for trial in trials)
+
+
+def _search_parts(course, data, name, recipe) -> dict:
+    """What a study depends on: only who has the same of all of them may join it."""
+    return {
+        "name": name,
+        "code": fingerprint(trial_loss, OptimizedCNN, Data),
+        "networks": ARCHITECTURES,
+        "recipe": asdict(recipe),
+        "augmentation": AUGMENT[course.dataset] if recipe.augment else None,
+        "data": data.key,
+        "seed": course.seed,
+    }
 
 
 # ======================================================================================
@@ -2855,6 +2893,8 @@ METRICS = (
     *(f"{name}_z" for name in COMPARED),
     "class_mix_z",
 )
+WINDOW_COLUMNS = ("timestamp", "window", *METRICS)
+PERCENTS = (50, 95, 99)
 
 
 def _quantities(log: pd.DataFrame) -> pd.DataFrame:
@@ -2877,21 +2917,17 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and n of a quiet period, by quantity: what "normal"
     means for the alerts.
 
-    Parameters
-    ----------
-    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which
-    answers for
-    itself
-
     Raises
     ------
     CourseError
         Fewer than 100 answered requests: the baseline itself would be noise.
     """
-    if not isinstance(log, pd.DataFrame):
-        return log.monitoring_baseline()
     table = _quantities(log)
-    check_baseline(len(table))
+    if len(table) < 100:
+        raise CourseError(
+            f"A baseline of {len(table)} answered requests is too short: log at least"
+            " 100 quiet ones."
+        )
     return {
         name: {
             "mean": float(table[name].mean()),
@@ -2900,14 +2936,6 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
         }
         for name in table
     }
-
-
-def check_baseline(answered: int) -> None:
-    if answered < 100:
-        raise CourseError(
-            f"A baseline of {answered} answered requests is too short: log at least 100"
-            " quiet ones."
-        )
 
 
 def window_statistics(
@@ -2922,16 +2950,10 @@ def window_statistics(
 
     Parameters
     ----------
-    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which
-    answers for
-    itself
     minutes, every : int
         Length of the window and distance of the ticks. Neighbouring windows overlap.
     baseline : dict of `monitoring_baseline`, optional
-        Adds `<name>_z`: the deviation from the baseline in standard errors, (m - m0) /
-        (s √(1/n + 1/n0)). s is the larger of both standard deviations: one odd image in
-        a small window widens its own yardstick. `class_mix_z` is the largest such
-        deviation of the shares of all classes, without its sign.
+        Adds `<name>_z` and `class_mix_z`, the deviations from it.
     until : datetime, optional
         Last tick; the end of the log when None. A live watch gives the time now, else
         silence goes unseen.
@@ -2943,95 +2965,61 @@ def window_statistics(
         requests count in `requests`, `throughput` and `error_rate` only. Means over
         nothing are NaN.
     """
-    if not isinstance(log, pd.DataFrame):
-        return log.window_statistics(minutes, every, baseline, until)
     if log.empty:
         raise CourseError(NO_LINES)
-    log = log.sort_values("timestamp", kind="stable")
-    start, ticks = window_ticks(
-        log["timestamp"].iloc[0], log["timestamp"].iloc[-1], every, until
-    )
-    table, times = _quantities(log), pd.DatetimeIndex(log["timestamp"])
-    answered = times[log["status"] == "ok"]
-    rows = []
+    log = log.sort_values("timestamp", kind="stable").set_index("timestamp")
+    table, minute, rows = _quantities(log), pd.Timedelta(minutes=1), []
+    start, ticks = _ticks(log.index, every, until)
     for tick in ticks:
-        since = tick - pd.Timedelta(minutes=minutes)
-        first, last = times.searchsorted([since, tick], side="right")
-        part = table.iloc[slice(*answered.searchsorted([since, tick], side="right"))]
-        latency, spread = part["latency_ms"].to_numpy(), part.std() if baseline else {}
-        rows.append(
-            window_row(
-                tick,
-                start,
-                minutes,
-                int(last - first),
-                latency,
-                part.mean(),
-                spread,
-                baseline,
-            )
-        )
-    return window_table(rows)
+        since = tick - minutes * minute + pd.Timedelta(1, "ns")
+        requests, part = len(log.loc[since:tick]), table.loc[since:tick]
+        latency, means = part["latency_ms"].to_numpy(), part.mean()
+        p50, p95, p99 = np.percentile(latency if len(part) else [math.nan], PERCENTS)
+        row = {
+            "timestamp": tick,
+            "window": minutes,
+            "requests": requests,
+            "throughput": requests / min(minutes, (tick - start) / minute),
+            "latency_p50": p50,
+            "latency_p95": p95,
+            "latency_p99": p99,
+            "error_rate": 1 - len(part) / requests if requests else math.nan,
+        }
+        row |= dict(means) | (_deviations(part, means, baseline) if baseline else {})
+        rows.append({name: row[name] for name in WINDOW_COLUMNS if name in row})
+    return pd.DataFrame(rows)
 
 
-def window_ticks(
-    first: pd.Timestamp, last: pd.Timestamp, every: int, until: datetime | None
-):
+def _ticks(times: pd.DatetimeIndex, every: int, until: datetime | None):
     """Start of the step that the first line falls into, and the ticks from its end to
     `until` or the last line.
     """
-    step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or last)
+    step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or times[-1])
     end = end if end.tz else end.tz_localize("UTC")
     # a Timedelta holds 292 years at most
-    if end.timestamp() - first.timestamp() > MAX_TICKS * step.total_seconds():
+    if end.timestamp() - times[0].timestamp() > MAX_TICKS * step.total_seconds():
         raise CourseError(
-            f"The log goes from {first:%Y-%m-%d} to {end:%Y-%m-%d}, more than"
+            f"The log goes from {times[0]:%Y-%m-%d} to {end:%Y-%m-%d}, more than"
             f" {MAX_TICKS:,} steps of {every} minutes: choose one run_id, or a larger"
             " `every`."
         )
-    start = first.floor(f"{every}min")
-    end = max(end.ceil(f"{every}min"), start + step)
-    return start, pd.date_range(start + step, end, freq=step)
+    start = times[0].floor(step)
+    return start, pd.date_range(
+        start + step, max(end.ceil(step), start + step), freq=step
+    )
 
 
-def window_row(
-    tick,
-    start,
-    minutes: int,
-    requests: int,
-    latency: np.ndarray,
-    means,
-    spread,
-    baseline,
-) -> dict:
-    """One row of `window_statistics`, from the latencies of the n answered requests and
-    what is known of the rest.
+def _deviations(part: pd.DataFrame, means, baseline: dict) -> dict[str, float]:
+    """How far a window is from a quiet day, in standard errors: (m - m0) / (s √(1/n +
+    1/n0)).
 
-    Parameters
-    ----------
-    requests : int
-        Answered or not.
-    latency : float (n,), ms
-    means, spread : Series or dict
-        Mean and standard deviation by quantity; the spread is used with a baseline
-        only.
+    s is the larger of both standard deviations: one odd image in a small window widens
+    its own yardstick. `class_mix_z` is the largest such deviation of the shares of all
+    classes, without its sign.
     """
-    n = len(latency)
-    percentiles = np.percentile(latency, (50, 95, 99)) if n else [math.nan] * 3
-    row = {
-        "timestamp": tick,
-        "window": minutes,
-        "requests": requests,
-        "throughput": requests / min(minutes, (tick - start) / pd.Timedelta(minutes=1)),
-        "error_rate": 1 - n / requests if requests else math.nan,
-    }
-    row |= dict(
-        zip(("latency_p50", "latency_p95", "latency_p99"), percentiles, strict=True)
-    ) | dict(means)
-    if not baseline:
-        return row
+    n, spread = len(part), part.std()
     shares = [name for name in baseline if name.startswith("share_")]
-    z = {name: math.nan for name in (*COMPARED, *shares)}
+    z = dict.fromkeys((*COMPARED, *shares), math.nan)
     # a class of which the window has nobody has a share of 0, always
     for name in z if n > 1 else ():
         normal = baseline[name]
@@ -3040,13 +3028,7 @@ def window_row(
         )
         z[name] = (means.get(name, 0.0) - normal["mean"]) / max(error, 1e-6)
     mix = max((abs(z[name]) for name in shares), default=math.nan)
-    return row | {f"{name}_z": z[name] for name in COMPARED} | {"class_mix_z": mix}
-
-
-def window_table(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows)[
-        [name for name in ("timestamp", "window", *METRICS) if name in rows[0]]
-    ]
+    return {f"{name}_z": z[name] for name in COMPARED} | {"class_mix_z": mix}
 
 
 def error_budget(
@@ -3058,12 +3040,6 @@ def error_budget(
     A request is good when it was answered within `limit_ms`. Source: Beyer et al., Site
     Reliability Engineering (2016).
 
-    Parameters
-    ----------
-    log : DataFrame of `read_log`, or `tools.scale.parquet_log.ParquetLog`, which counts
-    for
-    itself
-
     Returns
     -------
     Series: objective, limit_ms, requests, good_share, allowed_bad, bad, budget_left (1
@@ -3074,10 +3050,7 @@ def error_budget(
             f"error_budget needs log lines ({requests} given) and an objective between"
             f" 0 and 1 ({objective} given): 0.99 allows one bad request in a hundred."
         )
-    if isinstance(log, pd.DataFrame):
-        bad = int((~((log["status"] == "ok") & (log["latency_ms"] <= limit_ms))).sum())
-    else:
-        bad = log.bad_requests(limit_ms)
+    bad = int((~((log["status"] == "ok") & (log["latency_ms"] <= limit_ms))).sum())
     allowed = (1 - objective) * requests
     return pd.Series(
         {

@@ -28,9 +28,7 @@ DOORS = {  # rooms of tools/ that may ask another room than shared/
     "web": {"report", "notebooks", "colab"},
 }
 # Still to be opened: this set is empty in the end.
-OPEN = {
-    ("utils", "tools.scale.shared_study"),
-}
+OPEN = {}
 
 
 def source(path: Path) -> str:

@@ -24,7 +24,6 @@ import torch
 from killing import (
     error_of,
     killed,
-    killed_after,
     killed_in_writing,
     leftovers,
     on_full_disk,
@@ -35,7 +34,6 @@ from test_training import RECIPE, Interrupted, network, same_weights
 import sample_data
 import utils
 from kit import images
-from tools.scale import shared_study
 
 KIT = Path(utils.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*")
@@ -373,39 +371,6 @@ def test_kills_at_random_moments(options, held):
     assert all(words in done.stdout for words in held)
 
 
-# --- kills: search
-
-
-def test_search_killed_at_random_moments_loses_no_finished_trial(data, tmp_path):
-    """Trials that take no time, so that most kills hit the journal or its lock."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
-    recipe, rng = replace(RECIPE, epochs=1), random.Random(0)
-    whole = [trial.params for trial in quick_search(data, "whole", recipe).trials]
-    for kill in range(3):
-        name = f"search-{kill}"
-        killed_after(
-            rng.uniform(0, 0.4),
-            lambda name=name: quick_search(data, name, recipe),
-            ready=lambda name=name: list(data.course.runs.glob(f"{name}-*.journal")),
-        )
-        stored = next(data.course.runs.glob(f"{name}-*.journal"))
-        # to read: it would be repaired
-        copy = shutil.copytree(data.course.runs, tmp_path / name) / stored.name
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(copy)))
-        try:
-            before = finished(
-                optuna.load_study(study_name=stored.stem, storage=storage)
-            )
-        except KeyError:  # killed before the study was stored
-            before = []
-        after = finished(quick_search(data, name, recipe))
-        assert (
-            after[: len(before)] == before and [params for params, _ in after] == whole
-        )
-
-
 def quick_search(data, name, recipe, trials=6):
     def quick(course, name, model, *rest, **options):
         losses = pd.DataFrame({"val_loss": [float(utils.count_parameters(model))]})
@@ -413,7 +378,6 @@ def quick_search(data, name, recipe, trials=6):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "fit", quick)
-        patch.setattr(shared_study, "CLAIM", 0.2)
         return utils.search(data.course, data, name, recipe, trials)
 
 
@@ -742,7 +706,7 @@ def test_curves_on_a_full_disk(data, small_disk):
 def test_search_on_a_full_disk(data):
     recipe = replace(RECIPE, epochs=1)
     before = finished(quick_search(data, "search", recipe, trials=2))
-    stored = next(data.course.runs.glob("search-*.journal"))
+    stored = next(data.course.runs.glob("search-*.db"))
     full = stored.stat().st_size + 4096
     said = on_full_disk(
         lambda: quick_search(data, "search", recipe, trials=50), size=full

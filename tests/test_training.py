@@ -556,28 +556,6 @@ def test_checkpoint_of_a_students_own_network(tmp_path):
 # --- search
 
 
-def test_interrupted_search_loses_no_trial(data, monkeypatch):
-    recipe = replace(RECIPE, epochs=1, augment=False)
-    whole = [
-        t.params for t in utils.search(data.course, data, "whole", recipe, 3).trials
-    ]
-    fit, calls = utils.fit, []
-
-    def interrupt(*args, **kwargs):
-        calls.append(1)
-        if len(calls) in (1, 3):  # in the first trial, then in the second
-            raise KeyboardInterrupt
-        return fit(*args, **kwargs)
-
-    monkeypatch.setattr(utils, "fit", interrupt)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            utils.search(data.course, data, "search", recipe, 3)
-    study = utils.search(data.course, data, "search", recipe, 3)
-    finished = [t.params for t in study.trials if t.state.name == "COMPLETE"]
-    assert finished == whole and finished[0] == study.user_attrs["own"]
-
-
 def test_search_prunes_what_lags_behind_and_survives_an_explosion(data, monkeypatch):
     def fake(course, name, model, data, recipe, on_epoch=None, **options):
         number = len(seen)

@@ -20,7 +20,7 @@ COMMANDS = {
     "check": ("tools.grading.check", "evidence on a hand-in; repeats its figures"),
     "publish": ("tools.colab.publish", "put a repository into the Colab badges"),
     "site": ("tools.web.build", "finished runs as web pages"),
-    "compact": ("tools.scale.compact", "a production log into daily Parquet files"),
+    "compact": ("tools.scale.logs", "a production log into daily Parquet files"),
     "demo": ("demo.__main__", "the model in service as a web page"),
     "exercises": ("exercises.__main__", "all exercises with their hints"),
 }
