@@ -1,7 +1,7 @@
 """Logs: time and peak memory of theme 5's windows, by pandas from the CSV and by DuckDB
 from Parquet. Run by hand.
 
-    .venv-scale/bin/python benchmarks/logs.py [--rows 10000 1000000 10000000] [--rounds 3]
+    .venv-scale/bin/python benchmarks/logs.py [--rows 10000 1000000] [--rounds 3]
 
 Draws a log of ten days. Every measurement is a process of its own, the sides take
 turns, and both must come to the same windows. pandas is left out above --pandas rows,

@@ -27,8 +27,6 @@ DOORS = {  # rooms of tools/ that may ask another room than shared/
     "handin": {"grading"},
     "web": {"report", "notebooks", "colab"},
 }
-# Still to be opened: this set is empty in the end.
-OPEN = {}
 
 
 def source(path: Path) -> str:
@@ -74,13 +72,13 @@ EDGES = {(name, used) for name, path in FILES.items() for used in imports(path)}
 
 @pytest.mark.parametrize("part", BELOW)
 def test_imports_run_one_way(part):
-    for name, used in sorted(EDGES - OPEN):
+    for name, used in sorted(EDGES):
         if name.split(".")[0] == part:
             assert used.split(".")[0] in BELOW[part] | {part}, f"{name} imports {used}"
 
 
 def test_rooms_of_tools_ask_shared_and_named_doors_only():
-    for name, used in sorted(EDGES - OPEN):
+    for name, used in sorted(EDGES):
         if not name.startswith("tools.") or not used.startswith("tools."):
             continue
         own, other = name.split(".")[1], used.split(".")[1]
@@ -89,12 +87,8 @@ def test_rooms_of_tools_ask_shared_and_named_doors_only():
 
 
 def test_nothing_stands_in_a_circle():
-    above = {name: {used for a, used in EDGES - OPEN if a == name} for name in FILES}
+    above = {name: {used for a, used in EDGES if a == name} for name in FILES}
     while free := [name for name, used in above.items() if not used & above.keys()]:
         for name in free:
             del above[name]
     assert not above
-
-
-def test_what_is_still_to_be_opened_is_there():
-    assert OPEN <= EDGES, f"opened, so take it off the list: {OPEN - EDGES}"
