@@ -15,6 +15,7 @@ import pytest
 from support import colab
 
 import utils
+from tools import cli
 from tools.colab import publish
 
 KIT = Path(__file__).resolve().parent.parent
@@ -127,10 +128,10 @@ def test_wrong_address_is_explained_and_nothing_changes(kit, address):
 
 def test_password_in_the_address_is_never_repeated(kit, capsys):
     address = "https://ada:hunter2secret@github.com/ada/course"
-    assert publish.main(["--repo", address, "--project", str(kit)]) == 2
+    assert cli.main(["publish", "--repo", address, "--project", str(kit)]) == 2
     said = capsys.readouterr()
     assert (
-        "holds a name or a password" in said.out
+        "holds a name or a password" in said.err
         and "hunter2" not in said.out + said.err
     )
     assert not any(b"hunter2" in content for content in contents(kit).values())

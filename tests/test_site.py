@@ -17,8 +17,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-import course
 import utils
+from tools import cli
 from tools.notebooks import run
 
 pytest.importorskip("nbconvert")
@@ -105,7 +105,7 @@ def homes(tmp_path_factory) -> list[Path]:
 def built(homes, tmp_path_factory) -> Path:
     """The site of two homes; read only."""
     out = tmp_path_factory.mktemp("out") / "my site"
-    assert course.main(["site", "--home", *map(str, homes), "--out", str(out)]) == 0
+    assert cli.main(["site", "--home", *map(str, homes), "--output", str(out)]) == 0
     return out
 
 
@@ -288,7 +288,7 @@ def test_theme_that_did_not_run_has_a_page_that_says_so(home, tmp_path, capsys):
     (folder / paths[4].name).unlink()
     (folder / paths[5].name).write_text('{"cells": [')
     expected |= {paths[4].stem: "has not been run", paths[5].stem: "is damaged"}
-    assert site.main(["--home", str(home), "--out", str(out)]) == 1
+    assert site.main(["--home", str(home), "--output", str(out)]) == 1
     said = capsys.readouterr().out
     for name, words in expected.items():
         page = soup_of(out / "lungs" / f"{name}.html")
@@ -302,7 +302,7 @@ def test_what_cannot_be_built_is_one_sentence_and_the_earlier_site_stays(
     home, tmp_path, capsys, monkeypatch
 ):
     out, thesis = tmp_path / "site", tmp_path / "thesis"
-    arguments = ["--home", str(home), "--out", str(out)]
+    arguments = ["--home", str(home), "--output", str(out)]
     assert site.main(arguments) == 0 and site.main(arguments) == 0
     before = (out / "index.html").read_text()
     thesis.mkdir()
@@ -310,12 +310,12 @@ def test_what_cannot_be_built_is_one_sentence_and_the_earlier_site_stays(
 
     def refused(words: str, *arguments: str) -> None:
         capsys.readouterr()
-        assert site.main([*arguments]) == 2
-        told = capsys.readouterr().out
+        assert cli.main(["site", *arguments]) == 2
+        told = capsys.readouterr().err
         assert words in told and told.count("\n") == 1
 
     refused("holds no executed notebook", "--home", str(thesis), *arguments[2:])
-    refused("holds something else than", *arguments[:2], "--out", str(thesis))
+    refused("holds something else than", *arguments[:2], "--output", str(thesis))
     twin = shutil.copytree(home, tmp_path / "other" / home.name)
     refused("Two homes are named lungs", *arguments, "--home", str(twin))
     with monkeypatch.context() as patch:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import utils
+from tools.shared import options
 
 KIT = Path(__file__).resolve().parents[2]
 BADGE = re.compile(
@@ -21,22 +22,13 @@ STAMP = re.compile(r'(REPOSITORY, BRANCH = \\")[^"\\]*(\\", \\")[^"\\]*(\\")')
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="course.py publish",
-        description=__doc__.partition("\n\n")[0],
-        epilog=__doc__.partition("\n\n")[2],
-    )
-    parser.add_argument(
-        "--repo",
-        required=True,
-        help="address of the repository: https://github.com/OWNER/REPOSITORY",
-    )
-    parser.add_argument(
-        "--branch", default="main", help="branch that students get (default: main)"
-    )
-    parser.add_argument(
-        "--project", type=Path, default=KIT, help="folder to stamp (default: the kit)"
-    )
+    parser = options.parser("publish", __doc__)
+    repo = "address of the repository: https://github.com/OWNER/REPOSITORY"
+    parser.add_argument("--repo", required=True, help=repo)
+    branch = "branch that students get (default: main)"
+    parser.add_argument("--branch", default="main", help=branch)
+    project = "folder to stamp (default: the kit)"
+    parser.add_argument("--project", type=Path, default=KIT, help=project)
     return parser.parse_args(arguments)
 
 
@@ -142,22 +134,16 @@ def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Pat
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
-    try:
-        changed = publish(
-            options.repo, options.branch, options.project.expanduser().resolve()
-        )
-    except utils.CourseError as error:
-        print(error)
-        return 2
-    repository = f"https://github.com/{owner_and_name(options.repo)}"
+    given = parse(arguments)
+    changed = publish(given.repo, given.branch, given.project.expanduser().resolve())
+    repository = f"https://github.com/{owner_and_name(given.repo)}"
     if not changed:
         print(
             f"Nothing to change: all is stamped with {repository}, branch"
-            f" {options.branch}."
+            f" {given.branch}."
         )
         return 0
-    print(f"Stamped with {repository}, branch {options.branch}:", *changed, sep="\n  ")
+    print(f"Stamped with {repository}, branch {given.branch}:", *changed, sep="\n  ")
     print(
         "Commit and push these files to that branch, make the repository public, and"
         " open a badge on Colab to see."

@@ -15,6 +15,7 @@ import jinja2
 import sample_data
 import utils
 from tools.notebooks import run
+from tools.shared import options
 
 KIT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).parent / "templates"
@@ -44,18 +45,11 @@ class Story:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    about, more = __doc__.split("\n\n")
-    parser = argparse.ArgumentParser("course.py site", description=about, epilog=more)
-    parser.add_argument(
-        "--home",
-        type=Path,
-        nargs="+",
-        action="extend",
-        help=f"folders of finished runs (default: {' '.join(HOMES)})",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=KIT / "site", help="the site (default: site/)"
-    )
+    parser = options.parser("site", __doc__)
+    homes = f"folders of finished runs (default: {' '.join(HOMES)})"
+    parser.add_argument("--home", type=Path, nargs="+", action="extend", help=homes)
+    out = "folder of the site (default: site/)"
+    parser.add_argument("-o", "--output", type=Path, default=KIT / "site", help=out)
     return parser.parse_args(arguments)
 
 
@@ -151,7 +145,7 @@ def build(homes: list[Path], out: Path) -> list[Story]:
     taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
     if taken and not (out / MARKER).is_file():
         raise utils.CourseError(
-            f"{out} holds something else than a site: name another folder with --out."
+            f"{out} holds something else than a site: name another folder with --output."
         )
     stories = open_stories(homes)
     try:
@@ -172,13 +166,9 @@ def build(homes: list[Path], out: Path) -> list[Story]:
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
-    out = options.out.expanduser().resolve()
-    try:
-        stories = build(options.home or [KIT / home for home in HOMES], out)
-    except utils.CourseError as error:
-        print(error)
-        return 2
+    given = parse(arguments)
+    out = given.output.expanduser().resolve()
+    stories = build(given.home or [KIT / home for home in HOMES], out)
     failed = 0
     for story in stories:
         for chapter in story.chapters:
