@@ -93,6 +93,7 @@ def main() -> None:
             f"{options.home} holds no course: run course.py run --home {options.home}"
             " --until 3 first."
         )
+    held.pop("threads", None)  # `start` reads them from the home
     course = utils.start(4, home=options.home, **held)
     data = utils.load_data(course)
     val, test = data.where("val"), data.where("test")

@@ -34,7 +34,7 @@ def cells(theme: str) -> list:
 
 
 def place_of(name: str) -> int:
-    asked = re.compile(rf'exercises\.(check|predict)\("{name}"')
+    asked = re.compile(rf'exercises\.(check|predict)\(\s*"{name}"')
     places = [
         n
         for n, cell in enumerate(cells(name[:6]))
@@ -86,7 +86,7 @@ def test_notebook_asks_for_every_exercise_once_in_order(theme):
     asked = [
         f"{theme}/{name}"
         for name in re.findall(
-            rf'exercises\.(?:check|predict)\("{theme}/(\w+)"', source
+            rf'exercises\.(?:check|predict)\(\s*"{theme}/(\w+)"', source
         )
     ]
     assert (
