@@ -154,14 +154,6 @@ def found(report: dict, name: str, kind: str = "fail") -> list[str]:
     ]
 
 
-def rows_of(output: Path) -> dict[str, dict]:
-    """The summary of a class."""
-    return {
-        row["submission"]: row
-        for row in json.loads((output / "summary.json").read_text())["rows"]
-    }
-
-
 def figures(report: dict, by: str) -> dict[str, str]:
     return {row["figure"]: row["verdict"] for row in report["tables"][by]}
 
@@ -569,6 +561,14 @@ def test_figure_that_its_notebook_never_recorded_is_a_fault():
         row["says"] == compare.NOT_RECORDED
         and compare.findings_of([row], False)[0].verdict == "fail"
     )
+
+
+def test_wrong_arguments(tmp_path, capsys):
+    assert check.main([]) == 2 and check.main([str(tmp_path), "--level", "deep"]) == 2
+    nowhere, output = str(tmp_path / "nowhere"), tmp_path / "out"
+    assert check.main([nowhere, "--output", str(output)]) == 2 and not output.exists()
+    assert "nowhere is missing" in capsys.readouterr().out
+    assert check.main([str(tmp_path), "--source", nowhere]) == 2
 
 
 @pytest.mark.slow
