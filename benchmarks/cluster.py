@@ -1,4 +1,4 @@
-"""A class of submissions: one after the other, and on a local Dask cluster. Run by hand.
+"""A class of submissions, one after the other and on a local Dask cluster; by hand.
 
     .venv-scale/bin/python benchmarks/cluster.py CLASS [--rounds 3] [--workers 2]
 
