@@ -88,9 +88,9 @@ def test_what_is_compacted_is_what_read_log_reads(tmp_path, seed):
     csv, folder = tmp_path / "production.csv", tmp_path / "production.parquet"
     log = utils.read_log(write_log(csv, seed))
     assert logs.compact(csv, folder) == len(log)
-    found = pd.read_parquet(folder)
+    found = duckdb.sql(f"SELECT * FROM '{folder}/*/*.parquet'").df()
     found["timestamp"] = found["timestamp"].dt.tz_localize("UTC")
-    days = found["day"].astype(str)
+    days = found["day"].dt.strftime("%Y-%m-%d")
     assert (found["timestamp"].dt.strftime("%Y-%m-%d") == days).all()
     order = ["timestamp", "run_id", "latency_ms", "image"]
     found, log = (
