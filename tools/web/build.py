@@ -145,7 +145,7 @@ def build(homes: list[Path], out: Path) -> list[Story]:
     taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
     if taken and not (out / MARKER).is_file():
         raise utils.CourseError(
-            f"{out} holds something else than a site: name another folder with --output."
+            f"{out} holds something else than a site: name another --output."
         )
     stories = open_stories(homes)
     try:
