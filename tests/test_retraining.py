@@ -1051,7 +1051,9 @@ def test_answer_that_the_gate_refuses(decided):
     assert "clean accuracy" in named(report, "failed", "inconclusive")
     audit = utils.read_audit(home.course)
     assert utils.in_service(home.course) == old
-    assert audit["event"].tolist() == ["refused"] and "clean accuracy" in audit["why"][0]
+    assert (
+        audit["event"].tolist() == ["refused"] and "clean accuracy" in audit["why"][0]
+    )
     decided("watch")  # a rehearsal is free, whatever was decided
     retrain_and_gate(home, dry_run=True)
     assert len(utils.read_audit(home.course)) == 1
