@@ -250,10 +250,11 @@ def are_settings(values: dict) -> bool:
     """Whether course.json says everything that it must, in values that `start`
     takes.
     """
+    names = [values.get(name) for name in ("dataset", "source", "profile")]
     return (
-        values.get("dataset") in DATASETS
-        and isinstance(values.get("source"), str)
-        and values.get("profile") in PROFILES
+        all(isinstance(name, str) for name in names)
+        and values["dataset"] in DATASETS
+        and values["profile"] in PROFILES
         and _is_whole(values.get("image_size"), 32, MAX_IMAGE_SIZE)
         and _is_whole(values.get("seed"), 0, 2**32 - 1)
         and _is_whole(values.get("threads", 1), 1, 1024)

@@ -107,7 +107,7 @@ class AppendOnlyCsv:
         try:
             # the last line may be in the making
             table = self._typed(lines[: lines.rfind(b"\n") + 1])
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise CourseError(f"{self.path} is damaged ({error}): {MOVE}") from error
         if run_id is None:
             return table

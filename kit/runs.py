@@ -196,7 +196,10 @@ def load_finished(path: Path, device: torch.device) -> dict:
         return {}
     try:
         state = torch.load(path, device, weights_only=True)
-        return {"weights": state["weights"], "history": state["history"], **state}
+        kinds = {"weights": dict, "history": list, "recipe": dict, "seconds": float}
+        if not all(isinstance(state[name], kind) for name, kind in kinds.items()):
+            raise ValueError("values of other kinds")
+        return state
     except Exception:  # torch.load raises a dozen kinds of error on a damaged file
         set_aside(path)
         return {}

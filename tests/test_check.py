@@ -19,6 +19,7 @@ from tools.grading import (
     check,
     compare,
     examine,
+    klass,
     reexecute,
     sandbox,
     verdict,
@@ -187,7 +188,7 @@ def test_the_page_says_what_was_found_and_awards_no_points(
     submission, run_check, tmp_path
 ):
     _, report, _ = run_check(submission, whole=False)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*check.REPORT}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*klass.REPORT}
     page = (tmp_path / "out" / "check.html").read_text()
     for words in (
         report["verdict"],

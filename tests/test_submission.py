@@ -578,8 +578,8 @@ HARMLESS = {
         cell(USED),
         cell("!pip install seaborn\nimport seaborn\nx = !ls\nx?"),
         both(put("extra.py", "import os\nimport utils\n"), cell("import extra")),
-        lambda root: (root / "utils.py").write_text(
-            (root / "utils.py").read_text() + "\nimport tensorrt\n"
+        lambda root: (root / "kit" / "tensorrt.py").write_text(
+            (root / "kit" / "tensorrt.py").read_text() + "\nimport tensorrt\n"
         ),
     ],
     "seeds": [
