@@ -298,30 +298,15 @@ def power(rival: Rival | None, options) -> None:
                     for a, b in zip(x, y, strict=True)
                 ],
             }
+            asked = {"MMD": "mmd", "KS Bonferroni": "ks"} if rival else {}
+            more = {"mmd": {"gamma": gamma, "permutations": options.permutations}}
             theirs = {}
-            if rival:
-                asked = {
-                    "MMD": (
-                        "mmd",
-                        {"gamma": gamma, "permutations": options.permutations},
-                    ),
-                    "KS Bonferroni": ("ks", {}),
-                }
-                theirs = {
-                    name: [
-                        told["drift"]
-                        for told in rival.ask(test, x, y, alpha=0.05, **more)
-                    ]
-                    for name, (test, more) in asked.items()
-                }
-            rows += [
-                {
-                    "shift": shift,
-                    "n = m": size,
-                    **pair_up(name, found, theirs.get(name)),
-                }
-                for name, found in ours.items()
-            ]
+            for name, test in asked.items():
+                told = rival.ask(test, x, y, alpha=0.05, **more.get(test, {}))
+                theirs[name] = [answer["drift"] for answer in told]
+            for name, found in ours.items():
+                row = {"shift": shift, "n = m": size}
+                rows.append(row | pair_up(name, found, theirs.get(name)))
     table = pd.DataFrame(rows)
     print(
         f"share of {options.draws} draws with an alarm [95 % interval], d ="

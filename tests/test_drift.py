@@ -1,8 +1,7 @@
-"""Drift detectors, accuracy without labels, and the policy that decides."""
+"""Drift detectors: the tests by themselves, by name, and under the handout's names."""
 
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,10 +10,10 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
+from support.worlds import Stand, as_reference, within, world
 from torch import nn
 
 import utils
-from kit import figures
 from kit.fingerprint import fingerprint
 from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
@@ -26,50 +25,8 @@ TESTS = {
 }
 
 
-def correlated(rng, n, features=12, noise=0.1):
-    """Features that say nearly the same thing, as image statistics do."""
-    return rng.normal(size=(n, 1)) + noise * rng.normal(size=(n, features))
-
-
-def within(alarms: int, n: int, rate: float = 0.05) -> bool:
-    """Is this number of alarms what a true rate gives, but for one case in ten
-    thousand?
-    """
-    return stats.binomtest(alarms, n, rate).pvalue > 1e-4
-
-
 @pytest.fixture(scope="module")
-def world():
-    """Draws what detectors see of n images: answers with 85 % accuracy, calibrated;
-    embeddings that go together.
-    """
-
-    def draw(n, seed=0, shift=0.0, unsure=0.0):
-        rng = np.random.default_rng(seed)
-        embedding = correlated(rng, n, 16, noise=0.7) + shift
-        confident = stats.beta.ppf(rng.random(n), 6, 1) / 2 + 0.5
-        confident = np.clip(confident - unsure, 0.5, 1)
-        answer = rng.integers(0, 2, n)
-        probabilities = np.where(
-            np.arange(2) == answer[:, None], confident[:, None], 1 - confident[:, None]
-        )
-        labels = np.where(rng.random(n) < confident, answer, 1 - answer)
-        names = ["brightness", "contrast", "sharpness"]
-        table = pd.DataFrame(
-            correlated(rng, n, 3) * 10 + 100 + 5 * shift, columns=names
-        )
-        return utils.Observation(table, probabilities, embedding), labels
-
-    return draw
-
-
-def as_reference(seen, labels, classes=("NORMAL", "PNEUMONIA")) -> utils.Reference:
-    parts = (seen.statistics, seen.probabilities, seen.embedding)
-    return utils.Reference(*parts, labels, "0123456789abcdef", classes)
-
-
-@pytest.fixture(scope="module")
-def reference(world):
+def reference():
     return as_reference(*world(200))
 
 
@@ -209,7 +166,6 @@ def test_a_constant_world_has_not_drifted(test):
 X = np.random.default_rng(13).normal(size=(50, 5))
 NAN, INFINITE = X.copy(), X.copy()
 NAN[7, 2], INFINITE[:3, 0] = np.nan, np.inf
-ONE = {"reference": X, "window": X[:1]}
 
 
 @pytest.mark.parametrize("test", TESTS.values(), ids=TESTS)
@@ -259,7 +215,7 @@ def test_the_smallest_windows_that_are_let_through_can_raise_an_alarm():
 # --- Detectors by name, and how good they are
 
 
-def test_false_alarms_of_every_detector_stay_at_what_they_promise(world):
+def test_false_alarms_of_every_detector_stay_at_what_they_promise():
     rows = utils.alarm_rates(world(160, seed=1)[0], 40, resamples=300, permutations=99)
     rates = {row["detector"]: row for row in rows}
     assert set(rates) == set(utils.DETECTORS)
@@ -273,7 +229,7 @@ def test_false_alarms_of_every_detector_stay_at_what_they_promise(world):
     assert (row["window"], row["reference"]) == (40, 120)
 
 
-def test_a_window_as_large_as_the_pool_leaves_no_reference(world):
+def test_a_window_as_large_as_the_pool_leaves_no_reference():
     with pytest.raises(utils.CourseError, match="leaves 10 of 100 images"):
         utils.alarm_rates(world(100)[0], 90)
 
@@ -305,7 +261,7 @@ def test_groups_are_never_divided():
     assert len(windows) == 60 and set().union(*windows) == set(groups)
 
 
-def test_power_grows_with_severity_and_window(world, reference):
+def test_power_grows_with_severity_and_window(reference):
     drifted = {("shift", s): world(100, 20 + s, 0.35 * s)[0] for s in range(4)}
     rows = utils.power_grid(
         reference, drifted, (15, 60, 500), ("MMD embedding",), 20, permutations=99
@@ -316,23 +272,23 @@ def test_power_grows_with_severity_and_window(world, reference):
     assert (table[60] >= table[15])[1:].all() and table[60].is_monotonic_increasing
 
 
-def test_detect_names_features(world, reference):
+def test_detect_names_features(reference):
     result = utils.detect(reference, world(60, seed=3, shift=1)[0], "KS statistics")
     assert list(result.features.index) == ["brightness", "contrast", "sharpness"]
     assert result.features["drift"].all() and result.detector == "KS statistics"
 
 
-def energy(reference, window):
-    """A student's: the largest Anderson–Darling difference of the first number."""
+def first_number(reference, window):
+    """A student's: Mann and Whitney's test of the first number."""
     return stats.mannwhitneyu(reference[:, 0], window[:, 0]).pvalue
 
 
-def test_a_students_detector_works_wherever_ours_do(world, data, monkeypatch):
-    monkeypatch.setitem(utils.DETECTORS, "mine", ("embedding", energy))
+def test_a_students_detector_works_wherever_ours_do(data, monkeypatch):
+    monkeypatch.setitem(utils.DETECTORS, "mine", ("embedding", first_number))
     seen, labels = world(200)
     reference, drifted = as_reference(seen, labels), world(60, seed=3, shift=1)[0]
     result = utils.detect(reference, drifted, "mine", 0.01)
-    expected = energy(reference.embedding, drifted.embedding)
+    expected = first_number(reference.embedding, drifted.embedding)
     assert result.drift and result.p_value == expected and "mine: drift" in str(result)
     row = utils.alarm_rates(seen, 40, ["mine"], 200)[0]
     assert within(row["alarms"], 200)
@@ -349,7 +305,7 @@ def test_a_students_detector_works_wherever_ours_do(world, data, monkeypatch):
 @pytest.mark.parametrize(
     "entry, message",
     [
-        (energy, r"DETECTORS\['mine'\] must say what it looks at"),
+        (first_number, r"DETECTORS\['mine'\] must say what it looks at"),
         (("embedding", lambda x, y: stats.ttest_ind(x, y)), "must return a p-value"),
         (("embedding", lambda x, y: 1.2), "must return a p-value.* returned 1.2"),
     ],
@@ -389,17 +345,6 @@ def test_a_repaired_detector_or_drift_is_measured_again(monkeypatch):
 
 
 # --- The stored reference
-
-
-class Stand:
-    """Stands in for an OnnxModel: answers by brightness."""
-
-    hash, classes = "0123456789abcdef", ("NORMAL", "PNEUMONIA")
-
-    def predict_all(self, pixels):
-        level = (pixels.mean(axis=(1, 2, 3)) / 255).astype(np.float32)
-        embedding = np.stack([level, level**2, 1 - level], axis=1)
-        return np.stack([1 - level, level], axis=1), embedding
 
 
 @pytest.fixture
@@ -518,235 +463,3 @@ def test_what_the_handout_asked_for_is_told(loaders, options, message):
         utils.detect_embedding_drift(BaselineCNN(1, 2), clean, other, "cpu", **options)
     with pytest.raises(TypeError, match="no argument 'alhpa'"):
         utils.detect_pixel_drift(clean, other, alhpa=0.01)
-
-
-# --- Accuracy without labels
-
-
-def test_estimates_are_right_where_confidence_is(world, reference):
-    for seed in range(5):
-        window, labels = world(4000, seed=30 + seed, unsure=0.05 * seed)
-        truth = (window.probabilities.argmax(axis=1) == labels).mean()
-        guess = utils.estimate_accuracy(reference, window)
-        assert guess["average_confidence"] == pytest.approx(truth, abs=0.03)
-        # the reference has 200 images
-        assert guess["difference_of_confidences"] == pytest.approx(truth, abs=0.08)
-    assert set(guess) == set(utils.ESTIMATES)
-    guess = utils.estimate_accuracy(reference, reference)
-    assert guess["difference_of_confidences"] == pytest.approx(reference.accuracy)
-    assert guess["atc"] == pytest.approx(reference.accuracy, abs=1 / len(reference))
-
-
-def test_estimates_trust_a_confident_liar(reference):
-    """What no estimate from confidence can see: answers that are wrong and sure."""
-    liar = utils.replace(reference, probabilities=np.tile([0.001, 0.999], (200, 1)))
-    assert min(utils.estimate_accuracy(reference, liar).values()) > 0.95
-
-
-RECALLS = {
-    2: [[0.9, 0.1], [0.2, 0.8]],
-    3: [[0.8, 0.15, 0.05], [0.1, 0.7, 0.2], [0.05, 0.25, 0.7]],
-}
-
-
-def mixture(seed, n, shares) -> utils.Reference:
-    """Answers of a model with known recalls to n images of a known class mix; the
-    embedding numbers the images.
-    """
-    rng, k = np.random.default_rng(seed), len(shares)
-    labels = rng.choice(k, n, p=shares)
-    reached = rng.random(n)[:, None] > np.cumsum(RECALLS[k], axis=1)[labels]
-    probabilities = np.full((n, k), 0.2 / (k - 1))
-    probabilities[np.arange(n), reached.sum(axis=1)] = 0.8
-    number = np.arange(float(n))[:, None]
-    seen = utils.Observation(pd.DataFrame(number), probabilities, number)
-    return as_reference(seen, labels, tuple("abc"[:k]))
-
-
-@pytest.mark.parametrize(
-    "before, now",
-    [
-        ([0.3, 0.7], [0.8, 0.2]),
-        ([0.5, 0.5], [0.5, 0.5]),
-        ([0.3, 0.4, 0.3], [0.1, 0.2, 0.7]),
-    ],
-)
-def test_class_mix_is_estimated_where_only_it_has_changed(before, now):
-    """Right on average; the answers alone are biased."""
-    draws = [
-        (mixture([1, seed], 1500, before), mixture([2, seed], 400, now))
-        for seed in range(150)
-    ]
-    found = np.array([utils.estimate_priors(*pair) for pair in draws])
-    assert np.allclose(found.sum(axis=1), 1) and (found >= 0).all()
-    error = 4 * found.std(axis=0) / math.sqrt(150) + 0.004
-    assert (abs(found.mean(axis=0) - now) < error).all()
-
-
-@pytest.mark.parametrize("shares", [[0.8, 0.2], [0.0, 1.0], [0.1, 0.2, 0.7]])
-def test_matched_reference_has_these_shares_and_no_image_twice(shares):
-    reference = mixture(3, 600, np.full(len(shares), 1 / len(shares)))
-    matched = utils.match_priors(reference, np.array(shares))
-    rows = matched.embedding[:, 0].astype(int)
-    assert len(set(rows)) == len(rows)
-    there = np.bincount(reference.labels, minlength=len(shares))
-    counts = np.bincount(reference.labels[rows], minlength=len(shares))
-    assert np.abs(counts - np.array(shares) * len(rows)).max() < 1.5
-    # no larger part has these shares
-    assert (counts >= there - 1)[np.array(shares) > 0].any()
-
-
-# --- The policy
-
-
-def test_levels_none_watch_retrain(world, reference, tmp_path):
-    policy = utils.DriftPolicy(accuracy_floor=0.8, window=40)
-    monitor = utils.DriftMonitor(reference, policy, tmp_path / "drift.csv")
-    bad, sure, quiet = (2, 0.3), (2, 0), (0, 0)
-    stream = [quiet, bad, quiet, bad, bad, sure, sure, sure, sure]
-    looks = [
-        monitor.look(world(60, seed=40 + i, shift=a, unsure=b)[0])
-        for i, (a, b) in enumerate(stream)
-    ]
-    levels = [look.level for look in looks]
-    told = "none watch none watch retrain retrain watch retrain retrain"
-    assert levels == told.split()
-    assert [look.streak for look in looks] == [0, 1, 0, 1, 2, 3, 4, 5, 6]
-    for number, reason in (
-        (1, "flagged window 1 of the 2"),
-        (4, "below the floor of 0.800"),
-        (6, "not below the floor"),
-        (7, "it has lasted 5 windows"),
-    ):
-        assert reason in looks[number].reasons[-1]
-    log = utils.read_drift_log(tmp_path / "drift.csv", monitor.run_id)
-    assert log["level"].tolist() == levels and set(log["model"]) == {reference.model}
-    assert set(log["images"]) == {60} and set(log["floor"]) == {0.8}
-    assert log["window"].tolist() == list(range(9))
-    assert log["reasons"].iloc[4] == "; ".join(looks[4].reasons)
-    for name in ("p_value", "estimated_accuracy", "streak"):
-        expected = [getattr(look, name) for look in looks]
-        assert np.allclose(log[name], expected, rtol=1e-5)
-    assert utils.read_drift_log(tmp_path / "drift.csv", "another run").empty
-    with pytest.raises(utils.CourseError, match="missing: run notebooks/theme6"):
-        utils.read_drift_log(tmp_path / "absent.csv")
-
-
-def test_a_quiet_stream_keeps_its_promise(world):
-    """Of undrifted streams with one reference each, at most alpha may ever be called
-    drifted.
-    """
-    policy = utils.DriftPolicy(1.0, 30, 0.2, horizon=10, detectors=("KS softmax",))
-    called = 0
-    for stream in range(120):
-        monitor = utils.DriftMonitor(as_reference(*world(100, 1000 + stream)), policy)
-        windows = (world(30, seed=5000 + 20 * stream + i)[0] for i in range(10))
-        called += any(monitor.look(window).level == "retrain" for window in windows)
-    test = stats.binomtest(called, 120, policy.alpha, alternative="greater")
-    assert test.pvalue > 1e-3
-
-
-def test_the_policys_numbers():
-    policy = utils.DriftPolicy(0.8, alpha=0.05, horizon=20, consecutive=2)
-    assert policy.window_alpha == pytest.approx(0.005)
-    assert 1 / (policy.permutations + 1) < policy.window_alpha / len(policy.detectors)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"alpha": 1}, "alpha=1 is no error rate"),
-        ({"consecutive": 0}, "consecutive=0 must lie"),
-        ({"consecutive": 30, "lasting": 50}, "and horizon=20"),
-        ({"consecutive": 6}, "smaller of lasting=5"),
-        ({"estimate": "luck"}, "is unknown"),
-        ({"detectors": ("PSI classes",)}, "must be names of DETECTORS"),
-        ({"detectors": ()}, "must be names of DETECTORS"),
-        ({"correction": "hope"}, "correction='hope'"),
-    ],
-)
-def test_a_policy_that_cannot_be_is_told(options, message):
-    with pytest.raises(utils.CourseError, match=message):
-        utils.DriftPolicy(0.8, **options)
-
-
-def test_a_bad_window_is_told_and_not_counted(world, reference, tmp_path):
-    path = tmp_path / "drift.csv"
-    monitor = utils.DriftMonitor(reference, utils.DriftPolicy(0.8), path)
-    good = world(60, seed=61, shift=2)[0]
-    monitor.look(good)
-    before, change = path.read_bytes(), partial(utils.replace, good)
-    for window, message in (
-        (good.take(range(20)), "has 20 images, the policy asks for 50"),
-        (change(embedding=good.embedding * np.nan), "NaN or infinite .* 60 of 60"),
-        (change(embedding=good.embedding[:, :4]), "16 features, the window 4"),
-        (change(probabilities=np.full((60, 3), 1 / 3)), "2 features, the window 3"),
-        (change(probabilities=good.probabilities * np.nan), "answers.* 60 of 60"),
-    ):
-        with pytest.raises(utils.CourseError, match=message):
-            monitor.look(window)
-    assert (monitor.number, monitor.streak, len(monitor.recent)) == (1, 1, 1)
-    assert path.read_bytes() == before and monitor.look(good).streak == 2
-
-
-# --- The figures
-
-
-def test_alarm_rates_are_drawn_one_by_one():
-    rates = {"KS": 0.02, "MMD": 0.05, "mine": 0.3}
-    rows = [
-        {"detector": name, "rate": rate, "low": rate / 2, "high": 2 * rate}
-        for name, rate in rates.items()
-    ]
-    axis = figures.plot_alarm_rates(pd.DataFrame(rows), "t", alpha=0.04).axes[0]
-    points, line = axis.lines
-    names = [label.get_text() for label in axis.get_yticklabels()]
-    assert dict(zip(names, points.get_xdata(), strict=True)) == rates
-    ends = [segment[:, 0].tolist() for segment in axis.collections[0].get_segments()]
-    assert ends == [[row["low"], row["high"]] for row in rows[::-1]]
-    assert set(line.get_xdata()) == {0.04} and axis.get_xlim()[1] > 0.6
-
-
-def test_heat_maps_write_what_the_table_says():
-    table = pd.DataFrame(
-        [[0.0, -0.001, 1.0], [np.nan, 0.256, -0.3]], index=["motion_blur", "noise"]
-    )
-    panels = {"first": table, "second": 1 - table}
-    axes = figures.heat_maps(panels, "t", "label", low=-0.5).axes
-    for axis, said in zip(
-        axes[:2], ("0 0 100 26 -30", "100 100 0 74 130"), strict=True
-    ):
-        assert " ".join(filter(None, (t.get_text() for t in axis.texts))) == said
-    names = [label.get_text() for label in axes[0].get_yticklabels()]
-    assert axes[0].patch.get_hatch() and names == ["motion blur", "noise"]
-
-
-def test_estimates_and_streams_are_drawn_point_by_point():
-    rng, names = np.random.default_rng(25), utils.ESTIMATES
-    table = pd.DataFrame(rng.random((6, 4)), columns=["accuracy", *names])
-    table = table.assign(severity=range(6), label=[f"noise {i}" for i in range(6)])
-    for axis, name in zip(
-        figures.plot_estimates(table, names, "t").axes, names, strict=False
-    ):
-        points, star = (np.asarray(part.get_offsets()) for part in axis.collections[:2])
-        assert np.array_equal(points, table[["accuracy", name]])
-        assert np.array_equal(star, points[:1])
-        worst = (table[name] - table["accuracy"]).abs().nlargest(4).index
-        said = {text.get_text() for text in axis.texts}
-        assert said == set(table["label"][worst])
-    policy = SimpleNamespace(window_alpha=0.01, accuracy_floor=0.8, estimate="atc")
-    stream = table[:4].assign(
-        p_value=[0.5, 0.01, 1e-9, 1e-3],
-        level=["none", "watch", "retrain", "retrain"],
-        estimated_accuracy=table["atc"],
-        low=table["accuracy"] - 0.1,
-        high=table["accuracy"] + 0.05,
-    )
-    top, bottom = figures.plot_streams({"drifted": stream}, policy, "t").axes
-    drawn = {p: line.get_label() for line in top.lines[:3] for p in line.get_ydata()}
-    assert drawn == dict(zip([0.5, 0.01, 1e-6, 1e-3], stream["level"], strict=True))
-    # told apart in a grey print, too
-    assert len({line.get_marker() for line in top.lines[:3]}) == 3
-    assert len(top.patches) == 3  # severity 1, 2 and 3
-    assert np.array_equal(bottom.containers[0].lines[0].get_ydata(), stream["accuracy"])
-    assert np.array_equal(bottom.lines[-2].get_ydata(), stream["estimated_accuracy"])
