@@ -372,6 +372,7 @@ def held_out(home: Path) -> tuple[str, utils.Observation, np.ndarray]:
         raise SystemExit(
             f"{home} holds no course: run course.py run --home {home} --until 4 first."
         )
+    held.pop("threads", None)  # `start` reads them from the home
     course = utils.start(5, home=home, **held)
     data = utils.load_data(course)
     rows = np.concatenate([data.where("val"), data.where("production")])
