@@ -46,6 +46,7 @@ COMMON = {
     "packaging": "25.0",
     "kaggle": "1.7.4.5",
     "six": "1.17.0",
+    "urllib3": "2.5.0",
 }
 JANUARY = COMMON | {
     "torch": "2.9.0+cu126",
