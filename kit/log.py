@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import os
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -107,21 +108,25 @@ class AppendOnlyCsv:
         try:
             # the last line may be in the making
             table = self._typed(lines[: lines.rfind(b"\n") + 1])
-        except (TypeError, ValueError) as error:
-            raise CourseError(f"{self.path} is damaged ({error}): {MOVE}") from error
+        except (TypeError, ValueError, pd.errors.ParserWarning) as error:
+            why = str(error).splitlines()[0]
+            raise CourseError(f"{self.path} is damaged ({why}): {MOVE}") from error
         if run_id is None:
             return table
         return table[table["run_id"] == run_id].reset_index(drop=True)
 
     def _typed(self, lines: bytes) -> pd.DataFrame:
         kinds = {name: kind for name, kind in self.columns.items() if kind != "time"}
-        table = pd.read_csv(
-            io.BytesIO(self.header + lines),
-            dtype=kinds | {SCHEMA: int},
-            keep_default_na=False,
-            na_values={name: [""] for name, kind in kinds.items() if kind != "str"},
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            # pandas would leave out what a line has too much, and go on
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                io.BytesIO(self.header + lines),
+                dtype=kinds | {SCHEMA: int},
+                keep_default_na=False,
+                na_values={name: [""] for name, kind in kinds.items() if kind != "str"},
+                index_col=False,
+            )
         for name in self.columns.keys() - kinds.keys():
             times = pd.to_datetime(table[name], utc=True, format="ISO8601")
             if times.isna().any():
