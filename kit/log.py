@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -152,3 +153,21 @@ def _text(value, kind: str) -> str:
     if number != value or abs(number) > 2**53:
         raise ValueError(value)
     return str(number) if kind == "Int64" else f"{number:.6g}"
+
+
+def new_run_id() -> str:
+    """Name of one run of a service: when it began, and six digits that tell two of the
+    same second apart.
+    """
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
+
+
+def spread(name: str, value, n: int) -> list:
+    """One value for all of n lines, or a list of n."""
+    if not isinstance(value, (list, tuple)) and not getattr(value, "ndim", 0):
+        return [value] * n
+    if len(value) != n:
+        raise CourseError(
+            f"{name} has {len(value)} values for {n} predictions: give one for each."
+        )
+    return list(value)
