@@ -125,7 +125,7 @@ from kit.images import (  # noqa: F401
     pixel_cache,
     quality_report,
 )
-from kit.log import AppendOnlyCsv
+from kit.log import AppendOnlyCsv, new_run_id, spread
 from kit.machine import (
     amp_dtype,
     best_device,
@@ -2696,11 +2696,11 @@ class InferenceLogger:
             into the column `extra` as JSON.
         """
         n = len(preds)
-        values = {"timestamp": datetime.now(UTC), "run_id": self.run_id} | extra
-        values = {"batch": n, "status": "ok"} | values
+        values = {"timestamp": datetime.now(UTC), "run_id": self.run_id, "batch": n}
+        values |= {"status": "ok"} | extra
         values |= {"pred_class": preds, "confidence": confidences}
         values |= {"latency_ms": latencies}
-        table = {name: _spread(name, value, n) for name, value in values.items()}
+        table = {name: spread(name, value, n) for name, value in values.items()}
         if any(
             status == "ok" and (pred is None or pred != pred)
             for pred, status in zip(table["pred_class"], table["status"], strict=True)
@@ -2718,24 +2718,6 @@ class InferenceLogger:
         not even looked at.
         """
         return self._file.read(self.run_id, self._start)
-
-
-def new_run_id() -> str:
-    """Name of one run of a service: when it began, and six digits that tell two of the
-    same second apart.
-    """
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
-
-
-def _spread(name: str, value, n: int) -> list:
-    if not isinstance(value, (list, tuple)) and not getattr(value, "ndim", 0):
-        return [value] * n
-    if len(value) != n:
-        raise CourseError(
-            f"log_batch: {name} has {len(value)} values for {n} predictions: give one"
-            " for each."
-        )
-    return list(value)
 
 
 def read_log(log_file: str | Path, run_id: str | None = None) -> pd.DataFrame:

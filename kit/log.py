@@ -6,6 +6,8 @@ import csv
 import errno
 import io
 import os
+import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -107,21 +109,25 @@ class AppendOnlyCsv:
         try:
             # the last line may be in the making
             table = self._typed(lines[: lines.rfind(b"\n") + 1])
-        except (TypeError, ValueError) as error:
-            raise CourseError(f"{self.path} is damaged ({error}): {MOVE}") from error
+        except (TypeError, ValueError, pd.errors.ParserWarning) as error:
+            why = str(error).splitlines()[0]
+            raise CourseError(f"{self.path} is damaged ({why}): {MOVE}") from error
         if run_id is None:
             return table
         return table[table["run_id"] == run_id].reset_index(drop=True)
 
     def _typed(self, lines: bytes) -> pd.DataFrame:
         kinds = {name: kind for name, kind in self.columns.items() if kind != "time"}
-        table = pd.read_csv(
-            io.BytesIO(self.header + lines),
-            dtype=kinds | {SCHEMA: int},
-            keep_default_na=False,
-            na_values={name: [""] for name, kind in kinds.items() if kind != "str"},
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            # pandas would leave out what a line has too much, and go on
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                io.BytesIO(self.header + lines),
+                dtype=kinds | {SCHEMA: int},
+                keep_default_na=False,
+                na_values={name: [""] for name, kind in kinds.items() if kind != "str"},
+                index_col=False,
+            )
         for name in self.columns.keys() - kinds.keys():
             times = pd.to_datetime(table[name], utc=True, format="ISO8601")
             if times.isna().any():
@@ -147,3 +153,21 @@ def _text(value, kind: str) -> str:
     if number != value or abs(number) > 2**53:
         raise ValueError(value)
     return str(number) if kind == "Int64" else f"{number:.6g}"
+
+
+def new_run_id() -> str:
+    """Name of one run of a service: when it began, and six digits that tell two of the
+    same second apart.
+    """
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
+
+
+def spread(name: str, value, n: int) -> list:
+    """One value for all of n lines, or a list of n."""
+    if not isinstance(value, (list, tuple)) and not getattr(value, "ndim", 0):
+        return [value] * n
+    if len(value) != n:
+        raise CourseError(
+            f"{name} has {len(value)} values for {n} predictions: give one for each."
+        )
+    return list(value)

@@ -174,10 +174,23 @@ def test_another_schema_is_refused_and_nothing_is_lost(tmp_path, first):
     assert path.read_bytes() == before
 
 
-def test_a_damaged_line_is_told(tmp_path):
-    path = tmp_path / "p.csv"
-    utils.InferenceLogger(path).log(1, 0.5, 1.0)
-    path.write_text(path.read_text() + 'by hand,"x\n')
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (",ok,", ',"ok,'),
+        (",ok,", ",ok,,,,"),
+        (",ok,,1\n", ",ok\n"),
+        (",1,0.5,", ",0.9,0.5,"),
+        (",0.5,", ",half,"),
+        ("2026", "one day of 2026"),
+        ("2026", "9999"),
+    ],
+)
+def test_a_damaged_line_is_told(tmp_path, old, new):
+    path, day = tmp_path / "p.csv", datetime(2026, 3, 1)
+    utils.InferenceLogger(path).log(1, 0.5, 1.0, timestamp=day)
+    header, line = path.read_text().splitlines(keepends=True)
+    path.write_text(header + line.replace(old, new, 1))
     with pytest.raises(utils.CourseError, match=r"p\.csv is damaged \(.*move the file"):
         utils.read_log(path)
 
