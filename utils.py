@@ -1571,9 +1571,10 @@ def search(
         return trial_loss(trial, course, data, name, recipe, tracker)
 
     with _clear_database_errors(file or storage):
-        while _count(study, "COMPLETE", "PRUNED") < trials:
-            begun = _count(study, "COMPLETE", "PRUNED", "RUNNING")
-            if begun >= trials and waited < 10 * GRACE:
+        # WAITING: what a dead worker left
+        while _count(study, "WAITING") or _count(study, "COMPLETE", "PRUNED") < trials:
+            begun = _count(study, "COMPLETE", "PRUNED", "RUNNING") >= trials
+            if begun and not _count(study, "WAITING") and waited < 10 * GRACE:
                 # the last ones are with other workers; is one of them dead?
                 time.sleep(1)
                 waited += 1
