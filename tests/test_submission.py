@@ -578,9 +578,7 @@ HARMLESS = {
         cell(USED),
         cell("!pip install seaborn\nimport seaborn\nx = !ls\nx?"),
         both(put("extra.py", "import os\nimport utils\n"), cell("import extra")),
-        lambda root: (root / "kit" / "tensorrt.py").write_text(
-            (root / "kit" / "tensorrt.py").read_text() + "\nimport tensorrt\n"
-        ),
+        put("demo/app.py", "import gradio\n"),  # of an older kit
     ],
     "seeds": [
         both(recorded(lambda r: r["meta"].update(seed=7)), injected("SEED = 7")),
