@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import course
 import utils
+from tools import cli
 
 KIT = utils.KIT
 PAGES = sorted([KIT / "README.md", *(KIT / "docs").glob("*.md")])
@@ -86,9 +86,9 @@ def source() -> str:
 @cache
 def options(command: str) -> set[str]:
     """The long options of a command, as its help lists them."""
-    assert command in course.COMMANDS, f"course.py {command} is no command"
+    assert command in cli.COMMANDS, f"course.py {command} is no command"
     with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
-        course.main([command, "--help"])
+        cli.main([command, "--help"])
     assert "--help" in shown.getvalue(), f"course.py {command} shows no help"
     return set(re.findall(r"--[a-z][a-z-]+", shown.getvalue()))
 
