@@ -38,11 +38,11 @@ class Check:
         """The check as a sentence."""
         if math.isnan(self.value):
             return f"{self.name}: not measured, {self.note}"
-        says = f"{self.name} {self.value:+.3g}"
+        says = f"{self.name} {self.value:.3g}"
         if self.low < self.high:
-            says += f" [{self.low:+.3g}, {self.high:+.3g}]"
+            says += f" [{self.low:.3g}, {self.high:.3g}]"
         side = "above" if self.above else "at most"
-        says += f", asked: {side} {self.limit:+.3g} (n = {self.n})"
+        says += f", asked: {side} {self.limit:.3g} (n = {self.n})"
         says += f", {self.note}" if self.note else ""
         if self.verdict != "inconclusive":
             return says
