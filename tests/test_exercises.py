@@ -278,7 +278,7 @@ def cells_of(theme: int) -> list[dict]:
 def test_every_exercise_of_a_theme_is_asked_for_once_and_has_a_folded_solution(theme):
     cells = cells_of(theme)
     text = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
-    asked = re.findall(rf'exercises\.(?:check|predict)\("theme{theme}/(\w+)"', text)
+    asked = re.findall(rf'exercises\.(?:check|predict)\(\s*"theme{theme}/(\w+)"', text)
     known = import_module(f"exercises.theme{theme}").EXERCISES
     assert sorted(asked) == sorted(known) and 2 <= len(asked) <= 4
     for place, cell in enumerate(cells):

@@ -53,7 +53,7 @@ def asked(name: str) -> tuple[str, dict]:
         i
         for i, cell in enumerate(cells)
         if cell["cell_type"] == "code"
-        and re.search(rf'exercises\.(check|predict)\("{name}", ', text(cell))
+        and re.search(rf'exercises\.(check|predict)\(\s*"{name}",\s', text(cell))
     ]
     assert len(places) == 1, f"{name} is asked for {len(places)} times"
     return text(cells[places[0]]), cells[places[0] + 1]
@@ -90,7 +90,7 @@ def test_a_theme_asks_for_each_of_its_exercises_once(theme):
     source = "\n".join(
         text(cell) for cell in BOOK[theme] if cell["cell_type"] == "code"
     )
-    names = re.findall(r'exercises\.(?:check|predict)\("(.+?)"', source)
+    names = re.findall(r'exercises\.(?:check|predict)\(\s*"(.+?)"', source)
     own = [name for name in ALL if name.startswith(f"theme{theme}/")]
     assert (
         sorted(names) == sorted(own)
