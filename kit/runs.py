@@ -187,7 +187,10 @@ def one_training(course: Course, folder: Path):
     first = ranks.rank_and_world()[0] == 0
     with alone(course, folder.name) if first else nullcontext():
         ranks.wait_for_all()
-        yield load_finished(folder / "finished.pt", course.device)
+        finished = load_finished(folder / "finished.pt", course.device)
+        if finished and first:  # it may have been killed before it removed them
+            remove_running(folder, course.local / "runs" / folder.name / "running.pt")
+        yield finished
 
 
 def load_finished(path: Path, device: torch.device) -> dict:

@@ -106,7 +106,7 @@ def changes_its_input(x):
         (lambda x: sys.exit("bye"), "your code raises SystemExit: bye"),
         (
             lambda x: torch.nn.Linear(2, 1)(torch.zeros(3)),
-            "in `(lambda x: torch.nn.Linear(2, 1)",
+            "in `lambda x: torch.nn.Linear(2, 1)",
         ),
         (lambda x: x["mean"], "your code raises IndexError: "),
         (lambda x: None, "returns None (is the `return` missing?), not a number"),
