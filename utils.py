@@ -669,6 +669,11 @@ class BatchLoader:
                 "This pool has no images: run notebooks/theme1_data_analysis.ipynb"
                 " again."
             )
+        if len(rows) < batch_size and shuffle:
+            print(
+                f"The pool has {len(rows)} images, fewer than a batch of {batch_size}:"
+                " the batch is made as small."
+            )
         self.dataset = rows  # len(loader.dataset), as torch's own loader has it
         self.pixels = torch.from_numpy(data.pixels)
         self.targets = torch.from_numpy(data.labels)
@@ -949,11 +954,25 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
 
 
+class WeightedCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy with class weights and label smoothing (Szegedy et al., 2016),
+    averaged over the images.
+
+    PyTorch's own divides by the sum of the weights in the batch, so that the mean of
+    two halves is not the whole: processes that share a batch would learn otherwise.
+    """
+
+    def __init__(self, weights: torch.Tensor | None = None, label_smoothing=0.0):
+        super().__init__(weights, reduction="sum", label_smoothing=label_smoothing)
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits (N, K), labels int64 (N,) -> scalar"""
+        return super().forward(logits, labels) / len(labels)
+
+
 def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> nn.Module:
-    """Cross-entropy with class weights and label smoothing (Szegedy et al., 2016)."""
     weights = class_weights(loader.labels, classes) if recipe.class_weights else None
-    smoothing = recipe.label_smoothing
-    return nn.CrossEntropyLoss(weights, label_smoothing=smoothing).to(loader.device)
+    return WeightedCrossEntropy(weights, recipe.label_smoothing).to(loader.device)
 
 
 def autocast(device: torch.device, enabled: bool = True):

@@ -94,7 +94,7 @@ def test_processes_share_every_batch(two):
     """Batches of 5, 5 and 1: in training all make three steps, and an image that does
     not go round serves twice; in validation each counts once.
     """
-    assert two[1]["shares"] == {"train": [7, 14, 6], "val": [6, 11, 5]}
+    assert two[1]["shares"] == {"train": [7, 14, 6], "val": [7, 11, 5]}
 
 
 def test_a_loss_that_is_no_number_stops_all_processes(two):

@@ -93,6 +93,21 @@ def test_class_weights_closed_form():
         utils.class_weights(np.zeros(5, int), 2)
 
 
+def test_loss_is_that_of_pytorch_averaged_over_the_images():
+    logits, labels = torch.randn(50, 3), torch.randint(0, 3, (50,))
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    plain = utils.WeightedCrossEntropy(label_smoothing=0.1)(logits, labels)
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(plain, expected)
+    criterion = utils.WeightedCrossEntropy(weights)
+    halves = [
+        criterion(logits[part], labels[part]) for part in (slice(25), slice(25, 50))
+    ]
+    whole = F.cross_entropy(logits, labels, weights) * weights[labels].mean()
+    torch.testing.assert_close(criterion(logits, labels), whole)
+    torch.testing.assert_close(sum(halves) / 2, whole)
+
+
 def test_running_average_closed_form():
     model = nn.Linear(1, 1, bias=False)
     average, expected = utils.running_average(model, 0.9), 0.0

@@ -12,6 +12,7 @@ cut short goes on with as many processes as there are then.
 
 import argparse
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -63,9 +64,14 @@ def main(arguments: list[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     try:
         train(options)
+        return 0
+    except RuntimeError as error:  # of PyTorch, when another process is gone
+        if not re.search("gloo|nccl|onnection", str(error), re.IGNORECASE):
+            raise
+        print(f"Rank {rank} does not reach the others. {GOES_ON}", file=sys.stderr)
+        return 1
     finally:
         leave()
-    return 0
 
 
 def launch(processes: int, arguments: list[str]) -> int:
