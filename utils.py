@@ -16,6 +16,7 @@ import operator
 import os
 import sys
 import time
+import warnings
 from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -1548,6 +1549,14 @@ def build_trial(
 HEARTBEAT, GRACE = 10, 60
 
 
+def _import_optuna():
+    """Optuna, without the warning of its progress bar that there are no widgets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import optuna
+    return optuna
+
+
 def search(
     course: Course,
     data: Data,
@@ -1615,7 +1624,7 @@ def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
     """The objective of the search: propose parameters, train, return the lowest
     validation loss; raises optuna.TrialPruned.
     """
-    import optuna
+    optuna = _import_optuna()
 
     # one seed a trial: two workers look in different places, a resumed search repeats
     # nothing
@@ -1703,7 +1712,7 @@ def _quiet_optuna():
     """
     import warnings
 
-    import optuna
+    optuna = _import_optuna()
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
