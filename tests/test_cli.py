@@ -137,7 +137,8 @@ def test_ctrl_c_in_a_run_ends_with_130(tmp_path):
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 130, said
-    assert "Stopped." in said and "Traceback" not in said
+    # the kernel that was interrupted may print a traceback of its own
+    assert "Stopped." in said and "error of the course kit" not in said
 
 
 def finished(folder: Path, when: float) -> None:
