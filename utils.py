@@ -1284,9 +1284,9 @@ def fit(
             try:
                 train_all(data, job, session, curves, progress, on_epoch)
             except TrainingStopped as error:
+                kept = f" What was good is kept in {session.path}."
                 raise TrainingStopped(
-                    f"Epoch {session.epoch + 1}: {error}. The best weights and the last"
-                    f" good step are kept in {session.path}."
+                    f"Epoch {session.epoch + 1}: {error}.{kept * session.path.exists()}"
                 ) from None
             except torch.OutOfMemoryError as error:
                 raise CourseError(

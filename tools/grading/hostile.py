@@ -5,7 +5,6 @@ size, any shape and any network: what is refused here never reaches `utils`."""
 
 import json
 import math
-import re
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 
 import utils
+from kit.files import load_arrays
+from kit.record import check_stored_answers
 from tools.shared.foreign import shown
 
 MAX_ARRAYS = 1 << 30  # bytes of one .npz file when it is unpacked
@@ -229,42 +230,15 @@ def load_answers(file) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(file) as packed:
-            if sum(entry.file_size for entry in packed.infolist()) > MAX_ARRAYS:
-                raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
-        with np.load(file, allow_pickle=False) as stored:
-            probabilities, labels = stored["probabilities"], stored["labels"]
-    except Exception as error:
-        # NumPy and zipfile raise a dozen kinds; MemoryError where a header claims any
-        # size
+            size = sum(entry.file_size for entry in packed.infolist())
+    except Exception as error:  # zipfile raises half a dozen kinds
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    shape = probabilities.shape
-    if len(shape) != 2 or 0 in shape or labels.shape != shape[:1]:
-        raise ValueError(f"probabilities {shape} for labels {labels.shape}")
-    if probabilities.dtype.kind != "f" or labels.dtype.kind not in "iu":
-        raise ValueError("probabilities or labels that are no such numbers")
-    if not np.isfinite(probabilities).all():
-        raise ValueError("probabilities that are no numbers")
-    if not ((labels >= 0) & (labels < shape[1])).all():
-        raise ValueError("labels of other classes")
-    return probabilities, labels
-
-
-def is_record(results: dict) -> bool:
-    """Whether every section is one, and the criteria are rows that a table can show; a
-    student's notes may be there.
-    """
-    ours = re.compile(r"theme[1-8]|meta|headline|tags|criteria")
-    sections = {name: part for name, part in results.items() if ours.fullmatch(name)}
-    if not all(isinstance(part, dict) for part in sections.values()):
-        return False
-    criteria = sections.get("criteria", {})
-    parts = [rows for name, rows in criteria.items() if name != "recorded"]
-    if not all(isinstance(rows, list) for rows in parts):
-        return False
-    return all(_is_criterion(row) for rows in parts for row in rows)
-
-
-def _is_criterion(row) -> bool:
-    if not isinstance(row, dict) or not {"name", "value", "target"} <= row.keys():
-        return False
-    return type(row.get("passed")) is bool
+    if size > MAX_ARRAYS:
+        raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
+    if hasattr(file, "seek"):
+        file.seek(0)
+    stored = load_arrays(file)
+    if missing := {"probabilities", "labels"} - stored.keys():
+        raise ValueError(f"no {' and no '.join(sorted(missing))}")
+    check_stored_answers(stored["probabilities"], stored["labels"])
+    return stored["probabilities"], stored["labels"]

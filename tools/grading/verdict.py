@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import utils
-from tools.grading import compare, hostile
+from kit.record import is_record
+from tools.grading import compare
 from tools.grading.consistency import at, is_number, rows
 from tools.grading.finding import VERDICTS, worst_first
 from tools.grading.submission import Submission, is_code
@@ -117,7 +118,7 @@ def checklist_of(submission: Submission) -> list[tuple]:
     """The course's list before handing in, as theme 8 measures it; nothing when the
     record does not allow it.
     """
-    if not submission.record or not hostile.is_record(submission.record):
+    if not submission.record or not is_record(submission.record):
         return []
     try:
         table = utils.checklist(submission.root, submission.record)
