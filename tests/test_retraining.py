@@ -965,7 +965,7 @@ def decided(home, monkeypatch):
     """decided("retrain"): that home after theme 6, where fine-tuning takes long enough
     to learn the drift.
     """
-    slow = replace(RECIPE, epochs=6, lr=3e-3)
+    slow = replace(RECIPE, epochs=12, lr=3e-3)
     monkeypatch.setattr(utils, "finetune_recipe", lambda mixed: slow)
     model, course = utils.in_service(home.course), home.course
     (course.checkpoints / "model_retrained.pth").unlink(missing_ok=True)
