@@ -206,7 +206,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 # ======================================================================================
-# 1 · SETUP: one home, one story
+# PREFACE: seeds and one home, before any theme
 # ======================================================================================
 
 
@@ -300,19 +300,14 @@ def start(
     return course
 
 
-# --------------------------------------------------------------------------------------
-# One idea of a run: finished work loads, interrupted training resumes, new work runs
-# --------------------------------------------------------------------------------------
-
-
-# --------------------------------------------------------------------------------------
-# One look for all figures
-# --------------------------------------------------------------------------------------
-
-
 # ======================================================================================
-# 2 · DATA: from folders of files to batches on the device (theme 1)
+# 1 · DATA: from folders of files to batches on the device
 # ======================================================================================
+
+
+# --------------------------------------------------------------------------------------
+# Which images are the same, and who may see which
+# --------------------------------------------------------------------------------------
 
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
@@ -563,6 +558,11 @@ def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
     return image_grid(images, titles, title=title)
 
 
+# --------------------------------------------------------------------------------------
+# Batches: pixels decoded once, read as they are asked for
+# --------------------------------------------------------------------------------------
+
+
 @dataclass
 class Data:
     """Everything about the images that training needs; `index`, `pixels` and `labels`
@@ -731,6 +731,75 @@ class BatchLoader:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
+# --------------------------------------------------------------------------------------
+# The naive loader, to measure ours against
+# --------------------------------------------------------------------------------------
+
+
+class NaiveImages(torch.utils.data.Dataset):
+    """What most tutorials do: open, decode and transform each image with PIL every time
+    it is asked for.
+    """
+
+    def __init__(self, data: Data, rows: np.ndarray):
+        from torchvision import transforms as T
+
+        size, gray = data.course.image_size, data.course.channels == 1
+        steps = [T.Grayscale()] if gray else []
+        steps += [
+            T.Resize((size, size)),
+            T.RandomHorizontalFlip(),
+            T.RandomAffine(10, (0.08, 0.08), (0.85, 1.15)),
+            T.ColorJitter(0.15, 0.25),
+            T.ToTensor(),
+            T.Normalize(data.mean, data.std),
+            T.RandomErasing(0.5),
+        ]
+        self.transform = T.Compose(steps)
+        self.files = [data.course.root / path for path in data.index["path"].iloc[rows]]
+        self.labels = data.labels[rows]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: int):
+        from PIL import Image
+
+        with Image.open(self.files[item]) as image:
+            return self.transform(image.convert("RGB")), int(self.labels[item])
+
+
+def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict]:
+    """Images per second of the naive loader and of ours, in interleaved rounds over the
+    same images.
+
+    Both augment every sample and deliver normalised float32 batches of 64 on the
+    device; the start of the worker processes counts, as it does in every epoch.
+    """
+    rows = data.where("train")[:images]
+    naive = torch.utils.data.DataLoader(
+        NaiveImages(data, rows), batch_size=64, shuffle=True, num_workers=2
+    )
+    cached = BatchLoader(data, rows, 64, AUGMENT[data.course.dataset], shuffle=True)
+    table = []
+    for _ in range(rounds):
+        row = {}
+        for name, loader in (("naive", naive), ("cached", cached)):
+            began = time.perf_counter()
+            for pixels, _ in loader:
+                pixels.to(data.course.device)
+            if data.course.device.type == "cuda":
+                torch.cuda.synchronize()
+            row[name] = len(rows) / (time.perf_counter() - began)
+        table.append(row)
+    return table
+
+
+# --------------------------------------------------------------------------------------
+# Augmentation: one draw per sample, applied to the batch on its device
+# --------------------------------------------------------------------------------------
+
+
 # Ranges of the augmentation: what the world may change without changing the answer.
 AUGMENT = {
     # Squashed to a square, a picture's own width and height become the width of the
@@ -760,6 +829,8 @@ AUGMENT = {
         "affine": 0.5,
     },
 }
+
+
 AUGMENT["pneumonia3"] = AUGMENT["pneumonia"]
 
 
@@ -870,130 +941,13 @@ _FIELDS: dict[torch.device, torch.Tensor] = {}
 
 
 # ======================================================================================
-# 3 · TRAINING (themes 2 and 3)
+# 2 · TRAINING: a step, an epoch, a training that resumes
 # ======================================================================================
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Every number of a training. Two trainings with the same recipe, code, data and
-    seed are the same training.
-    """
-
-    epochs: int = 6
-    batch_size: int = 64  # of all processes together
-    lr: float = 3e-3
-    weight_decay: float = 1e-4
-    schedule: str = "onecycle"  # or "cosine", "constant"
-    label_smoothing: float = 0.0
-    class_weights: bool = True
-    augment: bool = False
-    mixed_precision: bool = True
-    channels_last: bool = True
-    clip: float | None = 1.0
-    # memory of the running average of the weights, in epochs; 0 switches it off
-    average: float = 0.0
-    patience: int | None = None
-
-
-def _passes(data: Data, epochs: int, longer: float = 1.0) -> int:
-    """More epochs, up to three times, for a training set below 1,300 images; the smoke
-    profile stays short.
-    """
-    if data.course.profile.name == "smoke":
-        return epochs
-    return round(longer * epochs * min(max(1300 / len(data.where("train")), 1), 3))
-
-
-def baseline_recipe(data: Data) -> Recipe:
-    """How theme 2 trains: nothing but AdamW, a one-cycle rate and class weights."""
-    size = (
-        {"batch_size": 64, "lr": 5e-3}
-        if len(data.where("train")) > 2000
-        else {"batch_size": 16, "lr": 3e-3}
-    )
-    return Recipe(_passes(data, data.course.profile.baseline_epochs), **size)
-
-
-def optimized_recipe(data: Data) -> Recipe:
-    """How theme 3 trains; chosen on validation images of both real datasets."""
-    # Quarter turns make four pictures of one: it takes longer to see them all.
-    longer = 1.7 if AUGMENT[data.course.dataset].get("turn") else 1.0
-    epochs = _passes(data, data.course.profile.optimized_epochs, longer)
-    # Few images: smaller batches, so that there are steps enough, and a smaller rate
-    # for their noisier gradients.
-    size = (
-        {"batch_size": 64, "lr": 4e-3}
-        if len(data.where("train")) > 2000
-        else {"batch_size": 32, "lr": 3e-3}
-    )
-    return Recipe(
-        epochs,
-        **size,
-        weight_decay=5e-2,
-        label_smoothing=0.05,
-        augment=True,
-        average=3.0,
-    )
 
 
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable numbers in a network."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
-    """Weights inversely proportional to class frequency, mean 1 over the samples:
-    float32 (classes,).
-    """
-    counts = np.bincount(labels, minlength=classes)
-    if (counts == 0).any():
-        raise CourseError(
-            f"Class {int(np.argmin(counts))} has no training image: look at the pools"
-            " of theme 1."
-        )
-    return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
-
-
-class WeightedCrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy with class weights and label smoothing (Szegedy et al., 2016),
-    averaged over the images.
-
-    PyTorch's own divides by the sum of the weights in the batch, so that the mean of
-    two halves is not the whole: processes that share a batch would learn otherwise.
-    """
-
-    def __init__(self, weights: torch.Tensor | None = None, label_smoothing=0.0):
-        super().__init__(weights, reduction="sum", label_smoothing=label_smoothing)
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits (N, K), labels int64 (N,) -> scalar"""
-        return super().forward(logits, labels) / len(labels)
-
-
-def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> nn.Module:
-    weights = class_weights(loader.labels, classes) if recipe.class_weights else None
-    return WeightedCrossEntropy(weights, recipe.label_smoothing).to(loader.device)
-
-
-def autocast(device: torch.device, enabled: bool = True):
-    """Run the forward pass in the precision that pays here (see `amp_dtype`)."""
-    dtype = amp_dtype(device)
-    return torch.autocast(
-        device.type,
-        dtype=dtype or torch.bfloat16,
-        enabled=enabled and dtype is not None,
-    )
-
-
-def make_scaler(device: torch.device, enabled: bool = True) -> torch.amp.GradScaler:
-    """Loss scaling, switched on where `autocast` uses float16."""
-    half = amp_dtype(torch.device(device)) == torch.float16
-    return torch.amp.GradScaler(torch.device(device).type, enabled=enabled and half)
-
-
-class TrainingStopped(CourseError):
-    """The loss is no number any more; the last good state is kept."""
 
 
 def train_step(
@@ -1105,6 +1059,65 @@ def validate(model, loader, criterion, device) -> tuple[float, float]:
     return loss_sum / max(seen, 1), correct / max(seen, 1)
 
 
+# --------------------------------------------------------------------------------------
+# What a step needs: loss, precision, optimizer, rate
+# --------------------------------------------------------------------------------------
+
+
+def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
+    """Weights inversely proportional to class frequency, mean 1 over the samples:
+    float32 (classes,).
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if (counts == 0).any():
+        raise CourseError(
+            f"Class {int(np.argmin(counts))} has no training image: look at the pools"
+            " of theme 1."
+        )
+    return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
+
+
+class WeightedCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy with class weights and label smoothing (Szegedy et al., 2016),
+    averaged over the images.
+
+    PyTorch's own divides by the sum of the weights in the batch, so that the mean of
+    two halves is not the whole: processes that share a batch would learn otherwise.
+    """
+
+    def __init__(self, weights: torch.Tensor | None = None, label_smoothing=0.0):
+        super().__init__(weights, reduction="sum", label_smoothing=label_smoothing)
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits (N, K), labels int64 (N,) -> scalar"""
+        return super().forward(logits, labels) / len(labels)
+
+
+def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> nn.Module:
+    weights = class_weights(loader.labels, classes) if recipe.class_weights else None
+    return WeightedCrossEntropy(weights, recipe.label_smoothing).to(loader.device)
+
+
+def autocast(device: torch.device, enabled: bool = True):
+    """Run the forward pass in the precision that pays here (see `amp_dtype`)."""
+    dtype = amp_dtype(device)
+    return torch.autocast(
+        device.type,
+        dtype=dtype or torch.bfloat16,
+        enabled=enabled and dtype is not None,
+    )
+
+
+def make_scaler(device: torch.device, enabled: bool = True) -> torch.amp.GradScaler:
+    """Loss scaling, switched on where `autocast` uses float16."""
+    half = amp_dtype(torch.device(device)) == torch.float16
+    return torch.amp.GradScaler(torch.device(device).type, enabled=enabled and half)
+
+
+class TrainingStopped(CourseError):
+    """The loss is no number any more; the last good state is kept."""
+
+
 def make_optimizer(model, recipe: Recipe, steps: int):
     """AdamW (Loshchilov and Hutter, 2019) and a schedule stepped after every batch.
 
@@ -1211,6 +1224,52 @@ def running_average(model: nn.Module, decay: float) -> swa_utils.AveragedModel:
         torch._foreach_add_(averages, change)
 
     return swa_utils.AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+
+
+# --------------------------------------------------------------------------------------
+# A whole training
+# --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number of a training. Two trainings with the same recipe, code, data and
+    seed are the same training.
+    """
+
+    epochs: int = 6
+    batch_size: int = 64  # of all processes together
+    lr: float = 3e-3
+    weight_decay: float = 1e-4
+    schedule: str = "onecycle"  # or "cosine", "constant"
+    label_smoothing: float = 0.0
+    class_weights: bool = True
+    augment: bool = False
+    mixed_precision: bool = True
+    channels_last: bool = True
+    clip: float | None = 1.0
+    # memory of the running average of the weights, in epochs; 0 switches it off
+    average: float = 0.0
+    patience: int | None = None
+
+
+def _passes(data: Data, epochs: int, longer: float = 1.0) -> int:
+    """More epochs, up to three times, for a training set below 1,300 images; the smoke
+    profile stays short.
+    """
+    if data.course.profile.name == "smoke":
+        return epochs
+    return round(longer * epochs * min(max(1300 / len(data.where("train")), 1), 3))
+
+
+def baseline_recipe(data: Data) -> Recipe:
+    """How theme 2 trains: nothing but AdamW, a one-cycle rate and class weights."""
+    size = (
+        {"batch_size": 64, "lr": 5e-3}
+        if len(data.where("train")) > 2000
+        else {"batch_size": 16, "lr": 3e-3}
+    )
+    return Recipe(_passes(data, data.course.profile.baseline_epochs), **size)
 
 
 @dataclass
@@ -1395,6 +1454,11 @@ def train_all(data, job: Job, session: Session, curves, progress, on_epoch) -> N
                 on_epoch(row["epoch"], session.history[-1])
 
 
+# --------------------------------------------------------------------------------------
+# Checkpoints
+# --------------------------------------------------------------------------------------
+
+
 def save_checkpoint(path, model, optimizer=None, **state) -> Path:
     """Store weights, architecture and whatever else serving needs, atomically.
 
@@ -1504,6 +1568,404 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
     _fill_in(Path(path), model, state)
     # the layout that `fit` leaves it in
     return model.to(memory_format=torch.channels_last).eval(), state
+
+
+# ======================================================================================
+# 3 · EVALUATION AND SEARCH: figures with their uncertainty, a better network
+# ======================================================================================
+
+
+# --------------------------------------------------------------------------------------
+# Figures and their intervals
+# --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predict(model, loader) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 (N, K) and labels int64 (N,) of a whole pool, in the order of its
+    rows.
+    """
+    model.eval()
+    pairs = [
+        (model(images).float().cpu().numpy(), labels.cpu().numpy())
+        for images, labels in loader
+    ]
+    logits, labels = zip(*pairs, strict=True)
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities (N, K) from logits (N, K), softened by a temperature above 1."""
+    from scipy.special import softmax as scipy_softmax
+
+    return scipy_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a proportion, right also near 0 and 1. Source: Wilson
+    (1927).
+    """
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Chance that a random positive ranks above a random negative; macro one-vs-rest
+    for three classes.
+
+    Computed from ranks (Mann and Whitney, 1947), so that the bootstrap can afford it.
+    """
+    from scipy.stats import rankdata
+
+    values = []
+    columns = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
+    for k in columns:
+        positive = labels == k
+        n, m = positive.sum(), (~positive).sum()
+        if n and m:
+            ranks_of_positives = rankdata(probabilities[:, k])[positive].sum()
+            values.append((ranks_of_positives - n * (n + 1) / 2) / (n * m))
+    return float(np.mean(values)) if values else math.nan
+
+
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins. Source: Naeini et
+    al. (2015).
+
+    Report it with the number of images and without an interval: gaps are taken without
+    their sign, so noise only adds to them. A perfectly calibrated network measures
+    about 0.04 on 300 images, and resampling those adds the noise once more.
+    """
+    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    # Share of the bin times its gap, where the bin's own count cancels out.
+    return float(np.abs(np.bincount(bin_of, hit - confidence)).sum() / len(labels))
+
+
+def reliability(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
+) -> pd.DataFrame:
+    """Confidence against accuracy: one row (confidence, accuracy, low, high, n) for
+    each bin that is not empty.
+    """
+    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = []
+    for number in np.unique(bin_of):
+        inside = bin_of == number
+        low, high = wilson(hit[inside].sum(), inside.sum())
+        row = {"confidence": confidence[inside].mean(), "accuracy": hit[inside].mean()}
+        rows.append(row | {"low": low, "high": high, "n": int(inside.sum())})
+    return pd.DataFrame(rows)
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Counts int64 (K, K): rows are the true classes, columns the predicted ones."""
+    pairs = labels * classes + predicted
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def recall_intervals(counts: np.ndarray) -> np.ndarray:
+    """Recall of each class with its 95 % interval (Wilson), float (K, 3), from the
+    counts of `confusion`.
+    """
+    rows = zip(np.diag(counts), counts.sum(axis=1), strict=True)
+    return np.array([(hits / max(n, 1), *wilson(hits, n)) for hits, n in rows])
+
+
+def _recalls(predicted, labels, classes) -> np.ndarray:
+    counts = confusion(predicted, labels, classes)
+    return np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
+
+
+def _macro_f1(predicted, labels, classes) -> float:
+    counts = confusion(predicted, labels, classes)
+    both = counts.sum(axis=0) + counts.sum(axis=1)
+    return float(np.mean(2 * np.diag(counts) / np.maximum(both, 1)))
+
+
+def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """accuracy, low, high (Wilson, 95 %), balanced_accuracy and n, for a table."""
+    predicted, n = probabilities.argmax(axis=1), len(labels)
+    hits = int((predicted == labels).sum())
+    balanced = float(_recalls(predicted, labels, probabilities.shape[1]).mean())
+    low, high = wilson(hits, n)
+    row = {"accuracy": hits / n, "balanced_accuracy": balanced, "n": n}
+    return row | {"low": low, "high": high}
+
+
+def bootstrap(
+    statistic, labels: np.ndarray, *arrays, resamples=1000, seed=42, level=0.95
+) -> tuple[float, float]:
+    """Percentile interval of `statistic(*arrays)` over resampled images, each class
+    keeping its size.
+
+    Source: Efron (1979); stratified, so that no resample lacks a class. Not for what
+    resampling can only push one way (the calibration error), nor for the difference of
+    two models (see `paired_difference`).
+    """
+    rng = np.random.default_rng(seed)
+    rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    values = []
+    for _ in range(resamples):
+        chosen = np.concatenate([rng.choice(own, len(own)) for own in rows])
+        values.append(statistic(*(array[chosen] for array in arrays)))
+    low, high = np.percentile(values, [50 - 50 * level, 50 + 50 * level])
+    return float(low), float(high)
+
+
+def evaluate(
+    probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1000, seed=42
+) -> pd.DataFrame:
+    """Every metric of the course with its 95 % interval.
+
+    Parameters
+    ----------
+    probabilities : float (N, K)
+    labels : int64 (N,)
+    classes : sequence of str
+
+    Returns
+    -------
+    DataFrame indexed by metric (accuracy, balanced_accuracy, f1_macro, auroc, ece,
+    recall <class> ...), with columns value, low, high, n. Proportions: Wilson; the
+    others: stratified bootstrap over images; ece: none, see
+    `expected_calibration_error`.
+    """
+    k, n, predicted = len(classes), len(labels), probabilities.argmax(axis=1)
+    hits = int((predicted == labels).sum())
+
+    def measured(statistic, *arrays):
+        ends = bootstrap(statistic, labels, *arrays, resamples=resamples, seed=seed)
+        return statistic(*arrays), *ends, n
+
+    def balanced(predicted, labels):
+        return float(_recalls(predicted, labels, k).mean())
+
+    def f1(predicted, labels):
+        return _macro_f1(predicted, labels, k)
+
+    ece = expected_calibration_error(probabilities, labels)
+    rows = {
+        "accuracy": (hits / n, *wilson(hits, n), n),
+        "balanced_accuracy": measured(balanced, predicted, labels),
+        "f1_macro": measured(f1, predicted, labels),
+        "auroc": measured(auroc, probabilities, labels),
+        "ece": (ece, math.nan, math.nan, n),
+    }
+    counts = confusion(predicted, labels, k)
+    recalls = zip(classes, recall_intervals(counts), counts.sum(axis=1), strict=True)
+    rows |= {f"recall {name}": (*recall, int(own)) for name, recall, own in recalls}
+    columns = ["value", "low", "high", "n"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+# --------------------------------------------------------------------------------------
+# Two models on the same images
+# --------------------------------------------------------------------------------------
+
+
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Share of images that `second` gets right minus that of `first`, with a score
+    interval: (difference, low, high).
+
+    The images are the same, so only those count on which just one of the two is right.
+    Unlike a bootstrap it stays right for a few dozen images: with no such image at all
+    it still says how large a difference may hide. Source: Tango, Equivalence test and
+    confidence interval for the difference in proportions for the paired-sample design
+    (1998).
+
+    Parameters
+    ----------
+    first, second : bool (N,)
+        Which images the old and the new model get right.
+    level : float
+        Of the two-sided interval; each end alone holds at 1 - (1 - level) / 2.
+    """
+    from scipy.stats import norm
+
+    n, z = len(first), norm.ppf((1 + level) / 2)
+    lost, won = int((first & ~second).sum()), int((~first & second).sum())
+    value = (won - lost) / n
+
+    def excluded(delta):  # were it true, what was seen would be z errors away
+        b = (2 * n - won + lost) * delta - won - lost
+        root = math.sqrt(max(b * b + 8 * n * lost * delta * (1 - delta), 0))
+        share = (root - b) / (4 * n)  # of images lost, the most likely under delta
+        variance = max(n * (2 * share + delta * (1 - delta)), 0)
+        return n * abs(value - delta) > z * math.sqrt(variance)
+
+    ends = []
+    for outside in (-1.0, 1.0):
+        inside = value
+        for _ in range(30):  # halves the bracket, down to 1e-9
+            middle = (inside + outside) / 2
+            if excluded(middle):
+                outside = middle
+            else:
+                inside = middle
+        ends.append(inside)
+    return value, *ends
+
+
+def paired_balanced_difference(
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray, level: float = 0.95
+) -> tuple[float, float, float]:
+    """The same for balanced accuracy, the mean over the classes: (difference, low,
+    high).
+
+    The intervals of the classes are joined by the square-and-add method. Source:
+    Newcombe (1998); Zou and Donner, Construction of confidence limits about effect
+    measures (2008).
+    """
+    ends = np.array(
+        [
+            paired_difference(first[labels == k], second[labels == k], level)
+            for k in np.unique(labels)
+        ]
+    )  # (K, 3)
+    value, low, high = ends.T
+    middle, k = value.mean(), len(ends)
+    below = np.sqrt(((value - low) ** 2).sum()) / k
+    above = np.sqrt(((high - value) ** 2).sum()) / k
+    return float(middle), float(middle - below), float(middle + above)
+
+
+def mcnemar(
+    first: np.ndarray, second: np.ndarray, alternative: str = "two-sided"
+) -> float:
+    """p-value of McNemar's exact test on bool (N,), which images each model gets right:
+    of those on which just one is right, is it as often the one as the other?
+
+    With alternative="greater" only a better second model counts. Source: McNemar
+    (1947), exact as in Edwards (1948).
+    """
+    from scipy.stats import binomtest
+
+    lost, won = int((first & ~second).sum()), int((~first & second).sum())
+    if lost + won == 0:
+        return 1.0
+    return float(binomtest(won, lost + won, alternative=alternative).pvalue)
+
+
+def paired_row(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Two models on the same images as a row of a table: difference, low, high
+    (`paired_difference`), won, lost, p_value (`mcnemar`) and n.
+    """
+    difference, low, high = paired_difference(first, second)
+    row = {"difference": difference, "low": low, "high": high}
+    row |= {"won": int((~first & second).sum()), "lost": int((first & ~second).sum())}
+    return row | {"p_value": mcnemar(first, second), "n": len(first)}
+
+
+# --------------------------------------------------------------------------------------
+# Calibration, threshold, and where the network looks
+# --------------------------------------------------------------------------------------
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The one number that the logits are divided by so that confidence means accuracy;
+    fitted on pool val.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks (2017).
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature):
+        p = softmax(logits, math.exp(log_temperature))
+        return -np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-12)).mean()
+
+    return float(math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def positive_probability(probabilities: np.ndarray) -> np.ndarray:
+    """Probability of "something is there", (N,): 1 - P(first class), for two classes
+    and three alike.
+    """
+    return 1 - probabilities[:, 0]
+
+
+def choose_threshold(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    cost_missed: float,
+    cost_false_alarm: float = 1.0,
+):
+    """Threshold on P(positive) with the lowest mean cost per image on pool val.
+
+    Returns the threshold and the table (threshold, cost, missed, false_alarms) that it
+    was read from."""
+    score, positive = positive_probability(probabilities), labels > 0
+    rows = []
+    for threshold in np.linspace(0.01, 0.99, 99):
+        alarm = score >= threshold
+        missed, false = int((positive & ~alarm).sum()), int((~positive & alarm).sum())
+        cost = (missed * cost_missed + false * cost_false_alarm) / len(labels)
+        rows.append((threshold, cost, missed, false))
+    table = pd.DataFrame(rows, columns=["threshold", "cost", "missed", "false_alarms"])
+    return float(table["threshold"][int(table["cost"].argmin())]), table
+
+
+def grad_cam(
+    model, images: torch.Tensor, target: torch.Tensor, least: int = 7
+) -> np.ndarray:
+    """Where the network looked: maps in 0..1, (N, S, S), for images (N, C, S, S) and
+    target classes (N,).
+
+    The gradient of the class score weights the deepest feature maps of at least `least`
+    x `least`: on small images the very last maps are 4 x 4 and point nowhere. Source:
+    Selvaraju et al., Grad-CAM (2017).
+    """
+    model.eval()
+    maps = x = images
+    for layer in model.features:
+        x = layer(x)
+        maps = x if x.shape[-1] >= least else maps
+    maps.retain_grad()
+    scores = model.classifier(model.pool(x))  # (N, K)
+    scores.gather(1, target.view(-1, 1)).sum().backward()
+    weights = maps.grad.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
+    heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()
+    model.zero_grad(set_to_none=True)
+    heat = F.interpolate(
+        heat, images.shape[-2:], mode="bilinear", align_corners=False
+    ).squeeze(1)
+    return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)).cpu().numpy()
+
+
+# --------------------------------------------------------------------------------------
+# The network of theme 3, and the search for a better one
+# --------------------------------------------------------------------------------------
+
+
+def optimized_recipe(data: Data) -> Recipe:
+    """How theme 3 trains; chosen on validation images of both real datasets."""
+    # Quarter turns make four pictures of one: it takes longer to see them all.
+    longer = 1.7 if AUGMENT[data.course.dataset].get("turn") else 1.0
+    epochs = _passes(data, data.course.profile.optimized_epochs, longer)
+    # Few images: smaller batches, so that there are steps enough, and a smaller rate
+    # for their noisier gradients.
+    size = (
+        {"batch_size": 64, "lr": 4e-3}
+        if len(data.where("train")) > 2000
+        else {"batch_size": 32, "lr": 3e-3}
+    )
+    return Recipe(
+        epochs,
+        **size,
+        weight_decay=5e-2,
+        label_smoothing=0.05,
+        augment=True,
+        average=3.0,
+    )
 
 
 # Width and depth by dataset, chosen on validation images. Panels are a few pixels wide:
@@ -1757,427 +2219,7 @@ def _search_parts(course, data, name, recipe) -> dict:
 
 
 # ======================================================================================
-# 4 · EVALUATION: figures with their uncertainty (themes 2 and 3)
-# ======================================================================================
-
-
-@torch.no_grad()
-def predict(model, loader) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float32 (N, K) and labels int64 (N,) of a whole pool, in the order of its
-    rows.
-    """
-    model.eval()
-    pairs = [
-        (model(images).float().cpu().numpy(), labels.cpu().numpy())
-        for images, labels in loader
-    ]
-    logits, labels = zip(*pairs, strict=True)
-    return np.concatenate(logits), np.concatenate(labels)
-
-
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities (N, K) from logits (N, K), softened by a temperature above 1."""
-    from scipy.special import softmax as scipy_softmax
-
-    return scipy_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
-
-
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a proportion, right also near 0 and 1. Source: Wilson
-    (1927).
-    """
-    from scipy.stats import binomtest
-
-    if n == 0:
-        return 0.0, 1.0
-    interval = binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Chance that a random positive ranks above a random negative; macro one-vs-rest
-    for three classes.
-
-    Computed from ranks (Mann and Whitney, 1947), so that the bootstrap can afford it.
-    """
-    from scipy.stats import rankdata
-
-    values = []
-    columns = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
-    for k in columns:
-        positive = labels == k
-        n, m = positive.sum(), (~positive).sum()
-        if n and m:
-            ranks_of_positives = rankdata(probabilities[:, k])[positive].sum()
-            values.append((ranks_of_positives - n * (n + 1) / 2) / (n * m))
-    return float(np.mean(values)) if values else math.nan
-
-
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
-) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins. Source: Naeini et
-    al. (2015).
-
-    Report it with the number of images and without an interval: gaps are taken without
-    their sign, so noise only adds to them. A perfectly calibrated network measures
-    about 0.04 on 300 images, and resampling those adds the noise once more.
-    """
-    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    # Share of the bin times its gap, where the bin's own count cancels out.
-    return float(np.abs(np.bincount(bin_of, hit - confidence)).sum() / len(labels))
-
-
-def reliability(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
-) -> pd.DataFrame:
-    """Confidence against accuracy: one row (confidence, accuracy, low, high, n) for
-    each bin that is not empty.
-    """
-    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    rows = []
-    for number in np.unique(bin_of):
-        inside = bin_of == number
-        low, high = wilson(hit[inside].sum(), inside.sum())
-        row = {"confidence": confidence[inside].mean(), "accuracy": hit[inside].mean()}
-        rows.append(row | {"low": low, "high": high, "n": int(inside.sum())})
-    return pd.DataFrame(rows)
-
-
-def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Counts int64 (K, K): rows are the true classes, columns the predicted ones."""
-    pairs = labels * classes + predicted
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
-def recall_intervals(counts: np.ndarray) -> np.ndarray:
-    """Recall of each class with its 95 % interval (Wilson), float (K, 3), from the
-    counts of `confusion`.
-    """
-    rows = zip(np.diag(counts), counts.sum(axis=1), strict=True)
-    return np.array([(hits / max(n, 1), *wilson(hits, n)) for hits, n in rows])
-
-
-def _recalls(predicted, labels, classes) -> np.ndarray:
-    counts = confusion(predicted, labels, classes)
-    return np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
-
-
-def _macro_f1(predicted, labels, classes) -> float:
-    counts = confusion(predicted, labels, classes)
-    both = counts.sum(axis=0) + counts.sum(axis=1)
-    return float(np.mean(2 * np.diag(counts) / np.maximum(both, 1)))
-
-
-def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """accuracy, low, high (Wilson, 95 %), balanced_accuracy and n, for a table."""
-    predicted, n = probabilities.argmax(axis=1), len(labels)
-    hits = int((predicted == labels).sum())
-    balanced = float(_recalls(predicted, labels, probabilities.shape[1]).mean())
-    low, high = wilson(hits, n)
-    row = {"accuracy": hits / n, "balanced_accuracy": balanced, "n": n}
-    return row | {"low": low, "high": high}
-
-
-def bootstrap(
-    statistic, labels: np.ndarray, *arrays, resamples=1000, seed=42, level=0.95
-) -> tuple[float, float]:
-    """Percentile interval of `statistic(*arrays)` over resampled images, each class
-    keeping its size.
-
-    Source: Efron (1979); stratified, so that no resample lacks a class. Not for what
-    resampling can only push one way (the calibration error), nor for the difference of
-    two models (see `paired_difference`).
-    """
-    rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    values = []
-    for _ in range(resamples):
-        chosen = np.concatenate([rng.choice(own, len(own)) for own in rows])
-        values.append(statistic(*(array[chosen] for array in arrays)))
-    low, high = np.percentile(values, [50 - 50 * level, 50 + 50 * level])
-    return float(low), float(high)
-
-
-def evaluate(
-    probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1000, seed=42
-) -> pd.DataFrame:
-    """Every metric of the course with its 95 % interval.
-
-    Parameters
-    ----------
-    probabilities : float (N, K)
-    labels : int64 (N,)
-    classes : sequence of str
-
-    Returns
-    -------
-    DataFrame indexed by metric (accuracy, balanced_accuracy, f1_macro, auroc, ece,
-    recall <class> ...), with columns value, low, high, n. Proportions: Wilson; the
-    others: stratified bootstrap over images; ece: none, see
-    `expected_calibration_error`.
-    """
-    k, n, predicted = len(classes), len(labels), probabilities.argmax(axis=1)
-    hits = int((predicted == labels).sum())
-
-    def measured(statistic, *arrays):
-        ends = bootstrap(statistic, labels, *arrays, resamples=resamples, seed=seed)
-        return statistic(*arrays), *ends, n
-
-    def balanced(predicted, labels):
-        return float(_recalls(predicted, labels, k).mean())
-
-    def f1(predicted, labels):
-        return _macro_f1(predicted, labels, k)
-
-    ece = expected_calibration_error(probabilities, labels)
-    rows = {
-        "accuracy": (hits / n, *wilson(hits, n), n),
-        "balanced_accuracy": measured(balanced, predicted, labels),
-        "f1_macro": measured(f1, predicted, labels),
-        "auroc": measured(auroc, probabilities, labels),
-        "ece": (ece, math.nan, math.nan, n),
-    }
-    counts = confusion(predicted, labels, k)
-    recalls = zip(classes, recall_intervals(counts), counts.sum(axis=1), strict=True)
-    rows |= {f"recall {name}": (*recall, int(own)) for name, recall, own in recalls}
-    columns = ["value", "low", "high", "n"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-
-
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Share of images that `second` gets right minus that of `first`, with a score
-    interval: (difference, low, high).
-
-    The images are the same, so only those count on which just one of the two is right.
-    Unlike a bootstrap it stays right for a few dozen images: with no such image at all
-    it still says how large a difference may hide. Source: Tango, Equivalence test and
-    confidence interval for the difference in proportions for the paired-sample design
-    (1998).
-
-    Parameters
-    ----------
-    first, second : bool (N,)
-        Which images the old and the new model get right.
-    level : float
-        Of the two-sided interval; each end alone holds at 1 - (1 - level) / 2.
-    """
-    from scipy.stats import norm
-
-    n, z = len(first), norm.ppf((1 + level) / 2)
-    lost, won = int((first & ~second).sum()), int((~first & second).sum())
-    value = (won - lost) / n
-
-    def excluded(delta):  # were it true, what was seen would be z errors away
-        b = (2 * n - won + lost) * delta - won - lost
-        root = math.sqrt(max(b * b + 8 * n * lost * delta * (1 - delta), 0))
-        share = (root - b) / (4 * n)  # of images lost, the most likely under delta
-        variance = max(n * (2 * share + delta * (1 - delta)), 0)
-        return n * abs(value - delta) > z * math.sqrt(variance)
-
-    ends = []
-    for outside in (-1.0, 1.0):
-        inside = value
-        for _ in range(30):  # halves the bracket, down to 1e-9
-            middle = (inside + outside) / 2
-            if excluded(middle):
-                outside = middle
-            else:
-                inside = middle
-        ends.append(inside)
-    return value, *ends
-
-
-def paired_balanced_difference(
-    first: np.ndarray, second: np.ndarray, labels: np.ndarray, level: float = 0.95
-) -> tuple[float, float, float]:
-    """The same for balanced accuracy, the mean over the classes: (difference, low,
-    high).
-
-    The intervals of the classes are joined by the square-and-add method. Source:
-    Newcombe (1998); Zou and Donner, Construction of confidence limits about effect
-    measures (2008).
-    """
-    ends = np.array(
-        [
-            paired_difference(first[labels == k], second[labels == k], level)
-            for k in np.unique(labels)
-        ]
-    )  # (K, 3)
-    value, low, high = ends.T
-    middle, k = value.mean(), len(ends)
-    below = np.sqrt(((value - low) ** 2).sum()) / k
-    above = np.sqrt(((high - value) ** 2).sum()) / k
-    return float(middle), float(middle - below), float(middle + above)
-
-
-def mcnemar(
-    first: np.ndarray, second: np.ndarray, alternative: str = "two-sided"
-) -> float:
-    """p-value of McNemar's exact test on bool (N,), which images each model gets right:
-    of those on which just one is right, is it as often the one as the other?
-
-    With alternative="greater" only a better second model counts. Source: McNemar
-    (1947), exact as in Edwards (1948).
-    """
-    from scipy.stats import binomtest
-
-    lost, won = int((first & ~second).sum()), int((~first & second).sum())
-    if lost + won == 0:
-        return 1.0
-    return float(binomtest(won, lost + won, alternative=alternative).pvalue)
-
-
-def paired_row(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Two models on the same images as a row of a table: difference, low, high
-    (`paired_difference`), won, lost, p_value (`mcnemar`) and n.
-    """
-    difference, low, high = paired_difference(first, second)
-    row = {"difference": difference, "low": low, "high": high}
-    row |= {"won": int((~first & second).sum()), "lost": int((first & ~second).sum())}
-    return row | {"p_value": mcnemar(first, second), "n": len(first)}
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The one number that the logits are divided by so that confidence means accuracy;
-    fitted on pool val.
-
-    Source: Guo et al., On Calibration of Modern Neural Networks (2017).
-    """
-    from scipy.optimize import minimize_scalar
-
-    def loss(log_temperature):
-        p = softmax(logits, math.exp(log_temperature))
-        return -np.log(np.maximum(p[np.arange(len(labels)), labels], 1e-12)).mean()
-
-    return float(math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
-
-
-def positive_probability(probabilities: np.ndarray) -> np.ndarray:
-    """Probability of "something is there", (N,): 1 - P(first class), for two classes
-    and three alike.
-    """
-    return 1 - probabilities[:, 0]
-
-
-def choose_threshold(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    cost_missed: float,
-    cost_false_alarm: float = 1.0,
-):
-    """Threshold on P(positive) with the lowest mean cost per image on pool val.
-
-    Returns the threshold and the table (threshold, cost, missed, false_alarms) that it
-    was read from."""
-    score, positive = positive_probability(probabilities), labels > 0
-    rows = []
-    for threshold in np.linspace(0.01, 0.99, 99):
-        alarm = score >= threshold
-        missed, false = int((positive & ~alarm).sum()), int((~positive & alarm).sum())
-        cost = (missed * cost_missed + false * cost_false_alarm) / len(labels)
-        rows.append((threshold, cost, missed, false))
-    table = pd.DataFrame(rows, columns=["threshold", "cost", "missed", "false_alarms"])
-    return float(table["threshold"][int(table["cost"].argmin())]), table
-
-
-def grad_cam(
-    model, images: torch.Tensor, target: torch.Tensor, least: int = 7
-) -> np.ndarray:
-    """Where the network looked: maps in 0..1, (N, S, S), for images (N, C, S, S) and
-    target classes (N,).
-
-    The gradient of the class score weights the deepest feature maps of at least `least`
-    x `least`: on small images the very last maps are 4 x 4 and point nowhere. Source:
-    Selvaraju et al., Grad-CAM (2017).
-    """
-    model.eval()
-    maps = x = images
-    for layer in model.features:
-        x = layer(x)
-        maps = x if x.shape[-1] >= least else maps
-    maps.retain_grad()
-    scores = model.classifier(model.pool(x))  # (N, K)
-    scores.gather(1, target.view(-1, 1)).sum().backward()
-    weights = maps.grad.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
-    heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()
-    model.zero_grad(set_to_none=True)
-    heat = F.interpolate(
-        heat, images.shape[-2:], mode="bilinear", align_corners=False
-    ).squeeze(1)
-    return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)).cpu().numpy()
-
-
-# --------------------------------------------------------------------------------------
-# The naive loader of theme 1, to measure ours against
-# --------------------------------------------------------------------------------------
-
-
-class NaiveImages(torch.utils.data.Dataset):
-    """What most tutorials do: open, decode and transform each image with PIL every time
-    it is asked for.
-    """
-
-    def __init__(self, data: Data, rows: np.ndarray):
-        from torchvision import transforms as T
-
-        size, gray = data.course.image_size, data.course.channels == 1
-        steps = [T.Grayscale()] if gray else []
-        steps += [
-            T.Resize((size, size)),
-            T.RandomHorizontalFlip(),
-            T.RandomAffine(10, (0.08, 0.08), (0.85, 1.15)),
-            T.ColorJitter(0.15, 0.25),
-            T.ToTensor(),
-            T.Normalize(data.mean, data.std),
-            T.RandomErasing(0.5),
-        ]
-        self.transform = T.Compose(steps)
-        self.files = [data.course.root / path for path in data.index["path"].iloc[rows]]
-        self.labels = data.labels[rows]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, item: int):
-        from PIL import Image
-
-        with Image.open(self.files[item]) as image:
-            return self.transform(image.convert("RGB")), int(self.labels[item])
-
-
-def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict]:
-    """Images per second of the naive loader and of ours, in interleaved rounds over the
-    same images.
-
-    Both augment every sample and deliver normalised float32 batches of 64 on the
-    device; the start of the worker processes counts, as it does in every epoch.
-    """
-    rows = data.where("train")[:images]
-    naive = torch.utils.data.DataLoader(
-        NaiveImages(data, rows), batch_size=64, shuffle=True, num_workers=2
-    )
-    cached = BatchLoader(data, rows, 64, AUGMENT[data.course.dataset], shuffle=True)
-    table = []
-    for _ in range(rounds):
-        row = {}
-        for name, loader in (("naive", naive), ("cached", cached)):
-            began = time.perf_counter()
-            for pixels, _ in loader:
-                pixels.to(data.course.device)
-            if data.course.device.type == "cuda":
-                torch.cuda.synchronize()
-            row[name] = len(rows) / (time.perf_counter() - began)
-        table.append(row)
-    return table
-
-
-# ======================================================================================
-# 5 · DEPLOYMENT: from a checkpoint to a session that serves (theme 4)
+# 4 · DEPLOYMENT: from a checkpoint to a session that serves
 # ======================================================================================
 
 
@@ -2431,6 +2473,7 @@ def agreement(
 # Fewer bits: INT8
 # --------------------------------------------------------------------------------------
 
+
 LAYERS = ["Conv", "Gemm", "MatMul"]  # the operators with weights
 
 
@@ -2653,12 +2696,14 @@ def cost_per_million(images_s: float, price_per_hour: float) -> float:
 
 
 # ======================================================================================
-# 6 · MONITORING: from log lines to alerts (theme 5)
+# 5 · MONITORING: from log lines to alerts
 # ======================================================================================
+
 
 # --------------------------------------------------------------------------------------
 # The log: one line a prediction, appended, never rewritten
 # --------------------------------------------------------------------------------------
+
 
 # What each column takes and gives back; `time` is UTC, and always there.
 LOG_COLUMNS = {
@@ -2877,16 +2922,27 @@ class MonitoredModel:
 # From lines to numbers: trailing windows against a quiet day
 # --------------------------------------------------------------------------------------
 
+
 # grey levels; a picture of nothing still has the sensor's noise, about one
 BLANK_CONTRAST = 2.0
+
+
 LOW_CONFIDENCE = 0.7
+
+
 NO_LINES = (
     "The log has no lines: serve some predictions first, or read it with another"
     " run_id."
 )
+
+
 MAX_TICKS = 20_000  # of one table; a clock that was set back to 1970 asks for millions
+
+
 # those that a window compares with a quiet day
 COMPARED = ("positive_share", "confidence", "brightness", "sharpness")
+
+
 METRICS = (
     "requests",
     "throughput",
@@ -2904,7 +2960,11 @@ METRICS = (
     *(f"{name}_z" for name in COMPARED),
     "class_mix_z",
 )
+
+
 WINDOW_COLUMNS = ("timestamp", "window", *METRICS)
+
+
 PERCENTS = (50, 95, 99)
 
 
@@ -3081,6 +3141,7 @@ def error_budget(
 # Alerts: rules as data, fired once
 # --------------------------------------------------------------------------------------
 
+
 ALERT_COLUMNS = {
     "timestamp": "time",
     "run_id": "str",
@@ -3092,6 +3153,8 @@ ALERT_COLUMNS = {
     "threshold": "float",
     "runbook": "str",
 }
+
+
 CONDITIONS = {
     ">": operator.gt,
     "<": operator.lt,
@@ -3412,11 +3475,12 @@ def least_sure(log: pd.DataFrame, data: Data, images: int = 8) -> pd.DataFrame:
 
 
 # ======================================================================================
-# 7 · DRIFT (theme 6)
+# 6 · DRIFT: have the pictures changed, and does it hurt
 # ======================================================================================
 
+
 # --------------------------------------------------------------------------------------
-# The handout's names: have the pictures changed, does the network see something else?
+# The handout's names
 # --------------------------------------------------------------------------------------
 
 
@@ -3516,8 +3580,7 @@ def detect_embedding_drift(
 
 
 # --------------------------------------------------------------------------------------
-# What a detector sees: image statistics, answers and embeddings, and a stored reference
-# of them
+# What a detector sees, and a stored reference of it
 # --------------------------------------------------------------------------------------
 
 
@@ -3990,6 +4053,7 @@ def _judged(seen: Observation, labels: np.ndarray, reference: Reference) -> dict
 # How accurate is the model now, without a label?
 # --------------------------------------------------------------------------------------
 
+
 ESTIMATES = ("average_confidence", "difference_of_confidences", "atc")
 
 
@@ -4219,7 +4283,7 @@ def watched_model(course: Course, provider: str | None = None) -> OnnxModel:
 
 
 # ======================================================================================
-# 8 · RETRAINING (theme 7)
+# 7 · RETRAINING: from a labelling budget to a model that may serve
 # ======================================================================================
 
 
@@ -4272,10 +4336,13 @@ def validate_retrained_model(
 # From a labelling budget to a candidate
 # --------------------------------------------------------------------------------------
 
+
 # Training images of a candidate, at most: it starts from a network that knows its work,
 # and a wish must not take hours. Fewer clean ones forget more: 800 for 1,400 cost 2 to
 # 3 points of clean validation accuracy (real X-rays, two draws).
 MIX_IMAGES = {"smoke": 64, "quick": 1400, "full": 4096}
+
+
 FINE_TUNING = ("whole", "frozen stem", "batch norm")
 
 
@@ -4562,6 +4629,7 @@ def save_candidate(
 # --------------------------------------------------------------------------------------
 # The gate: what a candidate must prove before it may serve
 # --------------------------------------------------------------------------------------
+
 
 # The checks that need no label; what `measure_candidate` returns.
 MEASURED = ("latency", "shadow", "onnx agreement")
@@ -4854,7 +4922,7 @@ def _seen(replies: list) -> dict[str, float]:
 
 
 # --------------------------------------------------------------------------------------
-# The whole chain as one call
+# The whole chain in one call
 # --------------------------------------------------------------------------------------
 
 
@@ -4940,7 +5008,7 @@ def measure_candidate(
 
 
 # ======================================================================================
-# 9 · SYNTHESIS (theme 8): the whole course in a few tables, read from the record
+# 8 · SYNTHESIS: the whole course in a few tables, read from the record
 # ======================================================================================
 
 
