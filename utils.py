@@ -1,10 +1,10 @@
-"""Helpers of the course "Deep Learning with PyTorch - MLOps pipeline", in the order of
-the themes.
+"""The lecture of "Deep Learning with PyTorch – MLOps pipeline: data to production".
 
-Every function that a notebook calls stands here once; its docstring is its lecture
-slide.
-Heavy libraries are imported inside the one function that needs them, so `import utils`
-stays quick."""
+A preface and eight chapters: chapter N is theme N, and the names of the course's
+handout stand at the heads of their chapters. What no chapter talks about stands in
+kit/: files, folders, records, figures, sessions. Heavy libraries are imported in the
+one function that needs them, so `import utils` stays quick.
+"""
 
 from __future__ import annotations
 
@@ -31,50 +31,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import swa_utils
 
-# What the chapters stand on, for the notebooks' convenience.
-from kit import tensorrt
-from kit.bench import (  # noqa: F401
-    Backend,
-    benchmark_table,
-    percentiles,
-    torch_backend,
-    torch_runner,
-)
-from kit.drifts import (  # noqa: F401
-    DRIFTS,
-    Drift,
-    drift_data,
-    drift_images,
-    drift_scenario,
-    drift_window,
-    drifts_of,
-)
-from kit.evidence import (  # noqa: F401
-    PAIRS,
-    THEMES,
-    VARIANTS,
-    checklist,
-    limitations,
-    theme_status,
-)
-from kit.figures import (  # noqa: F401
-    COLOURS,
-    image_grid,
-    plot_confusion,
-    plot_heat,
-    plot_history,
-    plot_latency,
-    plot_pareto,
-    plot_search,
-    plot_steps,
-    style,
-)
-from kit.files import (  # noqa: F401
-    HOST,
-    KIT,
-    LEFTOVER,
+# What the chapters stand on; `noqa` marks the few names that only notebooks call.
+from kit import figures, tensorrt
+from kit.bench import Backend, benchmark_table, percentiles, torch_backend
+from kit.drifts import drift_images, drift_window, drifts_of
+from kit.evidence import PAIRS, VARIANTS
+from kit.files import (
     CourseError,
-    _finite,
     _plain,
     alone,
     atomic,
@@ -82,39 +45,27 @@ from kit.files import (  # noqa: F401
     copy_back,
     copy_to_home,
     hash_file,
-    is_alive,
-    load_arrays,
     locked,
     make_parent,
     now,
     read_json,
     write_json,
 )
-from kit.fingerprint import (
-    fingerprint,
-    hash_weights,  # noqa: F401
-    remember_sources,
-)
+from kit.fingerprint import fingerprint, remember_sources
 from kit.gate import Check, GateReport, counted, unmeasured
-from kit.home import (  # noqa: F401
-    COLAB,
+from kit.home import (
     DATASETS,
-    MAX_IMAGE_SIZE,
     POOLS,
-    PREREQUISITES,
     PROFILES,
     Course,
-    are_settings,
     check_asked,
     check_earlier_theme,
     greet,
-    on_colab,
     open_folders,
     open_settings,
 )
-from kit.images import (  # noqa: F401
+from kit.images import (
     EXCLUDING,
-    MAX_PIXELS,
     _flag_odd_ones,
     acquire,
     decode,
@@ -122,9 +73,7 @@ from kit.images import (  # noqa: F401
     inspect_image,
     label_images,
     load_index,
-    open_image,
     pixel_cache,
-    quality_report,
 )
 from kit.log import AppendOnlyCsv, new_run_id, spread
 from kit.machine import (
@@ -136,48 +85,32 @@ from kit.machine import (
     same_generators,
     seed_generators,
 )
-from kit.promotion import (  # noqa: F401
-    AUDIT_COLUMNS,
-    in_service,
-    promote,
-    read_audit,
-    rollback,
-)
+from kit.promotion import promote, read_audit  # noqa: F401
 from kit.ranks import add_up, parallel, rank_and_world, take_buffers_of_rank0
 from kit.record import (  # noqa: F401
-    HEADLINE_TAGS,
-    SCHEMA,
     check_criteria,
-    check_stored_answers,
     hash_inputs,
-    read_record,
     record,
     save_figure,
     save_predictions,
     save_table,
     stale,
-    stale_sections,
     stored_predictions,
 )
 from kit.runs import Session, load_or_run, one_training, save_state
-from kit.serving import (  # noqa: F401
-    LEVELS,
+from kit.serving import (
     PROVIDERS,
     check_pixels,
-    graph_table,
     layers_of,
     make_session,
     open_to_quantize,
-    put_in_service,
-    rewritten,
     session_metadata,
     store_onnx,
     verify_onnx,
 )
 from kit.trackers import Curves, show_tensorboard  # noqa: F401
 from kit.traffic import draw_traffic, harm
-from kit.watching import (  # noqa: F401
-    DRIFT_COLUMNS,
+from kit.watching import (
     Decision,
     DecisionLog,
     DriftResult,
@@ -189,8 +122,6 @@ from kit.watching import (  # noqa: F401
     check_reach,
     grey_levels,
     join,
-    load_reference,
-    read_drift_log,
     read_drift_report,
     refuse_handout,
     watched_path,
@@ -555,7 +486,7 @@ def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
         f"Offenders beside what they copy: {len(shown)} of {len(offenders)} (grey"
         " square: cannot be read)"
     )
-    return image_grid(images, titles, title=title)
+    return figures.image_grid(images, titles, title=title)
 
 
 # --------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import torch
 KIT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(KIT))
 import utils  # noqa: E402
+from kit.record import HEADLINE_TAGS  # noqa: E402
 from tools.grading.compare import CLOCKED, TOLERANCES  # noqa: E402
 
 VARIANTS = {
@@ -164,7 +165,7 @@ def main() -> int:
             print(f"seed {seed}, {name}: done", flush=True)
         equal.append(same_weights(homes["first"], homes["again"], options.until))
     table = table_of(
-        figures, {name for name, tag in utils.HEADLINE_TAGS.items() if tag == "timing"}
+        figures, {name for name, tag in HEADLINE_TAGS.items() if tag == "timing"}
     )
     print(
         f"\n{options.dataset}, {options.source}, {options.profile}, seeds"

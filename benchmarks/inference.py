@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kit.bench import torch_runner
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 TARGETS = {("ONNX Runtime fp32", 1): 3.0, ("ONNX Runtime int8", 1): 5.0}
 
@@ -47,7 +49,7 @@ def serve(path: Path, images: np.ndarray, threads: int, clients=4, seconds=2.0) 
 
         torch.set_num_threads(threads)
         model, state = utils.load_model(path)
-        run = utils.torch_runner(utils.ServedNetwork(model.cpu(), state).eval())
+        run = torch_runner(utils.ServedNetwork(model.cpu(), state).eval())
 
     def client(_) -> int:
         answered, ends = 0, time.perf_counter() + seconds

@@ -43,6 +43,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sample_data  # noqa: E402
 import utils  # noqa: E402
+from kit.files import LEFTOVER
+from kit.serving import put_in_service
 
 SAVE_EVERY = {"each step": 0.0, "0.5 s": 0.5}
 
@@ -122,7 +124,7 @@ def chain(options: argparse.Namespace) -> None:
         course.checkpoints / "best_model.pth", run.model, **state
     )
     say("export")
-    path = utils.put_in_service(course, utils.export_onnx(course, checkpoint))
+    path = put_in_service(course, utils.export_onnx(course, checkpoint))
     say("log")
     served = utils.MonitoredModel(
         utils.OnnxModel(path), utils.InferenceLogger(course.logs / "production.csv")
@@ -174,9 +176,7 @@ def run(arguments: list, after: str | None = None, delay: float | None = None) -
 
 
 def leftovers(home: Path) -> list[str]:
-    return [
-        path.name for path in home.rglob(".*") if utils.LEFTOVER.fullmatch(path.name)
-    ]
+    return [path.name for path in home.rglob(".*") if LEFTOVER.fullmatch(path.name)]
 
 
 def finished(home: Path, name: str) -> dict | None:

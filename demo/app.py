@@ -12,6 +12,7 @@ from demo import logs, pages, pictures
 from demo.replay import SEVERITIES, Replay, plot_curve
 from demo.service import Service, answer
 from kit import figures
+from kit.drifts import DRIFTS
 
 CSS = Path(__file__).with_name("look.css")
 EXAMPLES = 12
@@ -203,7 +204,7 @@ def drift_tab(service: Service) -> None:
 
 def drifted(replay: Replay, name: str, level: int) -> tuple:
     """Values for the parts of the tab of drift."""
-    drift, look = utils.DRIFTS[name], replay.look(name, level)
+    drift, look = DRIFTS[name], replay.look(name, level)
     title = (
         f"{name.replace('_', ' ')}, windows of {len(look.labels)} production pictures"
     )
@@ -258,7 +259,7 @@ def logged(service: Service, chosen: str | None) -> tuple:
         [(label, name) for name, label in labels.items()],
         chosen,
         "",
-        pages.closed(figures.plot_dashboard(windows, alerts, title=title)),
+        pages.closed(figures.dashboard(windows, alerts, title=title)),
         pages.alerts_table(alerts),
         pages.log_tail(lines, service.model.classes),
     )

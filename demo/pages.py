@@ -89,7 +89,7 @@ def heat(service: Service, answer: Answer):
     # NaN is drawn as nothing: the bare picture
     maps = np.stack([np.full_like(answer.heat, np.nan), answer.heat])
     titles = ["what the network gets", f"Grad-CAM, {best}"]
-    return closed(figures.plot_heat(np.stack([answer.pixels] * 2), maps, titles, "", 2))
+    return closed(figures.heat(np.stack([answer.pixels] * 2), maps, titles, "", 2))
 
 
 def comparison(service: Service, answer: Answer) -> str:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 import utils
+from kit.images import MAX_PIXELS, open_image
 
 MAX_BYTES = 20 << 20  # of one file: an X-ray or a photo is far smaller
 # those of the course; PIL would open scripts, too
@@ -52,7 +53,7 @@ def _inspect(content: bytes, channels: int) -> list[str]:
     the decoding changes.
     """
     # which turns whatever is raised inside into "no image"
-    with utils.open_image(io.BytesIO(content)) as image:
+    with open_image(io.BytesIO(content)) as image:
         kind, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
         turned, alpha = image.getexif().get(0x0112, 1) != 1, image.has_transparency_data
     if kind not in FORMATS:
@@ -83,7 +84,7 @@ def _inspect(content: bytes, channels: int) -> list[str]:
 
 def _is_transparent(content: bytes) -> bool:
     """Whether any pixel lets the background through."""
-    with utils.open_image(io.BytesIO(content)) as image:
+    with open_image(io.BytesIO(content)) as image:
         return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
@@ -97,7 +98,7 @@ def _reason(content: bytes, told: str) -> str:
         return "The file is empty: choose another."
     if "too many for one image" in told or "DecompressionBomb" in told:
         return (
-            f"The picture has more than {utils.MAX_PIXELS // 10**6} million pixels:"
+            f"The picture has more than {MAX_PIXELS // 10**6} million pixels:"
             " send a smaller copy."
         )
     if "8 bits" in told:

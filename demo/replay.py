@@ -11,6 +11,7 @@ import pandas as pd
 
 import utils
 from demo.service import Service
+from kit import figures
 
 SEVERITIES = range(6)
 WINDOW = 40  # pictures of one look where theme 6 has not chosen
@@ -161,7 +162,7 @@ def plot_curve(
     """
     import matplotlib.pyplot as plt
 
-    utils.style()
+    figures.style()
     figure, (answers, tests) = plt.subplots(1, 2, figsize=(11, 4.1))
     lines = {
         "confidence": ("mean confidence", "-o"),
@@ -174,7 +175,7 @@ def plot_curve(
         curve["severity"],
         curve["low"],
         curve["high"],
-        color=utils.COLOURS[2],
+        color=figures.COLOURS[2],
         alpha=0.15,
         lw=0,
     )

@@ -11,6 +11,8 @@ import torch
 
 import utils
 from demo.unlike import PictureTest
+from kit.home import are_settings
+from kit.watching import load_reference
 
 # What each part needs beside the model; without it the page shows the rest and says
 # why.
@@ -96,7 +98,7 @@ def open_home(home: Path) -> utils.Course:
     downloaded or recorded.
     """
     story = utils.read_json(home / "course.json", precious=True)
-    if not utils.are_settings(story):
+    if not are_settings(story):
         raise utils.CourseError(
             f"{home}/course.json is missing or damaged: run the notebooks with this"
             " HOME, or give the folder of a run with --home."
@@ -146,7 +148,7 @@ def _find_reference(service: Service) -> None:
     """
     data, path = service.data, service.course.exports / "drift_reference.npz"
     try:
-        service.reference = utils.load_reference(path, service.model)
+        service.reference = load_reference(path, service.model)
     except utils.CourseError:
         if data is None:
             raise

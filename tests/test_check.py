@@ -14,7 +14,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-import utils
+from kit.record import HEADLINE_TAGS
 from tools.grading import (
     check,
     compare,
@@ -699,7 +699,7 @@ def test_figures_that_must_move():
 
 
 def test_every_headline_figure_has_its_tolerance():
-    assert set(compare.TOLERANCES) == set(utils.HEADLINE_TAGS)
+    assert set(compare.TOLERANCES) == set(HEADLINE_TAGS)
     assert all(figure.why for figure in compare.TOLERANCES.values())
 
 

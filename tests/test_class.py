@@ -17,9 +17,10 @@ import pytest
 from support.submissions import make_submission
 
 import utils
+from kit import files
 from tools.grading import check, klass
 
-KIT = utils.KIT
+KIT = files.KIT
 PLAIN = ["--jobs", "1"]
 
 

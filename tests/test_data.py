@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import utils
+from kit.images import quality_report
 
 
 def flags(index: pd.DataFrame, name: str) -> set:
@@ -233,7 +234,7 @@ def test_odd_sizes_odd_modes_and_rare_classes_are_reported(raw, open_course):
         "odd_mode"
     }
     assert index["flags"].str.contains("odd").sum() == 2
-    report = utils.quality_report(index).set_index("problem")
+    report = quality_report(index).set_index("problem")
     usable = index[index["pool"] != ""]
     assert (
         report.loc["few images of NORMAL", "images"]

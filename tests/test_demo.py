@@ -35,6 +35,8 @@ from demo import app, logs, pages, pictures  # noqa: E402
 from demo.replay import Replay, adjusted_p, plot_curve  # noqa: E402
 from demo.service import answer, open_service  # noqa: E402
 from demo.unlike import PictureTest  # noqa: E402
+from kit.files import load_arrays  # noqa: E402
+from kit.serving import put_in_service  # noqa: E402
 from kit.traffic import plan_drill  # noqa: E402
 from tools import cli  # noqa: E402
 
@@ -56,7 +58,7 @@ def finished(tmp_path_factory) -> Path:
     utils.build_index(course)
     data = utils.load_data(course)
     stored = utils.export_onnx(course, store_checkpoint(course, data, cost_missed=5.0))
-    utils.put_in_service(course, stored)
+    put_in_service(course, stored)
     model, val = utils.OnnxModel(stored), data.where("val")
     utils.fit_reference(model, data.pixels[val], data.labels[val]).save(
         course.exports / "drift_reference.npz"
@@ -519,7 +521,7 @@ def test_without_its_checkpoint_the_rest_is_shown_and_says_why(home, service, ho
 
 
 def test_after_a_promotion_the_reference_is_observed_anew(home):
-    kept = utils.load_arrays(home / "exports" / "drift_reference.npz")
+    kept = load_arrays(home / "exports" / "drift_reference.npz")
     np.savez(
         home / "exports" / "drift_reference.npz",
         **kept | {"model": np.array("another model")},

@@ -20,6 +20,9 @@ from onnx import numpy_helper
 
 import utils
 from kit import tensorrt
+from kit.bench import torch_runner
+from kit.files import KIT
+from kit.serving import graph_table, put_in_service, rewritten
 
 HANDOUT = {"latency_p50", "latency_p95", "latency_p99", "throughput"}
 
@@ -74,7 +77,7 @@ def exported(drawn, tmp_path_factory) -> Path:
     utils.build_index(course)
     data = utils.load_data(course)
     stored = utils.export_onnx(course, store_checkpoint(course, data))
-    utils.put_in_service(course, stored)
+    put_in_service(course, stored)
     return course.home
 
 
@@ -183,7 +186,7 @@ def test_one_file_with_dynamic_batch_that_says_what_it_is(data, checkpoint, stor
         "checkpoint": utils.hash_file(checkpoint)[:16],
     }
     assert expected.items() <= told.items()
-    assert str(utils.KIT).encode() not in stored.read_bytes()  # no path of this machine
+    assert str(KIT).encode() not in stored.read_bytes()  # no path of this machine
     # operators that older GPU runtimes have
     assert {part.version for part in loaded.opset_import if not part.domain} == {18}
     # the same checkpoint gives the same bytes
@@ -263,7 +266,7 @@ def test_a_new_model_goes_into_service_whole_or_not_at_all(
 
     monkeypatch.setattr(shutil, "copy", disk_full)
     with pytest.raises(utils.CourseError, match="untouched"):
-        utils.put_in_service(data.course, stored)
+        put_in_service(data.course, stored)
     assert model.path.read_bytes() == before
     assert not list(model.path.parent.glob(".*.tmp"))
 
@@ -504,7 +507,7 @@ def test_pytorch_is_timed_with_cudnn_on(monkeypatch):
 
     seen, before = [], torch.backends.cudnn.benchmark
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
-    run = utils.torch_runner(Spy(), "cuda")
+    run = torch_runner(Spy(), "cuda")
     run(np.zeros((1, 1, 2, 2), np.uint8))
     assert seen == [(True, True)] and torch.backends.cudnn.benchmark == before
 
@@ -528,8 +531,8 @@ def test_pareto_front_against_its_definition():
 
 def test_graph_table_counts_what_onnx_runtime_fused(stored, data, checkpoint):
     plain = utils.export_onnx(data.course, checkpoint, fuse=False)
-    table = utils.graph_table(
-        {"plain": plain, "exported": stored, "all": utils.rewritten(stored, "all")}
+    table = graph_table(
+        {"plain": plain, "exported": stored, "all": rewritten(stored, "all")}
     )
     norms = table.loc["BatchNormalization"]
     assert norms["plain"] > 0 == norms["exported"]

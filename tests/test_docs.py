@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import utils
+from kit import files
 from tools import cli
 
-KIT = utils.KIT
+KIT = files.KIT
 PAGES = sorted([KIT / "README.md", *(KIT / "docs").glob("*.md")])
 OURS = [KIT / "docs" / name for name in ("instructor.md", "plan-de-seance.fr.md")]
 # by the notebooks, below a home

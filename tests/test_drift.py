@@ -14,7 +14,9 @@ from support.worlds import Stand, as_reference, within, world
 from torch import nn
 
 import utils
+from kit.drifts import DRIFTS, Drift
 from kit.fingerprint import fingerprint
+from kit.watching import load_reference
 from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
 
@@ -339,7 +341,7 @@ def test_a_repaired_detector_or_drift_is_measured_again(monkeypatch):
 
     told = [fingerprint(utils.drift_grid)]
     for levels in ((1, 2, 3, 4, 5), (1, 2, 4, 6, 9)):
-        monkeypatch.setitem(utils.DRIFTS, "fog", utils.Drift(fog, levels=levels))
+        monkeypatch.setitem(DRIFTS, "fog", Drift(fog, levels=levels))
         told.append(fingerprint(utils.drift_grid))
     assert len(set(told)) == 3
 
@@ -357,7 +359,7 @@ def stored(tmp_path):
 
 def test_reference_comes_back_as_it_was(stored):
     reference, path = stored
-    again = utils.load_reference(path, Stand())
+    again = load_reference(path, Stand())
     pd.testing.assert_frame_equal(again.statistics, reference.statistics)
     for name in ("probabilities", "embedding", "labels"):
         assert np.array_equal(getattr(again, name), getattr(reference, name))
@@ -378,13 +380,13 @@ def test_reference_cut_foreign_or_missing(stored, tmp_path):
         cases.append((cut, "is damaged"))
     for place, message in cases:
         with pytest.raises(utils.CourseError, match=message):
-            utils.load_reference(place, Stand())
+            load_reference(place, Stand())
     other.hash = "f" * 16
     with pytest.raises(utils.CourseError, match="describes model 0.*, asked for ffff"):
-        utils.load_reference(path, other)
+        load_reference(path, other)
     other.classes = ("NO_PANEL", "PANEL")
     with pytest.raises(utils.CourseError, match="knows the classes"):
-        utils.load_reference(path, other)
+        load_reference(path, other)
 
 
 def test_keys_name_the_images_and_their_order(stored):

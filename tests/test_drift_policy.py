@@ -12,6 +12,7 @@ from support.worlds import as_reference, world
 
 import utils
 from kit import figures
+from kit.watching import read_drift_log
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_levels_none_watch_retrain(reference, tmp_path):
         (7, "it has lasted 5 windows"),
     ):
         assert reason in looks[number].reasons[-1]
-    log = utils.read_drift_log(tmp_path / "drift.csv", monitor.run_id)
+    log = read_drift_log(tmp_path / "drift.csv", monitor.run_id)
     assert log["level"].tolist() == levels and set(log["model"]) == {reference.model}
     assert set(log["images"]) == {60} and set(log["floor"]) == {0.8}
     assert log["window"].tolist() == list(range(9))
@@ -126,9 +127,9 @@ def test_levels_none_watch_retrain(reference, tmp_path):
     for name in ("p_value", "estimated_accuracy", "streak"):
         expected = [getattr(look, name) for look in looks]
         assert np.allclose(log[name], expected, rtol=1e-5)
-    assert utils.read_drift_log(tmp_path / "drift.csv", "another run").empty
+    assert read_drift_log(tmp_path / "drift.csv", "another run").empty
     with pytest.raises(utils.CourseError, match="missing: run notebooks/theme6"):
-        utils.read_drift_log(tmp_path / "absent.csv")
+        read_drift_log(tmp_path / "absent.csv")
 
 
 def test_a_quiet_stream_keeps_its_promise():
@@ -197,7 +198,7 @@ def test_alarm_rates_are_drawn_one_by_one():
         {"detector": name, "rate": rate, "low": rate / 2, "high": 2 * rate}
         for name, rate in rates.items()
     ]
-    axis = figures.plot_alarm_rates(pd.DataFrame(rows), "t", alpha=0.04).axes[0]
+    axis = figures.alarm_rates(pd.DataFrame(rows), "t", alpha=0.04).axes[0]
     points, line = axis.lines
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert dict(zip(names, points.get_xdata(), strict=True)) == rates
@@ -225,7 +226,7 @@ def test_estimates_and_streams_are_drawn_point_by_point():
     table = pd.DataFrame(rng.random((6, 4)), columns=["accuracy", *names])
     table = table.assign(severity=range(6), label=[f"noise {i}" for i in range(6)])
     for axis, name in zip(
-        figures.plot_estimates(table, names, "t").axes, names, strict=False
+        figures.estimates(table, names, "t").axes, names, strict=False
     ):
         points, star = (np.asarray(part.get_offsets()) for part in axis.collections[:2])
         assert np.array_equal(points, table[["accuracy", name]])
@@ -241,7 +242,7 @@ def test_estimates_and_streams_are_drawn_point_by_point():
         low=table["accuracy"] - 0.1,
         high=table["accuracy"] + 0.05,
     )
-    top, bottom = figures.plot_streams({"drifted": stream}, policy, "t").axes
+    top, bottom = figures.streams({"drifted": stream}, policy, "t").axes
     drawn = {p: line.get_label() for line in top.lines[:3] for p in line.get_ydata()}
     assert drawn == dict(zip([0.5, 0.01, 1e-6, 1e-3], stream["level"], strict=True))
     # told apart in a grey print, too

@@ -13,6 +13,8 @@ import torch
 
 import utils
 from kit import home as home_room
+from kit.fingerprint import hash_weights
+from kit.record import read_record
 from tools.notebooks import run
 
 RECIPE = utils.Recipe(epochs=2, batch_size=32)
@@ -108,15 +110,13 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
     again = utils.fit(
         course, "done", utils.optimized_network(course), data, RECIPE, progress=False
     )
-    assert again.loaded and utils.hash_weights(again.model) == utils.hash_weights(
-        finished.model
-    )
+    assert again.loaded and hash_weights(again.model) == hash_weights(finished.model)
     resumed = utils.fit(
         course, "cut", utils.optimized_network(course), data, RECIPE, progress=False
     )
     said = capsys.readouterr().out
     assert "done: loaded, trained" in said and "resumed in epoch 2" in said
-    assert utils.hash_weights(resumed.model) == utils.hash_weights(unbroken.model)
+    assert hash_weights(resumed.model) == hash_weights(unbroken.model)
     utils.copy_back(course, course.logs)
     assert (course.logs / "production.csv").read_text() == "time,run_id\n1,a\n"
     assert utils.load_or_run(course, "probe", lambda: 7) == measured == 7
@@ -157,7 +157,7 @@ def test_full_drive_does_not_stop_a_training_and_loses_nothing(drive, capsys):
         course, "full", utils.optimized_network(course), data, RECIPE, progress=False
     )
     assert "resumed in epoch 3" in capsys.readouterr().out
-    assert utils.hash_weights(run.model) == utils.hash_weights(unbroken.model)
+    assert hash_weights(run.model) == hash_weights(unbroken.model)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkey
         run.execute(copy, parameters, tmp_path)
         shutil.rmtree(content / "dl-course-local")
     home = content / "drive" / "MyDrive" / "dl-course"
-    record = utils.read_record(home)
+    record = read_record(home)
     assert {f"theme{theme}" for theme in range(1, 9)} <= record.keys()
     assert (home / "hand-in-pneumonia.zip").exists() and (
         home / "report" / "report.pdf"

@@ -158,7 +158,7 @@ def test_a_module_that_was_never_asked_about_counts_as_it_was_imported():
         "from kit.fingerprint import fingerprint\n"
         "read = pathlib.Path.read_text\n"
         "pathlib.Path.read_text = lambda *_, **__: sys.exit('read again')\n"
-        "print(fingerprint(utils.fit), fingerprint(utils.detect, utils.drift_data))"
+        "print(fingerprint(utils.fit), fingerprint(utils.detect, drift_data))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=KIT

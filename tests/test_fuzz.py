@@ -36,8 +36,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import utils
+from kit import log
 from kit.archive import ArchiveError, unpack
-from kit.log import SCHEMA
+from kit.evidence import theme_status
+from kit.fingerprint import hash_weights
+from kit.images import quality_report
+from kit.promotion import AUDIT_COLUMNS
+from kit.record import HEADLINE_TAGS, SCHEMA, read_record
+from kit.watching import DRIFT_COLUMNS, read_drift_log
 from models.baseline_cnn import BaselineCNN
 from tools.grading import hostile as guards
 from tools.grading import pdf, static, submission
@@ -181,8 +187,8 @@ def story(kit) -> dict:
 
 
 RECORD = {
-    "schema": utils.SCHEMA,
-    "tags": utils.HEADLINE_TAGS,
+    "schema": SCHEMA,
+    "tags": HEADLINE_TAGS,
     "meta": STORY | {"source": "sample", "recorded": "today"},
     "headline": {
         "baseline_test_accuracy": 0.75,
@@ -252,12 +258,12 @@ def results_json(kit, case):
         raise
     utils.check_criteria(course, ("accuracy", 0.5, ">=", 0.7))
     assert all(isinstance(line, str) for line in utils.stale(course))
-    record = utils.read_record(home)
+    record = read_record(home)
     assert (
         record["headline"]["baseline_test_accuracy"] == 0.5
         and len(record["criteria"]["theme1"]) == 1
     )
-    assert len(utils.theme_status(home, record)) == 7
+    assert len(theme_status(home, record)) == 7
 
 
 @reader(
@@ -384,7 +390,7 @@ def dataset_folders(kit, case):
             index["label"]
         ) == {"NORMAL", "PNEUMONIA"}
         assert all((root / path).is_file() for path in index["path"])
-        assert len(utils.quality_report(index)) > 0
+        assert len(quality_report(index)) > 0
     finally:
         shutil.rmtree(kit.home / "raw")
         shutil.rmtree(home, ignore_errors=True)
@@ -417,7 +423,7 @@ def index_csv(kit, case):
     index = utils.load_index(kit.course)
     assert {"path", "label", "pool", "sha256"} <= {*index}
     if "flags" in index:
-        assert list(utils.quality_report(index)) == [
+        assert list(quality_report(index)) == [
             "problem",
             "images",
             "share",
@@ -584,7 +590,7 @@ def finished(kit) -> tuple[Path, bytes]:
     if not hasattr(kit, "run"):
         kit.run = train(kit)
         kit.finished = (kit.run.path / "finished.pt").read_bytes()
-        kit.weights = utils.hash_weights(kit.run.model)
+        kit.weights = hash_weights(kit.run.model)
     return kit.run.path / "finished.pt", kit.finished
 
 
@@ -601,7 +607,7 @@ def finished_trainings(kit, case):
     run = train(kit)
     assert isinstance(run, utils.Run) and isinstance(run.seconds, (int, float))
     # trained again, from its own first weights
-    assert run.loaded or utils.hash_weights(run.model) == kit.weights
+    assert run.loaded or hash_weights(run.model) == kit.weights
 
 
 # --- deployment: ONNX files
@@ -684,7 +690,7 @@ def log_lines(columns, rows) -> str:
 
 
 def first_line(columns) -> str:
-    return f"{','.join(columns)},{SCHEMA}\n"
+    return f"{','.join(columns)},{log.SCHEMA}\n"
 
 
 INFERENCES = log_lines(
@@ -762,9 +768,9 @@ def alert_logs(kit, case):
     assert path.read_bytes().startswith(case[: case.rfind(b"\n") + 1])
 
 
-DRIFTS = log_lines(utils.DRIFT_COLUMNS, [dict.fromkeys(utils.DRIFT_COLUMNS, 1)] * 3)
+DRIFTS = log_lines(DRIFT_COLUMNS, [dict.fromkeys(DRIFT_COLUMNS, 1)] * 3)
 AUDITS = log_lines(
-    utils.AUDIT_COLUMNS,
+    AUDIT_COLUMNS,
     [
         {
             "timestamp": "2026-03-01T12:00:00.000Z",
@@ -779,24 +785,24 @@ AUDITS = log_lines(
 
 
 @reader(
-    lambda kit: broken_csv(DRIFTS, first_line(utils.DRIFT_COLUMNS)),
+    lambda kit: broken_csv(DRIFTS, first_line(DRIFT_COLUMNS)),
     quick=60,
     many=250,
 )
 def drift_logs(kit, case):
-    table = utils.read_drift_log(put(kit.home / "logs" / "drift.csv", case))
-    assert list(table) == list(utils.DRIFT_COLUMNS) and table["p_value"].dtype == float
+    table = read_drift_log(put(kit.home / "logs" / "drift.csv", case))
+    assert list(table) == list(DRIFT_COLUMNS) and table["p_value"].dtype == float
 
 
 @reader(
-    lambda kit: broken_csv(AUDITS, first_line(utils.AUDIT_COLUMNS)),
+    lambda kit: broken_csv(AUDITS, first_line(AUDIT_COLUMNS)),
     quick=80,
     many=350,
 )
 def audit_logs(kit, case):
     put(kit.home / "exports" / "audit.csv", case)
     table = utils.read_audit(kit.course)
-    assert list(table) == list(utils.AUDIT_COLUMNS)
+    assert list(table) == list(AUDIT_COLUMNS)
 
 
 # --- drift and synthesis: arrays
@@ -941,7 +947,7 @@ FOREIGN = {
     "utils.py": broken(
         b"import numpy as np\n\n\ndef f(x):\n    return np.random.default_rng(0)\n"
     ),
-    "exports/audit.csv": broken_csv(AUDITS, first_line(utils.AUDIT_COLUMNS)),
+    "exports/audit.csv": broken_csv(AUDITS, first_line(AUDIT_COLUMNS)),
     "exports/model.onnx": broken(onnx_file()),
     "report/report.pdf": broken(
         b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF"
@@ -1091,7 +1097,7 @@ def test_a_training_that_is_damaged_in_its_last_part_starts_from_its_own_weights
     put(path, saved(values | {"weights": other, "recipe": None}))
     run = train(kit)
     assert "is set aside" in capsys.readouterr().out
-    assert not run.loaded and utils.hash_weights(run.model) == kit.weights
+    assert not run.loaded and hash_weights(run.model) == kit.weights
 
 
 class OwnHead(BaselineCNN):
@@ -1107,7 +1113,7 @@ def test_a_network_that_drops_a_part_is_still_loaded(kit, monkeypatch):
     monkeypatch.setitem(utils.MODELS, "OwnHead", OwnHead)
     model = OwnHead(channels=1, classes=2, width=4)
     path = utils.save_checkpoint(kit.home / "checkpoints" / "own.pth", model)
-    assert utils.hash_weights(guards.load_model(path)[0]) == utils.hash_weights(model)
+    assert hash_weights(guards.load_model(path)[0]) == hash_weights(model)
 
 
 def test_one_line_of_1970_asks_for_no_million_of_windows(kit):

@@ -33,7 +33,11 @@ from test_training import RECIPE, Interrupted, network, same_weights
 
 import sample_data
 import utils
-from kit import images
+from kit import figures, images
+from kit.files import HOST
+from kit.promotion import in_service
+from kit.record import read_record
+from kit.serving import put_in_service
 
 KIT = Path(utils.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*")
@@ -81,7 +85,7 @@ def indexed(course):
 WRITERS = {
     "record": (
         lambda c, v: utils.record(c, "theme1", {"value": v}),
-        lambda c: utils.read_record(c.home)["theme1"]["value"],
+        lambda c: read_record(c.home)["theme1"]["value"],
     ),
     "checkpoint": (
         lambda c, v: utils.save_checkpoint(c.checkpoints / "m.pth", network(), value=v),
@@ -135,12 +139,12 @@ def test_leftovers_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     old, new = (tmp_path / f".cache.npy.elsewhere-{number}.tmp" for number in (1, 2))
-    gone = tmp_path / f".cache.npy.{utils.HOST}-{dead.pid}.tmp"
+    gone = tmp_path / f".cache.npy.{HOST}-{dead.pid}.tmp"
     mine = [
-        tmp_path / f".other.{utils.HOST}-{os.getpid()}.tmp",
+        tmp_path / f".other.{HOST}-{os.getpid()}.tmp",
         tmp_path / ".notes.tmp",
         new,
-        tmp_path / f".x.{utils.HOST}-99999999999999.tmp",
+        tmp_path / f".x.{HOST}-99999999999999.tmp",
     ]
     for path in (old, gone, *mine):
         path.write_text("half")
@@ -397,12 +401,10 @@ def test_export_killed_at_every_step(course):
         utils.store_onnx(course, tiny_model(value), {"value": value})
         for value in (0, 1)
     )
-    utils.put_in_service(course, old)
+    put_in_service(course, old)
 
     def export(step=None):
-        utils.put_in_service(
-            course, utils.store_onnx(course, tiny_model(1), {"value": 1})
-        )
+        put_in_service(course, utils.store_onnx(course, tiny_model(1), {"value": 1}))
 
     seen = set()
     new.unlink()
@@ -416,7 +418,7 @@ def test_export_killed_at_every_step(course):
         assert utils.verify_onnx(
             course.exports / "model.onnx"
         ) == new.stem and not leftovers(course.exports)
-        utils.put_in_service(course, old)
+        put_in_service(course, old)
         new.unlink()
     assert seen == {old.stem, new.stem}
 
@@ -502,7 +504,7 @@ def test_copies_between_local_disk_and_home_killed_at_every_step(
 
 def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
     away = replace(course, local=tmp_path / "local")
-    left = utils.make_parent(away.local / "runs" / "x" / f".events.{utils.HOST}-1.tmp")
+    left = utils.make_parent(away.local / "runs" / "x" / f".events.{HOST}-1.tmp")
     for path in (left, left.with_name("events")):
         path.write_text("x")
     utils.copy_to_home(away, left.parent)
@@ -537,7 +539,7 @@ def write_reference(course):
 
 
 def write_figure(course):
-    utils.save_figure(course, utils.image_grid([np.zeros((8, 8))], ["x"]), "f")
+    utils.save_figure(course, figures.image_grid([np.zeros((8, 8))], ["x"]), "f")
 
 
 FULL_DISK = {
@@ -774,11 +776,11 @@ def test_log_on_a_full_disk_tells_who_asks(tmp_path):
 def test_promotion_on_a_full_disk(course):
     """No space for the copy: the old model serves on, and the next call goes on."""
     old, new = (utils.store_onnx(course, tiny_model(value), {}) for value in (0, 1))
-    utils.put_in_service(course, old)
+    put_in_service(course, old)
     report = SimpleNamespace(new=new.stem, current=old.stem, accepted=True, figures={})
     message = on_full_disk(lambda: utils.promote(course, new, report), size=50_000)
     assert told(message, course.exports / "model.onnx")
-    assert utils.in_service(course) == old.stem and not leftovers(course.home)
+    assert in_service(course) == old.stem and not leftovers(course.home)
     utils.promote(course, new, report)
-    assert utils.in_service(course) == new.stem
+    assert in_service(course) == new.stem
     assert utils.read_audit(course)["event"].tolist() == ["in service"]

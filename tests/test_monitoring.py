@@ -552,10 +552,10 @@ def test_figure_has_a_panel_a_metric(drilled):
     import matplotlib.pyplot as plt
 
     _, windows, events = drilled
-    figure = figures.plot_dashboard(windows, events, plan_drill(), "A day")
+    figure = figures.dashboard(windows, events, plan_drill(), "A day")
     assert [axis.get_ylabel() for axis in figure.axes] == list(figures.PANELS)
     names = {text.get_text() for axis in figure.axes for text in axis.texts}
     assert set(events["rule"]) | {"silence", "class\nshift"} <= names
-    quiet = figures.plot_dashboard(windows, events.head(0))
+    quiet = figures.dashboard(windows, events.head(0))
     assert len(quiet.axes[1].lines) == 1
     plt.close("all")

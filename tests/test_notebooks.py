@@ -14,6 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from kit.promotion import in_service
+from kit.watching import load_reference, read_drift_log
+
 KIT = Path(__file__).resolve().parent.parent
 PATHS = sorted((KIT / "notebooks").glob("*.ipynb"))
 BOOK = {path.stem: nbformat.read(path, 4) for path in PATHS}
@@ -100,7 +103,7 @@ def test_first_cell_is_short_and_leaves_installing_to_the_kit():
 
 
 def test_first_cell_finds_the_kit_above_and_installs_nothing_here():
-    source = code_cells(TITLES[0])[0].source + "\nimport utils; print(utils.KIT)"
+    source = code_cells(TITLES[0])[0].source + "\nimport utils; print(files.KIT)"
     # an attempt to install or to clone fails instead of changing anything
     alone = os.environ | {"PIP_NO_INDEX": "1", "GIT_ALLOW_PROTOCOL": "none"}
     for folder in (KIT, KIT / "notebooks", KIT / "tests" / "support"):
@@ -262,10 +265,10 @@ def check_drift_and_retraining(home: Path, dataset: str, results: dict) -> None:
     report, seventh = utils.read_drift_report(course), results["theme7"]
     model = utils.watched_model(course, "cpu")
     assert (
-        len(utils.load_reference(home / "exports" / "drift_reference.npz", model))
+        len(load_reference(home / "exports" / "drift_reference.npz", model))
         == report["reference"]["images"]
     )
-    looks = utils.read_drift_log(
+    looks = read_drift_log(
         home / "logs" / "drift.csv", results["theme6"]["runs"]["sudden"]
     )
     assert looks["level"].tolist() == [
@@ -274,7 +277,7 @@ def check_drift_and_retraining(home: Path, dataset: str, results: dict) -> None:
     assert seventh["models"]["before"] == report["model"]
     assert results["headline"]["gate_passed"] == seventh["gate"]["passed"]
     assert (
-        utils.in_service(course)
+        in_service(course)
         == seventh["models"]["after" if seventh["gate"]["passed"] else "before"]
     )
     state = utils.load_checkpoint(

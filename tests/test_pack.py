@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.submissions import add_cell, edit_json, make_submission
 
-import utils
+from kit.record import read_record
 from tools import cli
 from tools.grading.submission import open_submission
 from tools.handin import pack
@@ -375,7 +375,5 @@ def test_real_run_packs_and_fits_its_hashes(tmp_path):
     )
     assert ("artefacts", "fail") not in says and ("seeds", "pass") in says
     opened = open_submission(path, tmp_path / "work")
-    assert (
-        opened.record == utils.read_record(home) and opened.story["profile"] == "smoke"
-    )
+    assert opened.record == read_record(home) and opened.story["profile"] == "smoke"
     assert not [file for file in opened.files if file.suffix in (".jpeg", ".npy")]

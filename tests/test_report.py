@@ -14,6 +14,7 @@ from PIL import Image
 from pypdf import PdfReader
 
 import utils
+from kit.record import HEADLINE_TAGS, SCHEMA
 from tools import cli
 from tools.report import tables as report_tables
 from tools.report import typeset
@@ -43,7 +44,7 @@ def write_record(home: Path, **changes) -> None:
         {"name": "second", "value": False, "target": "== True", "passed": False},
     ]
     record = {
-        "schema": utils.SCHEMA,
+        "schema": SCHEMA,
         "meta": {
             "dataset": "pneumonia",
             "source": "real",
@@ -555,7 +556,7 @@ def test_captions_name_exactly_what_the_notebooks_store():
             stored[kind] |= {f"{path.name[:6]}_{name}" for name in names}
     captions = toml("captions.toml")
     assert {kind: set(captions[kind]) for kind in stored} == stored
-    assert set(captions["headline"]) == set(utils.HEADLINE_TAGS)
+    assert set(captions["headline"]) == set(HEADLINE_TAGS)
     everything = [entry for kind in captions.values() for entry in kind.values()]
     assert all(
         entry["fr"].strip() and entry["en"].strip() and entry["fr"] != entry["en"]

@@ -18,7 +18,10 @@ from scipy import stats
 
 import utils
 from kit import figures, promotion
+from kit.fingerprint import hash_weights
 from kit.gate import Check, GateReport
+from kit.promotion import in_service, rollback
+from kit.serving import put_in_service
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 SIZES = {"train": 300, "val": 100, "adapt": 60, "gate": 300, "production": 40}
@@ -86,7 +89,7 @@ def world(drawn, tmp_path_factory) -> SimpleNamespace:
     checkpoint = utils.save_checkpoint(
         course.checkpoints / "best_model.pth", run.model, **state
     )
-    utils.put_in_service(course, utils.export_onnx(course, checkpoint))
+    put_in_service(course, utils.export_onnx(course, checkpoint))
     return SimpleNamespace(
         course=course,
         data=data,
@@ -238,7 +241,7 @@ def test_fine_tuning_loads_and_tells_its_ways_apart(home):
     first, _ = fine_tune(home, **short)
     again, _ = fine_tune(home, **short)
     assert not first.loaded and again.loaded
-    assert utils.hash_weights(first.model) == utils.hash_weights(again.model)
+    assert hash_weights(first.model) == hash_weights(again.model)
     assert not fine_tune(home, how="frozen stem", **short)[0].loaded
     assert not fine_tune(home, share=0.1, **short)[0].loaded
 
@@ -255,7 +258,7 @@ def test_interrupted_fine_tuning_ends_with_the_same_weights(home):
     resumed, _ = fine_tune(home, how="frozen stem", images=60)
     shutil.rmtree(home.course.runs)
     straight, _ = fine_tune(home, how="frozen stem", images=60)
-    assert utils.hash_weights(resumed.model) == utils.hash_weights(straight.model)
+    assert hash_weights(resumed.model) == hash_weights(straight.model)
 
 
 def test_batch_norm_measures_statistics_and_nothing_else(home):
@@ -274,7 +277,7 @@ def test_batch_norm_measures_statistics_and_nothing_else(home):
     assert torch.allclose(after["features.1.running_mean"], mean, atol=1e-4)
     assert torch.allclose(after["features.1.running_var"], var, rtol=1e-3)
     again, _ = fine_tune(home, how="batch norm", share=1.0, images=50)
-    assert utils.hash_weights(again.model) == utils.hash_weights(run.model)
+    assert hash_weights(again.model) == hash_weights(run.model)
 
 
 def test_batch_norm_holds_the_variance_between_two_domains(home):
@@ -679,7 +682,7 @@ def test_networks_and_files_get_the_same_verdict(retrained, home):
     ]
     of_files, of_networks = (report.table[["low", "value"]] for report in reports)
     assert (of_files - of_networks).abs().max().max() < 1e-4
-    served = utils.in_service(home.course)
+    served = in_service(home.course)
     assert (reports[0].new, reports[0].current) == (files[0].hash, served)
     ratio = utils.latency_ratio(*files, home.data.pixels[:4], rounds=5, seconds=0.002)
     assert 0 < ratio.low <= ratio.value <= ratio.high and ratio.n == 5
@@ -752,7 +755,7 @@ def service(tmp_path) -> SimpleNamespace:
 def make_service(folder):
     course = SimpleNamespace(home=folder, exports=folder / "exports")
     a, b, c = (store(course, name * 100_000) for name in (b"a", b"b", b"c"))
-    utils.put_in_service(course, a)
+    put_in_service(course, a)
     path = course.exports / "model.onnx"
     return SimpleNamespace(course=course, a=a, b=b, c=c, path=path)
 
@@ -762,7 +765,7 @@ def promote(service, new, current, **options):
 
 
 def serves(service) -> str:
-    return utils.in_service(service.course)
+    return in_service(service.course)
 
 
 def events(service) -> list[tuple[str, str]]:
@@ -786,18 +789,18 @@ def test_promotion_and_rollback(service, capsys):
     promote(service, service.b, service.a)
     assert "already in service" in capsys.readouterr().out and len(events(service)) == 1
     promote(service, service.c, service.b)
-    utils.rollback(service.course, why="too many alarms")
+    rollback(service.course, why="too many alarms")
     assert serves(service) == service.b.stem
-    utils.rollback(service.course)  # further back, not forth again
+    rollback(service.course)  # further back, not forth again
     assert service.path.read_bytes() == b"a" * 100_000
     assert events(service)[-2:] == [
         ("rollback", service.b.stem),
         ("rollback", service.a.stem),
     ]
     with pytest.raises(utils.CourseError, match="no earlier model"):
-        utils.rollback(service.course)
+        rollback(service.course)
     promote(service, service.c, service.a)
-    utils.rollback(service.course)
+    rollback(service.course)
     assert serves(service) == service.a.stem
 
 
@@ -834,15 +837,15 @@ def test_a_swap_needs_a_whole_file(service, harm):
     harm(service.a)
     before = events(service)
     with pytest.raises(utils.CourseError, match="missing|bytes have changed"):
-        utils.rollback(service.course)
+        rollback(service.course)
     assert serves(service) == service.b.stem and events(service) == before
 
 
 def test_a_model_exported_anew_is_no_reason_to_lose_the_way_back(service):
     promote(service, service.b, service.a)
     # theme 4 ran again, which the audit log does not know
-    utils.put_in_service(service.course, service.c)
-    utils.rollback(service.course)
+    put_in_service(service.course, service.c)
+    rollback(service.course)
     assert serves(service) == service.b.stem
 
 
@@ -852,7 +855,7 @@ def test_a_log_of_the_first_edition_still_leads_back(service):
     log = promotion._log(service.course)
     row = ["2026-01-01", "Ada", "promoting", service.c.stem, service.b.stem, "", ""]
     log.append([row, [*row[:2], "abandoned", *row[3:]]])
-    utils.rollback(service.course)
+    rollback(service.course)
     assert serves(service) == service.a.stem
 
 
@@ -875,7 +878,7 @@ def test_killed_at_every_step(tmp_path, what):
             "promote": (service.a, lambda s=service: promote(s, s.a, s.c), service.c),
             "rollback": (
                 service.b,
-                lambda s=service: utils.rollback(s.course),
+                lambda s=service: rollback(s.course),
                 service.a,
             ),
         }[what]
@@ -885,7 +888,7 @@ def test_killed_at_every_step(tmp_path, what):
         if now != target.stem:  # the same call again ends what was begun
             again()
         assert serves(service) == target.stem
-        utils.rollback(service.course)  # and from there the way back is open
+        rollback(service.course)  # and from there the way back is open
         assert serves(service) == before.stem
         if not was_killed:
             break
@@ -967,7 +970,7 @@ def decided(home, monkeypatch):
     """
     slow = replace(RECIPE, epochs=12, lr=3e-3)
     monkeypatch.setattr(utils, "finetune_recipe", lambda mixed: slow)
-    model, course = utils.in_service(home.course), home.course
+    model, course = in_service(home.course), home.course
     (course.checkpoints / "model_retrained.pth").unlink(missing_ok=True)
     results = {"theme4": {"models": {"fp32": model}}}
     utils.write_json(course.exports / "results.json", results)
@@ -1015,16 +1018,16 @@ def test_no_answer_without_a_decision(decided, decision):
 
 def test_answer_to_a_drift(decided):
     home = decided("retrain")
-    old, course = utils.in_service(home.course), home.course
+    old, course = in_service(home.course), home.course
     against = course.exports / "models" / f"{old}.onnx"
     with pytest.raises(utils.CourseError, match="rehearse with dry_run=True"):
         retrain_and_gate(home, against=against)
     rehearsed = retrain_and_gate(home, dry_run=True)
     assert rehearsed, rehearsed.reasons
-    assert utils.in_service(course) == old and utils.read_audit(course).empty
+    assert in_service(course) == old and utils.read_audit(course).empty
     report = retrain_and_gate(home)
     assert report and (report.new, report.current) == (rehearsed.new, old)
-    assert utils.in_service(course) == report.new
+    assert in_service(course) == report.new
     audit = utils.read_audit(course)
     assert audit["event"].tolist() == ["in service"]
     assert audit["why"].tolist() == ["whole, 30% drifted, 50 labels"]
@@ -1035,22 +1038,22 @@ def test_answer_to_a_drift(decided):
     with pytest.raises(utils.CourseError, match=f"{report.new} is in service already"):
         retrain_and_gate(home)
     again = retrain_and_gate(home, dry_run=True, against=against)
-    assert again and again.current == old and utils.in_service(course) == report.new
+    assert again and again.current == old and in_service(course) == report.new
     # the file that was promoted answers as its checkpoint, with its temperature
     path = course.exports / "model.onnx"
     state = torch.load(course.checkpoints / "model_retrained.pth", weights_only=True)
     assert utils.OnnxModel(path).temperature == pytest.approx(state["temperature"])
-    utils.rollback(course)
-    assert utils.in_service(course) == old
+    rollback(course)
+    assert in_service(course) == old
 
 
 def test_answer_that_the_gate_refuses(decided):
     home = decided("retrain")
-    old = utils.in_service(home.course)
+    old = in_service(home.course)
     report = retrain_and_gate(home, clean_margin=1e-4)
     assert "clean accuracy" in named(report, "failed", "inconclusive")
     audit = utils.read_audit(home.course)
-    assert utils.in_service(home.course) == old
+    assert in_service(home.course) == old
     assert (
         audit["event"].tolist() == ["refused"] and "clean accuracy" in audit["why"][0]
     )
@@ -1063,7 +1066,7 @@ def test_drift_reports_that_are_missing_damaged_or_of_another_model(decided):
     home = decided("retrain")
     path = home.course.exports / "drift_report.json"
     assert utils.read_drift_report(home.course)["decision"] == "retrain"
-    assert utils.watched_model(home.course).hash == utils.in_service(home.course)
+    assert utils.watched_model(home.course).hash == in_service(home.course)
     decided("retrain", model="f" * 16)
     told = f"about model {'f' * 16}, theme 4 has exported .* since: run .*theme6"
     with pytest.raises(utils.CourseError, match=told):
@@ -1094,10 +1097,10 @@ def test_figures():
     line = pd.DataFrame({"window": range(6)} | line)
     reports = (gate(), gate(n=150, clean=(0.8, 0.05, 0.05), hashes=()))
     drawn = [
-        figures.plot_learning_curve(budgets, {"clean": 0.9, "drifted": 0.5}, "t"),
-        figures.plot_candidates(points, 0.03, "t"),
-        *(figures.plot_gate(report.table, report.verdict) for report in reports),
-        figures.plot_timeline(line, (2, 5), 3, None, "t"),
+        figures.learning_curve(budgets, {"clean": 0.9, "drifted": 0.5}, "t"),
+        figures.candidates(points, 0.03, "t"),
+        *(figures.gate(report.table, report.verdict) for report in reports),
+        figures.timeline(line, (2, 5), 3, None, "t"),
     ]
     for figure in drawn:
         figure.canvas.draw()
@@ -1105,7 +1108,7 @@ def test_figures():
     shares = (0.0, 0.5, 1.0)
     whole = points[points["how"] == "whole"]
     four = pd.concat([points, *(whole.assign(share=share) for share in shares)])
-    legend = figures.plot_candidates(four, 0.03, "t").axes[0].get_legend()
+    legend = figures.candidates(four, 0.03, "t").axes[0].get_legend()
     pairs = zip(legend.get_lines(), legend.get_texts(), strict=True)
     grey = {
         text.get_text(): np.dot(to_rgb(line.get_color()), (0.3, 0.59, 0.11))

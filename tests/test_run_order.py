@@ -16,6 +16,7 @@ import torch
 
 import sample_data
 import utils
+from kit.record import stale_sections
 from tools.grading.compare import CLOCKED
 
 KIT = Path(__file__).resolve().parent.parent
@@ -216,7 +217,7 @@ def test_second_run_measures_nothing_anew(whole, tmp_path):
     assert {path.name for path in (home / "runs").iterdir()} == runs
     for name in before["headline"].keys() - set(CLOCKED):
         assert after["headline"][name] == before["headline"][name], name
-    assert utils.stale_sections(home, after) == []
+    assert stale_sections(home, after) == []
 
 
 @pytest.mark.slow
@@ -253,5 +254,5 @@ def test_what_was_measured_on_other_weights_is_called_stale(whole, tmp_path):
         for line in output.get("text", [])
     )
     assert set(re.findall(r"theme(\d) is stale", said)) >= {"4", "7"}
-    told = utils.stale_sections(home, record_of(home))
+    told = stale_sections(home, record_of(home))
     assert any("best_model.pth has changed" in line for line in told)

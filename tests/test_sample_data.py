@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import sample_data
 import utils
+from kit.images import quality_report
 
 
 def contents(folder: Path) -> dict:
@@ -111,9 +112,7 @@ def test_too_few_images_are_refused(tmp_path):
 @pytest.mark.parametrize("dataset", ["pneumonia", "solar"])
 def test_planted_faults_are_found_and_nothing_else(tmp_path, dataset):
     course = utils.start(1, dataset, source="sample", profile="quick", home=tmp_path)
-    report = utils.quality_report(utils.build_index(course)).set_index("problem")[
-        "images"
-    ]
+    report = quality_report(utils.build_index(course)).set_index("problem")["images"]
     assert report["unreadable"] == 1 and report["blank"] == 1
     assert report["exact_duplicate"] == (3 if dataset == "pneumonia" else 2)
     assert report["near_duplicate"] == (4 if dataset == "pneumonia" else 6)

@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 
 import utils
+from kit import figures, files
 from tools import cli
 
-KIT = utils.KIT
+KIT = files.KIT
 RECIPE = utils.Recipe(epochs=2, batch_size=16, lr=3e-3, augment=False)
 
 
@@ -182,7 +183,7 @@ def test_table_and_figure_of_the_notebook(quick, data):
     exec(source[source.index("table = study") :], names)  # noqa: S102 - lines of ours
     table = names["table"]
     assert table["number"].tolist() == [1, 2, 3] and table["width"].dtype.kind == "i"
-    assert utils.plot_search(study).axes[0].get_title() == "3 trials"
+    assert figures.search(study).axes[0].get_title() == "3 trials"
 
 
 def test_a_loss_that_is_no_number_is_a_result(quick, monkeypatch):

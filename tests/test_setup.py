@@ -16,6 +16,7 @@ import torch
 import utils
 from kit import home as home_room
 from kit import machine
+from kit.record import read_record
 
 
 def test_set_seed_fixes_every_generator():
@@ -234,7 +235,7 @@ def test_damaged_record_is_explained_and_kept(open_course, name):
 def test_record_is_read_whole_or_explained(open_course):
     course = open_course()
     path = course.exports / "results.json"
-    assert utils.read_record(course.home)["meta"]["seed"] == 42
+    assert read_record(course.home)["meta"]["seed"] == 42
     whole = path.read_text()
     for text, word in (
         (whole[:60], "is damaged"),
@@ -245,13 +246,13 @@ def test_record_is_read_whole_or_explained(open_course):
     ):
         path.write_text(text)
         with pytest.raises(utils.CourseError, match=word):
-            utils.read_record(course.home)
+            read_record(course.home)
         assert path.read_text() == text
     path.unlink()
     with pytest.raises(
         utils.CourseError, match="results.json is missing: run notebooks/theme1"
     ):
-        utils.read_record(course.home)
+        read_record(course.home)
 
 
 def test_notes_in_a_record_stay_and_another_schema_is_never_overwritten(open_course):

@@ -15,12 +15,13 @@ from scipy import ndimage
 
 import utils
 from kit import figures
+from kit.drifts import DRIFTS, Drift, drift_data, drift_scenario
 
-PIXEL_KINDS = [kind for kind in utils.DRIFTS if kind != "class_prior"]
+PIXEL_KINDS = [kind for kind in DRIFTS if kind != "class_prior"]
 
 
 def level(kind: str, severity: int) -> float:
-    return utils.DRIFTS[kind].levels[severity - 1]
+    return DRIFTS[kind].levels[severity - 1]
 
 
 def as_floats(pixels) -> np.ndarray:
@@ -62,7 +63,7 @@ def made_up(n=400, positives=0.7, dataset="pneumonia", classes=2) -> utils.Data:
 
 
 def test_table_of_drifts():
-    for name, drift in utils.DRIFTS.items():
+    for name, drift in DRIFTS.items():
         steps = np.diff(drift.levels)
         assert drift.says.endswith(".") and len(drift.levels) == 5, name
         assert (steps > 0).all() or (steps < 0).all()
@@ -70,7 +71,7 @@ def test_table_of_drifts():
     assert utils.drifts_of("pneumonia") == utils.drifts_of("pneumonia3")
     only = set(utils.drifts_of("pneumonia")) ^ set(utils.drifts_of("solar"))
     assert only == {"scanner", "shadow", "cloud", "view_angle"}
-    odds = utils.DRIFTS["class_prior"].levels
+    odds = DRIFTS["class_prior"].levels
     assert np.allclose(odds, np.exp(-0.4 * np.arange(1, 6)), atol=1e-4)
 
 
@@ -117,14 +118,12 @@ def fog(images, severity, rng):
 
 
 def test_a_students_drift_works_wherever_ours_do(monkeypatch):
-    monkeypatch.setitem(utils.DRIFTS, "fog", utils.Drift(fog))
+    monkeypatch.setitem(DRIFTS, "fog", Drift(fog))
     data = made_up()
-    assert (
-        "fog" in utils.drifts_of("solar") and utils.DRIFTS["fog"].label(3) == "3 of 5"
-    )
-    assert utils.DRIFTS["fog"].says == "Fog lies between camera and roof."
+    assert "fog" in utils.drifts_of("solar") and DRIFTS["fog"].label(3) == "3 of 5"
+    assert DRIFTS["fog"].says == "Fog lies between camera and roof."
     pixels, rows = utils.drift_window(data, data.where("gate"), "fog", 4)
-    drifted = utils.drift_data(data, "fog", 4, pools="gate")
+    drifted = drift_data(data, "fog", 4, pools="gate")
     assert np.array_equal(drifted.pixels[rows], pixels)
     gain = as_floats(pixels) - data.pixels[rows]
     weak = utils.drift_window(data, rows, "fog", 1)[0]
@@ -364,7 +363,7 @@ def test_window_errors(rows, kind, size, message):
 
 def test_drift_data_leaves_train_test_and_the_cache_alone(data):
     cached = np.array(data.pixels)
-    drifted = utils.drift_data(data, "noise", 3, pools=("production", "gate"))
+    drifted = drift_data(data, "noise", 3, pools=("production", "gate"))
     for pool in ("train", "val", "adapt", "test"):
         rows = data.where(pool)
         assert np.array_equal(drifted.pixels[drifted.where(pool)], cached[rows]), pool
@@ -385,15 +384,15 @@ def test_drift_data_has_a_key_of_its_own():
         ("blur", 3, 42, pools),
         ("class_prior", 3, 42, ["val"]),
     ]
-    keys = [utils.drift_data(data, *choice).key for choice in choices]
+    keys = [drift_data(data, *choice).key for choice in choices]
     assert len({data.key, *keys}) == len(choices) + 1
-    assert keys[0] == utils.drift_data(data, "blur", 3, 42, "val").key
-    assert keys[4] == utils.drift_data(data, "blur", 3, 42, pools[::-1]).key
+    assert keys[0] == drift_data(data, "blur", 3, 42, "val").key
+    assert keys[4] == drift_data(data, "blur", 3, 42, pools[::-1]).key
 
 
 def test_drift_data_of_class_prior_empties_places():
     data = made_up(1200)
-    drifted = utils.drift_data(data, "class_prior", 4)
+    drifted = drift_data(data, "class_prior", 4)
     assert len(drifted.index) == 1200 and drifted.pixels is data.pixels
     assert (data.index["pool"] != "").all()
     for pool in ("val", "production", "adapt", "gate"):
@@ -408,7 +407,7 @@ def test_drift_data_of_class_prior_empties_places():
 def test_drift_data_refuses_train_test_and_unknown_pools(pool):
     message = f"'{pool}' is not drifted.*choose among val, production, adapt, gate"
     with pytest.raises(utils.CourseError, match=message):
-        utils.drift_data(made_up(), "blur", 2, pools=("val", pool))
+        drift_data(made_up(), "blur", 2, pools=("val", pool))
 
 
 # Scenarios and pictures
@@ -418,7 +417,7 @@ def test_drift_data_refuses_train_test_and_unknown_pools(pool):
 @pytest.mark.parametrize("severity", [1, 4, 5])
 def test_scenarios(windows, severity):
     shapes = {
-        shape: utils.drift_scenario(shape, windows, severity)
+        shape: drift_scenario(shape, windows, severity)
         for shape in ("none", "sudden", "gradual", "recurring")
     }
     assert {len(values) for values in shapes.values()} == {windows}
@@ -440,14 +439,14 @@ def test_scenarios(windows, severity):
 )
 def test_scenario_errors(shape, windows, message):
     with pytest.raises(utils.CourseError, match=message):
-        utils.drift_scenario(shape, windows)
+        drift_scenario(shape, windows)
 
 
 def test_figure_of_drifts(smooth):
     pictures = [(image, f"{i} %") for i, image in enumerate(smooth[:6])]
     shares = [(np.array([0.25, 0.75]), "")] * 6
     rows = {"motion_blur": pictures, "class_prior": shares}
-    figure = figures.plot_drifts(rows, ("NORMAL", "PNEUMONIA"), "All drifts")
+    figure = figures.drifts(rows, ("NORMAL", "PNEUMONIA"), "All drifts")
     assert len(figure.axes) == 12 and figure.axes[5].get_xlabel() == "5 %"
     assert figure.axes[0].get_ylabel() == "motion blur"
     drawn = figure.axes[3].images[0].get_array()

@@ -24,6 +24,7 @@ from tools.notebooks import run
 pytest.importorskip("nbconvert")
 from bs4 import BeautifulSoup  # noqa: E402
 
+from kit.record import SCHEMA
 from tools.web import build as site  # noqa: E402
 from tools.web import pages  # noqa: E402
 
@@ -85,7 +86,7 @@ def make_home(home: Path, dataset: str, source: str) -> Path:
     meta = {"dataset": dataset, "source": source, "hardware": "a CPU", "seed": 42}
     rows = [{"name": "lost", "passed": False}, {"name": "accuracy", "passed": True}]
     record = {
-        "schema": utils.SCHEMA,
+        "schema": SCHEMA,
         "meta": meta | {"profile": "quick", "image_size": 96, "recorded": "2026-01-02"},
         "headline": {"baseline_test_accuracy": 0.85123, "gate_passed": False},
         "criteria": {f"theme{theme}": rows for theme in range(1, 9)},

@@ -15,6 +15,8 @@ from test_deployment import store_checkpoint
 
 import utils
 from kit import evidence, figures
+from kit.evidence import checklist, limitations, theme_status
+from kit.record import SCHEMA
 from tools.report import card
 
 INTERVAL = {"value": 0.9, "low": 0.85, "high": 0.94, "n": 200}
@@ -31,7 +33,7 @@ POLICY = {
     "estimate": "atc",
 }
 RECORD = {
-    "schema": utils.SCHEMA,
+    "schema": SCHEMA,
     "meta": {
         "dataset": "pneumonia",
         "source": "folder",
@@ -184,7 +186,7 @@ def test_status_names_what_is_missing_and_what_it_costs(home):
         key: value for key, value in RECORD.items() if key not in ("theme4", "theme7")
     }
     record["theme3"] = record["theme3"] | {"inputs": {"checkpoints/gone.pth": "0" * 16}}
-    status = utils.theme_status(home, record)
+    status = theme_status(home, record)
     assert status.loc[[4, 7], "recorded"].tolist() == ["missing"] * 2
     assert (
         "theme4_onnx_deployment.ipynb" in status.loc[4, "says"]
@@ -195,7 +197,7 @@ def test_status_names_what_is_missing_and_what_it_costs(home):
 
 
 def test_status_of_nothing_at_all(tmp_path):
-    status = utils.theme_status(tmp_path, {"meta": {}})
+    status = theme_status(tmp_path, {"meta": {}})
     assert status["recorded"].eq("missing").all() and len(status) == 7
 
 
@@ -374,7 +376,7 @@ def test_advice_follows_the_figures(home):
 
 
 def test_limits_quote_the_record():
-    text = " ".join(fact for fact, _ in utils.limitations(RECORD))
+    text = " ".join(fact for fact, _ in limitations(RECORD))
     for figure in (
         "200 test images",
         "[0.850, 0.940]",
@@ -387,7 +389,7 @@ def test_limits_quote_the_record():
     ):
         assert figure in text
     assert "drawn" not in text
-    facts = utils.limitations({"meta": {"source": "sample"}})
+    facts = limitations({"meta": {"source": "sample"}})
     assert facts[0][0] == "All images are drawn."
 
 
@@ -399,7 +401,7 @@ def items(home):
     """items(**changes): the checklist of that record by item."""
 
     def read(**changes):
-        return utils.checklist(home, RECORD | changes).set_index("item")
+        return checklist(home, RECORD | changes).set_index("item")
 
     return read
 
@@ -485,9 +487,9 @@ def test_figures_are_drawn_of_anything(home):
     drifts |= {"after": [0.9, 1.0, 0.8]}
     drifts |= {"says": ["no difference shown", "better", "worse"]}
     drawn = [
-        figures.plot_tradeoff(table, "t"),
-        figures.plot_tradeoff(table.drop(columns="cost_per_million"), "no price"),
-        figures.plot_robustness(pd.DataFrame(drifts), "scanner", "t"),
+        figures.tradeoff(table, "t"),
+        figures.tradeoff(table.drop(columns="cost_per_million"), "no price"),
+        figures.robustness(pd.DataFrame(drifts), "scanner", "t"),
     ]
     for figure in drawn:
         figure.canvas.draw()

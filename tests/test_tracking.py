@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import utils
 from kit import trackers
+from kit.files import KIT
 from utils import Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=16)
@@ -156,7 +157,7 @@ def stored(path: Path) -> tuple[list[dict], dict]:
 @pytest.mark.bonus
 def test_wandb_holds_the_history_and_the_recipe(data, drawn, tmp_path):
     environment = {name: v for name, v in os.environ.items() if "WANDB" not in name}
-    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(utils.KIT)}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(KIT)}
     command = [sys.executable, "-c", SCRIPT, str(drawn), str(data.course.home)]
     killed = subprocess.run([*command, "die"], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL

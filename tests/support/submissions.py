@@ -14,6 +14,9 @@ import onnx
 import pypdf
 
 import utils
+from kit.files import KIT
+from kit.promotion import AUDIT_COLUMNS
+from kit.record import HEADLINE_TAGS, SCHEMA
 
 SECTIONS = (
     "Executive Summary",
@@ -44,7 +47,7 @@ CODE = (
     "exercises",
     "tools",
 )
-HEADLINE = {name: 0.75 for name in utils.HEADLINE_TAGS} | {
+HEADLINE = {name: 0.75 for name in HEADLINE_TAGS} | {
     "provider": "CPUExecutionProvider",
     "gate_passed": True,
     "loader_speedup": 12.0,
@@ -57,7 +60,7 @@ def make_submission(root: Path) -> Path:
     stand in exports/notebooks/.
     """
     for name in CODE:
-        source = utils.KIT / name
+        source = KIT / name
         if source.is_dir():
             shutil.copytree(
                 source, root / name, ignore=shutil.ignore_patterns("__pycache__")
@@ -104,9 +107,7 @@ def make_results(root: Path, story: dict) -> None:
     stored = make_onnx(root, "best_model")
     shutil.copy(stored, root / "exports" / "model.onnx")
     (root / "exports" / "environment.txt").write_text("torch 2.15.0\n")
-    audit = utils.AppendOnlyCsv(
-        root / "exports" / "audit.csv", "audit", utils.AUDIT_COLUMNS
-    )
+    audit = utils.AppendOnlyCsv(root / "exports" / "audit.csv", "audit", AUDIT_COLUMNS)
     for event in ("promoting", "in service"):
         audit.append([[datetime.now(UTC), "a", event, stored.stem, "0" * 16, "", ""]])
     read = {
@@ -114,7 +115,7 @@ def make_results(root: Path, story: dict) -> None:
         for name in ("data/pneumonia/index.csv", "checkpoints/baseline.pth")
     }
     record = {
-        "schema": utils.SCHEMA,
+        "schema": SCHEMA,
         "meta": story | {"hardware": "test"},
         "headline": HEADLINE,
     }

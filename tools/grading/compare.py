@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import utils
+from kit.record import HEADLINE_TAGS
 from tools.grading.consistency import at, is_number
 from tools.grading.finding import Check, Finding
 
@@ -160,7 +160,7 @@ def compare(
     """
     rows = []
     for name in names:
-        known, tag = figure_of(name), utils.HEADLINE_TAGS.get(name, "tolerance")
+        known, tag = figure_of(name), HEADLINE_TAGS.get(name, "tolerance")
         ours, theirs = reproduced.get(name), submitted.get(name)
         tolerance = known.again if by == "re-execution" else known.scored
         if math.isfinite(tolerance) and name in images:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import utils
+from kit.home import PREREQUISITES
 from tools.grading import sandbox
 from tools.grading.consistency import at
 from tools.grading.finding import Check, Finding
@@ -356,7 +357,7 @@ def _blocked(theme: int, found: dict, project: Path, dataset: str) -> dict | Non
     }
     if theme not in found:
         return row | {"status": "missing", "says": "has no notebook"}
-    needed, writer = utils.PREREQUISITES.get(theme, ("", ""))
+    needed, writer = PREREQUISITES.get(theme, ("", ""))
     if needed and not (project / needed.format(dataset=dataset)).exists():
         says = (
             f"was skipped: {needed.format(dataset=dataset)} is missing, which {writer}"

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import utils
+from kit.drifts import drift_data
 from tools.grading import hostile
 
 
@@ -200,9 +201,7 @@ def gate(case: Case) -> None:
         raise utils.CourseError(
             "The record holds no drift scenario with a model before and after it."
         )
-    drifted = utils.drift_data(
-        case.data, drift["kind"], drift["severity"], drift["seed"]
-    )
+    drifted = drift_data(case.data, drift["kind"], drift["severity"], drift["seed"])
     for when in ("before", "after"):
         model = case.store("retrained", when)
         for images, source in (("clean", case.data), ("drift", drifted)):

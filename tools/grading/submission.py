@@ -13,6 +13,7 @@ from pathlib import Path
 import utils
 from kit import archive
 from kit.archive import MAX_FILES
+from kit.record import read_record
 from tools.grading.finding import Check, Finding, few
 from tools.shared.foreign import (
     MAX_FILE,
@@ -285,7 +286,7 @@ def _record(root: Path, files: list[Path]) -> tuple[dict, dict, list[Finding]]:
     try:
         if RESULTS in files:
             read(root, RESULTS, MAX_RECORD)  # bounded and no link, before utils reads
-            record = utils.read_record(root)
+            record = read_record(root)
         else:
             findings.append(RECORD.fail(_no_record(files), str(RESULTS)))
     except utils.CourseError as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import utils
+from kit.evidence import checklist
 from kit.record import is_record
 from tools.grading import compare
 from tools.grading.consistency import at, is_number, rows
@@ -121,7 +122,7 @@ def checklist_of(submission: Submission) -> list[tuple]:
     if not submission.record or not is_record(submission.record):
         return []
     try:
-        table = utils.checklist(submission.root, submission.record)
+        table = checklist(submission.root, submission.record)
     except Exception:
         # a record of strange values: the static checks say what is wrong with it
         return []

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import utils
+from kit.record import read_record
 from tools.grading import static
 from tools.grading.finding import Finding, worst_first
 from tools.grading.submission import IGNORED, inputs_of, list_files, open_submission
@@ -76,7 +77,7 @@ def build(
     """
     project = Path(project).expanduser().resolve()
     home = Path(home).expanduser().resolve() if home else project
-    record = utils.read_record(home)
+    record = read_record(home)
     dataset = record.get("meta", {}).get("dataset")
     if dataset not in utils.DATASETS:
         raise utils.CourseError(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import utils
+from kit.record import read_record
 from tools.report.group import create, language, open_draft
 from tools.report.summary import describe, summarise
 from tools.report.typeset import typeset
@@ -34,7 +35,7 @@ def build(home: str | Path, lang: str | None = None, final: bool = False) -> dic
         is untouched.
     """
     home = Path(home).expanduser().resolve()
-    folder, results = home / "report", utils.read_record(home)
+    folder, results = home / "report", read_record(home)
     if made := create(home, lang):
         print(
             f"{len(made)} files made in {folder}: yours to edit, never written again."

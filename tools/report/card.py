@@ -14,6 +14,7 @@ from pathlib import Path
 import jinja2
 
 import utils
+from kit.evidence import THEMES, limitations
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -37,7 +38,7 @@ def card(home: Path, results: dict) -> str:
         **themes,
         meta=results["meta"],
         dataset=utils.DATASETS[results["meta"]["dataset"]],
-        themes=utils.THEMES,
+        themes=THEMES,
         disclaimer=DISCLAIMER,
         authors=authors(home),
         served=seventh and seventh["in_service"] == seventh["models"]["after"],
@@ -51,7 +52,7 @@ def card(home: Path, results: dict) -> str:
         seen=[name for name, told in sixth.get("unseen_shift", {}).items() if told],
         worst=hardest(home),
         on_gate=on_gate(seventh),
-        limits=[fact for fact, _ in utils.limitations(results)],
+        limits=[fact for fact, _ in limitations(results)],
         nan=math.nan,
     )
 

@@ -6,6 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import utils
+from kit.images import open_image
+from kit.record import stale_sections
 from tools.report.group import Draft, mentioned, toml
 from tools.report.tables import layout
 from tools.shared import text
@@ -98,7 +100,7 @@ def figures(draft: Draft) -> dict[str, dict]:
         if not (draft.home / place).is_file():
             continue
         try:
-            with utils.open_image(draft.home / place) as picture:
+            with open_image(draft.home / place) as picture:
                 if picture.format not in READABLE:
                     raise OSError(f"{picture.format} is no format of a figure")
                 picture.verify()
@@ -257,9 +259,7 @@ def notices(draft: Draft, section: Section) -> list[str]:
         return [f"{words['not_run']} {notebook(theme)}"]
     changed = [
         re.search(r"stale: (.+) has changed", line)[1]
-        for line in utils.stale_sections(
-            draft.home, {theme: draft.results.get(theme, {})}
-        )
+        for line in stale_sections(draft.home, {theme: draft.results.get(theme, {})})
     ]
     if not changed:
         return []

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import utils
+from kit import figures
 from tools.report import material
 from tools.report.group import (
     KIT,
@@ -73,9 +74,9 @@ def data_of(draft: Draft, keys: list[str]) -> dict:
         "founding": [key for key in FOUNDING if key in keys],
         "references": reference_places(draft),
         "sample": sample if meta.get("source") == "sample" else "",
-        "accent": utils.COLOURS[0],
-        "alarm": utils.COLOURS[1],
-        "good": utils.COLOURS[2],
+        "accent": figures.COLOURS[0],
+        "alarm": figures.COLOURS[1],
+        "good": figures.COLOURS[2],
         "images": sorted(path.name for path in (draft.folder / "images").glob("*")),
         "broken": {path: asdict(fault) for path, fault in draft.broken.items()},
     }

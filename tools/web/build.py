@@ -14,6 +14,7 @@ import jinja2
 
 import sample_data
 import utils
+from kit.record import read_record
 from tools.notebooks import run
 from tools.shared import options
 
@@ -73,7 +74,7 @@ def open_stories(homes: list[Path]) -> list[Story]:
             raise utils.CourseError(f"Two homes are named {home.name}: rename one.")
         # not so when theme 1 failed at once
         begun = (home / "exports" / "results.json").exists()
-        record = utils.read_record(home) if begun else {}
+        record = read_record(home) if begun else {}
         meta = record.get("meta") or utils.read_json(home / "course.json")
         stories[home.name] = Story(home, record, meta)
     return list(stories.values())

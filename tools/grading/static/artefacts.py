@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import utils
+from kit.record import stale_sections
 from tools.grading import hostile
 from tools.grading.consistency import at
 from tools.grading.finding import Check, Finding
@@ -123,5 +124,5 @@ def _measured_on(look: Look) -> Iterator[Finding]:
             elif look.size(name) <= MAX_MODEL:
                 # only files of the submission, and of a size: a path is foreign text
                 there.setdefault(section, {"inputs": {}})["inputs"][name] = digest
-    for says in utils.stale_sections(look.root, there):
+    for says in stale_sections(look.root, there):
         yield ARTEFACTS.fail(shown(says), RECORD)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import utils
+from kit.files import KIT
 from tools.grading.finding import Check, Finding
 from tools.grading.static.look import THEMES, Look, kit_text
 from tools.shared.foreign import shown
@@ -15,7 +15,7 @@ PLUMBING = ("kit", "tools", "tests", "benchmarks")
 
 
 def kit_files(look: Look) -> Iterator[Finding]:
-    if look.root.resolve() == utils.KIT:
+    if look.root.resolve() == KIT:
         # a group that checks its own copy of the kit: nothing to compare with
         return
     same, plumbing = 0, []
@@ -44,8 +44,8 @@ def _pairs(look: Look) -> Iterator[tuple[Path, list[str] | None, list[str]]]:
         yield path, None if kit is None else kit.splitlines(), text.splitlines()
     for theme, notebook in look.notebooks.items():
         own = Path("notebooks") / f"theme{theme}_{THEMES[theme]}.ipynb"
-        if (utils.KIT / own).is_file():
-            kit = read_notebook(utils.KIT, own)
+        if (KIT / own).is_file():
+            kit = read_notebook(KIT, own)
             yield notebook.path, _lines(kit), _lines(notebook)
 
 

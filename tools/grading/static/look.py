@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import utils
+from kit.files import KIT
 from tools.grading.finding import Check, Finding
 from tools.grading.submission import Submission, is_code
 from tools.shared.foreign import MAX_FILE, MIB, SubmissionError, read, read_json, shown
@@ -189,7 +189,7 @@ class Look:
 
 def kit_text(path: Path) -> str | None:
     """The kit's own file of that name, if there is one."""
-    file = utils.KIT / path
+    file = KIT / path
     if path.suffix != ".py" or not file.is_file():
         return None
     return file.read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-import utils
+from kit.files import KIT
 from tools.grading.finding import Check, Finding
 from tools.grading.static.look import Look, commands
 from tools.shared.foreign import shown
@@ -21,7 +21,7 @@ def absolute_paths(look: Look) -> Iterator[Finding]:
     clean = True
     for source in look.sources:
         # tests of another version of the kit name such paths on purpose
-        if source.path.parts[0] == "tests" and (utils.KIT / source.path).is_file():
+        if source.path.parts[0] == "tests" and (KIT / source.path).is_file():
             continue
         for finding in _in_source(source):
             clean = False

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-import utils
+from kit.record import HEADLINE_TAGS
 from tools.grading.consistency import contradictions, rows
 from tools.grading.finding import Check, Finding
 from tools.grading.static.look import RECORD, Look
@@ -29,7 +29,7 @@ def _record(look: Look) -> Iterator[Finding]:
         if problem := _odd_figure(name, value):
             says = f"headline {shown(name)} is {shown(value)[:40]}, {problem}: run the"
             yield CHECK.fail(f"{says} theme that records it again.", RECORD)
-    if missing := [name for name in utils.HEADLINE_TAGS if name not in headline]:
+    if missing := [name for name in HEADLINE_TAGS if name not in headline]:
         says = f"Headline figures that no theme recorded: {', '.join(missing)}."
         yield CHECK.finding("human" if headline else "fail", says, RECORD)
     without = [
@@ -47,7 +47,7 @@ def _record(look: Look) -> Iterator[Finding]:
 
 def _odd_figure(name: str, value) -> str | None:
     """What is wrong with a headline figure, or None."""
-    if name not in utils.HEADLINE_TAGS:
+    if name not in HEADLINE_TAGS:
         return "a figure that the course does not know"
     if name == "provider":
         return None if isinstance(value, str) else "which is no name"

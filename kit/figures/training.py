@@ -1,0 +1,159 @@
+"""Figures of themes 2 and 3: a table in, a figure out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from kit.figures.look import COLOURS, arms, image_grid, style
+
+
+def history(history: pd.DataFrame, title: str):
+    """Loss and accuracy of training and validation by epoch."""
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
+    # of sixty markers none could be told from its neighbour
+    few = math.ceil(len(history) / 15)
+    lines = {"train": ("o-", "train (weights still moving)"), "val": ("s--", "val")}
+    for axis, what in zip(axes, ("loss", "accuracy"), strict=True):
+        for pool, (look, label) in lines.items():
+            values = history[f"{pool}_{what}"]
+            axis.plot(history["epoch"], values, look, label=label, markevery=few)
+        axis.set(xlabel="epoch", ylabel=what, title=f"{title}: {what}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def confusion(counts: np.ndarray, recalls: np.ndarray, classes, title: str):
+    """Confusion matrix: counts (K, K), rows are the true classes, and the recall of
+    each with its interval (K, 3).
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    k = len(classes)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axis = plt.subplots(figsize=(1.9 * k + 2.2, 1.5 * k + 1.4))
+    axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axis.grid(False)
+    for i, j in np.ndindex(counts.shape):
+        text = f"{counts[i, j]}"
+        if i == j:
+            text += "\n{:.0%} [{:.0%}, {:.0%}]".format(*recalls[i])
+        colour = "white" if shares[i, j] > 0.6 else "black"
+        axis.text(j, i, text, ha="center", va="center", color=colour)
+    axis.set_xticks(range(k), classes)
+    axis.set_yticks(range(k), classes, rotation=90, va="center")
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_title(f"{title} (n = {counts.sum()})")
+    return figure
+
+
+def reliability(tables: dict[str, pd.DataFrame], title: str):
+    """Reliability diagram (diagramme de fiabilité): on the diagonal, confidence means
+    accuracy.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    size = (4.4 * len(tables), 4)
+    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False)
+    text = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
+    text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    dots = {"fmt": "o-", "capsize": 3, "label": "measured, 95 %"}
+    for axis, (name, table) in zip(axes.flat, tables.items(), strict=True):
+        axis.plot([0, 1], [0, 1], ":", color="black", label="perfect calibration")
+        axis.errorbar(table["confidence"], table["accuracy"], arms(table), **dots)
+        for row in table.itertuples():
+            axis.annotate(f"n={row.n}", (row.confidence, row.low), (0, -13), **text)
+        least = min(0.5, float(table["confidence"].min()))
+        axis.set(xlim=(least - 0.03, 1.03), ylim=(-0.1, 1.03), ylabel="accuracy")
+        axis.set(xlabel="mean confidence in a bin", title=f"{title}: {name}")
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def effects(table: pd.DataFrame, title: str, label: str):
+    """Differences with their intervals (columns difference, low, high), one row each,
+    against a line at zero.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, axis = plt.subplots(figsize=(9, 0.5 * len(table) + 1.4))
+    places, error = np.arange(len(table))[::-1], arms(table, "difference")
+    axis.axvline(0, ls=":", color="black")
+    axis.errorbar(table["difference"], places, xerr=error, fmt="o", capsize=4)
+    axis.set_yticks(places, table.index)
+    axis.set(title=title, xlabel=label, ylabel="what is changed")
+    axis.set_ylim(-0.6, len(table) - 0.4)
+    return figure
+
+
+def search(study):
+    """The trials of an Optuna study: lowest losses, pruned ones apart, and the learning
+    curves.
+    """
+    import matplotlib.pyplot as plt
+
+    style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
+    # others were tried again, or exploded in their first epoch
+    trials = [
+        trial
+        for trial in study.trials
+        if trial.state.name in ("COMPLETE", "PRUNED") and trial.intermediate_values
+    ]
+    for trial in trials:
+        values, pruned = trial.intermediate_values, trial.state.name == "PRUNED"
+        best = trial.number == study.best_trial.number
+        look = (
+            {"ls": "--", "marker": "x"}
+            if pruned
+            else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
+        )
+        colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
+        left.plot(
+            trial.number, min(values.values()), look["marker"], color=colour, ms=8
+        )
+        right.plot(values.keys(), values.values(), color=colour, **look)
+    lost = any(trial.state.name == "PRUNED" for trial in trials)
+    for label, colour, mark in (
+        ("finished", 0, "o"),
+        ("best", 2, "D"),
+        *([("pruned", 1, "x")] if lost else []),
+    ):
+        left.plot([], [], mark, color=COLOURS[colour], label=label)
+    left.legend()
+    loss = "val loss (weighted)"
+    own = [
+        f" (number {trial.number}: our own recipe)"
+        for trial in trials
+        if trial.params == study.user_attrs["own"]
+    ]
+    title = f"{len(trials)} trial{'s' * (len(trials) != 1)}"
+    left.set(xlabel="".join(["trial", *own[:1]]), ylabel=f"lowest {loss}", title=title)
+    right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def heat(images: np.ndarray, maps: np.ndarray, titles, title: str, columns: int = 8):
+    """Images (N, C, S, S) uint8 under maps (N, S, S) in 0..1; the line encloses what is
+    above 0.5.
+    """
+    figure = image_grid(images, titles, columns, title)
+    for axis, heat in zip(figure.axes, maps, strict=False):
+        axis.imshow(heat, cmap="inferno", alpha=0.35, vmin=0, vmax=1)
+        if heat.max() > 0.5:
+            axis.contour(heat, levels=[0.5], colors="black", linewidths=2.5)
+            axis.contour(heat, levels=[0.5], colors="white", linewidths=1.2)
+    return figure
