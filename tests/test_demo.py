@@ -28,7 +28,7 @@ import sample_data
 import utils
 
 gradio = pytest.importorskip("gradio")
-from test_deployment import store_checkpoint  # noqa: E402
+from support.networks import store_checkpoint  # noqa: E402
 
 from demo import __main__ as command  # noqa: E402
 from demo import app, logs, pages, pictures  # noqa: E402

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from onnx import numpy_helper
+from support.networks import store, store_checkpoint
 
 import utils
 from kit import tensorrt
@@ -25,47 +26,6 @@ from kit.files import KIT
 from kit.serving import graph_table, put_in_service, rewritten
 
 HANDOUT = {"latency_p50", "latency_p95", "latency_p99", "throughput"}
-
-
-def store_checkpoint(
-    course, data, network="optimized", name="best_model.pth", **changes
-) -> Path:
-    """An untrained network whose normalisations have seen images and whose answers fall
-    to both sides.
-    """
-    torch.manual_seed(0)
-    if network == "baseline":
-        model = utils.BaselineCNN(course.channels, len(course.classes))
-    else:
-        model = utils.optimized_network(course, residual=network != "no shortcuts")
-    loader = data.loader("train", 64)
-    with torch.no_grad():
-        for block in model.features:
-            if hasattr(block, "norm2"):
-                # it starts at zero, and the block would do nothing
-                block.norm2.weight.fill_(1)
-        for images, _ in loader:
-            model.train()(images)
-        logits, _ = utils.predict(model, data.loader("val", 64))
-        model.classifier.weight *= 2 / float(logits.std(axis=0).mean())
-        logits, _ = utils.predict(model, data.loader("val", 64))
-        model.classifier.bias -= torch.from_numpy(np.median(logits, axis=0))
-    return store(course, data, model, name, **changes)
-
-
-def store(course, data, model, name, **changes) -> Path:
-    state = {
-        "classes": list(course.classes),
-        "mean": data.mean,
-        "std": data.std,
-        "size": course.image_size,
-        "channels": course.channels,
-        "threshold": 0.3,
-        "temperature": 1.7,
-        "dataset": course.dataset,
-        "seed": 42,
-    }
-    return utils.save_checkpoint(course.checkpoints / name, model, **state | changes)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ranks
+from support import ranks
 
 import utils
 
@@ -34,9 +34,15 @@ def ready(home: Path, source: Path) -> utils.Data:
 
 
 def together(world: int, home: Path, *tasks: str) -> dict:
-    """What the tasks of tests/ranks.py found, done by so many processes."""
+    """What the tasks of tests/support/ranks.py found, done by so many processes."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    command = [sys.executable, "-m", *launcher, KIT / "tests" / "ranks.py", home]
+    command = [
+        sys.executable,
+        "-m",
+        *launcher,
+        KIT / "tests" / "support" / "ranks.py",
+        home,
+    ]
     done = subprocess.run(
         [*command, *tasks],
         capture_output=True,

@@ -19,7 +19,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from kaggle_server import KEY, SIGNATURE, TOKEN, environment, point_client_at, serving
+from support.kaggle_server import (
+    KEY,
+    SIGNATURE,
+    TOKEN,
+    environment,
+    point_client_at,
+    serving,
+)
 
 import utils
 from kit import archive, download

@@ -17,7 +17,9 @@ import onnx
 import pandas as pd
 import pytest
 import torch
-from hostile import (
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from support.hostile import (
     BROKEN_ZIPS,
     PICTURES,
     bounded_memory,
@@ -32,8 +34,6 @@ from hostile import (
     picture,
     zipped,
 )
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 import utils
 from kit import log

@@ -21,7 +21,7 @@ import onnx
 import pandas as pd
 import pytest
 import torch
-from killing import (
+from support.killing import (
     error_of,
     killed,
     killed_in_writing,
@@ -29,7 +29,7 @@ from killing import (
     on_full_disk,
     operations,
 )
-from test_training import RECIPE, Interrupted, network, same_weights
+from support.networks import RECIPE, Interrupted, network, same_weights
 
 import sample_data
 import utils

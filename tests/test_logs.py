@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from killing import killed, on_full_disk
+from support.killing import killed, on_full_disk
 
 duckdb = pytest.importorskip("duckdb")
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from killing import killed
 from scipy import stats
+from support.killing import killed
 
 import utils
 from kit import figures, promotion

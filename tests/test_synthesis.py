@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
-from test_deployment import store_checkpoint
+from support.networks import store_checkpoint
 
 import utils
 from kit import evidence, figures

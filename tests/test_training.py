@@ -9,34 +9,17 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from support.networks import RECIPE, Interrupted, network, same_weights
 from torch import nn
 
 import utils
 from kit import machine
 from utils import Recipe
 
-RECIPE = Recipe(
-    epochs=3, batch_size=16, augment=True, average=1.0, label_smoothing=0.05
-)
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    return utils.OptimizedCNN(1, 2, (8, 8, 8), dropout=0.2)
-
 
 def train(course, data, recipe=RECIPE, model=None, **options):
     options = {"tracker": "none", "progress": False} | options
     return utils.fit(course, "probe", model or network(), data, recipe, **options)
-
-
-def same_weights(first, second) -> bool:
-    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
-class Interrupted(Exception):
-    pass
 
 
 @pytest.fixture

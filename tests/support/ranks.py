@@ -1,7 +1,7 @@
 """What the processes of a distributed test do; torchrun starts this file, and rank 0
 stores what it found.
 
-python -m torch.distributed.run --nproc-per-node N tests/ranks.py HOME TASK [TASK …]
+python -m torch.distributed.run --nproc-per-node N ranks.py HOME TASK [TASK …]
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import utils  # noqa: E402
 from kit import ranks  # noqa: E402
 
