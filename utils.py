@@ -21,7 +21,6 @@ from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +31,14 @@ from torch import nn
 from torch.optim import swa_utils
 
 # What the chapters stand on; `noqa` marks the few names that only notebooks call.
-from kit import figures, tensorrt
-from kit.bench import Backend, benchmark_table, percentiles, torch_backend
+from kit import figures
+from kit.bench import (
+    Backend,
+    benchmark_table,
+    onnx_backend,
+    percentiles,
+    torch_backend,
+)
 from kit.drifts import drift_images, drift_window, drifts_of
 from kit.evidence import PAIRS, VARIANTS
 from kit.files import (
@@ -97,16 +102,13 @@ from kit.record import (  # noqa: F401
     stale,
     stored_predictions,
 )
-from kit.runs import Session, load_or_run, one_training, save_state
+from kit.runs import Session, load_or_run, one_training, save_state  # noqa: F401
 from kit.serving import (
-    PROVIDERS,
-    check_pixels,
-    layers_of,
+    LAYERS,
+    OnnxModel,
     make_session,
     open_to_quantize,
-    session_metadata,
     store_onnx,
-    verify_onnx,
 )
 from kit.trackers import Curves, show_tensorboard  # noqa: F401
 from kit.traffic import draw_traffic, harm
@@ -2191,13 +2193,7 @@ def benchmark_onnx(
     providers : list of str, optional
         Names of ONNX Runtime, the first of which must start; the CPU's when None.
     """
-    wanted = (providers or [PROVIDERS["cpu"]])[0]
-    known = {name: short for short, name in PROVIDERS.items()}
-    if wanted not in known:
-        raise CourseError(
-            f"{wanted} is no provider of this course: choose one of {', '.join(known)}."
-        )
-    session = make_session(onnx_path, known[wanted])
+    session = make_session(onnx_path, (providers or ["cpu"])[0])
     source = session.get_inputs()[0]
     kind = np.uint8 if source.type == "tensor(uint8)" else np.float32
     images = np.random.default_rng(0).integers(0, 256, input_shape).astype(kind)
@@ -2328,53 +2324,6 @@ def export_onnx(
     return store_onnx(course, model, about)
 
 
-class OnnxModel:
-    """A network in service: a session, the `provider` where it really runs, and what
-    its file says about itself.
-
-    Raises
-    ------
-    CourseError
-        Missing, changed or foreign file; another class list; a provider that did not
-        start.
-    """
-
-    def __init__(
-        self, path, classes=None, provider="cpu", level="all", threads=None, **options
-    ):
-        self.path, self.hash = Path(path), verify_onnx(path)
-        self.key = self.hash  # for `fingerprint`: the same file answers the same
-        self.session = make_session(path, provider, level, threads, **options)
-        self.provider = self.session.get_providers()[0]
-        self.metadata = told = session_metadata(self.session, path)
-        self.classes, self.dataset = told["classes"], told["dataset"]
-        self.size, self.channels = told["size"], told["channels"]
-        self.threshold, self.temperature = told["threshold"], told["temperature"]
-        if classes is not None and list(classes) != self.classes:
-            raise CourseError(
-                f"{path} knows the classes {self.classes}, asked for {list(classes)}:"
-                " use the HOME of that dataset, or run"
-                " notebooks/theme4_onnx_deployment.ipynb again."
-            )
-
-    def predict(self, pixels: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities float32 (N, K) of pixels uint8 (N, C, S, S)."""
-        return self._run(["probabilities"], pixels)[0]
-
-    def predict_all(
-        self, pixels: np.ndarray, batch: int = 128
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (N, K) and embedding (N, D) of many images, in batches."""
-        starts = range(0, max(len(pixels), 1), batch)
-        names = ["probabilities", "embedding"]
-        parts = [self._run(names, pixels[start : start + batch]) for start in starts]
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-
-    def _run(self, names: list[str], pixels: np.ndarray) -> list[np.ndarray]:
-        check_pixels(pixels, (self.channels, self.size, self.size))
-        return self.session.run(names, {"pixels": np.ascontiguousarray(pixels)})
-
-
 def agreement(
     network: ServedNetwork, model: OnnxModel, pixels: np.ndarray, batches=(1, 2, 7, 32)
 ) -> pd.DataFrame:
@@ -2403,9 +2352,6 @@ def agreement(
 # --------------------------------------------------------------------------------------
 # Fewer bits: INT8
 # --------------------------------------------------------------------------------------
-
-
-LAYERS = ["Conv", "Gemm", "MatMul"]  # the operators with weights
 
 
 def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarray:
@@ -2474,28 +2420,6 @@ def quantize_int8(
         return store_onnx(course, onnx.load(target), about)
 
 
-def sensitivity(course: Course, path: Path, calibration, pixels, labels) -> list[dict]:
-    """What quantizing one layer alone changes on validation images, most harmful first.
-
-    `kl`, the mean Kullback-Leibler divergence of the probabilities from the float ones
-    (in nats), sees harm long before a decision flips.
-    """
-    from scipy.special import kl_div
-
-    before, _ = OnnxModel(path).predict_all(pixels)  # (N, K)
-    rows = []
-    for node, layer in layers_of(path, LAYERS).items():
-        stored = quantize_int8(course, path, calibration, only=[node])
-        after, _ = OnnxModel(stored).predict_all(pixels)
-        stored.unlink()
-        right = [(answers.argmax(1) == labels).mean() for answers in (before, after)]
-        row = {"layer": layer, "node": node, "n": len(labels)}
-        row["kl"] = float(kl_div(before, after).sum(axis=1).mean())
-        row["accuracy_change"] = float(right[1] - right[0])
-        rows.append(row)
-    return sorted(rows, key=lambda row: -row["kl"])
-
-
 # --------------------------------------------------------------------------------------
 # One fair benchmark for every way to serve
 # --------------------------------------------------------------------------------------
@@ -2542,68 +2466,6 @@ def benchmark(
             row = {"backend": backend.name, "batch": batch, "round": number, "ms": ms}
             rows.append(row)
     return rows
-
-
-def benchmark_once(
-    course: Course, name: str, backends, pixels, again: bool = False, **options
-) -> list[dict]:
-    """`benchmark`, loaded where this machine has measured the same backends before;
-    `again` measures again and replaces what is stored.
-    """
-    import onnxruntime
-
-    here = [hardware(), torch.get_num_threads()]
-    here += [torch.__version__, onnxruntime.__version__]
-    work = partial(benchmark, backends, pixels, **options)
-    return load_or_run(course, name, work, depends=here, again=again)
-
-
-def onnx_backend(path: Path, name: str, provider: str = "cpu", **options) -> list:
-    """[an exported file, as one way to serve], or [] after saying why it does not start
-    there: a row is left out, never run elsewhere.
-    """
-    try:
-        model = OnnxModel(path, provider=provider, **options)
-    except CourseError as error:
-        print(f"{name} is left out: {error}")
-        return []
-    device, precision = (
-        "cpu" if provider == "cpu" else "cuda",
-        model.metadata["precision"],
-    )
-    return [Backend(name, model.predict, device, precision, model.provider, path)]
-
-
-def make_backends(
-    course: Course, checkpoint: Path, models: dict[str, Path]
-) -> tuple[list[Backend], dict[str, str]]:
-    """Every way to serve that this machine has, and the name of each one's reference:
-    PyTorch eager in float32 on the same device.
-
-    models : dict
-        Exported files: "fp32", "int8"; on a GPU also "fp16", "tensorrt" where it works.
-    """
-    device, (network, _) = course.device.type, served_network(course, checkpoint)
-    eager = partial(torch_backend, network, checkpoint)
-    # be fair to the loser: the best that PyTorch offers without a compiler
-    low = amp_dtype(course.device) or torch.float32
-    tuned = f"PyTorch channels_last, {str(low).removeprefix('torch.')}"
-    found = [
-        eager("PyTorch eager", device),
-        eager(tuned, device, channels_last=True, dtype=low),
-        *onnx_backend(models["fp32"], "ONNX Runtime fp32", device),
-    ]
-    reference = "PyTorch eager"
-    if device == "cuda":
-        found += onnx_backend(models["fp16"], "ONNX Runtime fp16", device)
-        if "tensorrt" in models:
-            options = tensorrt.options(course)
-            found += onnx_backend(models["tensorrt"], "TensorRT", "tensorrt", **options)
-        reference = "PyTorch eager on the CPU"
-        found.append(eager(reference, "cpu"))
-    found += onnx_backend(models["int8"], "ONNX Runtime int8")
-    names = {"cpu": reference, device: "PyTorch eager"}
-    return found, {backend.name: names[backend.device] for backend in found}
 
 
 def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:

@@ -17,11 +17,10 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-
-from kit.bench import torch_runner
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 TARGETS = {("ONNX Runtime fp32", 1): 3.0, ("ONNX Runtime int8", 1): 5.0}
@@ -46,10 +45,12 @@ def serve(path: Path, images: np.ndarray, threads: int, clients=4, seconds=2.0) 
         import torch
 
         import utils
+        from kit.bench import torch_backend
 
         torch.set_num_threads(threads)
         model, state = utils.load_model(path)
-        run = torch_runner(utils.ServedNetwork(model.cpu(), state).eval())
+        network = utils.ServedNetwork(model.cpu(), state).eval()
+        run = torch_backend(network, path, "PyTorch eager").run
 
     def client(_) -> int:
         answered, ends = 0, time.perf_counter() + seconds
@@ -75,6 +76,30 @@ def print_services(paths: list[Path], images: np.ndarray, threads: int) -> None:
             f"{path.name}: four clients get {told['images_s']:.0f} images/s,"
             f" {told['MiB']:.0f} MiB"
         )
+
+
+def ways_to_serve(course, checkpoint: Path, models: dict[str, Path]):
+    """All that this machine has, and for each PyTorch eager on the same device."""
+    import torch
+
+    import utils
+    from kit.bench import onnx_backend, torch_backend
+
+    device, low = course.device.type, utils.amp_dtype(course.device) or torch.float32
+    eager = partial(torch_backend, utils.served_network(course, checkpoint)[0])
+    found = [
+        eager(checkpoint, "PyTorch eager", device),
+        eager(checkpoint, "PyTorch tuned", device, channels_last=True, dtype=low),
+        *onnx_backend(models["fp32"], "ONNX Runtime fp32", device),
+        *onnx_backend(models["int8"], "ONNX Runtime int8"),
+    ]
+    against = {"cpu": "PyTorch eager", device: "PyTorch eager"}
+    if device == "cuda":
+        half = utils.export_onnx(course, checkpoint, dtype=torch.float16)
+        against["cpu"] = "PyTorch eager on the CPU"
+        found += onnx_backend(half, "ONNX Runtime fp16", device)
+        found.append(eager(checkpoint, against["cpu"]))
+    return found, {backend.name: against[backend.device] for backend in found}
 
 
 def main() -> None:
@@ -105,9 +130,7 @@ def main() -> None:
     models = {"fp32": utils.export_onnx(course, checkpoint)}
     calibration = np.array(data.pixels[utils.calibration_rows(data)])
     models["int8"] = utils.quantize_int8(course, models["fp32"], calibration)
-    if course.device.type == "cuda":
-        models["fp16"] = utils.export_onnx(course, checkpoint, dtype=torch.float16)
-    backends, reference = utils.make_backends(course, checkpoint, models)
+    backends, reference = ways_to_serve(course, checkpoint, models)
     rows = utils.benchmark(
         backends, images, rounds=options.rounds, seconds=options.seconds
     )

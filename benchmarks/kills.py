@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sample_data  # noqa: E402
 import utils  # noqa: E402
 from kit.files import LEFTOVER
-from kit.serving import put_in_service
+from kit.serving import put_in_service, verify_onnx
 
 SAVE_EVERY = {"each step": 0.0, "0.5 s": 0.5}
 
@@ -132,7 +132,7 @@ def chain(options: argparse.Namespace) -> None:
     for row in data.where("production"):
         served.predict(data.pixels[row : row + 1])
     say("record")
-    utils.record(course, "theme4", {"model": utils.verify_onnx(path)})
+    utils.record(course, "theme4", {"model": verify_onnx(path)})
 
 
 # --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 import utils
 from demo.unlike import PictureTest
 from kit.home import are_settings
+from kit.serving import verify_onnx
 from kit.watching import load_reference
 
 # What each part needs beside the model; without it the page shows the rest and says
@@ -75,7 +76,7 @@ def open_service(home: str | Path) -> Service:
         No model in service, or no home of this course.
     """
     home = Path(home).expanduser().resolve()
-    utils.verify_onnx(home / "exports" / "model.onnx")
+    verify_onnx(home / "exports" / "model.onnx")
     course = open_home(home)
     utils.set_seed(course.seed)
     service = Service(course, open_model(course))

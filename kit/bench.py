@@ -1,15 +1,27 @@
-"""Backends of the benchmark and its tables."""
+"""Ways to serve, for the benchmark, and the table that it gives."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+
+from kit.files import CourseError
+from kit.machine import hardware
+from kit.serving import OnnxModel
+
+
+def conditions() -> list:
+    """What a measured time depends on beside the code."""
+    import onnxruntime
+
+    here = [hardware(), torch.get_num_threads()]
+    return [*here, torch.__version__, onnxruntime.__version__]
 
 
 @dataclass
@@ -26,17 +38,19 @@ class Backend:
     precision: str
     provider: str
     file: Path
+    # so that `load_or_run` measures again on another machine
+    conditions: list = field(default_factory=conditions, repr=False)
 
 
-def torch_runner(
+def torch_backend(
     network,
+    checkpoint: Path,
+    name: str,
     device: str = "cpu",
     channels_last: bool = False,
     dtype=torch.float32,
-):
-    """A function from pixels to probabilities, both in host memory, that PyTorch
-    computes.
-    """
+) -> Backend:
+    """A network in PyTorch as one way to serve."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = deepcopy(network).to(device)
     network.model.to(dtype=dtype, memory_format=layout)
@@ -52,14 +66,22 @@ def torch_runner(
         with torch.inference_mode(), search:
             return network(torch.from_numpy(pixels).to(device))[0].cpu().numpy()
 
-    return run
-
-
-def torch_backend(network, checkpoint: Path, name: str, device="cpu", **options):
-    """A network in PyTorch as one way to serve; options are those of `torch_runner`."""
-    run = torch_runner(network, device, **options)
-    precision = str(options.get("dtype", torch.float32)).removeprefix("torch.")
+    precision = str(dtype).removeprefix("torch.")
     return Backend(name, run, device, precision, "PyTorch", checkpoint)
+
+
+def onnx_backend(path: Path, name: str, provider: str = "cpu", **options) -> list:
+    """[an exported file, as one way to serve], or [] after saying why it does not start
+    there: a row is left out, never run elsewhere.
+    """
+    try:
+        model = OnnxModel(path, provider=provider, **options)
+    except CourseError as error:
+        print(f"{name} is left out: {error}")
+        return []
+    device = "cpu" if provider == "cpu" else "cuda"
+    precision = model.metadata["precision"]
+    return [Backend(name, model.predict, device, precision, model.provider, path)]
 
 
 def benchmark_table(

@@ -21,6 +21,7 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+LAYERS = ["Conv", "Gemm", "MatMul"]  # the operators with weights
 # How far ONNX Runtime may rewrite a graph, least first.
 LEVELS = {
     "none": "ORT_DISABLE_ALL",
@@ -87,15 +88,16 @@ def make_session(
     """An ONNX Runtime session that runs where it was asked to run, or a CourseError
     with what ONNX Runtime said.
 
-    provider: a key of PROVIDERS, its options (use_tf32=0) in **options; level: a key of
-    LEVELS; threads: of one operator, the course's number when None.
+    provider: a key of PROVIDERS or a name of ONNX Runtime, its options (use_tf32=0) in
+    **options; level: a key of LEVELS; threads: of one operator, the course's number
+    when None.
     """
     import onnxruntime as ort
 
-    wanted, settings = PROVIDERS[provider], _settings(level)
+    wanted, settings = PROVIDERS.get(provider, provider), _settings(level)
     settings.intra_op_num_threads = threads or torch.get_num_threads()
     chosen = [(wanted, {key: str(value) for key, value in options.items()})]
-    if provider != "cpu":
+    if wanted != PROVIDERS["cpu"]:
         if wanted not in ort.get_available_providers():
             raise CourseError(
                 f"{wanted} cannot start: onnxruntime {ort.__version__} as installed"
@@ -104,7 +106,7 @@ def make_session(
         ort.preload_dlls()  # the CUDA libraries that came with torch
         # not even a single operator may go to the CPU unseen
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if provider == "tensorrt":
+    if wanted == PROVIDERS["tensorrt"]:
         with suppress(ImportError):
             import tensorrt  # noqa: F401 - loads libraries that the system does not find
         chosen.append(PROVIDERS["cuda"])
@@ -114,9 +116,9 @@ def make_session(
         )
     except Exception as error:  # ONNX Runtime raises a dozen types of its own
         told = " ".join(str(error).split())[:400]
+        way_on = WAY_ON if wanted != PROVIDERS["cpu"] else ""
         raise CourseError(
-            f"{path} gives no session on {wanted} ({told})."
-            + (WAY_ON if provider != "cpu" else "")
+            f"{path} gives no session on {wanted} ({told}).{way_on}"
         ) from error
     # what get_available_providers() promised is only what was compiled in
     if session.get_providers()[0] != wanted:
@@ -137,7 +139,62 @@ def _settings(level: str):
     return settings
 
 
-def session_metadata(session, path: Path) -> dict:
+class OnnxModel:
+    """A network in service: a session, the `provider` where it really runs, and what
+    its file says about itself.
+
+    Raises
+    ------
+    CourseError
+        Missing, changed or foreign file; another class list; a provider that did not
+        start.
+    """
+
+    def __init__(
+        self, path, classes=None, provider="cpu", level="all", threads=None, **options
+    ):
+        self.path, self.hash = Path(path), verify_onnx(path)
+        self.key = self.hash  # for `fingerprint`: the same file answers the same
+        self.session = make_session(path, provider, level, threads, **options)
+        self.provider = self.session.get_providers()[0]
+        self.metadata = told = _metadata(self.session, path)
+        self.classes, self.dataset = told["classes"], told["dataset"]
+        self.size, self.channels = told["size"], told["channels"]
+        self.threshold, self.temperature = told["threshold"], told["temperature"]
+        if classes is not None and list(classes) != self.classes:
+            raise CourseError(
+                f"{path} knows the classes {self.classes}, asked for {list(classes)}:"
+                " use the HOME of that dataset, or run"
+                " notebooks/theme4_onnx_deployment.ipynb again."
+            )
+
+    def predict(self, pixels: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities float32 (N, K) of pixels uint8 (N, C, S, S)."""
+        return self._run(["probabilities"], pixels)[0]
+
+    def predict_all(
+        self, pixels: np.ndarray, batch: int = 128
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (N, K) and embedding (N, D) of many images, in batches."""
+        starts = range(0, max(len(pixels), 1), batch)
+        names = ["probabilities", "embedding"]
+        parts = [self._run(names, pixels[start : start + batch]) for start in starts]
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+    def _run(self, names: list[str], pixels: np.ndarray) -> list[np.ndarray]:
+        shape = getattr(pixels, "shape", ())
+        kind = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {shape}"
+        image = (self.channels, self.size, self.size)
+        if not kind.startswith("uint8") or shape[1:] != image or shape[0] == 0:
+            raise CourseError(
+                f"pixels must be uint8 (N, {', '.join(map(str, image))}), N >= 1; these"
+                f" are {kind}: pass what utils.decode(path, size, channels) returns,"
+                " one image as pixels[None]; the model normalises by itself."
+            )
+        return self.session.run(names, {"pixels": np.ascontiguousarray(pixels)})
+
+
+def _metadata(session, path: Path) -> dict:
     """What an exported file says about itself, which must fit what it takes and gives;
     a CourseError where it is no file of `utils.export_onnx`.
     """
@@ -159,18 +216,6 @@ def session_metadata(session, path: Path) -> dict:
     return told
 
 
-def check_pixels(pixels: np.ndarray, image: tuple[int, int, int]) -> None:
-    """Refuse what the network was not made for, in words."""
-    shape = getattr(pixels, "shape", ())
-    kind = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {shape}"
-    if not kind.startswith("uint8") or shape[1:] != image or shape[0] == 0:
-        raise CourseError(
-            f"pixels must be uint8 (N, {', '.join(map(str, image))}), N >= 1; these are"
-            f" {kind}: pass what utils.decode(path, size, channels) returns, one image"
-            " as pixels[None]; the model normalises by itself."
-        )
-
-
 @contextmanager
 def open_to_quantize(path: Path):
     """(model, what it says about itself, a place for the quantized one)."""
@@ -184,11 +229,11 @@ def open_to_quantize(path: Path):
         yield model, about | {"float_model": path.stem}, f"{folder}/quantized.onnx"
 
 
-def layers_of(path: Path, kinds: list[str]) -> dict[str, str]:
-    """The nodes of these kinds: name -> name of the layer in PyTorch."""
+def layers_of(path: Path) -> dict[str, str]:
+    """The nodes with weights: name -> name of the layer in PyTorch."""
     import onnx
 
-    nodes = [node for node in onnx.load(path).graph.node if node.op_type in kinds]
+    nodes = [node for node in onnx.load(path).graph.node if node.op_type in LAYERS]
     weights = {node.name: node.input[1].removesuffix(".weight") for node in nodes}
     return {name: layer.removeprefix("model.") for name, layer in weights.items()}
 

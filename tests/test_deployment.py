@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import types
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -21,9 +22,15 @@ from support.networks import store, store_checkpoint
 
 import utils
 from kit import tensorrt
-from kit.bench import torch_runner
+from kit.bench import torch_backend
 from kit.files import KIT
-from kit.serving import graph_table, put_in_service, rewritten
+from kit.serving import (
+    PROVIDERS,
+    graph_table,
+    layers_of,
+    put_in_service,
+    rewritten,
+)
 
 HANDOUT = {"latency_p50", "latency_p95", "latency_p99", "throughput"}
 
@@ -239,7 +246,7 @@ def test_provider_that_does_not_start_is_refused_with_the_way_on(
 ):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    cuda, cpu = utils.PROVIDERS["cuda"], utils.PROVIDERS["cpu"]
+    cuda, cpu = PROVIDERS["cuda"], PROVIDERS["cpu"]
     way_on = f'{cuda}.*or serve on the CPU: provider="cpu"'
     for ask in (
         lambda: utils.make_session(stored, "cuda"),
@@ -247,7 +254,7 @@ def test_provider_that_does_not_start_is_refused_with_the_way_on(
     ):
         with pytest.raises(utils.CourseError, match=way_on):
             ask()
-    with pytest.raises(utils.CourseError, match="no provider of this course"):
+    with pytest.raises(utils.CourseError, match="Abacus cannot start"):
         utils.benchmark_onnx(stored, (1, 1, 32, 32), providers=["Abacus"])
     assert utils.onnx_backend(stored, "on the GPU", "cuda") == []
     assert "on the GPU is left out: " in capsys.readouterr().out
@@ -318,18 +325,18 @@ def test_the_scan_finds_the_layer_that_hurts_and_layers_can_stay_in_float(
         block.conv2.weight[:, 0] /= 1e3
     stored = utils.export_onnx(course, store(course, data, network, "spiky.pth"))
     labels = utils.OnnxModel(stored).predict_all(data.pixels)[0].argmax(1)
-    scan = utils.sensitivity(course, stored, calibration, data.pixels, labels)
-    kl = [row["kl"] for row in scan]
-    assert scan[0]["layer"] == "features.4.conv2" and kl[0] > 10 * np.median(kl)
-    assert kl == sorted(kl, reverse=True)
+    layers = layers_of(stored)
 
-    def changed(keep):
-        path = utils.quantize_int8(course, stored, calibration, keep_float=keep)
+    def changed(**nodes):
+        path = utils.quantize_int8(course, stored, calibration, **nodes)
         model = utils.OnnxModel(path)
-        assert model.metadata["kept_float"] == keep
+        assert model.metadata["kept_float"] == nodes.get("keep_float", [])
         return (model.predict_all(data.pixels)[0].argmax(1) != labels).mean()
 
-    assert changed([row["node"] for row in scan[:4]]) < changed([]) / 2
+    harm = {node: changed(only=[node]) for node in layers}
+    worst = sorted(harm, key=harm.get)[::-1]
+    assert layers[worst[0]] == "features.4.conv2"
+    assert changed(keep_float=worst[:4]) < changed() / 2
 
 
 # --- the benchmark
@@ -388,7 +395,7 @@ def test_table_against_numpy():
 
 
 def test_a_finished_benchmark_loads_and_is_measured_again_on_demand(
-    data, stored, model, capsys
+    data, stored, model, capsys, monkeypatch
 ):
     calls, ask = [], model.session.run
     model.session = types.SimpleNamespace(
@@ -400,8 +407,8 @@ def test_a_finished_benchmark_loads_and_is_measured_again_on_demand(
 
     def measure(of=model, **options):
         backends, before = [fake("a", of.predict)], len(calls)
-        options |= {"batches": (1,), "rounds": 1, "seconds": 0}
-        utils.benchmark_once(data.course, "b", backends, pixels, **options)
+        work = utils.benchmark, backends, pixels, (1,), 1, 0
+        utils.load_or_run(data.course, "b", *work, **options)
         return len(calls) > before, capsys.readouterr().out
 
     assert measure() == (True, "")
@@ -409,31 +416,27 @@ def test_a_finished_benchmark_loads_and_is_measured_again_on_demand(
     assert not ran and said.startswith("b: loaded, measured")
     assert measure(again=True)[0]
     assert measure(other)[1] == ""  # another file is another benchmark
+    monkeypatch.setattr("kit.bench.hardware", lambda: "another machine")
+    assert measure()[1] == ""
 
 
-def test_every_backend_answers_alike(
-    data, checkpoint, stored, calibration, monkeypatch
-):
-    monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.bfloat16)
+def test_every_backend_answers_alike(data, checkpoint, stored, calibration):
     int8 = utils.quantize_int8(data.course, stored, calibration)
-    models, pixels = {"fp32": stored, "int8": int8}, np.array(data.pixels[:8])
-    backends, reference = utils.make_backends(data.course, checkpoint, models)
-    answers = {backend.name: backend.run(pixels) for backend in backends}
-    assert list(answers) == [
-        "PyTorch eager",
-        "PyTorch channels_last, bfloat16",
-        "ONNX Runtime fp32",
-        "ONNX Runtime int8",
+    network, _ = utils.served_network(data.course, checkpoint)
+    eager = partial(torch_backend, network, checkpoint)
+    backends = [
+        eager("eager"),
+        eager("tuned", channels_last=True, dtype=torch.bfloat16),
+        *utils.onnx_backend(stored, "fp32"),
+        *utils.onnx_backend(int8, "int8"),
     ]
-    eager = answers["PyTorch eager"]
-    assert np.abs(answers["ONNX Runtime fp32"] - eager).max() < 1e-5
+    pixels = np.array(data.pixels[:8])
+    answers = {backend.name: backend.run(pixels) for backend in backends}
+    assert np.abs(answers["fp32"] - answers["eager"]).max() < 1e-5
     for probabilities in answers.values():
         assert probabilities.dtype == np.float32
-        assert np.abs(probabilities - eager).max() < 0.1
-    assert reference == dict.fromkeys(answers, "PyTorch eager")
-    options = {"batches": (1,), "rounds": 1, "seconds": 0}
-    rows = utils.benchmark_once(data.course, "b", backends, pixels, **options)
-    assert len(rows) == 4
+        assert np.abs(probabilities - answers["eager"]).max() < 0.1
+    assert [b.precision for b in backends[:3]] == ["float32", "bfloat16", "float32"]
 
 
 def test_names_of_the_handout(stored, checkpoint):
@@ -467,7 +470,7 @@ def test_pytorch_is_timed_with_cudnn_on(monkeypatch):
 
     seen, before = [], torch.backends.cudnn.benchmark
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
-    run = torch_runner(Spy(), "cuda")
+    run = torch_backend(Spy(), Path(), "spy", "cuda").run
     run(np.zeros((1, 1, 2, 2), np.uint8))
     assert seen == [(True, True)] and torch.backends.cudnn.benchmark == before
 

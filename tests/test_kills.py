@@ -37,7 +37,7 @@ from kit import figures, images
 from kit.files import HOST
 from kit.promotion import in_service
 from kit.record import read_record
-from kit.serving import put_in_service
+from kit.serving import put_in_service, verify_onnx
 
 KIT = Path(utils.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*")
@@ -409,15 +409,15 @@ def test_export_killed_at_every_step(course):
     seen = set()
     new.unlink()
     for _ in every_step(export):
-        seen.add(utils.verify_onnx(course.exports / "model.onnx"))
+        seen.add(verify_onnx(course.exports / "model.onnx"))
         assert all(
             path.stem == utils.hash_file(path)[:16]
             for path in (course.exports / "models").glob("*.onnx")
         )
         export()
-        assert utils.verify_onnx(
-            course.exports / "model.onnx"
-        ) == new.stem and not leftovers(course.exports)
+        assert verify_onnx(course.exports / "model.onnx") == new.stem and not leftovers(
+            course.exports
+        )
         put_in_service(course, old)
         new.unlink()
     assert seen == {old.stem, new.stem}
