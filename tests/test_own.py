@@ -1,0 +1,151 @@
+"""A group's own code: written once, known to later kernels."""
+
+import itertools
+import linecache
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import utils
+from kit import own
+
+NUMBER = itertools.count()
+BLOCK = """
+from torch import nn
+import torch
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+    def forward(self, x):
+        return torch.relu(x + self.conv(x))
+"""
+NET = """
+WIDTH = 6
+
+class MyCNN(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, WIDTH, 3), Block(WIDTH))
+        self.head = nn.Linear(WIDTH, classes)
+    def forward(self, x):
+        return self.head(self.body(x).mean(dim=(2, 3)))
+"""
+
+
+def cell(text: str, space: dict) -> None:
+    """Run a text as a notebook runs a cell: its source is kept in linecache."""
+    name = f"<cell {next(NUMBER)}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    exec(compile(text, name, "exec"), space)
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    own.load_own(tmp_path)
+    return {"__name__": "__main__"}
+
+
+def in_a_new_kernel(home: Path, code: str) -> str:
+    program = (
+        f"from pathlib import Path; from kit import own\nhome = Path({str(home)!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program + code],
+        cwd=utils.__file__.rpartition("/")[0],
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_class_with_what_it_uses(tmp_path, notebook):
+    cell(BLOCK, notebook)
+    cell(NET, notebook)
+    own.keep_own("model", "MyCNN", notebook["MyCNN"])
+    said = in_a_new_kernel(
+        tmp_path,
+        "import torch\n[(kind, name, MyCNN)] = own.load_own(home)\n"
+        "print(kind, name, MyCNN(1, 2)(torch.zeros(3, 1, 8, 8)).shape)",
+    )
+    assert said == "model MyCNN torch.Size([3, 2])\n"
+
+
+def test_registered_again_it_replaces_only_itself(tmp_path, notebook):
+    cell(
+        "def mine(x, y):\n    return 0.1\n\ndef other(x, y):\n    return 0.2", notebook
+    )
+    own.keep_own("detector", "mine", notebook["mine"])
+    own.keep_own("detector", "other", notebook["other"])
+    cell("def mine(x, y):\n    return 0.3", notebook)
+    own.keep_own("detector", "mine", notebook["mine"])
+    found = {name: thing(0, 0) for _, name, thing in own.load_own(tmp_path)}
+    assert found == {"mine": 0.3, "other": 0.2}
+
+
+def test_what_comes_back_can_be_registered_again(tmp_path, notebook):
+    cell("def mine(x, y):\n    return float(np.abs(x).mean())", notebook | {"np": np})
+    space = notebook | {"np": np}
+    cell("def mine(x, y):\n    return float(np.abs(x).mean())", space)
+    own.keep_own("detector", "mine", space["mine"])
+    [(kind, name, loaded)] = own.load_own(tmp_path)
+    own.keep_own(kind, name, loaded)
+    [(_, _, again)] = own.load_own(tmp_path)
+    assert again(np.array([-2.0]), None) == 2.0
+
+
+def test_a_value(tmp_path, notebook):
+    rule = utils.AlertRule("unsure", "low_confidence_share", ">", 0.2, runbook="look")
+    own.keep_own("rule", "unsure", rule)
+    assert own.load_own(tmp_path) == [("rule", "unsure", rule)]
+
+
+def test_a_class_of_a_file_is_imported(tmp_path, notebook):
+    own.keep_own("model", "Linear", torch.nn.Linear)
+    assert own.load_own(tmp_path) == [("model", "Linear", torch.nn.Linear)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "def mine(x, y):\n    return later(x)",
+            "mine uses later, which is not defined",
+        ),
+        ("mine = lambda x, y: 0.5", "define it with def or class"),
+        (
+            "model = torch.nn.Linear(1, 1)\ndef mine(x, y):\n    return model(x)",
+            "mine uses a Linear that my_code.py cannot hold",
+        ),
+    ],
+)
+def test_what_a_file_cannot_hold(tmp_path, notebook, text, says):
+    notebook |= {"np": np, "torch": torch}
+    cell("def good(x, y):\n    return 0.5", notebook)
+    own.keep_own("detector", "good", notebook["good"])
+    before = (tmp_path / own.FILE).read_bytes()
+    cell(text, notebook)
+    with pytest.raises(utils.CourseError, match=says):
+        own.keep_own("detector", "mine", notebook["mine"])
+    assert (tmp_path / own.FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("def broken(:", "SyntaxError"),
+        ("value = missing + 1", "NameError: name 'missing' is not defined"),
+        ("raise ValueError('no')", "ValueError: no"),
+    ],
+)
+def test_a_file_that_does_not_run_names_its_line(tmp_path, notebook, line, says):
+    path = tmp_path / own.FILE
+    path.write_text(f"# -*- by hand -*-\r\n\r\n{line}\r\n", newline="")
+    with pytest.raises(utils.CourseError, match=rf"my_code.py, line 3: {says}.*Mend"):
+        own.load_own(tmp_path)
+    assert path.exists()
