@@ -58,11 +58,12 @@ from kit.files import (
 )
 from kit.fingerprint import fingerprint, remember_sources
 from kit.gate import Check, GateReport, counted, unmeasured
-from kit.home import (
+from kit.home import (  # noqa: F401
     DATASETS,
     POOLS,
     PROFILES,
     Course,
+    catch_up,
     check_asked,
     check_earlier_theme,
     greet,
@@ -201,7 +202,7 @@ def start(
     home, local = open_folders(home or os.environ.get("COURSE_HOME") or None, drive)
     settings = open_settings(home, dataset, source, profile, image_size, seed)
     set_seed(seed, int(os.environ.get("COURSE_THREADS", settings["threads"])))
-    check_earlier_theme(theme, home, dataset)
+    check_earlier_theme(theme, home, local, settings)
     chosen, raw = PROFILES[settings["profile"]], local / "data" / "raw"
     origin, root, why = acquire(
         dataset, settings["source"], raw, chosen.sample_images, seed

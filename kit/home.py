@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 import sample_data
-from kit.files import KIT, CourseError, damaged, read_json
+from kit import record
+from kit.files import KIT, CourseError, damaged, read_json, write_json
 from kit.machine import amp_dtype, hardware
 
 COLAB = Path("/content")
@@ -115,6 +117,27 @@ class Course:
     device: torch.device
     sample: bool
 
+    def finish(self, reads=(), **values):
+        """Record what this theme measured, show its criteria: `kit.record.finish`."""
+        return record.finish(self, reads, **values)
+
+    def variant(self, seed: int | None = None, image_size: int | None = None) -> Course:
+        """The same course with another seed or size, in a home of its own below this
+        one: what is here stays as it is, and both can be compared in one notebook.
+
+        Its index and pools are its own: build_index first.
+        """
+        seed = self.seed if seed is None else seed
+        size = self.image_size if image_size is None else image_size
+        check_asked(self.dataset, self.profile.name, size, seed)
+        place = Path("variants") / f"seed-{seed}-size-{size}"
+        home, local = self.home / place, self.local / place
+        for folder in {home, local}:
+            folder.mkdir(parents=True, exist_ok=True)
+        names = self.dataset, self.source, self.profile.name
+        write_json(home / "course.json", open_settings(home, *names, size, seed))
+        return replace(self, seed=seed, image_size=size, home=home, local=local)
+
     @property
     def key(self) -> str:
         """What of it a result may depend on; the place of the home is not."""
@@ -191,12 +214,31 @@ def _mount_drive() -> Path:
     return folder
 
 
+def _drive_if_allowed(home) -> Path | None:
+    """DRIVE="auto": on Colab Drive is asked for, unless HOME lies elsewhere; a refusal
+    is one sentence, and the course goes on without.
+    """
+    elsewhere = home and not (COLAB / "drive" / home).is_relative_to(COLAB / "drive")
+    if not on_colab() or elsewhere or "COURSE_UNATTENDED" in os.environ:
+        return None
+    try:
+        return _mount_drive()
+    except CourseError:
+        print(
+            "Google Drive was not opened: the results stay on this machine and are lost"
+            " with its session. Run this cell again to allow the access."
+        )
+        return None
+
+
 def open_folders(home, drive) -> tuple[Path, Path]:
     """Folder of results and folder of pixels and running files; two different ones only
     with Drive.
+
+    drive : True, False or "auto": asked for on Colab, and done without where refused.
     """
-    if drive:
-        mine = _mount_drive()
+    mine = _drive_if_allowed(home) if drive == "auto" else drive and _mount_drive()
+    if mine:
         home = mine / (home or "dl-course")
         if not home.is_relative_to(COLAB / "drive"):
             raise CourseError(
@@ -205,7 +247,9 @@ def open_folders(home, drive) -> tuple[Path, Path]:
             )
         local = COLAB / "dl-course-local" / home.relative_to(COLAB / "drive")
     else:
-        home = local = Path(home or KIT).expanduser().resolve()
+        home = Path(home or KIT).expanduser().resolve()
+        # `catch_up` sets it: its notebooks share the disk of the one that asked
+        local = Path(os.environ.get("COURSE_LOCAL", home))
     for folder in {home, local}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -309,16 +353,75 @@ def free_cores() -> int:
     return min(max(cores - round(busy), 1), 8)
 
 
-def check_earlier_theme(theme: int, home: Path, dataset: str) -> None:
+_asked: dict = {}  # of the last `start`, for `catch_up`
+
+
+def check_earlier_theme(theme: int, home: Path, local: Path, settings: dict) -> None:
     """Refuse a theme that needs what an earlier one has not written yet."""
-    needed, notebook = PREREQUISITES.get(theme, ("course.json", ""))
-    needed = home / needed.format(dataset=dataset)
-    if notebook and not needed.exists():
-        colab = "; on Colab each notebook has its own machine: set DRIVE = True in both"
+    _asked.update(theme=theme, home=home, local=local, settings=settings)
+    if missing := _missing_themes():
+        path, notebook = PREREQUISITES[theme]
         raise CourseError(
-            f"{needed} is missing: run notebooks/{notebook}.ipynb first (with the same"
-            f" HOME{colab * on_colab()})."
+            f"{home / path.format(**settings)} is missing: run notebooks/{notebook}"
+            ".ipynb with the same HOME, or run utils.catch_up() in a new cell, which"
+            f" runs theme {' and '.join(map(str, missing))} here."
         )
+
+
+def _missing_themes() -> list[int]:
+    """From the earliest theme whose file is gone to the one before the theme that was
+    asked for; none where that finds its own file.
+    """
+    theme, home, settings = (_asked[key] for key in ("theme", "home", "settings"))
+    paths = {
+        t: home / path.format(**settings) for t, (path, _) in PREREQUISITES.items()
+    }
+    gone = [t for t, path in paths.items() if t <= theme and not path.exists()]
+    return list(range(gone[0] - 1, theme)) if theme in gone else []
+
+
+def catch_up() -> None:
+    """Run the earlier notebooks that the last `utils.start` missed: here, with its
+    settings, in new kernels; finished work loads.
+
+    Raises
+    ------
+    CourseError
+        Nothing was started, or a notebook stopped; what was finished is kept.
+    """
+    if not _asked:
+        raise CourseError(
+            "Run the cell with utils.start first: it says what is missing."
+        )
+    missing = _missing_themes()
+    if not missing:
+        print("Nothing is missing: run the cell with utils.start again.")
+        return
+    settings, home = _asked["settings"], _asked["home"]
+    command = [sys.executable, KIT / "course.py", "run", "--home", home]
+    command += ["--from", missing[0], "--until", missing[-1]]
+    for name in ("dataset", "source", "profile", "image_size", "seed"):
+        command += ["--" + name.replace("_", "-"), settings[name]]
+    environment = os.environ | {"COURSE_LOCAL": str(_asked["local"])}
+    # as pipes: what a subprocess prints itself does not reach a cell
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        env=environment,
+        cwd=KIT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    said = ""
+    for character in iter(lambda: process.stderr.read(1), ""):
+        said = (said + character)[-2000:]
+        sys.stdout.write(character)
+    if process.wait() != 0:
+        raise CourseError(
+            f"The earlier themes stopped (see above): {said.strip().splitlines()[-1]}"
+        )
+    print("Done: run the cell with utils.start again.")
 
 
 def greet(course: Course, why_sample: str) -> None:

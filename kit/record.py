@@ -23,7 +23,6 @@ from kit.files import (
     read_json,
     write_json,
 )
-from kit.home import Course
 
 # The layout of exports/results.json. It changes when a reader of the old layout would
 # misread the new one.
@@ -54,8 +53,128 @@ HEADLINE_TAGS = {
     "gate_passed": "tolerance",
 }
 
+# What the checkpoint of a theme compares with the course's targets: the name of the
+# value, what it is, how it is compared and with what.
+CRITERIA = {
+    1: [
+        ("environment_documented", "environment documented", "==", True),
+        ("loader_speedup", "optimised loader, speedup over naive", ">", 1.0),
+        ("crossing_groups", "groups that cross pools", "==", 0),
+        ("usable_share", "usable share of the images", ">", 0.9),
+    ],
+    2: [
+        ("baseline_test_accuracy", "baseline test accuracy", ">", 0.70),
+        ("above_chance", "balanced accuracy above 1/K, low end of the gap", ">", 0.0),
+        ("epochs_unlogged", "epochs of this run missing in TensorBoard", "==", 0),
+        ("reload_change", "baseline.pth reloaded, largest change", "<=", 1e-4),
+    ],
+    3: [
+        ("optimized_test_accuracy", "optimised test accuracy", ">", 0.80),
+        ("above_chance", "balanced accuracy above 1/K, low end of the gap", ">", 0.0),
+        ("gain_low", "better than the baseline, low end", ">", 0.0),
+        ("ideas", "ideas measured in the ablation", ">=", 3),
+        ("reload_change", "best_model.pth reloaded, largest change", "<=", 1e-4),
+    ],
+    4: [
+        ("onnx_max_abs_diff", "ONNX against PyTorch, largest difference", "<=", 1e-5),
+        ("changed_decisions", "decisions changed by the export", "==", 0),
+        ("ort_speedup_b1", "ONNX Runtime float32 speedup, batch 1", ">=", 3.0),
+        ("int8_speedup_b1", "INT8 speedup, batch 1", ">=", 5.0),
+        ("on_device", "the session runs where it should", "==", True),
+        ("int8_accuracy_drop", "INT8 accuracy lost on test", "<=", 0.01),
+        ("backends", "backends in one benchmark", ">=", 4),
+        ("tensorrt_documented", "TensorRT attempt documented", "==", True),
+    ],
+    5: [
+        ("logged_share", "lines in the log, of the requests sent", "==", 1.0),
+        ("lost_lines", "predictions that could not be logged", "==", 0),
+        ("missed_incidents", "incidents of the drill without an alert", "==", 0),
+        ("false_alarms", "false alarms on a quiet day", "==", 0),
+        ("dashboard_written", "TensorBoard dashboard written", "==", True),
+    ],
+    6: [
+        ("methods", "detection methods with a p-value", ">=", 2),
+        ("honest_share", "tests not shown to exceed α, share", "==", 1.0),
+        ("drift_false_alarms", "undrifted windows flagged, share", "<=", 0.05),
+        ("drift_windows_flagged", "drifted windows flagged, share", ">=", 0.5),
+        ("false_decisions", "false decisions in the quiet stream", "==", 0),
+        ("decided", "sudden drift: decision to retrain", "==", True),
+    ],
+    7: [
+        ("leaked_images", "gate images that the candidate has seen", "==", 0),
+        ("gate_passed", "the gate accepts the candidate", "==", True),
+        ("drift_gain", "accuracy gained on drifted images", ">", 0.0),
+        ("clean_loss", "accuracy lost on clean images", "<", 0.05),
+        ("refused_share", "bad candidates refused, share", "==", 1.0),
+        ("onnx_agreement", "checkpoint against ONNX, largest difference", "<=", 1e-5),
+    ],
+    8: [
+        ("themes", "themes in the record", "==", 7),
+        ("stale_sections", "stale sections", "==", 0),
+        ("variants", "variants in one table, with intervals", ">=", 5),
+        ("steps", "steps compared on the same images", ">=", 3),
+        ("code_items_missing", "code items of the checklist not met", "==", 0),
+        ("card_written", "model card written", "==", True),
+    ],
+}
+COMPARE = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+}
 
-def record(course: Course, section: str, values: dict) -> None:
+
+def finish(course, reads=(), **values) -> pd.DataFrame:
+    """Record what a theme measured, and compare it with the course's targets.
+
+    Parameters
+    ----------
+    reads : paths
+        Files that these values depend on: a later change of one makes them stale.
+    **values
+        The theme's headline figures (HEADLINE_TAGS) and criteria (CRITERIA) by name,
+        and whatever else its section shall hold. Tables become lists of their rows.
+
+    Returns
+    -------
+    DataFrame: criterion, value, target, met.
+
+    Raises
+    ------
+    CourseError
+        A criterion of this theme has no value.
+    """
+    rows = CRITERIA[course.theme]
+    if missing := [name for name, *_ in rows if name not in values]:
+        raise CourseError(
+            f"course.finish lacks {', '.join(missing)}: run the cells above that"
+            " measure it, then this one again."
+        )
+    values = {name: _in_rows(value) for name, value in values.items()}
+    headline = {n: value for n, value in values.items() if n in HEADLINE_TAGS}
+    if headline:
+        record(course, "headline", headline)
+    section = {name: values[name] for name in values.keys() - headline.keys()}
+    section["inputs"] = hash_inputs(course, *reads)
+    record(course, f"theme{course.theme}", section)
+    return check_criteria(
+        course, *((says, values[name], sign, goal) for name, says, sign, goal in rows)
+    )
+
+
+def _in_rows(value):
+    """A table as JSON knows it: its rows, by name where they have one."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if not isinstance(value, pd.DataFrame):
+        return value
+    plain = isinstance(value.index, pd.RangeIndex)
+    return value.to_dict("records" if plain else "index")
+
+
+def record(course, section: str, values: dict) -> None:
     """Merge `values` into one section of exports/results.json, the one record of the
     course.
 
@@ -81,7 +200,7 @@ def record(course: Course, section: str, values: dict) -> None:
         write_json(path, results | {"schema": SCHEMA, "tags": HEADLINE_TAGS})
 
 
-def open_record(course: Course) -> dict:
+def open_record(course) -> dict:
     """The record as far as it goes; {} before the first theme. Never one of another
     shape, which would be mixed in.
     """
@@ -156,7 +275,7 @@ def read_record(home: str | Path) -> dict:
     return results
 
 
-def hash_inputs(course: Course, *paths: Path) -> dict[str, str]:
+def hash_inputs(course, *paths: Path) -> dict[str, str]:
     """Hashes of the files that a theme read, by path below the home: a later change of
     one makes its section stale.
     """
@@ -167,7 +286,7 @@ def hash_inputs(course: Course, *paths: Path) -> dict[str, str]:
     }
 
 
-def stale(course: Course) -> list[str]:
+def stale(course) -> list[str]:
     """What in the record was measured on files that have changed or gone since, one
     sentence each.
     """
@@ -199,7 +318,7 @@ def _digest_below(home: Path, name: str) -> str | None:
         return None
 
 
-def check_criteria(course: Course, *criteria: tuple) -> pd.DataFrame:
+def check_criteria(course, *criteria: tuple) -> pd.DataFrame:
     """Compare measured values with the targets of the course's checklist, show and
     record the outcome.
 
@@ -208,13 +327,6 @@ def check_criteria(course: Course, *criteria: tuple) -> pd.DataFrame:
     criteria : tuples (name, value, comparison, target)
         `comparison` is one of ">", ">=", "<", "<=", "==".
     """
-    compare = {
-        ">": operator.gt,
-        ">=": operator.ge,
-        "<": operator.lt,
-        "<=": operator.le,
-        "==": operator.eq,
-    }
     rows = [
         {
             "name": name,
@@ -224,7 +336,7 @@ def check_criteria(course: Course, *criteria: tuple) -> pd.DataFrame:
                 if isinstance(target, float)
                 else f"{sign} {target}"
             ),
-            "passed": bool(compare[sign](value, target)),
+            "passed": bool(COMPARE[sign](value, target)),
         }
         for name, value, sign, target in criteria
     ]
@@ -238,7 +350,7 @@ def check_criteria(course: Course, *criteria: tuple) -> pd.DataFrame:
     )
 
 
-def save_figure(course: Course, figure, name: str) -> Path:
+def save_figure(course, figure, name: str) -> Path:
     """Store a figure as exports/figures/themeN_<name>.png, where the report looks for
     it.
     """
@@ -248,7 +360,7 @@ def save_figure(course: Course, figure, name: str) -> Path:
     return path
 
 
-def save_table(course: Course, table: pd.DataFrame, name: str) -> Path:
+def save_table(course, table: pd.DataFrame, name: str) -> Path:
     """Store a table as exports/tables/themeN_<name>.csv, where the report looks for it;
     the index is a column.
     """
@@ -259,7 +371,7 @@ def save_table(course: Course, table: pd.DataFrame, name: str) -> Path:
 
 
 def save_predictions(
-    course: Course, name: str, probabilities: np.ndarray, labels: np.ndarray
+    course, name: str, probabilities: np.ndarray, labels: np.ndarray
 ) -> Path:
     """Store probabilities (N, K) and labels (N,) as exports/predictions/<name>.npz, for
     paired comparisons later.

@@ -224,10 +224,35 @@ def test_files_brought_back_are_whole_or_not_there(drive):
     assert (folder / "a").read_text() == "newer"
 
 
-def test_missing_theme_on_colab_speaks_of_drive(drive):
+@pytest.mark.parametrize(
+    ("colab", "allowed", "home", "on_drive"),
+    [
+        (True, True, None, True),
+        (True, True, "mine", True),
+        (True, False, None, False),
+        (True, True, "/elsewhere", False),
+        (False, True, None, False),
+    ],
+)
+def test_drive_auto(
+    drive, tmp_path, monkeypatch, capsys, colab, allowed, home, on_drive
+):
+    """A refusal is a sentence, not the end; where nobody is asked, nobody is told."""
+    monkeypatch.setattr(home_room, "KIT", tmp_path / "kit")
+    monkeypatch.setattr(home_room, "on_colab", lambda: colab)
+    drive.refuses = None if allowed else ValueError("mount failed")
+    home = home and home.replace("/elsewhere", str(tmp_path / "elsewhere"))
+    course = session(drive="auto", home=home)
+    assert course.home.is_relative_to(drive.folder) == on_drive
+    assert bool(drive.mounted) == on_drive
+    told = "Google Drive was not opened: the results stay on this machine"
+    assert (told in capsys.readouterr().out) == (not allowed)
+
+
+def test_missing_theme_on_colab_speaks_of_catching_up(drive):
     with pytest.raises(
         utils.CourseError,
-        match="run notebooks/theme1_data_analysis.* set DRIVE = True in both",
+        match=r"run notebooks/theme1_data_analysis.*utils\.catch_up\(\)",
     ):
         session(theme=2)
 
