@@ -192,7 +192,7 @@ def answer(
         list(notes),
     )
     results, furthest = (test.look(seen), test.furthest(seen)) if test else ({}, None)
-    if utils.image_statistics(pixels[None])["contrast"].item() < utils.BLANK_CONTRAST:
+    if utils.image_statistics(pixels[None])["contrast"][0] < utils.BLANK_CONTRAST:
         notes.append(
             "The picture is blank: whatever the model answers, it saw nothing."
         )

@@ -25,10 +25,10 @@ def write_dashboard(
 
     Parameters
     ----------
-    windows, log, events : DataFrames of `replay_day`
+    windows, log, events : DataFrames of `judge_windows` and `replay_day`
         Become scalars, histograms of confidence and latency by hour, and texts.
-    unsure : DataFrame of `least_sure`
-        Its pictures are shown, with their ids in the tags.
+    unsure : lines of the log, with `row`, the image's place in `pixels`
+        Their pictures are shown, with their ids in the tags.
     pixels : uint8 (N, C, S, S)
     """
     from torch.utils.tensorboard import SummaryWriter
@@ -62,7 +62,7 @@ def tag_of(metric: str) -> str:
 
 
 def _write_windows(writer, windows: pd.DataFrame) -> None:
-    table = windows.drop(columns="window").set_index("timestamp")
+    table = windows.set_index("timestamp")
     for metric in table:
         for tick, value in table[metric].dropna().items():
             step, wall = int(minute_of_day(tick)), tick.timestamp()

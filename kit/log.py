@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
 import warnings
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kit.files import CourseError, clear_disk_errors
+from kit.files import CourseError, _plain, clear_disk_errors
 
 # The version stands in the header, as the last column. Its value ends each line, so
 # that a line which was cut is never taken for a whole one.
@@ -40,7 +41,10 @@ class AppendOnlyCsv:
         self.header = f"{','.join(columns)},{SCHEMA}\n".encode()
 
     def append(self, rows) -> None:
-        """Add lines, each a list of values; what a crash left of a line is cut off.
+        """Add lines, each a dict of values; what a crash left of a line is cut off.
+
+        A missing value is none. Names that are no column go into the column `extra` as
+        JSON, where there is one.
 
         Raises
         ------
@@ -60,9 +64,12 @@ class AppendOnlyCsv:
                     file.truncate(end)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _texts(self, row) -> list[str]:
-        texts = []
-        for (name, kind), value in zip(self.columns.items(), row, strict=True):
+    def _texts(self, row: dict) -> list[str]:
+        texts, others = [], {n: v for n, v in row.items() if n not in self.columns}
+        if others:
+            row = row | {"extra": json.dumps(others, default=_plain)}
+        for name, kind in self.columns.items():
+            value = row.get(name)
             try:
                 texts.append(_text(value, kind))
             except (TypeError, ValueError, OverflowError) as error:
@@ -162,12 +169,15 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
 
 
-def spread(name: str, value, n: int) -> list:
-    """One value for all of n lines, or a list of n."""
-    if not isinstance(value, (list, tuple)) and not getattr(value, "ndim", 0):
-        return [value] * n
-    if len(value) != n:
-        raise CourseError(
-            f"{name} has {len(value)} values for {n} predictions: give one for each."
-        )
-    return list(value)
+def rows_of(columns: dict, n: int) -> list[dict]:
+    """N lines, from columns that hold one value for all, or n."""
+    lists = {}
+    for name, value in columns.items():
+        many = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0)
+        lists[name] = list(value) if many else [value] * n
+        if len(lists[name]) != n:
+            raise CourseError(
+                f"{name} has {len(value)} values for {n} predictions: give one for"
+                " each."
+            )
+    return [{name: lists[name][i] for name in lists} for i in range(n)]

@@ -122,4 +122,5 @@ def _log(course: Course) -> AppendOnlyCsv:
 
 def _write(course: Course, who: str, *line: str) -> None:
     user = who or os.environ.get("USER", "unknown")
-    _log(course).append([[datetime.now(UTC), user, *line]])
+    values = [datetime.now(UTC), user, *line]
+    _log(course).append([dict(zip(AUDIT_COLUMNS, values, strict=True))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,46 @@ def harm(pixels: np.ndarray, kind: str, rng) -> np.ndarray:
     return pixels[:, :, 1:] if kind == "exceptions" else pixels
 
 
+def replay_day(
+    monitored, data, seed: int, requests: int = 3000, incidents=(), day=None
+) -> pd.DataFrame:
+    """Serve a day of traffic in seconds, image by image, and return its log.
+
+    The clock of the log is that of the virtual day (UTC; yesterday when `day` is None);
+    the latencies are measured on this machine, now. All the rest repeats with the seed.
+
+    Parameters
+    ----------
+    monitored : utils.MonitoredModel
+        With a log of its own run.
+
+    Raises
+    ------
+    CourseError
+        The run already holds lines of this day: two would look like twice the traffic.
+        An error of the model that no incident has asked for is raised on.
+    """
+    day = pd.Timestamp(day or datetime.now(UTC) - timedelta(days=1)).normalize()
+    logger, end = monitored.logger, day + pd.Timedelta(days=1)
+    if logger.read()["timestamp"].between(day, end).any():
+        raise CourseError(
+            f"Run {logger.run_id} already holds lines of {day:%Y-%m-%d}: make a new"
+            " InferenceLogger (a new run), or give another day."
+        )
+    rng, paths = np.random.default_rng([seed, 1]), data.index["path"].to_numpy()
+    for request in draw_traffic(data, seed, requests, incidents).itertuples():
+        pixels = harm(data.pixels[request.row : request.row + 1], request.kind, rng)
+        when = day + pd.Timedelta(minutes=request.minute)
+        added = request.size if request.kind == "slow" else 0.0
+        try:
+            monitored.predict(pixels, [paths[request.row]], when, added)
+        except Exception:
+            if request.kind != "exceptions":  # else a server would answer 400 and go on
+                raise
+    log = logger.read()
+    return log[log["timestamp"].between(day, end)].reset_index(drop=True)
+
+
 def score_drill(
     events: pd.DataFrame, incidents, aftermath: float = 60.0
 ) -> pd.DataFrame:
@@ -108,7 +149,7 @@ def score_drill(
 
     Parameters
     ----------
-    events : DataFrame of `replay_day`
+    events : DataFrame of `judge_windows`
     aftermath : float
         Minutes after an incident in which its traces are still in the windows: an alert
         then is no false alarm.

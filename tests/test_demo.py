@@ -37,7 +37,7 @@ from demo.service import answer, open_service  # noqa: E402
 from demo.unlike import PictureTest  # noqa: E402
 from kit.files import load_arrays  # noqa: E402
 from kit.serving import put_in_service  # noqa: E402
-from kit.traffic import plan_drill  # noqa: E402
+from kit.traffic import plan_drill, replay_day  # noqa: E402
 from tools import cli  # noqa: E402
 
 pytestmark = pytest.mark.bonus
@@ -69,13 +69,14 @@ def finished(tmp_path_factory) -> Path:
         )
         for _ in "12"
     )
-    calm, _, _ = utils.replay_day(quiet, data, 1, 400)
+    calm = replay_day(quiet, data, 1, 400)
     baseline = utils.monitoring_baseline(calm)
     utils.write_json(
         course.exports / "monitoring_baseline.json", {"quantities": baseline}
     )
     manager = utils.AlertManager(utils.default_rules(), course.logs / "alerts.csv")
-    utils.replay_day(drill, data, 2, 1500, plan_drill(), manager, baseline)
+    day = replay_day(drill, data, 2, 1500, plan_drill())
+    utils.judge_windows(day, manager, baseline)
     utils.record(
         course,
         "theme5",

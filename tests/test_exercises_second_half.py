@@ -227,7 +227,7 @@ def rule_of_the_course(values, limit, hold, folder):
     rule = utils.AlertRule("exercise", "throughput", ">", limit, hold=10 * (hold - 1))
     manager = utils.AlertManager([rule], folder / "alerts.csv")
     ticks = pd.date_range("2026-01-01", periods=len(values), freq="10min", tz="UTC")
-    rows = [{"window": 30, "requests": 99, "throughput": value} for value in values]
+    rows = [{"requests": 99, "throughput": value} for value in values]
     told = [
         event
         for tick, row in zip(ticks, rows, strict=True)

@@ -109,7 +109,8 @@ def make_results(root: Path, story: dict) -> None:
     (root / "exports" / "environment.txt").write_text("torch 2.15.0\n")
     audit = utils.AppendOnlyCsv(root / "exports" / "audit.csv", "audit", AUDIT_COLUMNS)
     for event in ("promoting", "in service"):
-        audit.append([[datetime.now(UTC), "a", event, stored.stem, "0" * 16, "", ""]])
+        values = [datetime.now(UTC), "a", event, stored.stem, "0" * 16, "", ""]
+        audit.append([dict(zip(AUDIT_COLUMNS, values, strict=True))])
     read = {
         name: digest(root / name)
         for name in ("data/pneumonia/index.csv", "checkpoints/baseline.pth")

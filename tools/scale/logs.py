@@ -135,9 +135,9 @@ def windows(source: str | Path, minutes: int = 30, every: int = 10) -> pd.DataFr
         database.execute(WINDOWS, asked | {"first": some[0], "last": some[-1]}).df()
         for some in np.array_split(ticks, len(ticks) // AT_ONCE + 1)
     ]
-    table = pd.concat(parts, ignore_index=True).assign(window=minutes)
+    table = pd.concat(parts, ignore_index=True)
     table["timestamp"] = table["timestamp"].dt.as_unit("ns").dt.tz_localize("UTC")
-    return table[[name for name in utils.WINDOW_COLUMNS if name in table]]
+    return table[[name for name in ("timestamp", *utils.METRICS) if name in table]]
 
 
 def _beside(folder: Path, ending: str) -> Path:
