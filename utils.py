@@ -83,9 +83,9 @@ from kit.log import AppendOnlyCsv, new_run_id, rows_of
 from kit.machine import (
     amp_dtype,
     best_device,
-    cpu_flags,
     environment,
     hardware,
+    multiplies_int8,
     same_generators,
     seed_generators,
 )
@@ -2392,28 +2392,29 @@ def quantize_int8(
     from onnxruntime import quantization as q
 
     class Reader(q.CalibrationDataReader):
-        def __init__(self):
-            batches = np.array_split(pixels, max(len(pixels) // 32, 1))
-            self.batches = ({"pixels": np.array(batch)} for batch in batches)
+        batches = iter(np.array_split(pixels, max(len(pixels) // 32, 1)))
 
         def get_next(self):
-            return next(self.batches, None)
+            batch = next(self.batches, None)
+            return None if batch is None else {"pixels": batch}
 
-    vnni = not cpu_flags() or {"avx512_vnni", "avx_vnni", "asimddp"} & cpu_flags()
-    settings = {
-        "quant_format": q.QuantFormat.QDQ,
-        "activation_type": q.QuantType.QUInt8,
-        "weight_type": q.QuantType.QInt8,
-        "per_channel": True,
-        "reduce_range": not vnni,
-        "nodes_to_exclude": list(keep_float),
-        "nodes_to_quantize": list(only),
-    }
-    if keep_float:  # nor do additions round what a float32 layer reads and writes
-        settings["op_types_to_quantize"] = LAYERS
+    eight = multiplies_int8()
     with open_to_quantize(path) as (model, about, target):
-        q.quantize_static(model, target, Reader(), **settings)
-        about["precision"] = f"int8 QDQ U8S{8 if vnni else 7} per channel"
+        q.quantize_static(
+            model,
+            target,
+            Reader(),
+            quant_format=q.QuantFormat.QDQ,
+            activation_type=q.QuantType.QUInt8,
+            weight_type=q.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=not eight,
+            nodes_to_exclude=list(keep_float),
+            nodes_to_quantize=list(only),
+            # nor do additions round what a float32 layer reads and writes
+            op_types_to_quantize=LAYERS if keep_float else None,
+        )
+        about["precision"] = f"int8 QDQ U8S{8 if eight else 7} per channel"
         about |= {"kept_float": list(keep_float), "calibration_images": len(pixels)}
         return store_onnx(course, onnx.load(target), about)
 
@@ -2516,13 +2517,12 @@ LOG_COLUMNS = {
 
 class InferenceLogger:
     """Append one line a prediction to a CSV file, safely with several processes and
-    across crashes.
+    across crashes; on a local disk, as network drives do not promise locks.
 
     Parameters
     ----------
     log_file : path
-        Made if missing, never truncated; on a local disk (network drives do not promise
-        locks).
+        Made if missing, never truncated.
     run_id : str, optional
         Stands in every line, and `read_log` selects by it; a new one when None.
 
@@ -2605,20 +2605,10 @@ def image_statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
 class MonitoredModel:
     """A model that answers as before and leaves one log line a prediction.
 
-    Parameters
-    ----------
-    model : object
-        `.predict(pixels)`: uint8 (N, C, S, S) -> probabilities (N, K), and `.hash`,
-        which the log names.
-    logger : InferenceLogger
-    **extra
-        Further values of every log line, e.g. role="shadow".
-
-    Attributes
-    ----------
-    lost : int
-        Predictions that were answered but could not be logged: a full disk must not
-        cost a patient an answer.
+    `model` has `.predict(pixels)`, uint8 (N, C, S, S) -> probabilities (N, K), and a
+    `.hash`, which the log names; `extra` stands in every line, e.g. role="shadow".
+    `lost` counts the predictions that could not be logged: a full disk must not cost a
+    patient an answer.
     """
 
     def __init__(self, model, logger: InferenceLogger, **extra):
@@ -2627,14 +2617,8 @@ class MonitoredModel:
     def predict(self, pixels, images=None, timestamp=None, added_ms: float = 0.0):
         """Answer of the model, float32 (N, K); its errors are logged and raised again.
 
-        Parameters
-        ----------
-        images : list of N ids, optional
-        timestamp : datetime, optional
-            Of the log line; the time now if None. A replay gives its own.
-        added_ms : float
-            Added to the measured latency without waiting: a drill shows a slow model in
-            no time.
+        `images` are N ids. A replay gives its own `timestamp`, and a drill shows a slow
+        model in no time by `added_ms`.
         """
         answer, status, began = None, "ok", time.perf_counter()
         try:
@@ -2683,22 +2667,10 @@ NO_LINES = (
 # what a window compares with a quiet day
 COMPARED = ("positive_share", "confidence", "brightness", "sharpness")
 METRICS = (
-    "requests",
-    "throughput",
-    "latency_p50",
-    "latency_p95",
-    "latency_p99",
-    "error_rate",
-    "confidence",
-    "low_confidence_share",
-    "positive_share",
-    "blank_share",
-    "brightness",
-    "contrast",
-    "sharpness",
-    *(f"{name}_z" for name in COMPARED),
-    "class_mix_z",
-)
+    "requests throughput latency_p50 latency_p95 latency_p99 error_rate confidence"
+    " low_confidence_share positive_share blank_share brightness contrast sharpness"
+    " positive_share_z confidence_z brightness_z sharpness_z class_mix_z"
+).split()
 
 
 def _quantities(log: pd.DataFrame) -> pd.DataFrame:
@@ -2925,17 +2897,13 @@ class AlertRule:
 
 
 RUNBOOKS = {
-    "slow": "p50 and p95 both up: load or hardware; p95 alone: queueing; roll back the"
-    " last release if it coincides.",
-    "errors": "Group the failed lines by status and sender; one sender: call them; all:"
-    " roll back.",
+    "slow": "p50 and p95 up: load or hardware; p95 alone: queueing. A new release?",
+    "errors": "Group failed lines by status and sender. One: call them; all: undo.",
     "blank_images": "Open the last ten images; call the site that sends them.",
-    "class_mix": "Ask whether the population changed; label thirty recent images before"
-    " you trust or retrain anything.",
+    "class_mix": "Has the population changed? Label thirty images before you retrain.",
     "confidence": "Look at the least confident images, then run the tests of theme 6.",
     "brightness": "Compare recent images with old ones: exposure, gain, preprocessing.",
-    "no_traffic": "Send one request yourself; if it is answered, the fault lies before"
-    " the service.",
+    "no_traffic": "Send one request; if it is answered, look before the service.",
 }
 
 
@@ -2943,9 +2911,8 @@ def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
     """Seven rules: the service (latency, errors, traffic), its input, its output.
 
     Three of them compare with a quiet day, at 144 ticks: 432 looks a day. At 2 standard
-    errors, 20 of them would fire by chance; at 5 (two-sided normal tail 6e-7), one
-    quiet day in 4,000. (Small windows of skewed quantities are not normal; in 14,000
-    simulated quiet days none fired.)
+    errors 20 of them would fire by chance, at 5 (two-sided normal tail 6e-7) one quiet
+    day in 4,000; in 14,000 simulated quiet days none did.
     """
     table = [
         # name, metric, sign, threshold, severity, hold, least
@@ -2962,10 +2929,7 @@ def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
 
 class AlertManager:
     """Judge windows by rules, and tell each change once: "firing", then nothing until
-    "resolved".
-
-    A condition must last for the rule's hold time to fire, and be gone as long to
-    clear: a value that trembles around its threshold makes two events, not fifty.
+    "resolved". A value that trembles around its threshold makes two events, not fifty.
 
     Parameters
     ----------

@@ -134,6 +134,14 @@ def amp_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if {"amx_bf16", "avx512_bf16"} & cpu_flags() else None
 
 
+def multiplies_int8() -> bool:
+    """Whether the processor multiplies 8-bit integers without overflow: VNNI, or Arm's
+    dot products. Where nothing is known of it, yes.
+    """
+    known = {"avx512_vnni", "avx_vnni", "asimddp"}
+    return not cpu_flags() or bool(known & cpu_flags())
+
+
 @cache
 def cpu_flags() -> frozenset[str]:
     """What Linux says of the processor, its instruction sets among it as far as PyTorch

@@ -360,6 +360,13 @@ def test_no_bfloat16_where_pytorch_is_told_to_do_without_the_wide_units(monkeypa
     ]
 
 
+def test_a_container_without_nvidia_smi_still_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine._gpu_driver() == "unknown"
+    # autocast asks in each step
+    assert machine.cpu_flags() is machine.cpu_flags()
+
+
 def measured(number):
     CALLS.append(number)
     return {"value": number}
