@@ -2983,17 +2983,9 @@ class AlertManager:
         return events
 
     def _event(self, rule: AlertRule, now: datetime, row) -> dict:
-        return {
-            "timestamp": now,
-            "run_id": self.run_id,
-            "rule": rule.name,
-            "severity": rule.severity,
-            "event": "resolved" if rule.name in self.firing else "firing",
-            "metric": rule.metric,
-            "value": float(row[rule.metric]),
-            "threshold": rule.threshold,
-            "runbook": rule.runbook,
-        }
+        told = {"timestamp": now, "run_id": self.run_id, "rule": rule.name}
+        told["event"] = "resolved" if rule.name in self.firing else "firing"
+        return asdict(rule) | told | {"value": float(row[rule.metric])}
 
 
 def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:

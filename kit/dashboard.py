@@ -39,17 +39,27 @@ def write_dashboard(
         clear_disk_errors(folder, kept="The log that it shows is untouched."),
         SummaryWriter(str(folder)) as writer,
     ):
-        _write_windows(writer, windows)
-        _write_hours(writer, log[log["status"] == "ok"])
-        _write_alerts(writer, windows["timestamp"], events)
+        for tick, row in windows.set_index("timestamp").iterrows():
+            for metric, value in row.dropna().items():
+                writer.add_scalar(tag_of(metric), value, **at(tick))
+        answered = log[log["status"] == "ok"]
+        for hour, part in answered.groupby(answered["timestamp"].dt.ceil("h")):
+            for name in ("confidence", "latency_ms"):
+                writer.add_histogram(
+                    f"hourly/{name}", part[name].to_numpy(), **at(hour)
+                )
+        for event in events.itertuples():
+            writer.add_text(f"alerts/{event.rule}", told(event), **at(event.timestamp))
         for rank, case in enumerate(unsure.itertuples(), start=1):
-            picture = pixels[case.row]
             # TensorBoard shows pixels as they are: a thumb nail at 64
-            scale = max(1, 192 // picture.shape[-1])
-            picture = picture.repeat(scale, axis=1).repeat(scale, axis=2)
+            large = pixels[case.row].repeat(3, axis=1).repeat(3, axis=2)
             name = f"{rank} {Path(case.image).name} {case.confidence:.2f}"
-            writer.add_image(f"low_confidence/{name}", picture, 0)
+            writer.add_image(f"low_confidence/{name}", large, 0)
     return Path(folder)
+
+
+def at(tick: pd.Timestamp) -> dict:
+    return {"global_step": int(minute_of_day(tick)), "walltime": tick.timestamp()}
 
 
 def tag_of(metric: str) -> str:
@@ -61,34 +71,9 @@ def tag_of(metric: str) -> str:
     return f"window/{metric}"
 
 
-def _write_windows(writer, windows: pd.DataFrame) -> None:
-    table = windows.set_index("timestamp")
-    for metric in table:
-        for tick, value in table[metric].dropna().items():
-            step, wall = int(minute_of_day(tick)), tick.timestamp()
-            writer.add_scalar(tag_of(metric), value, step, wall)
-
-
-def _write_hours(writer, answered: pd.DataFrame) -> None:
-    for hour, part in answered.groupby(answered["timestamp"].dt.floor("h")):
-        step, wall = 60 * hour.hour, hour.timestamp()
-        for name in ("confidence", "latency_ms"):
-            writer.add_histogram(
-                f"hourly/{name}", part[name].to_numpy(), step, walltime=wall
-            )
-
-
-def _write_alerts(writer, ticks: pd.Series, events: pd.DataFrame) -> None:
-    change = events["event"].map({"firing": 1, "resolved": -1})
-    for tick in ticks:
-        firing = change[events["timestamp"] <= tick].sum()
-        step, wall = int(minute_of_day(tick)), tick.timestamp()
-        writer.add_scalar("alerts/firing", firing, step, wall)
-    for event in events.itertuples():
-        step, wall = int(minute_of_day(event.timestamp)), event.timestamp.timestamp()
-        text = (
-            f"**{event.event}** {event.severity} `{event.rule}` at"
-            f" {event.timestamp:%H:%M}: {event.metric} = {event.value:.4g} (limit"
-            f" {event.threshold:.4g}). {event.runbook}"
-        )
-        writer.add_text(f"alerts/{event.rule}", text, step, walltime=wall)
+def told(event) -> str:
+    return (
+        f"**{event.event}** {event.severity} `{event.rule}` at"
+        f" {event.timestamp:%H:%M}: {event.metric} = {event.value:.4g} (limit"
+        f" {event.threshold:.4g}). {event.runbook}"
+    )

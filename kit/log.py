@@ -66,7 +66,7 @@ class AppendOnlyCsv:
 
     def _texts(self, row: dict) -> list[str]:
         texts, others = [], {n: v for n, v in row.items() if n not in self.columns}
-        if others:
+        if others and "extra" in self.columns:
             row = row | {"extra": json.dumps(others, default=_plain)}
         for name, kind in self.columns.items():
             value = row.get(name)

@@ -229,7 +229,7 @@ class DecisionLog:
         line = vars(decision) | self.same
         line |= {"timestamp": datetime.now(UTC), "images": images}
         line |= {"window": decision.number, "reasons": "; ".join(decision.reasons)}
-        self.file.append([{name: line[name] for name in DRIFT_COLUMNS}])
+        self.file.append([line])
 
 
 def read_drift_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:

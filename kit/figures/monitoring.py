@@ -24,32 +24,18 @@ def hours_of(times: pd.Series, windows: pd.DataFrame) -> pd.Series:
 
 
 def mark_alerts(axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str) -> None:
-    """A triangle on the curve where each alert fires, with the rule's name."""
-    low = axis.get_ylim()[0]
-    for event, hour in zip(
-        events.itertuples(), hours_of(events["timestamp"], windows), strict=True
-    ):
-        value = windows.set_index("timestamp")[metric].get(event.timestamp, math.nan)
-        value = low if math.isnan(value) else value
-        axis.plot(
-            hour,
-            value,
-            "^",
-            color=COLOURS[1],
-            ms=9,
-            mec="black",
-            zorder=5,
-            clip_on=False,
-        )
+    """A triangle on the curve where each alert fires, with the rule's name; on the axis
+    where the curve has a gap.
+    """
+    curve = windows.set_index("timestamp")[metric].fillna(axis.get_ylim()[0])
+    look = {"color": COLOURS[1], "ms": 9, "mec": "black", "zorder": 5, "clip_on": False}
+    text = {"textcoords": "offset points", "fontsize": 9, "weight": "bold"}
+    hours = hours_of(events["timestamp"], windows)
+    for event, hour in zip(events.itertuples(), hours, strict=True):
+        value = curve.get(event.timestamp, axis.get_ylim()[0])
         place = {"xytext": (-8, 4), "ha": "right"} if hour > 18 else {"xytext": (8, 4)}
-        axis.annotate(
-            event.rule,
-            (hour, value),
-            textcoords="offset points",
-            fontsize=9,
-            weight="bold",
-            **place,
-        )
+        axis.plot(hour, value, "^", **look)
+        axis.annotate(event.rule, (hour, value), **text, **place)
 
 
 def dashboard(
@@ -67,25 +53,18 @@ def dashboard(
 
     style()
     figure, axes = plt.subplots(3, 2, figsize=(13, 8.5), sharex=True)
+    hours = hours_of(windows["timestamp"], windows)
     for axis, (label, metrics) in zip(axes.flat, PANELS.items(), strict=True):
         drawn = metrics if label.startswith("latency") else metrics[:1]
         for metric, line in zip(drawn, ("-", "--", ":"), strict=False):
             name = metric.removeprefix("latency_")
-            axis.plot(
-                hours_of(windows["timestamp"], windows),
-                windows[metric],
-                line,
-                label=name,
-                zorder=3,
-                clip_on=False,
-            )
+            axis.plot(hours, windows[metric], line, label=name, zorder=3, clip_on=False)
         if len(drawn) > 1:
             axis.axhline(slo_ms, color=COLOURS[6], lw=1, ls="-.", label="SLO")
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.legend(
-                loc="center right", bbox_to_anchor=(1, 0.52), ncols=2, fontsize=9
-            )
+            place = {"loc": "center right", "bbox_to_anchor": (1, 0.52)}
+            axis.legend(**place, ncols=2, fontsize=9)
         if events is not None and len(events):
             own = events[events["metric"].isin(metrics) & (events["event"] == "firing")]
             mark_alerts(axis, own, windows, drawn[-1])
@@ -94,25 +73,15 @@ def dashboard(
         if metrics[0] in ("error_rate", "throughput"):
             axis.set_ylim(bottom=0)
         axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
-    for axis in axes.flat:
         for incident in incidents:
-            axis.axvspan(
-                incident.start,
-                incident.start + incident.hours,
-                color=COLOURS[4],
-                alpha=0.25,
-                lw=0,
-            )
+            begin, end = incident.start, incident.start + incident.hours
+            axis.axvspan(begin, end, color=COLOURS[4], alpha=0.25, lw=0)
     for axis in axes[0]:
         for incident in incidents:
-            axis.text(
-                incident.start + incident.hours / 2,
-                1.02,
-                incident.name.replace(" ", "\n"),
-                ha="center",
-                transform=axis.get_xaxis_transform(),
-                fontsize=9,
-            )
+            at = incident.start + incident.hours / 2, 1.02
+            words = incident.name.replace(" ", "\n")
+            above = {"ha": "center", "transform": axis.get_xaxis_transform()}
+            axis.text(*at, words, **above, fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("hour of the day (UTC)")
     figure.suptitle(title)
