@@ -17,6 +17,7 @@ from scipy import ndimage
 import utils
 from kit import figures
 from kit.dashboard import tag_of, write_dashboard
+from kit.figures.monitoring import PANELS
 from kit.traffic import Incident, draw_traffic, plan_drill, replay_day, score_drill
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -522,7 +523,7 @@ def test_figure_has_a_panel_a_metric(drilled):
 
     _, windows, events = drilled
     figure = figures.dashboard(windows, events, plan_drill(), "A day")
-    assert [axis.get_ylabel() for axis in figure.axes] == list(figures.PANELS)
+    assert [axis.get_ylabel() for axis in figure.axes] == list(PANELS)
     names = {text.get_text() for axis in figure.axes for text in axis.texts}
     assert set(events["rule"]) | {"silence", "class\nshift"} <= names
     quiet = figures.dashboard(windows, events.head(0))
