@@ -2802,17 +2802,18 @@ def error_budget(
     A request is good when it was answered within `limit_ms`. Source: Beyer et al., Site
     Reliability Engineering (2016).
     """
+    if log.empty:
+        raise CourseError(NO_LINES)
     if not 0 < objective < 1:
         raise CourseError(
             f"objective={objective} is no share between 0 and 1: 0.99 allows one bad"
             " request in a hundred."
         )
     good = (log["status"] == "ok") & (log["latency_ms"] <= limit_ms)
+    bad, allowed = int((~good).sum()), (1 - objective) * len(log)
     told = {"objective": objective, "limit_ms": limit_ms, "requests": len(log)}
-    told |= {"good_share": good.mean(), "allowed_bad": (1 - objective) * len(log)}
-    told |= {"bad": int((~good).sum())}
-    told["budget_left"] = 1 - told["bad"] / told["allowed_bad"]
-    return pd.Series(told, name="error budget")
+    told |= {"good_share": good.mean(), "allowed_bad": allowed, "bad": bad}
+    return pd.Series(told | {"budget_left": 1 - bad / allowed}, name="error budget")
 
 
 # --------------------------------------------------------------------------------------

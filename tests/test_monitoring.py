@@ -234,6 +234,8 @@ def test_error_budget():
     )
     with pytest.raises(utils.CourseError, match="between 0 and 1"):
         utils.error_budget(log, objective=99)
+    with pytest.raises(utils.CourseError, match="The log has no lines"):
+        utils.error_budget(log.head(0))
 
 
 # --- rules and alerts
