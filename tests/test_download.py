@@ -346,7 +346,7 @@ def no_space(*_, **__):
 def process(server, user: Path, place: Path) -> subprocess.Popen:
     """The same download in a process of its own."""
     code = (
-        "import kaggle_server, pathlib, sys;"
+        "import pathlib, sys; from support import kaggle_server;"
         " kaggle_server.point_client_at(sys.argv[1]);from kit import download;"
         " download.install(sys.argv[2], pathlib.Path(sys.argv[3]))"
     )
