@@ -2533,10 +2533,10 @@ class InferenceLogger:
     """
 
     def __init__(self, log_file: str | Path, run_id: str | None = None):
-        self.run_id = run_id or new_run_id()
+        self.path, self.run_id = Path(log_file), run_id or new_run_id()
         self._file = AppendOnlyCsv(log_file, "theme5_monitoring", LOG_COLUMNS)
         self._file.append([])  # a log that cannot be written is told now
-        self._start = 0 if run_id else self._file.path.stat().st_size
+        self._start = 0 if run_id else self.path.stat().st_size
 
     def log(
         self, pred_class: int, confidence: float, latency_ms: float, **extra

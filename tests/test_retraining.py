@@ -853,8 +853,9 @@ def test_a_log_of_the_first_edition_still_leads_back(service):
     """It had two lines a swap, and a word for one that a crash interrupted."""
     promote(service, service.b, service.a)
     log = promotion._log(service.course)
-    row = ["2026-01-01", "Ada", "promoting", service.c.stem, service.b.stem, "", ""]
-    log.append([row, [*row[:2], "abandoned", *row[3:]]])
+    line = {"timestamp": "2026-01-01", "who": "Ada", "event": "promoting"}
+    line |= {"model": service.c.stem, "previous": service.b.stem}
+    log.append([line, line | {"event": "abandoned"}])
     rollback(service.course)
     assert serves(service) == service.a.stem
 
