@@ -2938,8 +2938,8 @@ class AlertManager:
     path : path
         alerts.csv; appended like the inference log.
     run_id : str, optional
-        With the id of an earlier run, what it left firing is not fired again; a new one
-        when None.
+        Of the service that is watched: what this run left firing is not fired again; a
+        new one when None.
     webhook : str, optional
         Address that receives each event as JSON; a receiver that is down keeps nobody
         waiting.

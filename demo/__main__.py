@@ -14,6 +14,13 @@ NO_GRADIO = (
     "The demo needs gradio, which is not installed here: run `make demo`, which puts it"
     " beside the course (.venv-bonus), or pip install -r requirements-bonus.txt."
 )
+# Nothing is sent to the makers of the libraries.
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "MPLBACKEND": "agg",
+}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -33,45 +40,9 @@ def is_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except (OSError, OverflowError):
             return False
     return True
-
-
-def port_advice(host: str, port: int) -> str:
-    """Why the demo cannot listen there, and where it could."""
-    if not 1024 <= port <= 65535:
-        return f"--port {port} cannot be: give a number from 1024 to 65535."
-    free = next(
-        (
-            other
-            for other in range(port + 1, min(port + 100, 65536))
-            if is_free(host, other)
-        ),
-        None,
-    )
-    if free is None:
-        return (
-            f"Nothing can listen on {host}: give an address of this machine with"
-            " --host."
-        )
-    return (
-        f"Port {port} of {host} is taken, perhaps by another demo: stop that one, or"
-        f" choose --port {free} (make demo DEMO_ARGS='--port {free}')."
-    )
-
-
-def keep_quiet(scratch: str) -> None:
-    """Nothing is sent to the makers of the libraries, and uploads lie in a folder that
-    goes with the process.
-    """
-    os.environ |= {
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        "GRADIO_TEMP_DIR": scratch,
-        "MPLBACKEND": "agg",
-    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,13 +50,18 @@ def main(arguments: list[str] | None = None) -> int:
     if find_spec("gradio") is None:
         print(NO_GRADIO, file=sys.stderr)
         return 2
-    if not 1024 <= options.port <= 65535 or not is_free(options.host, options.port):
-        print(port_advice(options.host, options.port), file=sys.stderr)
+    if not is_free(options.host, options.port):
+        print(
+            f"Nothing can listen on port {options.port} of {options.host}, perhaps"
+            " another demo does: choose another --port (make demo DEMO_ARGS='--port"
+            " 7900'), or an address of this machine with --host.",
+            file=sys.stderr,
+        )
         return 2
     # as after Ctrl+C, so that the scratch folder goes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="demo-") as scratch:
-        keep_quiet(scratch)
+        os.environ |= QUIET | {"GRADIO_TEMP_DIR": scratch}  # uploads go with it
         from demo.service import open_service
 
         served = open_service(shared.home(options.home))

@@ -8,8 +8,7 @@ import gradio as gr
 import numpy as np
 
 import utils
-from demo import logs, pages, pictures
-from demo.replay import SEVERITIES, Replay, plot_curve
+from demo import drift, logs, pages, pictures
 from demo.service import Service, answer
 from kit import figures
 from kit.drifts import DRIFTS
@@ -35,9 +34,9 @@ LOOK = {
 STEADY = ALONE | {"show_progress": "hidden", "trigger_mode": "always_last"}
 
 
-def told(work):
-    """A handler whose CourseError becomes a sentence in the first of its five parts,
-    the others left empty, and one line in the server's window.
+def told(work, parts: int = 4):
+    """A handler whose CourseError becomes a sentence in the first of its parts, the
+    others left empty, and one line in the server's window.
     """
 
     def handler(*values):
@@ -45,7 +44,7 @@ def told(work):
             return work(*values)
         except utils.CourseError as error:
             print(f"refused: {error}", flush=True)
-            return f"**{error}**", None, None, None, None
+            return f"**{error}**", *[None] * (parts - 1)
 
     return handler
 
@@ -113,7 +112,6 @@ def answered(service: Service, content: bytes, label: str | None = None) -> tupl
         probabilities,
         pages.heat(service, found),
         pages.comparison(service, found),
-        pages.comparison_table(found),
     )
 
 
@@ -126,7 +124,6 @@ def answer_parts() -> list:
         gr.Label(label="Calibrated probabilities", elem_id="probabilities"),
         gr.Plot(show_label=False, elem_id="heat"),
         gr.Markdown(elem_id="unlike"),
-        gr.Dataframe(show_label=False, wrap=True, interactive=False),
     ]
 
 
@@ -166,57 +163,35 @@ def picture_tab(service: Service) -> None:
 
 def drift_tab(service: Service) -> None:
     """The same pictures under a growing drift."""
+    kinds, classes = utils.drifts_of(service.course.dataset), service.model.classes
     try:
-        replay = Replay(service)
-        begin = drifted(replay, replay.kinds[0], 0)
+        look = drift.looker(service)
+        begin = drifted(look, classes, kinds[0], 0)
     except utils.CourseError as error:
         gr.Markdown(f"*No drift to show: {error}*")
         return
     with gr.Row():
-        kind = gr.Dropdown(
-            replay.kinds, value=replay.kinds[0], label="Kind of drift", elem_id="kind"
-        )
+        kind = gr.Dropdown(kinds, value=kinds[0], label="Kind", elem_id="kind")
+        levels = min(drift.SEVERITIES), max(drift.SEVERITIES)
         severity = gr.Slider(
-            min(SEVERITIES),
-            max(SEVERITIES),
-            value=0,
-            step=1,
-            label="Severity",
-            elem_id="severity",
+            *levels, value=0, step=1, label="Severity", elem_id="severity"
         )
+    shape = {"columns": 4, "object_fit": "contain"}
     parts = [
-        gr.Markdown(begin[0]),
-        gr.Plot(begin[1], show_label=False, elem_id="chart"),
-        gr.Markdown(begin[2], elem_id="window"),
-        gr.Dataframe(begin[3], show_label=False, wrap=True),
-        gr.Gallery(
-            begin[4],
-            elem_id="pictures",
-            columns=4,
-            object_fit="contain",
-            **LOOK,
-        ),
+        gr.Markdown(begin[0], elem_id="window"),
+        gr.Gallery(begin[1], elem_id="pictures", **shape, **LOOK),
     ]
+    show = told(lambda *asked: drifted(look, classes, *asked), 2)
     for change in (kind.change, severity.change):
-        show = told(lambda name, level: drifted(replay, name, int(level)))
         change(show, [kind, severity], parts, **STEADY)
 
 
-def drifted(replay: Replay, name: str, level: int) -> tuple:
+def drifted(look, classes, name: str, level: int) -> tuple:
     """Values for the parts of the tab of drift."""
-    drift, look = DRIFTS[name], replay.look(name, level)
-    title = (
-        f"{name.replace('_', ' ')}, windows of {len(look.labels)} production pictures"
-    )
-    figure = plot_curve(replay.curve(name), level, replay.policy, title)
-    size = f" Here: {drift.label(level)}." if level else ""
-    return (
-        drift.says + size,
-        pages.closed(figure),
-        pages.window(look, level, replay.policy),
-        pages.window_table(look, replay.policy),
-        pages.window_pictures(look, replay.service.model.classes),
-    )
+    seen, kind = look(name, int(level)), DRIFTS[name]
+    size = f" Here: {kind.label(level)}." if level else ""
+    says = f"{kind.says}{size}\n\n{pages.window(seen, level)}"
+    return says, pages.window_pictures(seen, classes)
 
 
 def log_tab(service: Service) -> None:
@@ -244,24 +219,21 @@ def logged(service: Service, chosen: str | None) -> tuple:
     """Choices and choice of the run, and values for the parts of the tab of the log."""
     home = service.course.home
     try:
-        journal = logs.read_journal(home)
+        log, alerts = logs.read_both(home)
     except utils.CourseError as error:
         return [], None, f"**{str(error).replace(f'{home}/', '')}**", None, None, None
-    labels = logs.list_runs(journal, home)
-    chosen = chosen if chosen in labels else logs.first_run(labels)
-    windows, alerts = logs.windows_of(journal, chosen, home)
-    title = (
-        f"{labels[chosen].rsplit(' · ', 1)[0]}; windows of 30 minutes, triangles:"
-        " alerts that fire"
-    )
-    lines = journal.log[journal.log["run_id"] == chosen]
+    labels = logs.list_runs(log, alerts)
+    chosen = chosen if chosen in labels else next(iter(labels))
+    own = alerts[alerts["run_id"] == chosen]
+    title = f"{labels[chosen].split(' · ')[0]}; triangles: alerts that fire"
+    figure = figures.dashboard(logs.windows_of(log, chosen, home), own, title=title)
     return (
         [(label, name) for name, label in labels.items()],
         chosen,
         "",
-        pages.closed(figures.dashboard(windows, alerts, title=title)),
-        pages.alerts_table(alerts),
-        pages.log_tail(lines, service.model.classes),
+        pages.closed(figure),
+        pages.alerts_table(own),
+        pages.log_tail(log[log["run_id"] == chosen], service.model.classes),
     )
 
 
@@ -284,11 +256,7 @@ def serve(service: Service, host: str, port: int, share: bool = False) -> None:
     """Listen until Ctrl+C."""
     page = build(service)
     page.queue(max_size=32)
-    # none from the network
-    fonts = {
-        "font": ["system-ui", "sans-serif"],
-        "font_mono": ["ui-monospace", "monospace"],
-    }
+    sans, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     page.launch(
         server_name=host,
         server_port=port,
@@ -302,7 +270,7 @@ def serve(service: Service, host: str, port: int, share: bool = False) -> None:
         mcp_server=False,
         enable_monitoring=False,
         max_file_size=5 * pictures.MAX_BYTES,
-        theme=gr.themes.Default(**fonts),
+        theme=gr.themes.Default(font=sans, font_mono=mono),  # none from the network
         css_paths=CSS,
     )
     print(

@@ -1,117 +1,59 @@
 """The production log and its alerts, as theme 5 and later runs have written them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 import utils
 
 
-@dataclass(frozen=True)
-class Journal:
-    """What HOME/logs says now: the log and the alerts of all runs."""
-
-    log: pd.DataFrame
-    alerts: pd.DataFrame
-
-
-def read_journal(home: Path) -> Journal:
-    """Read both files; a home in which nothing has rung yet has no alerts.
+def read_both(home: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The log and the alerts of all runs; where nothing has rung yet there are none.
 
     Raises
     ------
     CourseError
         No production log, an empty one, or one of another schema.
     """
-    log = utils.read_log(home / "logs" / "production.csv")
+    log, path = utils.read_log(home / "logs" / "production.csv"), home / "logs"
     if log.empty:
-        raise utils.CourseError(
-            "logs/production.csv has no lines: run notebooks/theme5_monitoring.ipynb"
-            " first."
+        raise utils.CourseError(utils.NO_LINES)
+    if (path / "alerts.csv").exists():
+        return log, utils.read_alerts(path / "alerts.csv")
+    return log, pd.DataFrame(columns=list(utils.ALERT_COLUMNS))
+
+
+def list_runs(log: pd.DataFrame, alerts: pd.DataFrame) -> dict[str, str]:
+    """A label for each run by its id; first those in which an alert rang, then the
+    newest.
+    """
+    rang = log["run_id"].isin(alerts["run_id"])
+    table = (
+        log.assign(rang=rang)
+        .groupby("run_id")
+        .agg(
+            rang=("rang", "max"),
+            first=("timestamp", "min"),
+            last=("timestamp", "max"),
+            requests=("timestamp", "size"),
         )
-    path = home / "logs" / "alerts.csv"
-    alerts = (
-        utils.read_alerts(path)
-        if path.exists()
-        else pd.DataFrame(columns=list(utils.ALERT_COLUMNS))
     )
-    return Journal(log, alerts)
+    table = table.sort_index(ascending=False).sort_values(
+        "rang", ascending=False, kind="stable"
+    )
+    return {
+        run: f"{row['first']:%Y-%m-%d %H:%M} to {row['last']:%H:%M} UTC ·"
+        f" {row['requests']:,} requests{' · alerts' * row['rang']} · {run}"
+        for run, row in table.iterrows()
+    }
 
 
-def list_runs(journal: Journal, home: Path) -> dict[str, str]:
-    """A label for each run, newest first, by run id; theme 5's quiet day and drill bear
-    their names.
+def windows_of(log: pd.DataFrame, run: str, home: Path) -> pd.DataFrame:
+    """Rolling statistics of one run, against the quiet day of this home if it has
+    one.
     """
-    theme5 = utils.read_json(home / "exports" / "results.json").get("theme5")
-    runs = theme5.get("runs") if isinstance(theme5, dict) else None
-    names = (
-        {str(run): name for name, run in runs.items()} if isinstance(runs, dict) else {}
-    )
-    table = journal.log.groupby("run_id")["timestamp"].agg(["min", "max", "size"])
-    labels = {}
-    for run, row in table.sort_index(ascending=False).iterrows():
-        name = f"{names[run]} · " if run in names else ""
-        labels[run] = (
-            f"{name}{row['min']:%Y-%m-%d %H:%M} to {row['max']:%H:%M} UTC ·"
-            f" {row['size']:,} requests · {run}"
-        )
-    return labels
-
-
-def first_run(labels: dict[str, str]) -> str:
-    """The run to show first: the drill, which has something to show,
-    else the newest.
-    """
-    return next(
-        (run for run, label in labels.items() if label.startswith("drill")),
-        next(iter(labels)),
-    )
-
-
-def windows_of(
-    journal: Journal, run: str, home: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rolling statistics of one run, against the quiet day of this home, and the alerts
-    that these windows raised.
-    """
-    stored = utils.read_json(home / "exports" / "monitoring_baseline.json").get(
-        "quantities"
-    )
-    whole = isinstance(stored, dict) and set(utils.COMPARED) <= stored.keys()
-    windows = utils.window_statistics(
-        journal.log[journal.log["run_id"] == run], baseline=stored if whole else None
-    )
-    return windows, alerts_of(windows, journal.alerts)
-
-
-def alerts_of(windows: pd.DataFrame, alerts: pd.DataFrame) -> pd.DataFrame:
-    """The alerts that were raised on these windows.
-
-    Alerts have a run of their own, and replayed days share one date: a run of alerts
-    belongs to the windows that show most of its values at their times. One value alone
-    may agree by chance, as when both are 0.
-    """
-    rows = windows.set_index("timestamp")
-
-    def agrees(alert) -> bool:
-        if alert.timestamp not in rows.index or alert.metric not in rows:
-            return False
-        return bool(
-            np.isclose(
-                rows.at[alert.timestamp, alert.metric],
-                alert.value,
-                rtol=1e-4,
-                atol=1e-9,
-            )
-        )
-
-    same = pd.Series(
-        [agrees(alert) for alert in alerts.itertuples()],
-        index=alerts.index,
-        dtype=float,
-    )
-    return alerts[same.groupby(alerts["run_id"]).transform("mean") > 0.5].reset_index(
-        drop=True
-    )
+    stored = utils.read_json(home / "exports" / "monitoring_baseline.json")
+    normal = stored.get("quantities")
+    whole = isinstance(normal, dict) and set(utils.COMPARED) <= normal.keys()
+    lines = log[log["run_id"] == run]
+    return utils.window_statistics(lines, baseline=normal if whole else None)

@@ -8,7 +8,7 @@ from PIL import Image
 import sample_data
 import utils
 from demo import unlike
-from demo.replay import Look, adjusted_p
+from demo.drift import Look
 from demo.service import Answer, Service
 from kit import figures
 
@@ -94,15 +94,16 @@ def heat(service: Service, answer: Answer):
 
 def comparison(service: Service, answer: Answer) -> str:
     """Is the picture unlike what the model was checked on, in both views?"""
-    missing = [
+    parts = [
         f"*No {part}: {service.missing[part]}*"
         for part in ("heat map", "reference")
         if part in service.missing
     ]
     if not answer.results:
-        return "\n\n".join(missing)
-    found = [unlike.VIEWS[view] for view, r in answer.results.items() if r.drift]
-    first = next(iter(answer.results.values()))
+        return "\n\n".join(parts)
+    results = {unlike.VIEWS[view]: result for view, result in answer.results.items()}
+    found = [name for name, result in results.items() if result.drift]
+    first = next(iter(results.values()))
     says = "No sign of it."
     if found:
         says = f"Yes, in {' and in '.join(found)}: do not trust the answer."
@@ -111,6 +112,11 @@ def comparison(service: Service, answer: Answer) -> str:
             f"Cannot be told: with {first.reference} pictures in the reference no"
             f" p-value reaches {first.alpha:g}."
         )
+    rows = [
+        f"- {name}: distance {result.statistic:.3g} (limit {result.threshold:.3g}),"
+        f" p = {result.p_value:.3g}"
+        for name, result in results.items()
+    ]
     name, deviation = answer.furthest
     explained = (
         f"p: share of {first.reference} pictures that training has not seen, this one"
@@ -119,18 +125,7 @@ def comparison(service: Service, answer: Answer) -> str:
         f" {unlike.BLIND}"
     )
     head = "### Is this picture unlike the training data?"
-    return "\n\n".join([*missing, head, f"**{says}**", explained])
-
-
-def comparison_table(answer: Answer) -> pd.DataFrame:
-    """One column a view."""
-    shown = {"": ["distance", "limit", "p-value", "decision"]}
-    for view, result in answer.results.items():
-        numbers = (result.statistic, result.threshold, result.p_value)
-        cannot = "cannot tell" if result.threshold == np.inf else "no sign"
-        decision = "unlike" if result.drift else cannot
-        shown[unlike.VIEWS[view]] = [*map("{:.3g}".format, numbers), decision]
-    return pd.DataFrame(shown)
+    return "\n\n".join([*parts, head, f"**{says}**", "\n".join(rows), explained])
 
 
 # --------------------------------------------------------------------------------------
@@ -138,46 +133,26 @@ def comparison_table(answer: Answer) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------
 
 
-def window(look: Look, severity: int, policy: utils.DriftPolicy) -> str:
-    """What was decided about a whole window."""
-    n, decision, correction = len(look.labels), look.decision, policy.correction.title()
+def window(look: Look, severity: int) -> str:
+    """What the model says of a whole window, and what theme 6's policy decides."""
+    n, decision = len(look.labels), look.decision
+    low, high = utils.wilson(look.right.sum(), n)
     return (
-        f"Severity {severity}: mean confidence **{look.confidence:.3f}**, accuracy"
-        f" estimated without labels **{decision.estimated_accuracy:.3f}**, with labels"
-        f" **{look.right / n:.3f}** ({look.right} of {n}). The policy, which reads p"
-        f" after {correction}, says **{decision.level}**:"
-        f" {'; '.join(decision.reasons)}.\n\nBefore {correction}: each detector on its"
-        f" own. After it, for {len(decision.results)} detectors at once: drift at p ≤"
-        f" {policy.window_alpha:g}, as in the figure above. The first pictures of the"
-        " window: before, after, and the answer to the latter."
+        f"Severity {severity}, {n} pictures: mean confidence"
+        f" **{look.probabilities.max(axis=1).mean():.3f}**, accuracy estimated without"
+        f" labels **{decision.estimated_accuracy:.3f}**, with labels"
+        f" **{look.right.mean():.3f}** [{low:.3f}, {high:.3f}]. The policy says"
+        f" **{decision.level}**: {'; '.join(decision.reasons)}."
     )
-
-
-def window_table(look: Look, policy: utils.DriftPolicy) -> pd.DataFrame:
-    adjusted, correction = adjusted_p(look.decision, policy), policy.correction.title()
-    rows = []
-    for name, result in look.decision.results.items():
-        drift = adjusted[name] <= policy.window_alpha
-        rows.append(
-            {
-                "detector": name,
-                "statistic": f"{result.statistic:.3g}",
-                f"p before {correction}": f"{result.p_value:.2g}",
-                f"p after {correction}": f"{adjusted[name]:.2g}",
-                "decision": "drift" if drift else "no drift",
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def window_pictures(look: Look, classes) -> list[tuple[Image.Image, str]]:
     """The first pictures, before beside after, with the answer to the latter."""
     cards = []
     for i in range(min(SHOWN, len(look.labels))):
-        answer = int(look.probabilities[i].argmax())
-        right = "✓" if answer == look.labels[i] else "✗"
+        mark, answer = "✗✓"[look.right[i]], int(look.probabilities[i].argmax())
         both = np.concatenate([look.before[i], look.after[i]], axis=2)
-        says = f"{right} {classes[answer]} {look.probabilities[i].max():.0%}"
+        says = f"{mark} {classes[answer]} {look.probabilities[i].max():.0%}"
         cards.append((image_of(both), says))
     return cards
 

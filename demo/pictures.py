@@ -22,18 +22,8 @@ class Refused(utils.CourseError):
 def read_picture(
     content: bytes, size: int, channels: int
 ) -> tuple[np.ndarray, float, list[str]]:
-    """Decode one file.
-
-    Returns
-    -------
-    pixels uint8 (channels, size, size), the milliseconds of the decoding, sentences on
-    what was converted
-
-    Raises
-    ------
-    Refused
-        Too large, no image, another format, cut short, animated, or more than 8 bits a
-        channel.
+    """Decode one file: pixels uint8 (channels, size, size), the milliseconds that it
+    took, sentences on what was converted; or Refused.
     """
     if len(content) > MAX_BYTES:
         raise Refused(
@@ -56,6 +46,7 @@ def _inspect(content: bytes, channels: int) -> list[str]:
     with open_image(io.BytesIO(content)) as image:
         kind, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
         turned, alpha = image.getexif().get(0x0112, 1) != 1, image.has_transparency_data
+        clear = alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
     if kind not in FORMATS:
         raise Refused(f"{kind} files are not read: save the picture as JPEG or PNG.")
     if frames > 1 and kind != "MPO":
@@ -66,9 +57,7 @@ def _inspect(content: bytes, channels: int) -> list[str]:
     coloured = _is_coloured(content)
     notes = {
         f"Only the first of {frames} pictures in the file is looked at.": frames > 1,
-        "Transparency is ignored: the colours behind it are read.": (
-            alpha and _is_transparent(content)
-        ),
+        "Transparency is ignored: the colours behind it are read.": clear,
         "CMYK colours, made for print, were converted.": mode == "CMYK",
         "The file asks to be turned (EXIF); like the training pictures it is read as it"
         " was stored.": turned,
@@ -80,12 +69,6 @@ def _inspect(content: bytes, channels: int) -> list[str]:
         ),
     }
     return [note for note, holds in notes.items() if holds]
-
-
-def _is_transparent(content: bytes) -> bool:
-    """Whether any pixel lets the background through."""
-    with open_image(io.BytesIO(content)) as image:
-        return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
 def _is_coloured(content: bytes) -> bool:

@@ -22,18 +22,9 @@ PARTS = ("images", "reference", "heat map")
 
 @dataclass
 class Service:
-    """A home with a model in service.
-
-    Attributes
-    ----------
-    data, reference, test, network : None where the home lacks them
-        Images by pool; what normal looks like; the test of one picture; the network of
-        the checkpoint.
-    cost_missed : float or None
-        What a missed positive costs in false alarms, from the checkpoint: the reason of
-        the threshold.
-    missing : dict
-        One sentence for each of PARTS that is not there.
+    """A home with a model in service; `missing` has a sentence for each of PARTS that
+    it lacks. `cost_missed`: what a missed positive costs in false alarms, the reason of
+    the threshold.
     """
 
     course: utils.Course
@@ -48,20 +39,16 @@ class Service:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service says of one picture.
-
-    pixels : uint8 (C, S, S); probabilities : float (K,), calibrated; heat : float (S,
-    S) in 0..1, or None
-    decode_ms, model_ms : of this request; notes : sentences
-    results : DriftResult by view; furthest : the oddest statistic and its deviation, or
-    None
+    """What the service says of one picture, uint8 (C, S, S): calibrated probabilities
+    (K,), a heat map (S, S) in 0..1 or None, a DriftResult for each view, and the oddest
+    statistic with its deviation or None.
     """
 
     pixels: np.ndarray
     probabilities: np.ndarray
     decode_ms: float
     model_ms: float
-    notes: list[str]
+    notes: list[str]  # sentences on what was converted or is odd
     heat: np.ndarray | None
     results: dict[str, utils.DriftResult]
     furthest: tuple[str, float] | None
@@ -80,17 +67,14 @@ def open_service(home: str | Path) -> Service:
     course = open_home(home)
     utils.set_seed(course.seed)
     service = Service(course, open_model(course))
-    for part, find in zip(
-        PARTS, (_find_data, _find_reference, _find_network), strict=True
-    ):
+    finders = (_find_data, _find_reference, _find_network)
+    for part, find in zip(PARTS, finders, strict=True):
         try:
             find(service)
         except utils.CourseError as error:
             service.missing[part] = str(error).replace(f"{home}/", "")
-    # warm
-    service.model.predict(
-        np.zeros((1, course.channels, course.image_size, course.image_size), np.uint8)
-    )
+    size = (1, course.channels, course.image_size, course.image_size)
+    service.model.predict(np.zeros(size, np.uint8))  # warm
     return service
 
 
@@ -108,24 +92,9 @@ def open_home(home: Path) -> utils.Course:
     folder = utils.DATASETS[dataset].folder
     above = home / "data" / "raw" if source in ("sample", "kaggle") else Path(source)
     root = above if above.name == folder else above / folder
-    profile, size, seed = (
-        utils.PROFILES[story["profile"]],
-        story["image_size"],
-        story["seed"],
-    )
-    return utils.Course(
-        8,
-        dataset,
-        source,
-        profile,
-        size,
-        seed,
-        home,
-        home,
-        root,
-        utils.best_device(),
-        sample=source == "sample",
-    )
+    settings = (utils.PROFILES[story["profile"]], story["image_size"], story["seed"])
+    places = (home, home, root, utils.best_device())
+    return utils.Course(8, dataset, source, *settings, *places, source == "sample")
 
 
 def open_model(course: utils.Course) -> utils.OnnxModel:
@@ -186,34 +155,22 @@ def answer(
     began = time.perf_counter()
     probabilities = service.model.predict(pixels[None])[0]
     model_ms = 1000 * (time.perf_counter() - began)
-    seen, test, notes = (
-        utils.observe(service.model, pixels[None]),
-        service.test,
-        list(notes),
-    )
+    seen, test = utils.observe(service.model, pixels[None]), service.test
     results, furthest = (test.look(seen), test.furthest(seen)) if test else ({}, None)
-    if utils.image_statistics(pixels[None])["contrast"][0] < utils.BLANK_CONTRAST:
-        notes.append(
-            "The picture is blank: whatever the model answers, it saw nothing."
-        )
-    heat = heat_map(service, pixels, probabilities)
-    return Answer(
-        pixels, probabilities, decode_ms, model_ms, notes, heat, results, furthest
-    )
+    if seen.statistics["contrast"].item() < utils.BLANK_CONTRAST:
+        blank = "The picture is blank: whatever the model answers, it saw nothing."
+        notes = [*notes, blank]
+    heat = heat_map(service.network, pixels, int(probabilities.argmax()))
+    times = decode_ms, model_ms
+    return Answer(pixels, probabilities, *times, notes, heat, results, furthest)
 
 
-def heat_map(
-    service: Service, pixels: np.ndarray, probabilities: np.ndarray
-) -> np.ndarray | None:
+def heat_map(network, pixels: np.ndarray, answer: int) -> np.ndarray | None:
     """Grad-CAM of the class answered, (S, S) in 0..1, with the normalisation of the
     network in service.
     """
-    if service.network is None:
+    if network is None:
         return None
-    network = service.network
-    images = (
-        torch.from_numpy(pixels[None].copy()).float() / 255 - network.pixel_mean
-    ) / network.pixel_std
-    return utils.grad_cam(
-        network.model, images, torch.tensor([int(probabilities.argmax())])
-    )[0]
+    images = torch.from_numpy(pixels[None].copy()).float() / 255
+    images = (images - network.pixel_mean) / network.pixel_std
+    return utils.grad_cam(network.model, images, torch.tensor([answer]))[0]

@@ -28,39 +28,27 @@ class PictureTest:
 
     The yardstick are the reference's own distances, each picture left out of its own
     neighbours: p = (b + 1) / (n + 1), where b of n pictures of the reference lie at
-    least as far out. As good as exact where the picture is drawn like the reference.
-    Sources: Ramaswamy et al., Efficient algorithms for mining outliers (2000); Sun et
-    al., Out-of-distribution detection with deep nearest neighbors (2022); Bates et al.,
-    Testing for outliers with conformal p-values (2023).
+    least as far out. Sources: Sun et al., Out-of-distribution detection with deep
+    nearest neighbors (2022); Bates et al., Testing for outliers with conformal p-values
+    (2023).
 
-    Parameters
-    ----------
-    reference : Reference
-        Pictures that training has not seen.
-    k : int
-    alpha : float
-        Largest share of normal pictures that may be called unlike; each of the two
-        views gets half of it (Bonferroni), in whole pictures of the reference, so that
-        a small one calls fewer: of 102 not 5 % but 3.9 %.
+    `alpha` is the largest share of normal pictures that may be called unlike; each of
+    the two views gets half of it (Bonferroni), in whole pictures of the reference, so
+    that a small one calls fewer: of 102 not 5 % but 3.9 %.
     """
 
     def __init__(self, reference: utils.Observation, k: int = 5, alpha: float = 0.05):
         self.k, self.alpha = min(k, len(reference) - 1), alpha
         statistics = reference.statistics.to_numpy()
-        self.mean, self.std = (
-            statistics.mean(axis=0),
-            np.maximum(statistics.std(axis=0), 1e-6),
-        )
+        self.mean = statistics.mean(axis=0)
+        self.std = np.maximum(statistics.std(axis=0), 1e-6)
         self.names = list(reference.statistics.columns)
         self.neighbours, self.own = {}, {}
         for view in VIEWS:
-            fitted = NearestNeighbors(n_neighbors=self.k).fit(
-                self._features(reference, view)
-            )
-            self.neighbours[view], self.own[view] = (
-                fitted,
-                fitted.kneighbors()[0][:, -1],
-            )
+            fitted = NearestNeighbors(n_neighbors=self.k)
+            fitted.fit(self._features(reference, view))
+            self.neighbours[view] = fitted
+            self.own[view] = fitted.kneighbors()[0][:, -1]
 
     def _features(self, seen: utils.Observation, view: str) -> np.ndarray:
         """A view, float (N, F); the statistics have different units, so each is counted
@@ -73,9 +61,8 @@ class PictureTest:
         """Judge one picture, an Observation of length 1, in both views."""
         results, limit = {}, self.alpha / len(VIEWS)
         for view, neighbours in self.neighbours.items():
-            distance = float(
-                neighbours.kneighbors(self._features(seen, view))[0][0, -1]
-            )
+            near, _ = neighbours.kneighbors(self._features(seen, view))
+            distance = float(near[0, -1])
             own = np.sort(self.own[view])[::-1]
             p_value = float((1 + (own >= distance - 1e-12).sum()) / (len(own) + 1))
             # 0: so few pictures never give a p-value that small
