@@ -1,7 +1,7 @@
 # make run   the eight themes on the embedded sample     make test       the suite on the smoke profile
 # make lint  code, notebooks and workflows                make test-all   the long tests as well
-# make demo  the model in a web page (runs the course     make site       the executed notebooks of both datasets as
-#            first where it has not run yet)                              web pages
+# make demo  the model in a web page (runs the course     make site       the executed notebooks as web pages
+#            first where it has not run yet)
 # make bonus installs what demo and site need, make scale what `course.py compact` and `check --jobs` need; run, lint and
 # test-core do without
 
@@ -63,9 +63,7 @@ demo: $(BONUS_STAMP)
 site: $(BONUS_STAMP)  # a notebook that fails is shown in the site, and fails the target at its end
 	@failed=0; \
 	test -d $(RUN_HOME)/exports/notebooks || $(MAKE) run || failed=1; \
-	test -d sample-run-solar/exports/notebooks || \
-		$(BIN)/python course.py run --source sample --dataset solar --home sample-run-solar || failed=1; \
-	$(BONUS)/bin/python course.py site --home $(RUN_HOME) --home sample-run-solar || failed=1; \
+	$(BONUS)/bin/python course.py site --home $(RUN_HOME) || failed=1; \
 	exit $$failed
 
 lint: $(STAMP)

@@ -19,7 +19,7 @@ COMMANDS = {
     "pack": ("tools.handin.command", "the hand-in as one zip"),
     "check": ("tools.grading.check", "evidence on a hand-in; repeats its figures"),
     "publish": ("tools.colab.publish", "put a repository into the Colab badges"),
-    "site": ("tools.web.build", "finished runs as web pages"),
+    "site": ("tools.web.build", "a finished run as web pages"),
     "compact": ("tools.scale.logs", "a production log into daily Parquet files"),
     "demo": ("demo.__main__", "the model in service as a web page"),
     "exercises": ("exercises.__main__", "all exercises with their hints"),
