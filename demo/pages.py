@@ -150,7 +150,8 @@ def window_pictures(look: Look, classes) -> list[tuple[Image.Image, str]]:
     """The first pictures, before beside after, with the answer to the latter."""
     cards = []
     for i in range(min(SHOWN, len(look.labels))):
-        mark, answer = "✗✓"[look.right[i]], int(look.probabilities[i].argmax())
+        mark = "✓" if look.right[i] else "✗"
+        answer = int(look.probabilities[i].argmax())
         both = np.concatenate([look.before[i], look.after[i]], axis=2)
         says = f"{mark} {classes[answer]} {look.probabilities[i].max():.0%}"
         cards.append((image_of(both), says))
