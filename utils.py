@@ -2693,12 +2693,7 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
 
 def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and n of a quiet period, by quantity: what "normal"
-    means for the alerts.
-
-    Raises
-    ------
-    CourseError
-        Fewer than 100 answered requests: the baseline itself would be noise.
+    means for the alerts. Of fewer than 100 requests it would itself be noise.
     """
     answered = log[log["status"] == "ok"]
     if len(answered) < 100:
@@ -2718,24 +2713,15 @@ def window_statistics(
     until: datetime | None = None,
 ) -> pd.DataFrame:
     """Service and model in numbers: one row a tick, over the trailing window (tick -
-    minutes, tick].
+    minutes, tick]; neighbouring windows overlap.
 
-    Parameters
-    ----------
-    minutes, every : int
-        Length of the window and distance of the ticks. Neighbouring windows overlap.
-    baseline : dict of `monitoring_baseline`, optional
-        Adds `<name>_z` and `class_mix_z`, the deviations from it.
-    until : datetime, optional
-        Last tick; the end of the log when None. A live watch gives the time now, else
-        silence goes unseen.
+    `baseline` (of `monitoring_baseline`) adds `<name>_z` and `class_mix_z`, the
+    deviations from it. `until` is the last tick, the end of the log when None; a live
+    watch gives the time now, else silence goes unseen.
 
-    Returns
-    -------
-    DataFrame: `timestamp` (of the tick) and METRICS
-        throughput in requests a minute, latency in ms, shares and rates in 0..1. Failed
-        requests count in `requests`, `throughput` and `error_rate` only. Means over
-        nothing are NaN.
+    Columns: `timestamp` and METRICS; throughput in requests a minute, latency in ms,
+    shares and rates in 0..1. Failed requests count in `requests`, `throughput` and
+    `error_rate` only. Means over nothing are NaN.
     """
     if log.empty:
         raise CourseError(NO_LINES)
@@ -2843,31 +2829,16 @@ CONDITIONS = {
 class AlertRule:
     """When to wake whom, as data: `AlertRule(**json.loads(...))` is the inverse of
     `json.dumps(asdict(rule))`.
-
-    Parameters
-    ----------
-    metric, sign, threshold
-        The condition, on a column of `window_statistics` (METRICS); sign is ">", "<" or
-        "abs>".
-    severity : {"warning", "critical"}
-        Look at it in office hours, or get up.
-    hold : int
-        Minutes that the condition must last before it fires, and be gone before it
-        clears.
-    least : int
-        Requests that a window needs for a verdict.
-    runbook : str
-        What the on-call engineer does first.
     """
 
     name: str
-    metric: str
-    sign: str
+    metric: str  # a column of `window_statistics`: one of METRICS
+    sign: str  # ">", "<" or "abs>"
     threshold: float
-    severity: str = "warning"
-    hold: int = 10
-    least: int = 0
-    runbook: str = ""
+    severity: str = "warning"  # look at it in office hours; or "critical": get up
+    hold: int = 10  # minutes that it must last to fire, and be gone to clear
+    least: int = 0  # requests that a window needs for a verdict
+    runbook: str = ""  # what the on-call engineer does first
 
     def __post_init__(self):
         known = {
@@ -2932,17 +2903,9 @@ class AlertManager:
     """Judge windows by rules, and tell each change once: "firing", then nothing until
     "resolved". A value that trembles around its threshold makes two events, not fifty.
 
-    Parameters
-    ----------
-    rules : list of AlertRule
-    path : path
-        alerts.csv; appended like the inference log.
-    run_id : str, optional
-        Of the service that is watched: what this run left firing is not fired again; a
-        new one when None.
-    webhook : str, optional
-        Address that receives each event as JSON; a receiver that is down keeps nobody
-        waiting.
+    `path` is alerts.csv, appended like the inference log. `run_id` is that of the
+    service: what this run left firing is not fired again. `webhook` is an address that
+    receives each event as JSON; a receiver that is down keeps nobody waiting.
     """
 
     def __init__(self, rules, path, run_id: str | None = None, webhook=None):
@@ -2959,11 +2922,6 @@ class AlertManager:
     def evaluate(self, now: datetime, row) -> list[dict]:
         """Judge one row of `window_statistics`; return (and store, and send) the
         events, most often none.
-
-        Raises
-        ------
-        CourseError
-            A metric is missing from the row; alerts.csv cannot be written.
         """
         events = []
         for rule in self.rules:
