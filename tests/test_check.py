@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from kit.record import HEADLINE_TAGS
+from tools import cli
 from tools.grading import (
     check,
     compare,
@@ -205,7 +206,8 @@ def test_the_page_says_what_was_found_and_awards_no_points(
 
 
 def test_help_is_short_and_points_to_the_page_that_says_the_rest(capsys):
-    assert check.main(["--help"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        check.main(["--help"])
     told = capsys.readouterr().out.partition("positional arguments:")[0]
     assert len(told.partition("Evidence")[2].strip().splitlines()) <= 15
     assert "docs/grading.md" in told
@@ -453,9 +455,10 @@ def test_networks_of_a_group_run_where_they_are_scored_and_the_page_says_so(
 def test_a_fault_of_the_check_itself_has_a_status_of_its_own(
     submission, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(check, "examine", lambda *arguments: 1 / 0)
-    assert check.main([str(submission), "--output", str(tmp_path / "out")]) == 3
-    assert "says nothing of the submission" in capsys.readouterr().out
+    monkeypatch.setattr(examine, "examine", lambda *arguments: 1 / 0)
+    output = ["--output", str(tmp_path / "out")]
+    assert cli.main(["check", str(submission), *output]) == 3
+    assert "an error of the course kit" in capsys.readouterr().err
 
 
 def test_reader_that_stops_reading_changes_no_status(submission, tmp_path):
@@ -565,11 +568,12 @@ def test_figure_that_its_notebook_never_recorded_is_a_fault():
 
 
 def test_wrong_arguments(tmp_path, capsys):
-    assert check.main([]) == 2 and check.main([str(tmp_path), "--level", "deep"]) == 2
     nowhere, output = str(tmp_path / "nowhere"), tmp_path / "out"
-    assert check.main([nowhere, "--output", str(output)]) == 2 and not output.exists()
-    assert "nowhere is missing" in capsys.readouterr().out
-    assert check.main([str(tmp_path), "--source", nowhere]) == 2
+    for wrong in ([], ["x", "--level", "deep"], ["x", "--source", nowhere]):
+        with pytest.raises(SystemExit, match="2"):
+            check.main(wrong)
+    assert cli.main(["check", nowhere, "--output", str(output)]) == 2
+    assert "nowhere is missing" in capsys.readouterr().err and not output.exists()
 
 
 @pytest.mark.slow

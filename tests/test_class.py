@@ -18,7 +18,8 @@ from support.submissions import make_submission
 
 import utils
 from kit import files
-from tools.grading import check, klass
+from tools import cli
+from tools.grading import klass
 
 KIT = files.KIT
 PLAIN = ["--jobs", "1"]
@@ -44,7 +45,7 @@ def submissions(tmp_path_factory) -> Path:
 
 
 def check_class(folder: Path, output: Path, *options: str) -> int:
-    return check.main(["--all", str(folder), "--output", str(output), *options])
+    return cli.main(["check", "--all", str(folder), "--output", str(output), *options])
 
 
 def rows_of(output: Path) -> dict[str, dict]:
@@ -67,7 +68,7 @@ def check_rows(output: Path) -> None:
 def test_one_after_the_other(submissions, tmp_path, capsys):
     assert check_class(submissions, tmp_path / "out", *PLAIN) == 1
     check_rows(tmp_path / "out")
-    assert "Left out, as they hold reports: check-old." in capsys.readouterr().out
+    assert "Left out, as they hold reports: check-old." in capsys.readouterr().err
 
 
 @pytest.mark.scale
@@ -79,7 +80,7 @@ def test_worker_killed_in_the_middle_loses_nothing(submissions, tmp_path):
         while not killed and not over.wait(0.05):
             for process in psutil.Process().children(recursive=True):
                 try:
-                    if "tools.grading.check" in process.cmdline():
+                    if process.cmdline()[1:3] == ["course.py", "check"]:
                         os.kill(process.ppid(), signal.SIGKILL)
                         return killed.append(process)
                 except (psutil.Error, ProcessLookupError):
@@ -99,7 +100,7 @@ def test_no_scheduler_answers(submissions, tmp_path, capsys):
     pytest.importorskip("distributed")
     for address in ("tcp://127.0.0.1:1", "nonsense"):
         assert check_class(submissions, tmp_path, "--scheduler", address) == 2
-        assert "No scheduler with a worker answers at" in capsys.readouterr().out
+        assert "No scheduler with a worker answers at" in capsys.readouterr().err
 
 
 def test_a_worker_that_is_not_like_this_machine_is_refused():
@@ -117,9 +118,9 @@ def test_without_dask(submissions, tmp_path, monkeypatch, capsys, checked):
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.setattr(klass, "at_a_time", lambda level: 4)
     assert check_class(submissions, tmp_path, "--jobs", "2") == 2
-    assert "--jobs and --scheduler need Dask: run `make" in capsys.readouterr().out
+    assert "--jobs and --scheduler need Dask: run `make" in capsys.readouterr().err
     check_class(submissions, tmp_path)
-    assert klass.PLAIN in capsys.readouterr().out and len(checked) == 3
+    assert klass.PLAIN in capsys.readouterr().err and len(checked) == 3
 
 
 @pytest.fixture
@@ -149,12 +150,9 @@ def test_only_what_is_missing_or_has_changed_is_checked_again(
     folder, output = tmp_path / "class", tmp_path / "out"
     for name in ("ill", "same", "stop", "team"):
         (folder / name).mkdir(parents=True)
-    assert check_class(folder, output, *PLAIN) == 3 and checked == [
-        "ill",
-        "same",
-        "stop",
-    ]
-    assert "The class was stopped: the same command with" in capsys.readouterr().out
+    assert check_class(folder, output, *PLAIN) == 130
+    assert checked == ["ill", "same", "stop"]
+    assert "The class was stopped: the same command with" in capsys.readouterr().err
     verdicts = {name: row["verdict"] for name, row in rows_of(output).items()}
     assert verdicts["team"] == verdicts["stop"] == "Not checked: the class was stopped"
     assert verdicts["ill"] == "The check itself failed: Segmentation fault"
@@ -201,8 +199,9 @@ def test_a_check_ends_with_the_process_that_began_it(submissions, tmp_path):
 
 
 def test_wrong_arguments(tmp_path, capsys):
-    assert check.main(["--all", str(tmp_path)]) == 2
-    assert check.main(["--all", str(tmp_path / "nowhere")]) == 2
-    assert "is no folder: give the one that holds" in capsys.readouterr().out
-    assert check.main([str(tmp_path), "--jobs", "2"]) == 2
+    assert check_class(tmp_path, tmp_path / "out") == 2
+    assert check_class(tmp_path / "nowhere", tmp_path / "out") == 2
+    assert "is no folder: give the one that holds" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["check", str(tmp_path), "--jobs", "2"])
     assert "give --all" in capsys.readouterr().err

@@ -60,23 +60,14 @@ class Outcome:
 def check_all(options) -> int:
     """Check every folder and zip of a folder; returns the exit status of the class."""
     began, output = time.monotonic(), options.output
-    output = (
-        output or Path(f"check-{file_name(options.all.resolve().name)}")
-    ).resolve()
+    output = output or Path(f"check-{file_name(options.all.resolve().name)}")
+    output = output.resolve()
     found, odd = submissions(options.all, output)
-    jobs = [
-        Job(path.resolve(), output / name, *_asked(options))
-        for path, name in names(found).items()
-    ]
-    rows = {job: _kept(job, options.level) if options.missing else None for job in jobs}
-    missing = [job for job in jobs if rows[job] is None]
-    with suppress(KeyboardInterrupt), workers(options, len(missing)) as check:
-        for job in missing:  # no old report may pass for a new one
-            _remove_report(job)
-        for job, outcome in tqdm(check(missing), total=len(missing), unit="submission"):
-            rows[job] = row(job, outcome)
-    left = [job for job in jobs if rows[job] is None]
-    rows |= {job: row(job, Outcome(LOST, "the class was stopped")) for job in left}
+    rows = {}
+    for path, name in names(found).items():
+        job = Job(path.resolve(), output / name, *_asked(options))
+        rows[job] = _kept(job, options.level) if options.missing else None
+    stopped = _check_missing(rows, options)
     no_kind = Outcome(2, "neither a folder nor a zip, ask for one")
     rows |= {path: row(Job(path, output, (), 0), no_kind) for path in odd}
     table = sorted(rows.values(), key=lambda row: (-row["status"], row["submission"]))
@@ -90,10 +81,33 @@ def check_all(options) -> int:
         "rows": table,
     }
     print(*verdict.write_summary(summary, output), sep="\n")
-    if left:
-        print("The class was stopped: the same command with --missing goes on.")
+    if stopped:
+        _say("The class was stopped: the same command with --missing goes on.")
+        return 130
     statuses = {each["status"] for each in table}
     return max(statuses & {1, 3}, default=2 if statuses == {2} else 0)
+
+
+def _check_missing(rows: dict, options) -> bool:
+    """Fill the rows that are None; True where somebody stopped it."""
+    missing, stopped = [job for job in rows if rows[job] is None], False
+    try:
+        with workers(options, len(missing)) as check:
+            for job in missing:  # no old report may pass for a new one
+                _remove_report(job)
+            progress = tqdm(check(missing), total=len(missing), unit="submission")
+            for job, outcome in progress:
+                rows[job] = row(job, outcome)
+    except KeyboardInterrupt:
+        stopped = True
+    why = "the class was stopped" if stopped else "the scheduler is gone"
+    for job in missing:
+        rows[job] = rows[job] or row(job, Outcome(LOST, why))
+    return stopped
+
+
+def _say(told: str) -> None:
+    print(told, file=sys.stderr)
 
 
 def submissions(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
@@ -109,7 +123,7 @@ def submissions(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
     ]
     if reports := [path for path in there if _holds_reports(path)]:
         told = ", ".join(shown(path.name) for path in reports)
-        print(f"Left out, as they hold reports: {told}.")
+        _say(f"Left out, as they hold reports: {told}.")
     there = [path for path in there if path not in reports]
     found = [
         path
@@ -170,7 +184,7 @@ def attempt(job: Job) -> Outcome:
     """Check one submission in a process group of its own, which ends with us or at the
     limit.
     """
-    command = [sys.executable, "-m", "tools.grading.check", str(job.path)]
+    command = [sys.executable, "course.py", "check", str(job.path)]
     command += [*job.options, "--output", str(job.folder)]
     if shutil.which("setpriv"):  # it also ends where this process is killed
         command = ["setpriv", "--pdeathsig", "KILL", *command]
@@ -272,7 +286,7 @@ def workers(options, submissions: int):
                 "--jobs and --scheduler need Dask: run `make scale`, then use"
                 " .venv-scale/bin/python in the place of python."
             ) from error
-        print(PLAIN)
+        _say(PLAIN)
         yield lambda jobs: ((job, attempt(job)) for job in jobs)
         return
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
