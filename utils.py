@@ -35,7 +35,6 @@ from kit.bench import (
     Backend,
     benchmark_table,
     onnx_backend,
-    percentiles,
     torch_backend,
 )
 from kit.drifts import drift_images, drift_window, drifts_of
@@ -55,7 +54,7 @@ from kit.files import (
     write_json,
 )
 from kit.fingerprint import fingerprint, remember_sources
-from kit.gate import Check, GateReport, counted, unmeasured
+from kit.gate import Answers, Check, GateReport, check_mix, counted, unmeasured
 from kit.home import (  # noqa: F401
     DATASETS,
     POOLS,
@@ -116,15 +115,18 @@ from kit.watching import (
     DriftResult,
     Observation,
     Reference,
+    as_result,
+    check_detector,
     check_features,
     check_pair,
     check_policy,
     check_reach,
+    check_window,
+    explain,
     grey_levels,
     join,
     read_drift_report,
     refuse_handout,
-    watched_path,
 )
 from kit.webhook import send_alert
 from models.baseline_cnn import BaselineCNN
@@ -2978,18 +2980,8 @@ def judge_windows(
 def extract_embeddings(
     model: nn.Module, loader, device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the network knows of each image before it decides: the input of its last
-    linear layer.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Any network that ends in an nn.Linear.
-    loader : iterable of (images, labels)
-
-    Returns
-    -------
-    embeddings float32 (N, D), labels int64 (N,)
+    """What the network knows of each image before it decides, the input of its last
+    linear layer: embeddings float32 (N, D), and the labels int64 (N,) of the loader.
     """
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
@@ -3014,19 +3006,16 @@ def extract_embeddings(
 
 
 def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
-    """Unbiased squared maximum mean discrepancy: how far apart two clouds of points
-    are, 0 on average without drift.
+    """Unbiased squared maximum mean discrepancy of X, float (n, D), and Y, float (m,
+    D): how far apart two clouds of points are, 0 on average without drift.
 
     mean k(x, x') + mean k(y, y') - 2 mean k(x, y), over different points; it can fall a
     little below 0. Source: Gretton et al., A kernel two-sample test (2012), equation 3.
 
     Parameters
     ----------
-    X, Y : float (n, D), (m, D)
-        Reference and window, at least two rows each.
     kernel : "rbf", exp(-gamma |x - y|²), or "linear", x·y, which sees the means only
-    gamma : float
-        None takes the median heuristic on X.
+    gamma : float, None takes the median heuristic on X
     """
     x, y = check_pair(X, Y, what="MMD")
     n, m = len(x), len(y)
@@ -3039,8 +3028,7 @@ def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
 def detect_pixel_drift(
     baseline_loader, production_loader, alpha: float = 0.05, **handout
 ) -> DriftResult:
-    """Have the pictures changed? KS test (Holm) of statistics of whole images, n =
-    images.
+    """Have the pictures changed? KS test (Holm) of statistics of whole images.
 
     Not of pixels: ten thousand pixels of one picture are no ten thousand observations,
     and such a test finds drift in every window.
@@ -3071,25 +3059,17 @@ def detect_embedding_drift(
 
 
 # --------------------------------------------------------------------------------------
-# What a detector sees, and a stored reference of it
+# What a detector sees
 # --------------------------------------------------------------------------------------
 
 
 def drift_statistics(pixels: np.ndarray) -> pd.DataFrame:
     """Numbers of an image that change with camera, light and weather, whatever the
-    model thinks of it.
+    model thinks of it; one row an image of pixels uint8 (N, C, S, S).
 
-    Parameters
-    ----------
-    pixels : uint8 (N, C, S, S)
-
-    Returns
-    -------
-    DataFrame, one row an image
-        brightness, contrast, sharpness (see `image_statistics`); entropy of the grey
-        levels in bits (Shannon, 1948); p05 and p95, the grey levels that 5 % and 95 %
-        of the pixels do not exceed; for colour images colourfulness (Hasler and
-        Süsstrunk, 2003).
+    Columns: brightness, contrast, sharpness (see `image_statistics`); entropy of the
+    grey levels in bits (Shannon, 1948); p05 and p95, the grey levels that 5 % and 95 %
+    of the pixels do not exceed; in colour colourfulness (Hasler and Süsstrunk, 2003).
     """
     rows = []
     for image in pixels:  # (C, S, S)
@@ -3120,15 +3100,9 @@ def fit_reference(
     """Observe the reference images, uint8 (N, C, S, S) with labels int64 (N,)."""
     seen = observe(model, pixels)
     check_features(seen.embedding, "reference embedding")
-    return Reference(
-        seen.statistics,
-        seen.probabilities,
-        seen.embedding,
-        np.asarray(labels),
-        model.hash,
-        tuple(model.classes),
-        key=seen.key,
-    )
+    known = np.asarray(labels), model.hash, tuple(model.classes)
+    views = seen.statistics, seen.probabilities, seen.embedding
+    return Reference(*views, *known, key=seen.key)
 
 
 # --------------------------------------------------------------------------------------
@@ -3136,23 +3110,14 @@ def fit_reference(
 # --------------------------------------------------------------------------------------
 
 
-def adjust(p_values: np.ndarray, correction: str = "holm") -> np.ndarray:
-    """p-values corrected for being many: any one below alpha has a chance of alpha at
-    most, whatever the dependence.
+def holm(p_values) -> np.ndarray:
+    """p-values of k tests, corrected for being many: any one at alpha or below has a
+    chance of alpha at most, whatever the dependence.
 
-    Parameters
-    ----------
-    correction : "bonferroni" (Dunn, 1961) or "holm" (Holm, 1979), which is never
-        weaker: the smallest is multiplied by their number k, the next by k - 1, and so
-        on, and none may fall below the one before.
+    The smallest is multiplied by k, the next by k - 1, and so on, and none may fall
+    below the one before. Source: Holm (1979).
     """
     p, k = np.asarray(p_values, dtype=float), len(p_values)
-    if correction == "bonferroni":
-        return np.minimum(p * k, 1)
-    if correction != "holm":
-        raise CourseError(
-            f"correction={correction!r} is unknown: choose bonferroni or holm."
-        )
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * (k - np.arange(k)))
     adjusted = np.empty(k)
@@ -3160,42 +3125,29 @@ def adjust(p_values: np.ndarray, correction: str = "holm") -> np.ndarray:
     return adjusted
 
 
-def ks_test(reference, window, alpha=0.05, correction="holm", names=None):
-    """Two-sample Kolmogorov–Smirnov test of every feature, as one answer.
+def ks_test(reference, window, alpha: float = 0.05) -> DriftResult:
+    """Two-sample Kolmogorov–Smirnov test of every feature of float (n, F) and (m, F),
+    as one answer.
 
-    Sources: Kolmogorov (1933), Smirnov (1939); on softmax outputs it is black-box shift
-    detection (Lipton et al., 2018; Rabanser et al., Failing Loudly, 2019).
-
-    Parameters
-    ----------
-    reference, window : float (n, F), (m, F)
-    names : of the features; those of a DataFrame's columns when None
-
-    Returns
-    -------
-    DriftResult
-        statistic: the largest distance between two distribution functions, 0..1. Its
-        threshold is the formula for large samples (Smirnov, 1948); the decision goes by
-        the exact p-value. Where features go together the correction is cautious.
+    The statistic is the largest distance between two distribution functions, 0..1. Its
+    threshold is the formula for large samples (Smirnov, 1948); the decision goes by the
+    exact p-value. Where features go together, Holm's correction is cautious. On softmax
+    outputs it is black-box shift detection (Rabanser et al., Failing Loudly, 2019).
     """
     from scipy import stats
 
-    if names is None:
-        names = getattr(reference, "columns", None)
     x, y = check_pair(reference, window, alpha)
     (n, k), m = x.shape, len(y)
     check_reach(n, m, alpha / k, f"KS on {k} features (alpha / {k})")
     found = stats.ks_2samp(x, y, axis=0)
-    adjusted = adjust(found.pvalue, correction)  # (F,)
+    p_values = holm(found.pvalue)  # (F,)
     features = pd.DataFrame(
-        {"statistic": found.statistic, "p_value": adjusted, "drift": adjusted <= alpha},
-        index=names,
+        {"statistic": found.statistic, "p_value": p_values, "drift": p_values <= alpha},
+        index=getattr(reference, "columns", None),
     )
     threshold = math.sqrt(math.log(2 * k / alpha) / 2 * (n + m) / (n * m))
-    largest, p_value = float(found.statistic.max()), float(adjusted.min())
-    return DriftResult(
-        f"KS ({correction})", largest, p_value, threshold, alpha, m, n, features
-    )
+    largest, p_value = float(found.statistic.max()), float(p_values.min())
+    return DriftResult("KS", largest, p_value, threshold, alpha, m, n, features)
 
 
 def median_gamma(x: np.ndarray, most: int = 1000) -> float:
@@ -3259,28 +3211,18 @@ def _permutation_p(values: np.ndarray, alpha: float) -> tuple[float, float]:
 
 
 def mmd_test(
-    reference,
-    window,
-    alpha=0.05,
-    permutations=1000,
-    gamma=None,
-    seed=42,
-    kernel="rbf",
+    reference, window, alpha=0.05, permutations=1000, gamma=None, seed=42
 ) -> DriftResult:
-    """Permutation test of the squared MMD; all permutations are one matrix product.
+    """Permutation test of the squared MMD (RBF kernel) of float (n, D) and (m, D); all
+    permutations are one matrix product.
 
-    Parameters
-    ----------
-    reference, window : float (n, D), (m, D)
-        Their kernel matrix, float64 (n + m, n + m), has to fit into memory: 128 MB for
-        2,000 and 2,000 rows.
-    gamma : float
-        Width of the kernel; None takes the median heuristic on the reference.
+    The kernel matrix, float64 (n + m, n + m), has to fit into memory: 128 MB for 2,000
+    and 2,000 rows. gamma=None takes the median heuristic on the reference.
     """
     x, y = check_pair(reference, window, alpha, "MMD")
     n, m = len(x), len(y)
     check_reach(n, m, alpha, "MMD", permutations)
-    k = _kernel_matrix(x, y, kernel, gamma)  # (N, N), N = n + m
+    k = _kernel_matrix(x, y, "rbf", gamma)  # (N, N), N = n + m
     w = torch.from_numpy(_shuffled(n, m, permutations, seed))  # (B, N), 0/1
     to_window = w @ k  # (B, N): for every split, each row's sum over the window
     within = (to_window * w).sum(dim=1)  # (B,): pairs inside the window
@@ -3297,9 +3239,9 @@ def classifier_test(
     """Can a classifier tell the window from the reference? A logistic regression learns
     on one half, and its AUROC is measured on the other.
 
-    Source: Lopez-Paz and Oquab, Revisiting classifier two-sample tests (2017). p-value:
-    the domain labels of the second half are permuted, which is exact, as that half took
-    no part in learning.
+    p-value: the domain labels of the second half are permuted, which is exact, as that
+    half took no part in learning. Source: Lopez-Paz and Oquab, Revisiting classifier
+    two-sample tests (2017).
     """
     from scipy.stats import rankdata
     from sklearn.linear_model import LogisticRegression
@@ -3350,29 +3292,13 @@ def detect(
     """Ask one detector of DETECTORS whether the window has drifted from the reference.
     Of alpha, permutations and seed it gets what its signature names.
     """
-    if detector not in DETECTORS:
-        raise CourseError(
-            f"detector={detector!r} is unknown: choose one of {', '.join(DETECTORS)}."
-        )
-    if not isinstance(DETECTORS[detector], tuple):
-        raise CourseError(
-            f"DETECTORS[{detector!r}] must say what it looks at: statistics,"
-            ' probabilities, confidence or embedding, as in ("embedding", my_p_value).'
-        )
+    check_detector(DETECTORS, detector)
     view, test = DETECTORS[detector]
     options = {"alpha": alpha, "permutations": permutations, "seed": seed}
     named = inspect.signature(test).parameters
     options = {name: value for name, value in options.items() if name in named}
     answer = test(getattr(reference, view), getattr(window, view), **options)
-    if isinstance(answer, DriftResult):
-        return replace(answer, detector=detector)
-    if not isinstance(answer, (int, float, np.number)) or not 0 <= answer <= 1:
-        raise CourseError(
-            f"Detector {detector!r} must return a p-value, a number of 0 to 1; it"
-            f" returned {answer!r}."
-        )
-    sizes = len(window), len(reference)
-    return DriftResult(detector, math.nan, float(answer), math.nan, alpha, *sizes)
+    return as_result(answer, detector, alpha, len(window), len(reference))
 
 
 # --------------------------------------------------------------------------------------
@@ -3390,44 +3316,30 @@ def alarm_rates(
     seed=42,
     groups=None,
 ) -> list[dict]:
-    """How often does each detector raise a false alarm? Reference and window are both
-    drawn from undrifted images, disjoint.
+    """How often does each detector raise a false alarm? Reference and window are drawn
+    from undrifted images, disjoint, again and again.
 
-    What this proves: the code, and that its level is kept. What it does not: that
-    production is like validation; drawn from one pool, the two are alike by
-    construction. The intervals count the resamples as independent, though all are drawn
-    from the same images: of other images they would say a little less.
+    This proves that the code keeps its level. It does not prove that production is like
+    validation: drawn from one pool, the two are alike by construction. And the
+    intervals (low, high: Wilson) count resamples of the same images as independent, so
+    they are narrow. Returns a row for each of `detectors` (all of DETECTORS when None).
 
-    Parameters
-    ----------
-    undrifted : Observation
-        Images that no training has seen; the reference is whatever the window leaves.
-    detectors : names, optional
-        All of DETECTORS when None.
-    groups : array (N,), optional
-        Patients or buildings: windows then hold whole groups, as they come in life, and
-        at least `window` images.
-
-    Returns
-    -------
-    list of dict, one a detector: detector, alarms, resamples, rate, low, high (Wilson),
-    window, reference
+    `groups`, an array (N,), names the patient or building of each image: windows then
+    hold whole groups, as they come in life, and at least `window` images.
     """
-    rng = np.random.default_rng(seed)
+    rng, rows = np.random.default_rng(seed), []
     alarms = dict.fromkeys(DETECTORS if detectors is None else detectors, 0)
     for number in range(resamples):
         inside = _draw_window(len(undrifted), window, rng, groups)
-        drawn = undrifted.take(np.flatnonzero(inside))
-        rest = undrifted.take(np.flatnonzero(~inside))
+        drawn, rest = undrifted.take(inside), undrifted.take(~inside)
         for name in alarms:
             result = detect(rest, drawn, name, alpha, permutations, seed=number)
             alarms[name] += result.drift
-    sizes = {"window": window, "reference": len(undrifted) - window}
-    rows = []
     for name, count in alarms.items():
         low, high = wilson(count, resamples)
         row = {"detector": name, "alarms": count, "resamples": resamples}
-        rows.append(row | {"rate": count / resamples, "low": low, "high": high} | sizes)
+        row |= {"rate": count / resamples, "low": low, "high": high}
+        rows.append(row | {"window": window, "reference": len(undrifted) - window})
     return rows
 
 
@@ -3447,43 +3359,25 @@ def _draw_window(total: int, size: int, rng, groups=None) -> np.ndarray:
     return turn <= np.sort(turn)[size - 1]
 
 
-def power_grid(
+def count_found(
     reference: Reference,
-    drifted: dict,
-    sizes=(25, 50, 100),
-    detectors=("KS statistics", "KS softmax", "MMD embedding"),
+    drifted: Observation,
+    size: int,
+    detector: str,
     draws=10,
-    alpha=0.05,
     permutations=200,
     seed=42,
-) -> list[dict]:
-    """How often is a drift found, by its kind, severity and the window's size?
-
-    Parameters
-    ----------
-    drifted : dict {(kind, severity): Observation}
-        Drifted images; windows are drawn from each without replacement, so those of a
-        small pool have images in common and the shares tell more of this pool than of
-        the world.
-
-    Returns
-    -------
-    list of dict: kind, severity, window, detector, found, draws
+) -> int:
+    """In how many of `draws` windows of drifted images a detector tells drift: its
+    power. Windows of a small pool have images in common, so the count tells more of
+    this pool than of the world.
     """
-    rng, rows = np.random.default_rng(seed), []
-    for (kind, severity), seen in drifted.items():
-        for size in (size for size in sizes if size <= len(seen)):
-            windows = [
-                seen.take(rng.permutation(len(seen))[:size]) for _ in range(draws)
-            ]
-            for name in detectors:
-                found = [
-                    detect(reference, window, name, alpha, permutations, i).drift
-                    for i, window in enumerate(windows)
-                ]
-                told = {"detector": name, "found": sum(found), "draws": draws}
-                rows.append({"kind": kind, "severity": severity, "window": size} | told)
-    return rows
+    rng, found = np.random.default_rng([seed, size]), 0
+    for number in range(draws):
+        window = drifted.take(rng.permutation(len(drifted))[:size])
+        options = {"permutations": permutations, "seed": number}
+        found += detect(reference, window, detector, **options).drift
+    return found
 
 
 def drift_grid(
@@ -3497,47 +3391,33 @@ def drift_grid(
     seed=42,
     detectors=("KS statistics", "KS softmax", "MMD embedding"),
 ) -> dict[str, list]:
-    """Every drift of DRIFTS in every severity: who sees it, what it costs, and what the
-    estimates say.
+    """Every drift of DRIFTS in every severity, and none: who sees it, what it costs,
+    and what the estimates say.
 
     Returns
     -------
     dict
-        power : rows of `power_grid`; the domain classifier, which learns anew each
-            time, is asked about the largest windows only
-        accuracy : rows kind, severity and those of `_judged`
+        power : rows kind, severity, window, detector, found, draws; the domain
+            classifier, which learns anew each time, is asked about the largest windows
+        accuracy : rows kind, severity, those of `accuracy_row` and `estimate_accuracy`
     """
-    rows, seen, accuracy = data.where(pool), {}, []
+    rows, power, accuracy = data.where(pool), [], []
     cases = [(kind, s) for kind in drifts_of(data.course.dataset) for s in range(1, 6)]
     for kind, severity in [*cases, ("none", 0)]:
         pixels, chosen = np.array(data.pixels[rows]), rows
         if severity:
             pixels, chosen = drift_window(data, rows, kind, severity, seed)
-        here = seen[kind, severity] = observe(model, pixels)
-        told = _judged(here, data.labels[chosen], reference)
-        accuracy.append({"kind": kind, "severity": severity, **told})
-    settings = {"draws": draws, "permutations": permutations, "seed": seed}
-    power = power_grid(reference, seen, sizes, detectors, **settings)
-    largest = [size for size in sizes if size == max(sizes) >= 20]
-    power += power_grid(reference, seen, largest, ["classifier embedding"], **settings)
+        seen, case = observe(model, pixels), {"kind": kind, "severity": severity}
+        right = accuracy_row(seen.probabilities, data.labels[chosen])
+        accuracy.append(case | right | estimate_accuracy(reference, seen))
+        for size in (size for size in sizes if size <= len(seen)):
+            slow = ["classifier embedding"] if size == max(sizes) >= 20 else []
+            for name in [*detectors, *slow]:
+                options = size, name, draws, permutations, seed
+                found = count_found(reference, seen, *options)
+                told = {"window": size, "detector": name, "found": found}
+                power.append(case | told | {"draws": draws})
     return {"power": power, "accuracy": accuracy}
-
-
-def _judged(seen: Observation, labels: np.ndarray, reference: Reference) -> dict:
-    """n, accuracy, low, high (Wilson), balanced_accuracy, and ESTIMATES: labels judge
-    the estimates, which never see them.
-    """
-    right = seen.answers == labels
-    low, high = wilson(right.sum(), len(right))
-    recalls = _recalls(seen.answers, labels, len(reference.classes))
-    return {
-        "n": len(right),
-        "accuracy": float(right.mean()),
-        "low": low,
-        "high": high,
-        "balanced_accuracy": float(recalls.mean()),
-        **estimate_accuracy(reference, seen),
-    }
 
 
 # --------------------------------------------------------------------------------------
@@ -3630,19 +3510,15 @@ class DriftPolicy:
     window : int
         Images of one look.
     alpha : float
-        Chance that an undrifted stream of `horizon` windows is ever called drifted (a
-        false `retrain`).
-    horizon : int
-        Windows that this promise covers, e.g. a month of daily looks.
+        Chance that an undrifted stream of `horizon` windows (a month of daily looks) is
+        ever called drifted, a false `retrain`.
     consecutive : int
-        Windows in a row that must be flagged.
+        Flagged windows in a row that confirm a drift.
     lasting : int
-        So many flagged windows in a row mean `retrain` whatever the estimate says: it
-        trusts the model's confidence, and drift can make a model wrong and sure.
-    correction : "holm" or "bonferroni"
-        Across the detectors.
+        So many in a row mean `retrain` whatever the estimate says: it trusts the
+        model's confidence, and drift can make a model wrong and sure.
     estimate : one of ESTIMATES
-    detectors : names of DETECTORS
+    detectors : names of DETECTORS, corrected by Holm
     """
 
     accuracy_floor: float
@@ -3651,126 +3527,76 @@ class DriftPolicy:
     horizon: int = 20
     consecutive: int = 2
     lasting: int = 5
-    correction: str = "holm"
     estimate: str = "atc"
     detectors: tuple[str, ...] = ("KS statistics", "KS softmax", "MMD embedding")
 
     def __post_init__(self):
         check_policy(self, ESTIMATES, DETECTORS)
-        adjust(np.ones(1), self.correction)  # an unknown one is told
 
     @property
     def window_alpha(self) -> float:
         """Error rate of one window: consecutive * alpha / horizon.
 
-        A run of k flagged windows needs k flagged windows. Without drift `horizon` of
-        them have on average horizon * window_alpha flagged, so k or more come with a
-        chance of at most horizon * window_alpha / k = alpha (Markov's inequality),
-        however much the windows have in common, such as one reference. A single `watch`
-        is cheaper and promises less: over the horizon one is expected in consecutive *
-        alpha streams.
+        Without drift, `horizon` windows have on average horizon * window_alpha flagged
+        ones, so `consecutive` or more come with a chance of at most horizon *
+        window_alpha / consecutive = alpha (Markov's inequality), however much the
+        windows have in common, such as one reference.
         """
         return self.consecutive * self.alpha / self.horizon
 
     @property
     def permutations(self) -> int:
-        """Enough for the smallest p-value that the corrected test has to reach, twice
-        over.
-        """
+        """Enough for twice the smallest p-value that the corrected test must reach."""
         return math.ceil(2 * len(self.detectors) / self.window_alpha)
+
+    def level(self, streak: int, estimate: float) -> str:
+        """The decision after `streak` flagged windows in a row, with an accuracy
+        estimated at `estimate`.
+        """
+        if streak < self.consecutive:
+            return "watch" if streak else "none"
+        costs, lasts = estimate < self.accuracy_floor, streak >= self.lasting
+        return "retrain" if costs or lasts else "watch"
 
 
 class DriftMonitor:
-    """Looks at one window after the other and decides; each look is one line of a log.
-
-    Parameters
-    ----------
-    reference : Reference
-    policy : DriftPolicy
-    log_file : path, optional
-        Appended to, never shortened (`read_drift_log`).
+    """Looks at one window after the other and decides; each look is one line of a log
+    (appended to, see `kit.watching.read_drift_log`).
 
     The promise of the policy covers `horizon` windows from the first look on; a new
     monitor starts a new stream.
     """
 
     def __init__(self, reference: Reference, policy: DriftPolicy, log_file=None):
-        self.reference, self.policy, self.number = reference, policy, 0
-        self.run_id, self.recent, self.streak = new_run_id(), [], 0
-        self.log = None
-        if log_file:
-            floor = policy.accuracy_floor
-            self.log = DecisionLog(log_file, self.run_id, reference.model, floor)
+        self.reference, self.policy, self.run_id = reference, policy, new_run_id()
+        self.number, self.streak, self.recent = 0, 0, []
+        self.log = DecisionLog(log_file, self) if log_file else None
 
     def look(self, window: Observation) -> Decision:
         """Judge the next window. One that cannot be judged is told and not counted."""
-        policy = self.policy
-        if len(window) < policy.window:
-            raise CourseError(
-                f"The window has {len(window)} images, the policy asks for"
-                f" {policy.window}: wait for more traffic, or make the policy's window"
-                " smaller and lose power."
-            )
-        check_features(window.probabilities, "window (its answers)")
-        each = policy.window_alpha / len(policy.detectors)
-        results = {
-            name: detect(
-                self.reference, window, name, each, policy.permutations, self.number
-            )
-            for name in policy.detectors
-        }
-        p_values = [result.p_value for result in results.values()]
-        adjusted = dict(zip(results, adjust(p_values, policy.correction), strict=True))
-        p_value = float(min(adjusted.values()))
-        flagged = p_value <= policy.window_alpha
+        policy, results = self.policy, {}
+        check_window(window, policy.window)
+        each = policy.window_alpha / len(policy.detectors)  # Holm's smallest step
+        options = each, policy.permutations, self.number
+        for name in policy.detectors:
+            results[name] = detect(self.reference, window, name, *options)
+        p_values = holm([result.p_value for result in results.values()])
+        flagged = bool(p_values.min() <= policy.window_alpha)
+
         self.streak = self.streak + 1 if flagged else 0
         self.recent = [*self.recent, window][-policy.consecutive :] if flagged else []
         seen = join(self.recent or [window])
         estimate = estimate_accuracy(self.reference, seen)[policy.estimate]
-        level, reasons = self._judge(adjusted, estimate, len(seen))
-        numbers = (self.streak, p_value, estimate)
-        decision = Decision(self.number, level, flagged, *numbers, results, reasons)
+        level = policy.level(self.streak, estimate)
+
+        p_of = dict(zip(results, p_values.tolist(), strict=True))
+        why = explain(policy, p_of, self.streak, estimate, len(seen))
+        numbers = self.streak, min(p_of.values()), estimate
+        decision = Decision(self.number, level, flagged, *numbers, results, why)
         if self.log:
             self.log.append(decision, len(window))
         self.number += 1
         return decision
-
-    def _judge(self, adjusted: dict[str, float], estimate: float, images: int):
-        """Level and reasons: is the window flagged, is the drift confirmed, does it
-        cost accuracy or last?
-        """
-        policy, streak, limit = self.policy, self.streak, self.policy.window_alpha
-        found = [f"{name} p = {p:.2g}" for name, p in adjusted.items() if p <= limit]
-        if not found:
-            least = min(adjusted, key=adjusted.get)
-            smallest = f"smallest: {least}, {adjusted[least]:.2g}"
-            return "none", [f"no p-value down to {limit:.3g} ({smallest})"]
-        reasons = [f"{', '.join(found)}, at most {limit:.3g}"]
-        if streak < policy.consecutive:
-            needed = f"the {policy.consecutive} in a row that confirm"
-            return "watch", [*reasons, f"flagged window {streak} of {needed}"]
-        low, lasts = estimate < policy.accuracy_floor, streak >= policy.lasting
-        reasons += [
-            f"{streak} flagged windows in a row, {policy.consecutive} confirm",
-            f"accuracy estimated without labels ({policy.estimate}, {images} images)"
-            f" {estimate:.3f}, {'below' if low else 'not below'} the floor of"
-            f" {policy.accuracy_floor:.3f}",
-        ]
-        if lasts and not low:
-            reasons.append(
-                f"but it has lasted {streak} windows ({policy.lasting} count), and"
-                " estimates can be fooled"
-            )
-        return ("retrain" if low or lasts else "watch"), reasons
-
-
-def watched_model(course: Course, provider: str | None = None) -> OnnxModel:
-    """The network that theme 4 exported: what was in service before any retraining,
-    also when theme 6 runs again.
-    """
-    return OnnxModel(
-        watched_path(course), course.classes, provider or course.device.type
-    )
 
 
 # ======================================================================================
@@ -3802,10 +3628,8 @@ def validate_retrained_model(
         loader of (images, labels) that repeats its order.
     classes : sequence of str, optional
         The models' own when None, else "class 0", "class 1", ...
-    trained_on, proof
-        See `gate_checks`.
-    **limits
-        Of GateLimits.
+    trained_on, proof : see `gate_checks`
+    **limits : of GateLimits
     """
     limits, models, sets = GateLimits(**limits), (new_model, current_model), []
     for loader in (clean_loader, drifted_loader):
@@ -3823,6 +3647,21 @@ def validate_retrained_model(
     return gate_checks(*sets, names, limits, **given, new=hashes[0], current=hashes[1])
 
 
+def _answers(model, loader, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, K) and labels (N,) of one model over one loader."""
+    if isinstance(model, OnnxModel):  # it normalises by itself, and needs the pixels
+        pixels = loader.pixels[loader.rows].numpy()
+        return model.predict_all(pixels)[0], loader.labels
+    batches = [(images.to(device), labels) for images, labels in loader]
+    if not batches:
+        raise CourseError(
+            "The loader of the gate is empty, or an iterator that was read before: pass"
+            " a loader."
+        )
+    logits, labels = predict(model.to(device), batches)
+    return softmax(logits), labels
+
+
 # --------------------------------------------------------------------------------------
 # From a labelling budget to a candidate
 # --------------------------------------------------------------------------------------
@@ -3832,17 +3671,15 @@ def validate_retrained_model(
 # and a wish must not take hours. Fewer clean ones forget more: 800 for 1,400 cost 2 to
 # 3 points of clean validation accuracy (real X-rays, two draws).
 MIX_IMAGES = {"smoke": 64, "quick": 1400, "full": 4096}
-
-
 FINE_TUNING = ("whole", "frozen stem", "batch norm")
 
 
 def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
-    """Draw the drifted images that a labelling budget pays for, from pool "adapt".
+    """Draw the drifted images that a labelling budget pays for, from pool "adapt":
+    sorted rows of `drifted`, int64 (budget,).
 
     They are drawn at random, not by class: nobody knows the class before paying for it.
-    A larger budget with the same seed holds the smaller one. Returns sorted rows of
-    `drifted`, int64 (budget,).
+    A larger budget with the same seed holds the smaller one.
     """
     pool = drifted.where("adapt")
     if not 0 < budget <= len(pool):
@@ -3869,26 +3706,19 @@ def mix(
     images: int | None = None,
     seed: int = 42,
 ) -> Data:
-    """The training set of a candidate: clean images, so that nothing is forgotten, and
-    the drifted ones just bought.
+    """The training set of a candidate: clean images, each once, so that nothing is
+    forgotten, and a share of drifted ones, the `rows` of `buy_labels` in turn.
 
-    Parameters
-    ----------
-    rows : of `buy_labels`; a share that asks for more of them repeats them.
-    share : of drifted images in the new pool "train"; the others are clean, each once.
-    images : size of the new pool "train", `mix_size` when None.
-
-    Returns
-    -------
-    Data
-        Pools "train", and "val": the old one twice, clean and drifted. Mean and std are
-        those of `data`: one normalisation for one model. The index gains `source` (hash
-        of the clean file, for the gate's check of leakage) and `drifted` (bool).
+    Pool "val" is the old one twice, clean and drifted. Mean and std are those of
+    `data`: one normalisation for one model. The index gains `source` (hash of the clean
+    file, for the gate's check of leakage) and `drifted` (bool). `images` is the size of
+    the new pool "train", `mix_size` when None.
     """
     train, val, rows = data.where("train"), data.where("val"), np.unique(rows)
     images = mix_size(data, len(rows), share) if images is None else images
-    _check_mix(data, rows, share, images)
-    rng, count = np.random.default_rng([seed, 1]), round(share * images)
+    count = round(share * images)  # of drifted ones
+    check_mix(data, rows, share, images)
+    rng = np.random.default_rng([seed, 1])
     # in turn: none is repeated twice before all once
     bought = np.resize(rng.permutation(rows), count).astype(np.int64)
     clean = rng.choice(train, images - count, replace=False)
@@ -3899,13 +3729,10 @@ def mix(
     pools = np.repeat(["train", "val"], [images, 2 * len(val)])
     index = data.index.iloc[chosen].reset_index(drop=True)
     index = index.assign(pool=pools, drifted=old, source=index["sha256"])
-    return replace(
-        data,
-        index=index,
-        pixels=np.concatenate([source.pixels[part] for source, part in parts]),
-        labels=data.labels[chosen],
-        key=fingerprint(mix, data.key, drifted.key, chosen, old),
-    )
+    pixels = np.concatenate([source.pixels[part] for source, part in parts])
+    key = fingerprint(mix, data.key, drifted.key, chosen, old)
+    labels = data.labels[chosen]
+    return replace(data, index=index, pixels=pixels, labels=labels, key=key)
 
 
 def mix_size(data: Data, bought: int, share: float) -> int:
@@ -3921,28 +3748,6 @@ def mix_size(data: Data, bought: int, share: float) -> int:
     return images
 
 
-def _check_mix(data: Data, rows: np.ndarray, share: float, images: int) -> None:
-    pools = data.index["pool"].iloc[rows]
-    if (foreign := pools[pools != "adapt"]).size:
-        raise CourseError(
-            f"{len(foreign)} of the {len(rows)} drifted images are of pool"
-            f" {', '.join(set(foreign))}: only pool adapt may be learned from; take"
-            " rows from buy_labels."
-        )
-    if not 0 <= share <= 1 or images < 1 or (share and not len(rows)):
-        raise CourseError(
-            f"share={share} of {images} images, with {len(rows)} drifted ones bought,"
-            " is no mix: choose a share of 0 (clean images only) to 1 (drifted images"
-            " only)."
-        )
-    clean, there = images - round(share * images), len(data.where("train"))
-    if clean > there:
-        raise CourseError(
-            f"{clean} clean images are asked for and pool train has {there}: lower"
-            " images or raise share."
-        )
-
-
 def finetune_recipe(data: Data) -> Recipe:
     """How theme 7 trains: a quarter to a third of the learning rate of theme 3, two
     epochs, all else as there.
@@ -3950,15 +3755,8 @@ def finetune_recipe(data: Data) -> Recipe:
     The network starts near a good place, which a high rate would leave. The running
     average is short, as the training."""
     epochs = 1 if data.course.profile.name == "smoke" else 2
-    return Recipe(
-        epochs,
-        batch_size=32,
-        lr=1e-3,
-        weight_decay=5e-2,
-        label_smoothing=0.05,
-        augment=True,
-        average=0.5,
-    )
+    same = {"weight_decay": 5e-2, "label_smoothing": 0.05, "augment": True}
+    return Recipe(epochs, batch_size=32, lr=1e-3, average=0.5, **same)
 
 
 def fine_tune(
@@ -3971,39 +3769,32 @@ def fine_tune(
     **options,
 ) -> Run:
     """Train the network of a checkpoint further, on the images of `mix`; resumes and
-    loads as `fit` does.
+    loads as `fit` does, whose options these are.
 
     Parameters
     ----------
     how : {"whole", "frozen stem", "batch norm"}
         All weights; all but the stem and the first stage, whose edges and textures a
         drift leaves useful; or no weights at all: see `renormalise`.
-    recipe, options
-        Of `fit`; `finetune_recipe` when None.
+    recipe : `finetune_recipe` when None
     """
     if how not in FINE_TUNING:
         raise CourseError(f"how={how!r} is unknown: choose one of {FINE_TUNING}.")
     model, state = load_model(checkpoint, course.classes)
     recipe, name = recipe or finetune_recipe(mixed), f"{name}-{how.replace(' ', '-')}"
+    if how == "frozen stem":
+        freeze(stem_of(model))
     if how == "batch norm":
         run = renormalise(course, name, model, mixed, recipe)
     else:
+        # What is frozen stands neither in the weights nor in the recipe, so the key of
+        # the data names it.
+        named = replace(mixed, key=fingerprint(mixed.key, how, stem_of, freeze))
         options = {"tracker": "none", "progress": False} | options
-        with frozen(model, stem_of(model) if how == "frozen stem" else []):
-            # What is frozen stands neither in the weights nor in the recipe, so the key
-            # of the data names it.
-            named = replace(mixed, key=fingerprint(mixed.key, how, stem_of, frozen))
-            run = fit(course, name, model, named, recipe, **options)
-    learned = mixed.index[mixed.index["pool"] == "train"]
-    origin = {
-        "images": mixed.key,
-        "parent": hash_file(checkpoint)[:16],
-        "how": how,
-        "parent_trained_on": state.get("trained_on", []),
-        "share": float(learned["drifted"].mean()),
-        "cost_missed": state.get("cost_missed", 5.0),
-        "budget": int(learned.loc[learned["drifted"], "source"].nunique()),
-    }
+        run = fit(course, name, model, named, recipe, **options)
+    network = {"architecture", "config", "weights", "optimizer"}
+    origin = {key: value for key, value in state.items() if key not in network}
+    origin |= {"parent": hash_file(checkpoint)[:16], "how": how, "learned": mixed.key}
     write_json(run.path / "origin.json", origin)
     return run
 
@@ -4019,25 +3810,15 @@ def stem_of(model: nn.Module) -> list[nn.Module]:
     return list(model.features[: (4 if config["stem"] == 4 else 3) + config["depth"]])
 
 
-@contextmanager
-def frozen(model: nn.Module, layers: list[nn.Module]):
-    """Within this block, training changes nothing in `layers`: no weight, and no
-    statistic of batch normalisation.
+def freeze(layers: list[nn.Module]) -> None:
+    """From now on training changes nothing in these layers: no weight, and no statistic
+    of batch normalisation.
     """
-
-    def hold(*_):  # `train_epoch` has just put the whole network into training mode
-        for layer in layers:
-            layer.eval()
-
     for layer in layers:
         layer.requires_grad_(False)
-    hook = model.register_forward_pre_hook(hold)
-    try:
-        yield
-    finally:
-        hook.remove()
-        for layer in layers:
-            layer.requires_grad_(True)
+        layer.eval()
+        # `train_epoch` puts the whole network into training mode: not these
+        layer.train = lambda mode=True: None
 
 
 def renormalise(
@@ -4050,8 +3831,6 @@ def renormalise(
     one domain each would lack what lies between the domains. Source: Li et al.,
     Revisiting Batch Normalization for Practical Domain Adaptation (2016).
     """
-    from torch.optim.swa_utils import update_bn
-
     if not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
         raise CourseError(
             f"This {type(model).__name__} has no batch normalisation to measure anew:"
@@ -4059,32 +3838,27 @@ def renormalise(
         )
     began, size = time.perf_counter(), max(recipe.batch_size, 64)
     model.to(course.device)
-    key = fingerprint(renormalise, model, size, mixed.key, course.seed)
-    update_bn(mixed.loader("train", size, shuffle=True), model, course.device)
-    return Run(
-        name=name,
-        model=model.eval(),
-        history=pd.DataFrame(),
-        seconds=time.perf_counter() - began,
-        date=now(),
-        hardware=hardware(),
-        recipe=recipe,
-        path=course.runs / f"{name}-{key}",
-    )
+    path = course.runs / f"{name}-{fingerprint(renormalise, model, size, mixed.key)}"
+    loader = mixed.loader("train", size, shuffle=True)
+    swa_utils.update_bn(loader, model, course.device)
+    seconds, history = time.perf_counter() - began, pd.DataFrame()
+    about = now(), hardware(), recipe, path
+    return Run(name, model.eval(), history, seconds, *about)
 
 
 def save_candidate(
     course: Course, run: Run, mixed: Data, path: Path | None = None, **extra
 ) -> Path:
-    """Store a fine-tuned network as theme 3 stores its own, temperature and threshold
-    fitted on the mixed pool val; checkpoints/model_retrained.pth unless told.
+    """Store a fine-tuned network with what its parent's checkpoint says, but a
+    temperature and a threshold fitted on the mixed pool val; as
+    checkpoints/model_retrained.pth unless told.
 
     `trained_on` is new: the hashes of all images that the weights, the temperature or
     the choice among candidates depend on, its parent's included, so that the gate can
     prove that it judges on others.
     """
     origin = read_json(run.path / "origin.json")
-    if origin.pop("images", None) != mixed.key:
+    if origin.pop("learned", None) != mixed.key:
         raise CourseError(
             f"{run.path.name} has not learned from these images: pass the run of"
             " fine_tune with the mix that it was given, or the record of what it has"
@@ -4092,38 +3866,27 @@ def save_candidate(
         )
     logits, labels = predict(run.model, mixed.loader("val", 256))
     temperature = fit_temperature(logits, labels)
-    probabilities = softmax(logits, temperature)
-    threshold, _ = choose_threshold(probabilities, labels, origin["cost_missed"])
-    table = load_index(course)
-    known = table.loc[table["pool"].isin(["train", "val"]), "sha256"]
-    parent = origin.pop("parent_trained_on") or known
-    return save_checkpoint(
-        path or course.checkpoints / "model_retrained.pth",
-        run.model,
-        classes=list(course.classes),
-        mean=mixed.mean,
-        std=mixed.std,
-        size=course.image_size,
-        channels=course.channels,
-        threshold=threshold,
-        temperature=temperature,
-        dataset=course.dataset,
-        seed=course.seed,
-        run=run.path.name,
-        trained_on=sorted(
-            {digest[:16] for digest in (*mixed.index["source"], *parent)}
-        ),
-        **origin | extra,
-    )
+    probabilities, cost = softmax(logits, temperature), origin.get("cost_missed", 5.0)
+    index, learned = load_index(course), mixed.index[mixed.index["pool"] == "train"]
+    known = index.loc[index["pool"].isin(["train", "val"]), "sha256"]
+    seen = [*mixed.index["source"], *(origin.get("trained_on") or known)]
+    own = {
+        "mean": mixed.mean,
+        "std": mixed.std,
+        "temperature": temperature,
+        "threshold": choose_threshold(probabilities, labels, cost)[0],
+        "run": run.path.name,
+        "trained_on": sorted({digest[:16] for digest in seen}),
+        "share": float(learned["drifted"].mean()),
+        "budget": int(learned.loc[learned["drifted"], "source"].nunique()),
+    }
+    path = path or course.checkpoints / "model_retrained.pth"
+    return save_checkpoint(path, run.model, **origin | own | extra)
 
 
 # --------------------------------------------------------------------------------------
 # The gate: what a candidate must prove before it may serve
 # --------------------------------------------------------------------------------------
-
-
-# The checks that need no label; what `measure_candidate` returns.
-MEASURED = ("latency", "shadow", "onnx agreement")
 
 
 @dataclass(frozen=True)
@@ -4150,42 +3913,6 @@ class GateLimits:
                     f"{name}={value} is no limit of the gate: choose a fraction above 0"
                     " and below 0.5. At 0 nothing can be proven, however many images."
                 )
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the candidate ("new") and the model in service ("old") say to the same
-    images: calibrated probabilities, float (N, K).
-    """
-
-    new: np.ndarray
-    old: np.ndarray
-    labels: np.ndarray  # int64 (N,)
-    hashes: tuple[str, ...] = ()  # of the images
-
-    @property
-    def right(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which images the old and the new model get right, bool (N,) each."""
-        return tuple(
-            part.argmax(axis=1) == self.labels for part in (self.old, self.new)
-        )
-
-    def check(self, classes) -> None:
-        shape = (len(self.labels), len(classes))
-        if self.new.shape != shape or self.old.shape != shape:
-            raise CourseError(
-                f"The answers of the two models have shapes {self.new.shape} and"
-                f" {self.old.shape}, expected {shape}: both must know the classes"
-                f" {list(classes)} and answer for every image."
-            )
-        if np.isnan(self.new).any() or np.isnan(self.old).any():
-            raise CourseError("Some answers are NaN: export that model again.")
-        counts = np.bincount(self.labels, minlength=len(classes))
-        if 0 in counts:
-            raise CourseError(
-                f"The images of the gate have none of class {classes[counts.argmin()]}:"
-                " a gate needs images of every class, a hundred or more."
-            )
 
 
 def not_worse(name: str, old, new, margin: float, alpha: float) -> Check:
@@ -4230,11 +3957,10 @@ def calibration_kept(answers: Answers, margin: float, alpha: float) -> Check:
     from scipy.stats import norm
 
     surer = answers.new.max(axis=1) - answers.old.max(axis=1)
-    old_right, new_right = answers.right
-    change = surer - (new_right.astype(float) - old_right)  # (N,)
-    n = len(change)
-    arm = norm.ppf(1 - alpha) * change.std(ddof=1) / math.sqrt(n)
+    gained = answers.new_right.astype(float) - answers.old_right
+    change, n = surer - gained, len(surer)  # (N,)
     value = float(change.mean())
+    arm = norm.ppf(1 - alpha) * change.std(ddof=1) / math.sqrt(n)
     return Check("calibration", value, value - arm, value + arm, margin, n)
 
 
@@ -4275,7 +4001,8 @@ def gate_checks(
     for answers in (clean, drifted):
         answers.check(classes)
     limits = limits or GateLimits()
-    alpha, (old, right), there = limits.alpha, clean.right, drifted.right
+    alpha, there = limits.alpha, (drifted.old_right, drifted.new_right)
+    old, right = clean.old_right, clean.new_right
     checks = [
         leakage((clean, drifted), trained_on),
         not_worse("clean accuracy", old, right, limits.clean_margin, alpha),
@@ -4288,25 +4015,10 @@ def gate_checks(
         checks.append(not_worse(f"recall {name}", *pair, limits.recall_margin, alpha))
     checks.append(calibration_kept(clean, limits.calibration_margin, alpha))
     measured = {check.name: check for check in proof}
-    lacks = "give what measure_candidate returns"
-    for name in MEASURED:
-        checks.append(measured.get(name) or unmeasured(name, lacks))
+    for name in ("latency", "shadow", "onnx agreement"):
+        lacks = unmeasured(name, "give what measure_candidate returns")
+        checks.append(measured.get(name, lacks))
     return GateReport(tuple(checks), new, current)
-
-
-def _answers(model, loader, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, K) and labels (N,) of one model over one loader."""
-    if isinstance(model, OnnxModel):  # it normalises by itself, and needs the pixels
-        pixels = loader.pixels[loader.rows].numpy()
-        return model.predict_all(pixels)[0], loader.labels
-    batches = [(images.to(device), labels) for images, labels in loader]
-    if not batches:
-        raise CourseError(
-            "The loader of the gate is empty, or an iterator that was read before: pass"
-            " a loader."
-        )
-    logits, labels = predict(model.to(device), batches)
-    return softmax(logits), labels
 
 
 def latency_ratio(
@@ -4315,31 +4027,28 @@ def latency_ratio(
     pixels: np.ndarray,
     rounds: int = 15,
     seconds: float = 0.03,
-    alpha: float = 0.05,
     limit: float = 1.25,
 ) -> Check:
     """How many times as long the candidate takes for one image: the median over
     interleaved rounds, with an interval from the ordered ratios.
 
-    Each end holds at 1 - alpha, by the sign test (Thompson, 1936), so that a few
-    disturbed rounds move nothing. It takes five rounds at alpha = 0.05.
+    Each end holds at 95 %, by the sign test (Thompson, 1936), so that a few disturbed
+    rounds move nothing. It takes five rounds.
     """
-    from scipy.stats import binom
+    from scipy.stats import quantile_test
 
     backends = [
         Backend(name, model.predict, "cpu", "", model.provider, model.path)
         for name, model in (("new", new), ("current", current))
     ]
     rows = benchmark(backends, pixels, batches=(1,), rounds=rounds, seconds=seconds)
-    medians = {
-        (row["backend"], row["round"]): float(np.median(row["ms"])) for row in rows
-    }
-    ratios = np.sort([medians["new", i] / medians["current", i] for i in range(rounds)])
-    # how many ratios may be left out at each end: fewer heads of a fair coin are rare
-    out = int(binom.ppf(alpha, rounds, 0.5))
-    out -= binom.cdf(out, rounds, 0.5) > alpha
-    ends = float(ratios[out]), float(ratios[-1 - out])
-    return Check("latency", float(np.median(ratios)), *ends, limit, rounds, of="rounds")
+    took = {"new": [], "current": []}  # median ms of each round
+    for row in rows:
+        took[row["backend"]].append(np.median(row["ms"]))
+    ratios = np.array(took["new"]) / took["current"]
+    low, high = quantile_test(ratios, p=0.5).confidence_interval(0.9)
+    value = float(np.median(ratios))
+    return Check("latency", value, float(low), float(high), limit, rounds, of="rounds")
 
 
 # --------------------------------------------------------------------------------------
@@ -4362,54 +4071,26 @@ def run_in_shadow(
     answer of its own can touch it. No label is needed: it shows crashes, latency, and
     how many answers would change, not which of both is right.
 
-    Returns
-    -------
-    dict: answers, float32 (n, K), of the current model; requests; errors (requests that
-    the candidate failed); n, the images that both answered; agreement, low, high (share
-    of those with the same class, Wilson); table (p50_ms, p95_ms, confidence of both).
+    Returns the answers, float32 (n, K), of the current model, and of the candidate how
+    many requests failed (errors), and which share of the n others it answered with the
+    same class (agreement, with Wilson's low and high).
     """
     service = MonitoredModel(current, logger, role="service")
     shadow = MonitoredModel(candidate, logger, role="shadow")
     pixels, paths = (drifted or data).pixels, data.index["path"].to_numpy()
-    given = {"service": [], "shadow": []}
+    answers, same = [], []
     for row in rows:
-        request = pixels[row : row + 1], [paths[row]]
-        given["service"].append(_timed_answer(service, *request))
-        try:
-            given["shadow"].append(_timed_answer(shadow, *request))
-        except Exception:
-            # whatever it is, it stands in the log, and nowhere else
-            given["shadow"].append((None, math.nan))
-    answers = [answer for answer, _ in given["service"]]
-    pairs = zip(answers, [answer for answer, _ in given["shadow"]], strict=True)
-    same = [a.argmax() == b.argmax() for a, b in pairs if b is not None]
+        image, path = np.array(pixels[row : row + 1]), [paths[row]]
+        answers.append(np.array(service.predict(image.copy(), path))[0])
+        # whatever goes wrong in the shadow stands in the log, and nowhere else
+        with suppress(Exception):
+            other = shadow.predict(image, path)[0]
+            same.append(bool(answers[-1].argmax() == other.argmax()))
     low, high = wilson(sum(same), len(same))
-    return {
-        "answers": np.stack(answers),
-        "requests": len(rows),
-        "errors": len(rows) - len(same),
-        "n": len(same),
-        "agreement": float(np.mean(same)) if same else math.nan,
-        **{"low": low, "high": high},
-        "table": {role: _seen(replies) for role, replies in given.items()},
-    }
-
-
-def _timed_answer(
-    model: MonitoredModel, pixels: np.ndarray, paths: list
-) -> tuple[np.ndarray, float]:
-    """The answer (K,) to a private copy of the pixels, and how many ms it took."""
-    pixels, began = np.array(pixels), time.perf_counter()
-    answer = np.array(model.predict(pixels, paths))[0]
-    return answer, 1000 * (time.perf_counter() - began)
-
-
-def _seen(replies: list) -> dict[str, float]:
-    ms = [took for answer, took in replies if answer is not None]
-    sure = [answer.max() for answer, _ in replies if answer is not None]
-    times = percentiles(ms) if ms else dict.fromkeys(("p50_ms", "p95_ms"), math.nan)
-    shown = {name: times[name] for name in ("p50_ms", "p95_ms")}
-    return shown | {"confidence": float(np.mean(sure)) if sure else math.nan}
+    counts = {"requests": len(rows), "errors": len(rows) - len(same), "n": len(same)}
+    agreement = float(np.mean(same)) if same else math.nan
+    found = {"agreement": agreement, "low": low, "high": high}
+    return {"answers": np.stack(answers)} | counts | found
 
 
 # --------------------------------------------------------------------------------------
@@ -4471,31 +4152,25 @@ def measure_candidate(
     checkpoint: Path,
     data: Data,
     drifted: Data,
-    latency_limit: float = 1.25,
 ) -> tuple[Check, ...]:
     """What the gate asks for beside answers: latency, the shadow on drifted traffic,
-    agreement of file and checkpoint.
-
-    Agreement is that of the files: measured on the CPU, where no TF32 rounds the one
-    and not the other."""
+    agreement of file and checkpoint (on the CPU, where no TF32 rounds one of both).
+    """
     gate = np.array(data.pixels[data.where("gate")])
     requests = data.where("production")[:100]
     logger = InferenceLogger(course.logs / "production.csv")
     seen = run_in_shadow(current, new, data, requests, logger, drifted)
     alike = f"requests failed; {seen['agreement']:.1%} of the others answered alike"
+    shadow = counted("shadow", seen["errors"], 0, seen["requests"], alike)
 
     network, _ = served_network(course, checkpoint)
     exported = OnnxModel(new.path, course.classes, "cpu")
     apart = agreement(network, exported, gate, (1, 32))
-    largest, changed = float(apart["max_abs_diff"].max()), int(apart["changed"].max())
+    changed = int(apart["changed"].max())
+    largest = math.inf if changed else float(apart["max_abs_diff"].max())
     told = f"file against checkpoint; {changed} decisions differ"
-    return (
-        latency_ratio(new, current, gate[:8], limit=latency_limit),
-        counted("shadow", seen["errors"], 0, seen["requests"], alike),
-        counted(
-            "onnx agreement", math.inf if changed else largest, 1e-5, len(gate), told
-        ),
-    )
+    same = counted("onnx agreement", largest, 1e-5, len(gate), told)
+    return latency_ratio(new, current, gate[:8]), shadow, same
 
 
 # ======================================================================================
@@ -4530,11 +4205,12 @@ def summary_backends(course: Course, results: dict) -> list[Backend]:
 def serving_table(
     rows: list, backends: list[Backend], price: float | None
 ) -> pd.DataFrame:
-    """One row a variant: p50_ms and p95_ms of one image; images_s in the largest batch
-    and cost_per_million one by one, both at the median, as one slow call of a busy
-    machine moves a mean; size_mb of its file, runtime.
+    """One row a variant, from the rows of `benchmark`: p50_ms and p95_ms of one image,
+    images_s in the largest batch, cost_per_million one by one (without a price none),
+    size_mb of its file, runtime.
 
-    `rows` as `benchmark` gives them; without a price there is no cost.
+    Speed and cost are those of the median call: one slow call of a busy machine moves a
+    mean.
     """
     speed = benchmark_table(rows).set_index(["batch", "backend"])
     batch = max(speed.index.unique("batch"))
@@ -4551,16 +4227,14 @@ def serving_table(
 
 def performance_table(
     home: str | Path, results: dict, serving: pd.DataFrame | None = None, resamples=1000
-):
-    """Every variant of the model on the test images and, from `serving_table`, as a
-    service.
+) -> pd.DataFrame:
+    """One row a variant that has answered the test images; what was not measured is
+    NaN.
 
-    Returns
-    -------
-    DataFrame, one row a variant that has answered the test images: accuracy,
-    balanced_accuracy and auroc, each with _low and _high (95 %; see `evaluate`), ece,
-    n; train_seconds (for the retrained model: of the fine-tuning), train_cost at the
-    hourly price of theme 4; the columns of `serving`. What was not measured is NaN."""
+    Columns: n; accuracy, balanced_accuracy and auroc, each with _low and _high (95 %,
+    see `evaluate`); ece; train_seconds (of the retrained model: of the fine-tuning) and
+    train_cost at the hourly price of theme 4; those of `serving_table`.
+    """
     headline, meta = results.get("headline", {}), results["meta"]
     price = results.get("theme4", {}).get("price_per_hour")
     took = dict.fromkeys(VARIANTS, headline.get("train_seconds_optimized"))
@@ -4582,39 +4256,6 @@ def performance_table(
     return table if serving is None or table.empty else table.join(serving)
 
 
-def tradeoff_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `performance_table` that were timed, and whether each lies on the
-    Pareto front of accuracy, latency, cost and size: column front (bool).
-    """
-    timed = table.dropna(subset=["p50_ms", "accuracy"])
-    low = [name for name in ("p50_ms", "cost_per_million", "size_mb") if name in timed]
-    return timed.assign(front=pareto(timed, low=low, high=("accuracy",)))
-
-
-def with_intervals(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """The same table for reading: `x`, `x_low` and `x_high` in one column, "0.956
-    [0.932, 0.972]"; nothing for NaN.
-    """
-
-    def number(value) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        if math.isnan(value):
-            return ""
-        return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
-
-    shown = {}
-    for name in table.columns:
-        if f"{name}_low" in table:
-            ends = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
-            shown[name] = [
-                "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*row, d=digits) for row in ends
-            ]
-        elif not name.endswith(("_low", "_high")):
-            shown[name] = [number(value) for value in table[name]]
-    return pd.DataFrame(shown, index=table.index)
-
-
 def right_answers(home: str | Path) -> dict[str, np.ndarray]:
     """By variant, which test images it got right, bool (N,); only variants that have
     answered the same images.
@@ -4628,10 +4269,8 @@ def right_answers(home: str | Path) -> dict[str, np.ndarray]:
     }
 
 
-def paired_tests(home: str | Path, alpha: float = 0.05) -> pd.DataFrame:
-    """Each pair of PAIRS on the same test images: `paired_row`, p_holm (Holm's
-    correction over the pairs), and says: "better", "worse" or "no difference shown".
-    """
+def paired_tests(home: str | Path) -> pd.DataFrame:
+    """Each pair of PAIRS on the same test images: `paired_row` and `with_verdicts`."""
     right = right_answers(home)
     rows = {
         f"{first} → {second}": paired_row(right[first], right[second])
@@ -4639,12 +4278,14 @@ def paired_tests(home: str | Path, alpha: float = 0.05) -> pd.DataFrame:
         if first in right and second in right
     }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
-    return with_verdicts(table, alpha) if len(table) else table
+    return with_verdicts(table) if len(table) else table
 
 
 def with_verdicts(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """A table of `paired_row`, with p_holm and what it says of the second model."""
-    p_holm = np.array(adjust(table["p_value"], "holm"))
+    """A table of `paired_row`, with p_holm (corrected over its rows) and what it says
+    of the second model: "better", "worse" or "no difference shown".
+    """
+    p_holm = holm(table["p_value"])
     said = np.where(table["difference"] > 0, "better", "worse")
     said = np.where(p_holm <= alpha, said, "no difference shown")
     return table.assign(p_holm=p_holm, says=said)
@@ -4655,7 +4296,8 @@ def lost_accuracy(home: str | Path) -> pd.Series:
     low end of `paired_difference`.
 
     Answers that are all the same prove no more than their number: of 150 images, a loss
-    of 2.5 points stays possible."""
+    of 2.5 points stays possible.
+    """
     right = right_answers(home)
     lost = {
         name: 0 - paired_difference(right["optimised"], own)[1]
@@ -4673,7 +4315,7 @@ def not_shown_worse(home: str | Path, alpha: float = 0.05) -> tuple[str, list[st
     right = right_answers(home)
     best = max(right, key=lambda name: right[name].sum())
     others = [name for name in right if name != best]
-    p_values = adjust([mcnemar(right[name], right[best]) for name in others], "holm")
+    p_values = holm([mcnemar(right[name], right[best]) for name in others])
     return best, [name for name, p in zip(others, p_values, strict=True) if p > alpha]
 
 
@@ -4695,31 +4337,25 @@ def recommend(
     ahead: tuple = ("", ()),
     seventh: dict | None = None,
 ) -> pd.DataFrame:
-    """When to use what, by the rules of ADVICE and two more, from one's own figures.
+    """When to use what, by the rules of ADVICE and two more, from one's own figures:
+    one row a situation; choose (a variant or "none"), because (the figures behind it).
 
     Parameters
     ----------
-    table : DataFrame
-        Of `performance_table`, with the columns of `serving_table`.
+    table : of `performance_table`, with the columns of `serving_table`
     lost, ahead : of `lost_accuracy`, `not_shown_worse`
-    slo_ms : float
-        The promise of theme 4: 95 % of the answers within this time.
-    seventh : dict
-        Section theme7 of the record: which model the drift of theme 6 asks for.
-
-    Returns
-    -------
-    DataFrame: one row a situation; choose (a variant or "none"), because (the figures
-    behind it)."""
+    slo_ms : the promise of theme 4: 95 % of the answers within this time
+    seventh : section theme7 of the record: which model the drift of theme 6 asks for
+    """
     able, rows = table[lost.reindex(table.index) <= margin], {}
     for situation, column, end in ADVICE:
-        values = able.get(column, pd.Series(dtype=float)).dropna()
+        values = able.reindex(columns=[column])[column].dropna()
         if column == "p95_ms":
             values = values[values <= slo_ms]
-        values = values.sort_values(ascending=end == "lowest")
-        best = values.index[0] if len(values) else "none"
-        figures = [f"{name} {value:.3g}" for name, value in values.head(2).items()]
-        rows[situation] = best, f"{column}: {', then '.join(figures) or 'nothing left'}"
+        values = values.sort_values(ascending=end == "lowest").head(2)
+        said = [f"{name} {value:.3g}" for name, value in values.items()]
+        because = f"{column}: {', then '.join(said) or 'nothing left'}"
+        rows[situation] = values.index[0] if len(values) else "none", because
     best, near = ahead
     if best:
         says = f"most right: {best}; not shown to be worse: {', '.join(near) or 'none'}"
@@ -4739,32 +4375,23 @@ def drift_robustness(
     """Accuracy before and after the retraining under every drift, on pool `production`,
     which chose neither model.
 
-    Parameters
-    ----------
-    models : dict
-        "before" and "after": names of files in exports/models.
-
-    Returns
-    -------
-    list of dict: kind ("none" for clean images), before, after, the figures of
-    `paired_row`, p_holm over all kinds, says. Both models answer the same images.
+    `models` gives the names of files in exports/models for "before" and "after".
+    Returns rows kind ("none" for clean images), before, after, those of `paired_row`
+    and `with_verdicts`. Both models answer the same images.
     """
-    folder, chosen = course.exports / "models", data.where("production")
     networks = [
-        OnnxModel(folder / f"{models[when]}.onnx", course.classes)
+        OnnxModel(course.exports / "models" / f"{models[when]}.onnx", course.classes)
         for when in ("before", "after")
     ]
+    chosen, rows = data.where("production"), []
     clean, labels = np.asarray(data.pixels[chosen]), data.labels[chosen]
-    rows = []
-    for kind in ("none", *drifts_of(course.dataset)):
-        if kind == "class_prior":  # changes no picture
-            continue
+    kinds = [kind for kind in drifts_of(course.dataset) if kind != "class_prior"]
+    for kind in ("none", *kinds):
         pixels = clean
         if kind != "none":
             pixels = drift_images(clean, kind, severity, course.seed)
-        before, after = (
-            network.predict_all(pixels)[0].argmax(1) == labels for network in networks
-        )
+        answers = [network.predict_all(pixels)[0].argmax(1) for network in networks]
+        before, after = (answer == labels for answer in answers)
         row = {"kind": kind, "before": before.mean(), "after": after.mean()}
         rows.append(row | paired_row(before, after))
     return with_verdicts(pd.DataFrame(rows)).to_dict("records")

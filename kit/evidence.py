@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -11,27 +13,12 @@ from kit.record import is_record, stale_sections
 
 # The notebook of each theme, and what a synthesis lacks without it.
 THEMES = {
-    1: (
-        "theme1_data_analysis",
-        "no pools and no trivial answer to beat: no later figure has a yardstick",
-    ),
-    2: (
-        "theme2_baseline_model",
-        "no baseline: nobody can say what the later work was worth",
-    ),
-    3: (
-        "theme3_optimization",
-        "no optimised model, no calibration, no threshold: most rows are empty",
-    ),
-    4: (
-        "theme4_onnx_deployment",
-        "no export and no price: a trade-off has one side only",
-    ),
+    1: ("theme1_data_analysis", "no pools, and no trivial answer as a yardstick"),
+    2: ("theme2_baseline_model", "no baseline: nobody can say what the rest was worth"),
+    3: ("theme3_optimization", "no optimised model, calibration and threshold"),
+    4: ("theme4_onnx_deployment", "no export, no price: a trade-off has one side only"),
     5: ("theme5_monitoring", "no log and no alert: nobody would notice a failure"),
-    6: (
-        "theme6_drift_detection",
-        "no detector and no decision: retraining has no reason",
-    ),
+    6: ("theme6_drift_detection", "no detector, no decision: no reason to retrain"),
     7: ("theme7_retraining", "no gate and no way back: the model only grows older"),
 }
 # The variants of the summary, and the answers to the test images that each has stored.
@@ -59,18 +46,13 @@ def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
         raise damaged(Path(home) / "exports" / "results.json")
     old, rows = stale_sections(Path(home), results), {}
     for theme, (notebook, cost) in THEMES.items():
-        section, criteria = (
-            results.get(f"theme{theme}"),
-            results.get("criteria", {}).get(f"theme{theme}", []),
-        )
+        section = results.get(f"theme{theme}")
+        criteria = results.get("criteria", {}).get(f"theme{theme}", [])
+        met = sum(row["passed"] for row in criteria)
         says = next((line for line in old if line.startswith(f"theme{theme} ")), "")
         rows[theme] = {
             "recorded": section.get("recorded", "unknown") if section else "missing",
-            "criteria": (
-                f"{sum(row['passed'] for row in criteria)} of {len(criteria)}"
-                if criteria
-                else "none"
-            ),
+            "criteria": f"{met} of {len(criteria)}" if criteria else "none",
             "says": says if section else f"{cost}. Run notebooks/{notebook}.ipynb",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("theme")
@@ -78,36 +60,21 @@ def theme_status(home: str | Path, results: dict) -> pd.DataFrame:
 
 # Part, item, and where its evidence stands: a file below the home, criteria that the
 # themes recorded (their first words), sections of the report, or None: a human judges.
+BASELINE = ("theme2 baseline test", "theme2 balanced accuracy above")
+OPTIMISED = ("theme3 optimised test", "theme3 balanced accuracy above")
+EXPORT = ("theme4 ONNX against PyTorch", "theme4 decisions changed")
+MONITORING = ("theme5 TensorBoard", "theme5 lines in the log")
+RETRAINING = ("theme7 gate images", "theme7 bad candidates")
 CHECKLIST = (
     ("Code", "environment documented", "exports/environment.txt"),
     ("Code", "optimised loader tested", ("theme1 optimised loader",)),
-    (
-        "Code",
-        "baseline above 70 % accuracy",
-        ("theme2 baseline test", "theme2 balanced accuracy above"),
-    ),
-    (
-        "Code",
-        "optimised model above 80 % accuracy",
-        ("theme3 optimised test", "theme3 balanced accuracy above"),
-    ),
-    (
-        "Code",
-        "ONNX export works",
-        ("theme4 ONNX against PyTorch", "theme4 decisions changed"),
-    ),
+    ("Code", "baseline above 70 % accuracy", BASELINE),
+    ("Code", "optimised model above 80 % accuracy", OPTIMISED),
+    ("Code", "ONNX export works", EXPORT),
     ("Code", "ONNX Runtime benchmarks complete", ("theme4 backends in one benchmark",)),
-    (
-        "Code",
-        "monitoring in operation (TensorBoard and CSV)",
-        ("theme5 TensorBoard", "theme5 lines in the log"),
-    ),
+    ("Code", "monitoring in operation (TensorBoard and CSV)", MONITORING),
     ("Code", "drift detection, two methods or more", ("theme6 detection methods",)),
-    (
-        "Code",
-        "retraining pipeline tested",
-        ("theme7 gate images", "theme7 bad candidates"),
-    ),
+    ("Code", "retraining pipeline tested", RETRAINING),
     ("Code", "code commented and reproducible", None),
     ("Code", "random seeds fixed", "course.json"),
     ("Report", "executive summary", {"summary"}),
@@ -129,18 +96,10 @@ CHECKLIST = (
 def checklist(
     home: str | Path, results: dict, project: str | Path | None = None
 ) -> pd.DataFrame:
-    """The course's checklist before submission, item by item, with the evidence that
-    stands in the files.
-
-    Parameters
-    ----------
-    home : folder of the artefacts; project : folder of notebooks and README, the home's
-    own or else this kit.
-
-    Returns
-    -------
-    DataFrame: part ("Code", "Report", "Hand-in"), item, evidence (a sentence with
-    measured values), passed (True, False, or None: a human must judge).
+    """The course's checklist before submission: part ("Code", "Report", "Hand-in"),
+    item, evidence (a sentence with measured values), passed (True, False, or None: a
+    human must judge). `project` is the folder of notebooks and README, the home's own
+    or else this kit.
     """
     home = Path(home)
     project = Path(project or (home if (home / "notebooks").is_dir() else KIT))
@@ -256,24 +215,12 @@ def maturity_evidence(results: dict) -> dict[str, str]:
 def maturity(
     results: dict, scores: dict[str, tuple]
 ) -> tuple[pd.DataFrame, float, str]:
-    """The ML Test Score of a project: per test 0 (not done), 0.5 (done by hand, written
-    down) or 1 (automated).
+    """The ML Test Score of a project, from seven numbers for each section of
+    ML_TEST_SCORE: 0 (not done), 0.5 (done by hand, written down) or 1 (automated).
 
-    Parameters
-    ----------
-    scores : dict
-        Seven numbers for each section of ML_TEST_SCORE.
-
-    Returns
-    -------
-    table (section, test, score, evidence in the record), the final score (the lowest of
-    the four sums: a chain is as strong as its weakest link), how the paper reads it.
-    Source: Breck et al. (2017), The ML Test Score.
-
-    Raises
-    ------
-    CourseError
-        A section without seven numbers, or another number than 0, 0.5 and 1.
+    Returns the table (section, test, score, evidence in the record), the final score
+    (the lowest of the four sums: a chain is as strong as its weakest link), and how the
+    paper reads it. Source: Breck et al. (2017), The ML Test Score.
     """
     evidence, rows = maturity_evidence(results), []
     for section, tests in ML_TEST_SCORE.items():
@@ -284,15 +231,10 @@ def maturity(
                 f" are {own}: give one for each test, in the order of the table."
             )
         rows += [
-            {
-                "section": section,
-                "test": test,
-                "score": float(score),
-                "evidence": evidence.get(test, ""),
-            }
+            (section, test, float(score), evidence.get(test, ""))
             for test, score in zip(tests, own, strict=True)
         ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=["section", "test", "score", "evidence"])
     final = float(table.groupby("section")["score"].sum().min())
     return table, final, next(text for end, text in MATURITY if final <= end)
 
@@ -301,70 +243,78 @@ def limitations(results: dict) -> list[tuple[str, str]]:
     """Facts of this run that limit what may be claimed, each with the question that it
     asks.
     """
-    meta = results.get("meta", {})
-    found = []
+    meta, found = results.get("meta", {}), []
     if meta.get("source") == "sample":
-        found.append(
-            (
-                "All images are drawn.",
-                "Which of your conclusions would you dare to repeat on real ones?",
-            )
-        )
-    for theme, tell in (
-        ("theme3", _of_the_test),
-        ("theme6", _of_the_drift),
-        ("theme7", _of_the_gate),
-    ):
-        if theme in results:
-            found += tell(results[theme])
+        asks = "Which of your conclusions would you dare to repeat on real ones?"
+        found.append(("All images are drawn.", asks))
+    tellers = (("theme3", _of_the_test), ("theme6", _of_the_drift))
+    for theme, tell in (*tellers, ("theme7", _of_the_gate)):
+        found += tell(results[theme]) if theme in results else ()
     fact = f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')})."
     return [*found, (fact, "Which figures would move with another seed, and how far?")]
 
 
-def _of_the_test(section: dict) -> list[tuple[str, str]]:
+def _of_the_test(section: dict) -> Iterator[tuple[str, str]]:
     test = section["test"]
     low, high, n = (test["accuracy"][name] for name in ("low", "high", "n"))
+    yield (
+        f"{n} test images put the accuracy before retraining in [{low:.3f},"
+        f" {high:.3f}] (95 %), if they are independent: several can come from one"
+        " patient or one street.",
+        "Which difference between two models is too small for you to see?",
+    )
     recalls = {name: row for name, row in test.items() if name.startswith("recall ")}
     name, worst = min(recalls.items(), key=lambda item: item[1]["low"])
-    return [
-        (
-            f"{n} test images put the accuracy before retraining in [{low:.3f},"
-            f" {high:.3f}] (95 %), if they are independent: several can come from one"
-            " patient or one street.",
-            "Which difference between two models is too small for you to see?",
-        ),
-        (
-            f"The {name} before retraining may be as low as {worst['low']:.3f}"
-            f" (n = {worst['n']}).",
-            "Who pays for these errors, and who decides that this is acceptable?",
-        ),
-    ]
+    yield (
+        f"The {name} before retraining may be as low as {worst['low']:.3f}"
+        f" (n = {worst['n']}).",
+        "Who pays for these errors, and who decides that this is acceptable?",
+    )
 
 
-def _of_the_drift(section: dict) -> list[tuple[str, str]]:
+def _of_the_drift(section: dict) -> Iterator[tuple[str, str]]:
     seen = sum(map(bool, section["unseen_shift"].values()))
+    yield (
+        f"{seen} of {len(section['unseen_shift'])} detectors tell the test images"
+        " from the training hospital's (or region's).",
+        "Where else will the images come from, and who checks that?",
+    )
     error = section["estimates"][section["policy"]["estimate"]]["most optimistic"]
-    return [
-        (
-            f"{seen} of {len(section['unseen_shift'])} detectors tell the test images"
-            " from the training hospital's (or region's).",
-            "Where else will the images come from, and who checks that?",
-        ),
-        (
-            f"Accuracy estimated without labels was up to {100 * error:.0f} points too"
-            " good.",
-            "How many images a month must somebody label for you to notice?",
-        ),
-    ]
+    yield (
+        f"Accuracy estimated without labels was up to {100 * error:.0f} points too"
+        " good.",
+        "How many images a month must somebody label for you to notice?",
+    )
 
 
-def _of_the_gate(section: dict) -> list[tuple[str, str]]:
-    return [
-        (
-            f"The gate lets clean accuracy fall by {100 * -row['limit']:.1f} points;"
-            f" these images excluded a fall of more than {100 * -row['low']:.1f}.",
+def _of_the_gate(section: dict) -> Iterator[tuple[str, str]]:
+    checks = {check["name"]: check for check in section["gate"]["checks"]}
+    if clean := checks.get("clean accuracy"):
+        yield (
+            f"The gate lets clean accuracy fall by {-100 * clean['limit']:.1f} points;"
+            f" these images excluded a fall of more than {-100 * clean['low']:.1f}.",
             "How many gate images would one point need?",
         )
-        for row in section["gate"]["checks"]
-        if row["name"] == "clean accuracy"
-    ]
+
+
+def with_intervals(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """The same table for reading: `x`, `x_low` and `x_high` in one column, "0.956
+    [0.932, 0.972]"; nothing for NaN.
+    """
+
+    def number(value) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        if math.isnan(value):
+            return ""
+        return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+    shown = {}
+    for name in table.columns:
+        if f"{name}_low" in table:
+            ends = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
+            text = "{:.{d}f} [{:.{d}f}, {:.{d}f}]"
+            shown[name] = [text.format(*row, d=digits) for row in ends]
+        elif not name.endswith(("_low", "_high")):
+            shown[name] = [number(value) for value in table[name]]
+    return pd.DataFrame(shown, index=table.index)

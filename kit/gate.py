@@ -1,11 +1,72 @@
-"""What a check of the gate is, and how a report of them reads."""
+"""What retraining checks: the images of a mix, the answers that a gate compares, a
+check and how a report of them reads.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pandas as pd
+
+from kit.files import CourseError
+
+
+def check_mix(data, rows, share: float, images: int) -> None:
+    """May these drifted images be learned from, and are there as many clean ones?"""
+    pools, train = data.index["pool"].iloc[rows], len(data.where("train"))
+    if (foreign := pools[pools != "adapt"]).size:
+        raise CourseError(
+            f"{len(foreign)} of the {len(rows)} drifted images are of pool"
+            f" {', '.join(set(foreign))}: only pool adapt may be learned from; take"
+            " rows from buy_labels."
+        )
+    clean = images - round(share * images)
+    if not 0 <= share <= 1 or not 0 <= clean <= train or (share and not len(rows)):
+        raise CourseError(
+            f"share={share} of {images} images, with {len(rows)} drifted ones bought,"
+            f" is no mix: choose a share of 0 (clean images only) to 1 (drifted images"
+            f" only); pool train has {train} clean images."
+        )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the candidate ("new") and the model in service ("old") say to the same
+    images: calibrated probabilities, float (N, K).
+    """
+
+    new: np.ndarray
+    old: np.ndarray
+    labels: np.ndarray  # int64 (N,)
+    hashes: tuple[str, ...] = ()  # of the images
+
+    @property
+    def new_right(self) -> np.ndarray:
+        """Which images the candidate gets right, bool (N,)."""
+        return self.new.argmax(axis=1) == self.labels
+
+    @property
+    def old_right(self) -> np.ndarray:
+        return self.old.argmax(axis=1) == self.labels
+
+    def check(self, classes) -> None:
+        shape = (len(self.labels), len(classes))
+        if self.new.shape != shape or self.old.shape != shape:
+            raise CourseError(
+                f"The answers of the two models have shapes {self.new.shape} and"
+                f" {self.old.shape}, expected {shape}: both must know the classes"
+                f" {list(classes)} and answer for every image."
+            )
+        if np.isnan(self.new).any() or np.isnan(self.old).any():
+            raise CourseError("Some answers are NaN: export that model again.")
+        counts = np.bincount(self.labels, minlength=len(classes))
+        if 0 in counts:
+            raise CourseError(
+                f"The images of the gate have none of class {classes[counts.argmin()]}:"
+                " a gate needs images of every class, a hundred or more."
+            )
 
 
 @dataclass(frozen=True)

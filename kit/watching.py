@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -216,20 +216,47 @@ DRIFT_COLUMNS = {
 
 
 class DecisionLog:
-    """One line a decision, appended, never shortened.
+    """One line a decision of a DriftMonitor, appended, never shortened."""
 
-    run_id : of the stream; model : hash of the network; floor : of the policy
-    """
-
-    def __init__(self, path, run_id: str, model: str, floor: float):
+    def __init__(self, path, monitor):
         self.file = AppendOnlyCsv(path, "theme6_drift_detection", DRIFT_COLUMNS)
-        self.same = {"run_id": run_id, "model": model, "floor": floor}
+        self.same = {"run_id": monitor.run_id, "model": monitor.reference.model}
+        self.same["floor"] = monitor.policy.accuracy_floor
 
     def append(self, decision: Decision, images: int) -> None:
         line = vars(decision) | self.same
         line |= {"timestamp": datetime.now(UTC), "images": images}
         line |= {"window": decision.number, "reasons": "; ".join(decision.reasons)}
         self.file.append([line])
+
+
+def explain(policy, p_values: dict, streak: int, estimate: float, images: int) -> list:
+    """The reasons of a decision, in sentences: is the window flagged, is the drift
+    confirmed, does it cost accuracy or last?
+    """
+    limit = policy.window_alpha
+    found = [f"{name} p = {p:.2g}" for name, p in p_values.items() if p <= limit]
+    if not found:
+        least = min(p_values, key=p_values.get)
+        smallest = f"smallest: {least}, {p_values[least]:.2g}"
+        return [f"no p-value down to {limit:.3g} ({smallest})"]
+    reasons = [f"{', '.join(found)}, at most {limit:.3g}"]
+    if streak < policy.consecutive:
+        needed = f"the {policy.consecutive} in a row that confirm"
+        return [*reasons, f"flagged window {streak} of {needed}"]
+    low = estimate < policy.accuracy_floor
+    reasons += [
+        f"{streak} flagged windows in a row, {policy.consecutive} confirm",
+        f"accuracy estimated without labels ({policy.estimate}, {images} images)"
+        f" {estimate:.3f}, {'below' if low else 'not below'} the floor of"
+        f" {policy.accuracy_floor:.3f}",
+    ]
+    if streak >= policy.lasting and not low:
+        reasons.append(
+            f"but it has lasted {streak} windows ({policy.lasting} count), and"
+            " estimates can be fooled"
+        )
+    return reasons
 
 
 def read_drift_log(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
@@ -247,12 +274,16 @@ def check_features(values: np.ndarray, what: str) -> None:
         )
 
 
-def check_pair(reference, window, alpha=0.05, what="This test", least=2):
-    """Two sets of rows as float64 (n, D) and (m, D), fit to be compared."""
+def check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise CourseError(
             f"alpha={alpha} is no error rate: choose one between 0 and 1, such as 0.05."
         )
+
+
+def check_pair(reference, window, alpha=0.05, what="This test", least=2):
+    """Two sets of rows as float64 (n, D) and (m, D), fit to be compared."""
+    check_alpha(alpha)
     pair = []
     for rows, name in ((reference, "reference"), (window, "window")):
         rows = rows.cpu() if isinstance(rows, torch.Tensor) else rows
@@ -275,11 +306,7 @@ def check_pair(reference, window, alpha=0.05, what="This test", least=2):
 
 
 def check_policy(policy, estimates, detectors) -> None:
-    if not 0 < policy.alpha < 1:
-        raise CourseError(
-            f"alpha={policy.alpha} is no error rate: choose one between 0 and 1, such"
-            " as 0.05."
-        )
+    check_alpha(policy.alpha)
     if not 1 <= policy.consecutive <= min(policy.lasting, policy.horizon):
         raise CourseError(
             f"consecutive={policy.consecutive} must lie between 1 and the smaller of"
@@ -295,6 +322,42 @@ def check_policy(policy, estimates, detectors) -> None:
             f"detectors={policy.detectors} must be names of DETECTORS:"
             f" {', '.join(detectors)}."
         )
+
+
+def check_window(window: Observation, size: int) -> None:
+    if len(window) < size:
+        raise CourseError(
+            f"The window has {len(window)} images, the policy asks for {size}: wait for"
+            " more traffic, or make the policy's window smaller and lose power."
+        )
+    check_features(window.probabilities, "window (its answers)")
+
+
+def check_detector(detectors: dict, name: str) -> None:
+    """Is there a detector of this name, and does its entry say what it looks at?"""
+    if name not in detectors:
+        raise CourseError(
+            f"detector={name!r} is unknown: choose one of {', '.join(detectors)}."
+        )
+    if not isinstance(detectors[name], tuple):
+        raise CourseError(
+            f"DETECTORS[{name!r}] must say what it looks at: statistics,"
+            ' probabilities, confidence or embedding, as in ("embedding", my_p_value).'
+        )
+
+
+def as_result(answer, detector: str, alpha: float, m: int, n: int) -> DriftResult:
+    """What a detector answered about a window of m images and a reference of n; a
+    p-value alone will do.
+    """
+    if isinstance(answer, DriftResult):
+        return replace(answer, detector=detector)
+    if not isinstance(answer, (int, float, np.number)) or not 0 <= answer <= 1:
+        raise CourseError(
+            f"Detector {detector!r} must return a p-value, a number of 0 to 1; it"
+            f" returned {answer!r}."
+        )
+    return DriftResult(detector, math.nan, float(answer), math.nan, alpha, m, n)
 
 
 def check_reach(n, m, alpha, what="This test", permutations=None) -> None:

@@ -162,7 +162,6 @@ def test_the_policys_numbers():
         ({"estimate": "luck"}, "is unknown"),
         ({"detectors": ("PSI classes",)}, "must be names of DETECTORS"),
         ({"detectors": ()}, "must be names of DETECTORS"),
-        ({"correction": "hope"}, "correction='hope'"),
     ],
 )
 def test_a_policy_that_cannot_be_is_told(options, message):

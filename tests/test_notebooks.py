@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from kit.promotion import in_service
-from kit.watching import load_reference, read_drift_log
+from kit.watching import load_reference, read_drift_log, watched_path
 
 KIT = Path(__file__).resolve().parent.parent
 PATHS = sorted((KIT / "notebooks").glob("*.ipynb"))
@@ -263,7 +263,7 @@ def check_drift_and_retraining(home: Path, dataset: str, results: dict) -> None:
 
     course = utils.start(7, dataset, home=home)
     report, seventh = utils.read_drift_report(course), results["theme7"]
-    model = utils.watched_model(course, "cpu")
+    model = utils.OnnxModel(watched_path(course), course.classes)
     assert (
         len(load_reference(home / "exports" / "drift_reference.npz", model))
         == report["reference"]["images"]
@@ -321,7 +321,9 @@ def check_synthesis(home: Path, dataset: str, results: dict) -> None:
     data = utils.load_data(course)
     clean = data.where("production")
     right = (
-        utils.watched_model(course, "cpu").predict_all(data.pixels[clean])[0].argmax(1)
+        utils.OnnxModel(watched_path(course), course.classes)
+        .predict_all(data.pixels[clean])[0]
+        .argmax(1)
         == data.labels[clean]
     )
     first = eighth["robustness"][0]

@@ -22,6 +22,7 @@ from kit.fingerprint import hash_weights
 from kit.gate import Check, GateReport
 from kit.promotion import in_service, rollback
 from kit.serving import put_in_service
+from kit.watching import watched_path
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 SIZES = {"train": 300, "val": 100, "adapt": 60, "gate": 300, "production": 40}
@@ -203,7 +204,7 @@ def test_what_judges_cannot_be_learned_from(world, pool):
         ({"share": 1.5}, "is no mix"),
         ({"images": 0}, "is no mix"),
         ({"rows": np.array([], int)}, "0 drifted ones bought, is no mix"),
-        ({"images": 900}, "810 clean images are asked for and pool train has 300"),
+        ({"images": 900}, "is no mix.* pool train has 300 clean images"),
     ],
 )
 def test_a_mix_that_cannot_be(world, options, told):
@@ -232,8 +233,6 @@ def test_a_frozen_stem_does_not_move(home):
     # stem: 3 layers, stage: 1 block; weights, running statistics and counters
     frozen = {name for name in before if name.split(".")[1] in ("0", "1", "2", "3")}
     assert frozen and moved == set(before) - frozen
-    assert all(p.requires_grad for p in run.model.parameters())
-    assert not run.model._forward_pre_hooks
 
 
 def test_fine_tuning_loads_and_tells_its_ways_apart(home):
@@ -357,7 +356,7 @@ def test_a_candidate_is_stored_with_its_own_mix_only(home, how):
         utils.save_candidate(home.course, run, other)
     assert not (home.course.checkpoints / "model_retrained.pth").exists()
     state = torch.load(utils.save_candidate(home.course, run, mixed), weights_only=True)
-    assert "images" not in state and state["how"] == how
+    assert "learned" not in state and state["how"] == how
 
 
 # --- the gate, on drawn answers
@@ -933,11 +932,10 @@ def test_shadow_never_touches_the_answer(world, tmp_path):
     same = ((call % 2 == 1) == alone.argmax(axis=1))[call % 5 > 0].sum()
     assert (found["low"], found["high"]) == utils.wilson(same, 32)
     assert found["agreement"] == same / 32
-    service, shadow = found["table"]["service"], found["table"]["shadow"]
-    assert service["p95_ms"] < 20 <= shadow["p50_ms"]
-    assert service["confidence"] == pytest.approx(alone.max(axis=1).mean(), rel=1e-5)
     log = utils.read_log(logger.path)
     roles = log["extra"].map(json.loads).map(lambda extra: extra["role"])
+    took = log.groupby(roles)["latency_ms"].median()
+    assert took["service"] < 20 <= took["shadow"]
     assert log.groupby([roles, "model", "status"]).size().to_dict() == {
         ("service", "old", "ok"): 40,
         ("shadow", "new", "MemoryError"): 8,
@@ -1067,7 +1065,7 @@ def test_drift_reports_that_are_missing_damaged_or_of_another_model(decided):
     home = decided("retrain")
     path = home.course.exports / "drift_report.json"
     assert utils.read_drift_report(home.course)["decision"] == "retrain"
-    assert utils.watched_model(home.course).hash == in_service(home.course)
+    assert watched_path(home.course).stem == in_service(home.course)
     decided("retrain", model="f" * 16)
     told = f"about model {'f' * 16}, theme 4 has exported .* since: run .*theme6"
     with pytest.raises(utils.CourseError, match=told):
@@ -1079,7 +1077,7 @@ def test_drift_reports_that_are_missing_damaged_or_of_another_model(decided):
     for results in ({}, {"theme4": {"models": {"int8": "a"}}}):
         utils.write_json(home.course.exports / "results.json", results)
         with pytest.raises(utils.CourseError, match="names no exported network"):
-            utils.watched_model(home.course)
+            watched_path(home.course)
 
 
 # --- figures

@@ -225,16 +225,6 @@ def test_performance_leaves_out_what_is_missing(home):
     assert utils.performance_table(home / "nowhere", record).empty
 
 
-def test_the_pareto_front_is_of_what_was_timed(home):
-    table = utils.performance_table(home, RECORD, serving(), resamples=100)
-    table.loc["retrained", "p50_ms"] = np.nan
-    front = utils.tradeoff_table(table)["front"]
-    # float32 answers as the optimised network does, cheaper; INT8 as both, cheaper yet
-    assert front.to_dict() == {"baseline": True, "ONNX INT8": True} | dict.fromkeys(
-        ("optimised", "ONNX float32"), False
-    )
-
-
 def test_damaged_predictions_are_explained_and_kept(home):
     path = home / "exports" / "predictions" / "int8_test.npz"
     path.write_bytes(path.read_bytes()[:200])
@@ -257,7 +247,7 @@ def test_intervals_are_read_in_one_column():
             "n": [3, 4],
         }
     )
-    shown = utils.with_intervals(table)
+    shown = evidence.with_intervals(table)
     assert shown["x"].tolist() == ["0.500 [0.250, 0.750]", "0.250 [0.125, 0.500]"]
     assert shown["speed"].tolist() == ["12,346", ""]
     assert shown["ms"].tolist() == ["0.123", "1"] and "x_low" not in shown
@@ -482,7 +472,7 @@ def test_evidence_of_maturity_names_tests_that_exist():
 
 def test_figures_are_drawn_of_anything(home):
     table = utils.performance_table(home, RECORD, serving(), resamples=100)
-    table = utils.tradeoff_table(table)
+    table["front"] = utils.pareto(table, low=["p50_ms"], high=["accuracy"])
     drifts = {"kind": ["none", "scanner", "blur"], "before": 0.9, "n": 100}
     drifts |= {"after": [0.9, 1.0, 0.8]}
     drifts |= {"says": ["no difference shown", "better", "worse"]}
