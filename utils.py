@@ -37,7 +37,7 @@ from kit.bench import (
     onnx_backend,
     torch_backend,
 )
-from kit.drifts import drift_images, drift_window, drifts_of
+from kit.drifts import drift_images, drift_window, drifts_of  # noqa: F401
 from kit.evidence import PAIRS, VARIANTS
 from kit.files import (
     CourseError,
@@ -3380,46 +3380,6 @@ def count_found(
     return found
 
 
-def drift_grid(
-    model: OnnxModel,
-    data: Data,
-    reference: Reference,
-    pool="production",
-    sizes=(25, 50, 100),
-    draws=10,
-    permutations=200,
-    seed=42,
-    detectors=("KS statistics", "KS softmax", "MMD embedding"),
-) -> dict[str, list]:
-    """Every drift of DRIFTS in every severity, and none: who sees it, what it costs,
-    and what the estimates say.
-
-    Returns
-    -------
-    dict
-        power : rows kind, severity, window, detector, found, draws; the domain
-            classifier, which learns anew each time, is asked about the largest windows
-        accuracy : rows kind, severity, those of `accuracy_row` and `estimate_accuracy`
-    """
-    rows, power, accuracy = data.where(pool), [], []
-    cases = [(kind, s) for kind in drifts_of(data.course.dataset) for s in range(1, 6)]
-    for kind, severity in [*cases, ("none", 0)]:
-        pixels, chosen = np.array(data.pixels[rows]), rows
-        if severity:
-            pixels, chosen = drift_window(data, rows, kind, severity, seed)
-        seen, case = observe(model, pixels), {"kind": kind, "severity": severity}
-        right = accuracy_row(seen.probabilities, data.labels[chosen])
-        accuracy.append(case | right | estimate_accuracy(reference, seen))
-        for size in (size for size in sizes if size <= len(seen)):
-            slow = ["classifier embedding"] if size == max(sizes) >= 20 else []
-            for name in [*detectors, *slow]:
-                options = size, name, draws, permutations, seed
-                found = count_found(reference, seen, *options)
-                told = {"window": size, "detector": name, "found": found}
-                power.append(case | told | {"draws": draws})
-    return {"power": power, "accuracy": accuracy}
-
-
 # --------------------------------------------------------------------------------------
 # How accurate is the model now, without a label?
 # --------------------------------------------------------------------------------------
@@ -4367,34 +4327,6 @@ def recommend(
         rows["after the drift of theme 6"] = choose, says
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["choose", "because"])
     return table.rename_axis("situation")
-
-
-def drift_robustness(
-    course: Course, data: Data, models: dict[str, str], severity: int = 4
-) -> list[dict]:
-    """Accuracy before and after the retraining under every drift, on pool `production`,
-    which chose neither model.
-
-    `models` gives the names of files in exports/models for "before" and "after".
-    Returns rows kind ("none" for clean images), before, after, those of `paired_row`
-    and `with_verdicts`. Both models answer the same images.
-    """
-    networks = [
-        OnnxModel(course.exports / "models" / f"{models[when]}.onnx", course.classes)
-        for when in ("before", "after")
-    ]
-    chosen, rows = data.where("production"), []
-    clean, labels = np.asarray(data.pixels[chosen]), data.labels[chosen]
-    kinds = [kind for kind in drifts_of(course.dataset) if kind != "class_prior"]
-    for kind in ("none", *kinds):
-        pixels = clean
-        if kind != "none":
-            pixels = drift_images(clean, kind, severity, course.seed)
-        answers = [network.predict_all(pixels)[0].argmax(1) for network in networks]
-        before, after = (answer == labels for answer in answers)
-        row = {"kind": kind, "before": before.mean(), "after": after.mean()}
-        rows.append(row | paired_row(before, after))
-    return with_verdicts(pd.DataFrame(rows)).to_dict("records")
 
 
 remember_sources()  # as they stand now: see kit.fingerprint

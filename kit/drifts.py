@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from kit.files import CourseError
 from kit.fingerprint import fingerprint
-from kit.home import DATASETS, POOLS
+from kit.home import DATASETS
 
 
 class Drift(NamedTuple):
@@ -243,26 +243,13 @@ def drift_window(
     size: int | None = None,
     replace: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a window of images and let a drift happen to it.
+    """Draw `size` images of `rows`, as of `data.where(pool)`, and let a drift happen to
+    them: pixels uint8 (n, C, S, S), and which rows they are, int64 (n,).
 
     The draw depends on the seed alone, so that every kind and severity of one seed
     harms the same images. Only "class_prior" leaves positives out (all classes but
     class 0): the expected odds of the positives fall by its level, exp(-0.4 severity).
-
-    Parameters
-    ----------
-    rows : int array
-        Row numbers to draw from, as of `data.where(pool)`.
-    size : int, optional
-        Images of the window; None takes all rows in order, or as many as the odds of
-        "class_prior" allow.
-    replace : bool
-        Draw with replacement.
-
-    Returns
-    -------
-    pixels uint8 (n, C, S, S), and their rows int64 (n,): `data.labels[rows]` are the
-    labels
+    Without a size all rows come, in order, or as many as these odds allow.
     """
     check_drift(kind, severity, data.course.dataset)
     left, rng = np.asarray(rows, dtype=np.int64), np.random.default_rng([seed, 0])
@@ -304,37 +291,22 @@ def fewer_positives(labels: np.ndarray, rows: np.ndarray, severity: int, rng):
     return rows[np.isin(rows, kept)]
 
 
-def drift_data(
-    data,
-    kind: str,
-    severity: int,
-    seed: int = 42,
-    pools=("val", "production", "adapt", "gate"),
-):
-    """The same data after a drift: pixels of these pools are harmed, or positives leave
-    them ("class_prior"), each pool as by `drift_window` with all its rows.
+def drift_data(data, kind: str, severity: int, seed: int = 42):
+    """The same data after a drift: the pixels of its pools are harmed, or positives
+    leave them ("class_prior"), each pool as by `drift_window` with all its rows.
 
-    The cache on disk is not touched; the copy lives in memory, and its `key` names the
-    drift, so that stored results of the clean data are not taken for its own. Pool
-    "train" is not drifted, as the network learns before the world changes, nor is
-    "test", which is for one final figure a model.
+    Pool "train" is not drifted, as the network learns before the world changes, nor is
+    "test", which is for one final figure a model. The cache on disk is not touched; the
+    copy lives in memory, and its `key` names the drift, so that stored results of the
+    clean data are not taken for its own.
     """
-    pools = [pools] if isinstance(pools, str) else list(pools)
-    allowed = [pool for pool in POOLS if pool != "train"]
-    if wrong := [pool for pool in pools if pool not in allowed]:
-        raise CourseError(
-            f"Pool {wrong[0]!r} is not drifted: choose among {', '.join(allowed)}."
-        )
-    index, pixels = data.index.copy(), data.pixels
-    if kind != "class_prior":
-        pixels = np.array(pixels)
-    for pool in pools:
+    index, pixels = data.index.copy(), np.array(data.pixels)
+    for pool in ("val", "production", "adapt", "gate"):
         rows = data.where(pool)
         harmed, left = drift_window(data, rows, kind, severity, seed)
         index.loc[np.setdiff1d(rows, left), "pool"] = ""
-        if kind != "class_prior":
-            pixels[left] = harmed
-    key = fingerprint(drift_images, data.key, kind, severity, seed, sorted(pools))
+        pixels[left] = harmed
+    key = fingerprint(drift_images, data.key, kind, severity, seed)
     return replace(data, index=index, pixels=pixels, key=key)
 
 

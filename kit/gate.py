@@ -23,7 +23,8 @@ def check_mix(data, rows, share: float, images: int) -> None:
             " rows from buy_labels."
         )
     clean = images - round(share * images)
-    if not 0 <= share <= 1 or not 0 <= clean <= train or (share and not len(rows)):
+    none = images < 1 or (share > 0 and not len(rows))
+    if none or not 0 <= share <= 1 or not 0 <= clean <= train:
         raise CourseError(
             f"share={share} of {images} images, with {len(rows)} drifted ones bought,"
             f" is no mix: choose a share of 0 (clean images only) to 1 (drifted images"

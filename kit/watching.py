@@ -141,19 +141,11 @@ class DriftResult:
     """The answer of every detector. It is true where there is drift, and unpacks as
     the handout's pair: `drift, p_value = result`.
 
-    Attributes
-    ----------
-    statistic, threshold : float
-        The statistic speaks for drift above the threshold. With permutations that is
-        the same as p_value <= alpha; for KS the threshold is that of large samples, and
-        at its very edge the exact p-value decides.
-    p_value : float
-        Chance of such a statistic without drift, corrected for all features.
-    window, reference : int
-        Numbers of images.
-    features : DataFrame
-        Where a detector looks at each feature alone: statistic, p_value (corrected),
-        drift, by name.
+    `p_value` is the chance of such a statistic without drift, corrected for all
+    features; `drift` says that it is alpha at most. With permutations that is the same
+    as a statistic above the threshold; for KS the threshold is that of large samples.
+    `window` and `reference` are numbers of images. `features`, where a detector looks
+    at each alone, has statistic, p_value (corrected) and drift by name.
     """
 
     detector: str

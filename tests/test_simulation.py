@@ -123,7 +123,7 @@ def test_a_students_drift_works_wherever_ours_do(monkeypatch):
     assert "fog" in utils.drifts_of("solar") and DRIFTS["fog"].label(3) == "3 of 5"
     assert DRIFTS["fog"].says == "Fog lies between camera and roof."
     pixels, rows = utils.drift_window(data, data.where("gate"), "fog", 4)
-    drifted = drift_data(data, "fog", 4, pools="gate")
+    drifted = drift_data(data, "fog", 4)
     assert np.array_equal(drifted.pixels[rows], pixels)
     gain = as_floats(pixels) - data.pixels[rows]
     weak = utils.drift_window(data, rows, "fog", 1)[0]
@@ -363,11 +363,11 @@ def test_window_errors(rows, kind, size, message):
 
 def test_drift_data_leaves_train_test_and_the_cache_alone(data):
     cached = np.array(data.pixels)
-    drifted = drift_data(data, "noise", 3, pools=("production", "gate"))
-    for pool in ("train", "val", "adapt", "test"):
+    drifted = drift_data(data, "noise", 3)
+    for pool in ("train", "test"):
         rows = data.where(pool)
         assert np.array_equal(drifted.pixels[drifted.where(pool)], cached[rows]), pool
-    for pool in ("production", "gate"):
+    for pool in ("val", "production", "adapt", "gate"):
         expected = utils.drift_window(data, data.where(pool), "noise", 3)[0]
         assert np.array_equal(drifted.pixels[drifted.where(pool)], expected)
     assert np.array_equal(utils.load_data(data.course).pixels, cached)
@@ -375,25 +375,24 @@ def test_drift_data_leaves_train_test_and_the_cache_alone(data):
 
 
 def test_drift_data_has_a_key_of_its_own():
-    data, pools = made_up(), ("val", "gate")
+    data = made_up()
     choices = [
-        ("blur", 3, 42, ["val"]),
-        ("blur", 4, 42, ["val"]),
-        ("jpeg", 3, 42, ["val"]),
-        ("blur", 3, 1, ["val"]),
-        ("blur", 3, 42, pools),
-        ("class_prior", 3, 42, ["val"]),
+        ("blur", 3),
+        ("blur", 4),
+        ("jpeg", 3),
+        ("blur", 3, 1),
+        ("class_prior", 3),
     ]
     keys = [drift_data(data, *choice).key for choice in choices]
     assert len({data.key, *keys}) == len(choices) + 1
-    assert keys[0] == drift_data(data, "blur", 3, 42, "val").key
-    assert keys[4] == drift_data(data, "blur", 3, 42, pools[::-1]).key
+    assert keys[0] == drift_data(data, "blur", 3, 42).key
 
 
 def test_drift_data_of_class_prior_empties_places():
     data = made_up(1200)
     drifted = drift_data(data, "class_prior", 4)
-    assert len(drifted.index) == 1200 and drifted.pixels is data.pixels
+    assert len(drifted.index) == 1200
+    assert np.array_equal(drifted.pixels, data.pixels)
     assert (data.index["pool"] != "").all()
     for pool in ("val", "production", "adapt", "gate"):
         expected = utils.drift_window(data, data.where(pool), "class_prior", 4)[1]
@@ -401,13 +400,6 @@ def test_drift_data_of_class_prior_empties_places():
         assert len(expected) < len(data.where(pool))
     for pool in ("train", "test"):
         assert np.array_equal(drifted.where(pool), data.where(pool))
-
-
-@pytest.mark.parametrize("pool", ["train", "test", "tset"])
-def test_drift_data_refuses_train_test_and_unknown_pools(pool):
-    message = f"'{pool}' is not drifted.*choose among val, production, adapt, gate"
-    with pytest.raises(utils.CourseError, match=message):
-        drift_data(made_up(), "blur", 2, pools=("val", pool))
 
 
 # Scenarios and pictures
