@@ -4098,10 +4098,12 @@ def retrain_and_gate(
     loaders = (images.loader("gate", 256) for images in (data, drifted))
     report = validate_retrained_model(new, current, *loaders, course.device, **limits)
     if not dry_run:
-        # refused: the audit has it, the report says why
-        with suppress(() if report else CourseError):
-            why = f"{how}, {share:.0%} drifted, {budget} labels"
+        why = f"{how}, {share:.0%} drifted, {budget} labels"
+        try:
             promote(course, stored, report, why=why)
+        except CourseError:
+            if report:  # else it was refused: the audit log has it
+                raise
     return report
 
 
