@@ -155,6 +155,7 @@ def test_a_module_that_was_never_asked_about_counts_as_it_was_imported():
     """In a new process: utils is imported, then edited, then asked."""
     code = (
         "import pathlib, sys, utils\n"
+        "from kit.drifts import drift_data\n"
         "from kit.fingerprint import fingerprint\n"
         "read = pathlib.Path.read_text\n"
         "pathlib.Path.read_text = lambda *_, **__: sys.exit('read again')\n"
