@@ -25,11 +25,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 import utils
+from kit.files import KIT
 from tools.grading import verdict
 from tools.grading.examine import SCORING, STRANGE
 from tools.shared.foreign import shown
 
-KIT = Path(__file__).resolve().parents[2]
 REPORT = ("check.json", "check.html")
 SUMMARY = ("summary.json", "summary.html")
 FAILED, LOST = 3, 5  # beside the statuses 0, 1 and 2 of a check

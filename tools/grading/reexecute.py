@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import utils
+from kit.files import KIT
 from kit.home import PREREQUISITES
 from tools.grading import sandbox
 from tools.grading.consistency import at
@@ -18,7 +19,6 @@ from tools.grading.submission import MAX_RECORD, Submission, copy_code
 from tools.shared.foreign import SubmissionError, read, read_json, shown
 
 WEIGHTS, RERUN = Check("weights"), Check("re-execution")
-KIT = Path(__file__).resolve().parents[2]
 SCORED = {
     "baseline_test_accuracy": "baseline",
     "optimized_test_accuracy": "optimised",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import utils
 from kit.evidence import checklist
+from kit.files import KIT
 from kit.record import is_record
 from tools.grading import compare
 from tools.grading.consistency import at, is_number, rows
@@ -17,7 +18,6 @@ from tools.grading.finding import VERDICTS, worst_first
 from tools.grading.submission import Submission, is_code
 from tools.shared.foreign import SubmissionError, decode, read, shown
 
-KIT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).parent / "templates"
 CRITERIA = {
     1: ("Understanding and completion (compréhension et complétion)", 4),
@@ -28,54 +28,27 @@ CRITERIA = {
 }
 QUESTIONS = {
     1: [
-        (
-            "Read the executive summary and the conclusion: do they tell one story from"
-            " the data to the retrained model?"
-        ),
+        "Do summary and conclusion tell one story, from the data to the new model?",
         "Theme 8: do its recommendations follow from the group's own figures?",
         "Ask each member to explain one theme that somebody else wrote.",
     ],
     2: [
-        (
-            "Read what the group changed in the kit (listed under the findings): is it"
-            " clean, commented and theirs?"
-        ),
-        (
-            "Open the monitoring dashboard or its figures: would it have shown the"
-            " incidents of the drill?"
-        ),
+        "What the group changed in the kit (see the findings): is it clean and theirs?",
+        "Would the monitoring dashboard have shown the incidents of the drill?",
         "Ask which line makes the training reproducible, and what would break it.",
     ],
     3: [
-        (
-            "Read theme 3's justification of the architecture: does it argue from the"
-            " ablation, or after the fact?"
-        ),
-        (
-            "Are differences judged by their intervals and paired tests, or by the"
-            " larger number?"
-        ),
-        (
-            "Theme 4: is the trade-off of accuracy, latency and cost decided for a"
-            " stated use?"
-        ),
+        "Theme 3: is the architecture argued from the ablation, or after the fact?",
+        "Are differences judged by intervals and paired tests, or by larger numbers?",
+        "Theme 4: are accuracy, latency and cost traded off for a stated use?",
     ],
     4: [
-        (
-            "Leaf through the report: can every figure be read in print, with its axes,"
-            " units and n?"
-        ),
+        "Can every figure of the report be read in print: its axes, its units, its n?",
         "Is the text the group's own, clear, and without filler?",
     ],
     5: [
-        (
-            "Are the limits named that matter here: the shifted test set, few images,"
-            " the simulated drift, the source?"
-        ),
-        (
-            "Would the group put the model in service? Is what would have to be true"
-            " first written down?"
-        ),
+        "Are the limits named: the shifted test set, few images, a simulated drift?",
+        "Would the group put the model in service? What would have to be true first?",
     ],
 }
 NO_GRADE = (
