@@ -932,7 +932,7 @@ def test_shadow_never_touches_the_answer(world, tmp_path):
     same = ((call % 2 == 1) == alone.argmax(axis=1))[call % 5 > 0].sum()
     assert (found["low"], found["high"]) == utils.wilson(same, 32)
     assert found["agreement"] == same / 32
-    log = utils.read_log(logger.path)
+    log = logger.read()
     roles = log["extra"].map(json.loads).map(lambda extra: extra["role"])
     took = log.groupby(roles)["latency_ms"].median()
     assert took["service"] < 20 <= took["shadow"]
