@@ -3419,39 +3419,6 @@ def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, fl
     }
 
 
-def estimate_priors(reference: Reference, window: Observation) -> np.ndarray:
-    """Shares of the true classes in a window, if nothing but the class mix has changed:
-    float64 (K,).
-
-    The confusion matrix of the reference says which answers each class gives; the
-    answers of the window are a mixture of these. Source: Lipton et al., Detecting and
-    correcting for label shift with black box predictors (2018).
-    """
-    k = reference.probabilities.shape[1]
-    counts = confusion(reference.answers, reference.labels, k)
-    answers = np.bincount(window.answers, minlength=k) / len(window)
-    # row: true class, column: answer
-    recalls = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    shares = np.clip(np.linalg.lstsq(recalls.T, answers, rcond=None)[0], 0, None)
-    return shares / shares.sum()
-
-
-def match_priors(
-    reference: Reference, shares: np.ndarray, seed: int = 42
-) -> Observation:
-    """The largest part of the reference that has these shares of the true classes,
-    drawn without replacement.
-    """
-    rng = np.random.default_rng(seed)
-    own = [np.flatnonzero(reference.labels == k) for k in range(len(shares))]
-    size = min(len(rows) / s for rows, s in zip(own, shares, strict=True) if s > 0)
-    drawn = [
-        rng.permutation(rows)[: int(share * size + 1e-9)]
-        for rows, share in zip(own, shares, strict=True)
-    ]
-    return reference.take(np.concatenate(drawn))
-
-
 # --------------------------------------------------------------------------------------
 # The decision: none, watch or retrain
 # --------------------------------------------------------------------------------------
@@ -4279,56 +4246,6 @@ def not_shown_worse(home: str | Path, alpha: float = 0.05) -> tuple[str, list[st
     others = [name for name in right if name != best]
     p_values = holm([mcnemar(right[name], right[best]) for name in others])
     return best, [name for name, p in zip(others, p_values, strict=True) if p > alpha]
-
-
-# When to use what: the situation, the column that decides, and which end of it is best.
-# To choose from: what may have lost at most the margin of accuracy.
-ADVICE = (
-    ("one image at a time, 95 % within the promise", "p95_ms", "lowest"),
-    ("a night's batch, as many images as possible", "images_s", "highest"),
-    ("a small device: the least storage", "size_mb", "lowest"),
-    ("the lowest price for a million answers", "cost_per_million", "lowest"),
-)
-
-
-def recommend(
-    table: pd.DataFrame,
-    lost: pd.Series,
-    slo_ms: float,
-    margin: float = 0.02,
-    ahead: tuple = ("", ()),
-    seventh: dict | None = None,
-) -> pd.DataFrame:
-    """When to use what, by the rules of ADVICE and two more, from one's own figures:
-    one row a situation; choose (a variant or "none"), because (the figures behind it).
-
-    Parameters
-    ----------
-    table : of `performance_table`, with the columns of `serving_table`
-    lost, ahead : of `lost_accuracy`, `not_shown_worse`
-    slo_ms : the promise of theme 4: 95 % of the answers within this time
-    seventh : section theme7 of the record: which model the drift of theme 6 asks for
-    """
-    able, rows = table[lost.reindex(table.index) <= margin], {}
-    for situation, column, end in ADVICE:
-        values = able.reindex(columns=[column])[column].dropna()
-        if column == "p95_ms":
-            values = values[values <= slo_ms]
-        values = values.sort_values(ascending=end == "lowest").head(2)
-        said = [f"{name} {value:.3g}" for name, value in values.items()]
-        because = f"{column}: {', then '.join(said) or 'nothing left'}"
-        rows[situation] = values.index[0] if len(values) else "none", because
-    best, near = ahead
-    if best:
-        says = f"most right: {best}; not shown to be worse: {', '.join(near) or 'none'}"
-        choose = "not decided by these images" if near else best
-        rows["every point of accuracy counts"] = choose, says
-    if seventh:
-        choose = "retrained" if seventh["gate"]["passed"] else "none"
-        says = f"{seventh['gate']['verdict']} All others are from before the drift."
-        rows["after the drift of theme 6"] = choose, says
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["choose", "because"])
-    return table.rename_axis("situation")
 
 
 remember_sources()  # as they stand now: see kit.fingerprint

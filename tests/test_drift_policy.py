@@ -1,6 +1,5 @@
 """Accuracy without labels, the policy that decides, and the figures of theme 6."""
 
-import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -41,59 +40,6 @@ def test_estimates_trust_a_confident_liar(reference):
     """What no estimate from confidence can see: answers that are wrong and sure."""
     liar = utils.replace(reference, probabilities=np.tile([0.001, 0.999], (200, 1)))
     assert min(utils.estimate_accuracy(reference, liar).values()) > 0.95
-
-
-RECALLS = {
-    2: [[0.9, 0.1], [0.2, 0.8]],
-    3: [[0.8, 0.15, 0.05], [0.1, 0.7, 0.2], [0.05, 0.25, 0.7]],
-}
-
-
-def mixture(seed, n, shares) -> utils.Reference:
-    """Answers of a model with known recalls to n images of a known class mix; the
-    embedding numbers the images.
-    """
-    rng, k = np.random.default_rng(seed), len(shares)
-    labels = rng.choice(k, n, p=shares)
-    reached = rng.random(n)[:, None] > np.cumsum(RECALLS[k], axis=1)[labels]
-    probabilities = np.full((n, k), 0.2 / (k - 1))
-    probabilities[np.arange(n), reached.sum(axis=1)] = 0.8
-    number = np.arange(float(n))[:, None]
-    seen = utils.Observation(pd.DataFrame(number), probabilities, number)
-    return as_reference(seen, labels, tuple("abc"[:k]))
-
-
-@pytest.mark.parametrize(
-    "before, now",
-    [
-        ([0.3, 0.7], [0.8, 0.2]),
-        ([0.5, 0.5], [0.5, 0.5]),
-        ([0.3, 0.4, 0.3], [0.1, 0.2, 0.7]),
-    ],
-)
-def test_class_mix_is_estimated_where_only_it_has_changed(before, now):
-    """Right on average; the answers alone are biased."""
-    draws = [
-        (mixture([1, seed], 1500, before), mixture([2, seed], 400, now))
-        for seed in range(150)
-    ]
-    found = np.array([utils.estimate_priors(*pair) for pair in draws])
-    assert np.allclose(found.sum(axis=1), 1) and (found >= 0).all()
-    error = 4 * found.std(axis=0) / math.sqrt(150) + 0.004
-    assert (abs(found.mean(axis=0) - now) < error).all()
-
-
-@pytest.mark.parametrize("shares", [[0.8, 0.2], [0.0, 1.0], [0.1, 0.2, 0.7]])
-def test_matched_reference_has_these_shares_and_no_image_twice(shares):
-    reference = mixture(3, 600, np.full(len(shares), 1 / len(shares)))
-    matched = utils.match_priors(reference, np.array(shares))
-    rows = matched.embedding[:, 0].astype(int)
-    assert len(set(rows)) == len(rows)
-    there = np.bincount(reference.labels, minlength=len(shares))
-    counts = np.bincount(reference.labels[rows], minlength=len(shares))
-    assert np.abs(counts - np.array(shares) * len(rows)).max() < 1.5
-    # no larger part has these shares
-    assert (counts >= there - 1)[np.array(shares) > 0].any()
 
 
 # --- The policy
