@@ -15,7 +15,6 @@ import operator
 import os
 import sys
 import time
-import warnings
 from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +29,7 @@ from torch import nn
 from torch.optim import swa_utils
 
 # What the chapters stand on; `noqa` marks the few names that only notebooks call.
-from kit import figures
+from kit import figures, studies
 from kit.bench import (
     Backend,
     benchmark_table,
@@ -39,16 +38,13 @@ from kit.bench import (
 )
 from kit.drifts import drift_images, drift_window, drifts_of  # noqa: F401
 from kit.evidence import PAIRS, VARIANTS
-from kit.files import (
+from kit.files import (  # noqa: F401
     CourseError,
     alone,
     atomic,
-    clear_disk_errors,
     copy_back,
     copy_to_home,
     hash_file,
-    locked,
-    make_parent,
     now,
     read_json,
     write_json,
@@ -1940,33 +1936,13 @@ def build_trial(
     return model, replace(recipe, lr=params["lr"], weight_decay=params["weight_decay"])
 
 
-# Seconds between two signs of life of a worker, and of silence until it counts as dead.
-HEARTBEAT, GRACE = 10, 60
-
-
-def _import_optuna():
-    """Optuna, without the warning of its progress bar that there are no widgets."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import optuna
-    return optuna
-
-
-def search(
-    course: Course,
-    data: Data,
-    name: str,
-    recipe: Recipe,
-    trials: int,
-    tracker: str = "none",
-    storage: str | None = None,
-):
+def search(course, data, name, recipe, trials, tracker="none", storage=None):
     """Optuna study over width, depth, dropout, learning rate and weight decay.
 
     Trial 0 is the course's own choice; TPE proposes the others (Bergstra et al., 2011),
-    and one that lags behind the median after an epoch is pruned. The study is a
-    database: an interrupted search goes on, a finished one loads. Every process that
-    makes this call works on the same study, and tries again what a dead one left.
+    and one that lags behind the median after an epoch is pruned. An interrupted search
+    goes on, a finished one loads. Every process that makes this call works on the same
+    study, and tries again what a dead one left.
 
     Parameters
     ----------
@@ -1987,27 +1963,17 @@ def search(
         raise CourseError(
             f"A search of {trials} trials finds nothing: ask for at least 1."
         )
-    optuna, waited = _quiet_optuna(), 0
-    study, file = _open_study(optuna, course, data, name, recipe, storage)
+    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
+    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    # only who has the same code, networks, recipe, data and seed may join
+    title = f"{name}-{fingerprint(trial_loss, name, recipe, data, course.seed)}"
+    study = studies.open_study(course, title, own, storage)
 
     def objective(trial):
         return trial_loss(trial, course, data, name, recipe, tracker)
 
-    with _clear_database_errors(file or storage):
-        # WAITING: what a dead worker left
-        while _count(study, "WAITING") or _count(study, "COMPLETE", "PRUNED") < trials:
-            begun = _count(study, "COMPLETE", "PRUNED", "RUNNING") >= trials
-            if begun and not _count(study, "WAITING") and waited < 10 * GRACE:
-                # the last ones are with other workers; is one of them dead?
-                time.sleep(1)
-                waited += 1
-                optuna.storages.fail_stale_trials(study)
-                continue
-            study.optimize(objective, n_trials=1)
-            waited = 0
-            if file:
-                copy_to_home(course, file)
-    if not _count(study, "COMPLETE"):
+    studies.work_on(course, study, objective, trials, storage)
+    if all(trial.state.name != "COMPLETE" for trial in study.trials):
         raise CourseError(
             "No trial of the search finished, every loss exploded: lower lr in the"
             " recipe to a tenth."
@@ -2019,13 +1985,10 @@ def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
     """The objective of the search: propose parameters, train, return the lowest
     validation loss; raises optuna.TrialPruned.
     """
-    optuna = _import_optuna()
-
-    # one seed a trial: two workers look in different places, a resumed search repeats
-    # nothing
-    trial.study.sampler = optuna.samplers.TPESampler(
-        seed=course.seed + trial.number, n_startup_trials=4
-    )
+    optuna = studies.quiet_optuna()
+    # one seed a trial: a resumed search repeats nothing, two workers look elsewhere
+    seed = course.seed + trial.number
+    trial.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
     params = {
         "width": trial.suggest_categorical("width", [16, 24, 32]),
         "depth": trial.suggest_int("depth", 1, 2),
@@ -2040,115 +2003,20 @@ def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
         if epoch < chosen.epochs and trial.should_prune():
             raise optuna.TrialPruned
 
+    options = {"tracker": tracker, "progress": False, "on_epoch": report}
     try:
-        run = fit(
-            course,
-            f"{name}-trial",
-            model,
-            data,
-            chosen,
-            tracker=tracker,
-            progress=False,
-            on_epoch=report,
-        )
+        run = fit(course, f"{name}-trial", model, data, chosen, **options)
     except TrainingStopped:  # this rate makes the loss explode: a result, too
         raise optuna.TrialPruned from None
     except KeyboardInterrupt:
         trial.study.enqueue_trial(params)  # the next worker goes on with it
         raise
-    if run.loaded:
-        for row in run.history.itertuples():
-            trial.report(row.val_loss, int(row.epoch))
+    for row in run.history.itertuples() if run.loaded else ():
+        trial.report(row.val_loss, int(row.epoch))
     loss = float(run.history["val_loss"].min())
     if math.isnan(loss):  # of every epoch
         raise optuna.TrialPruned
     return loss
-
-
-def _open_study(optuna, course, data, name, recipe, storage):
-    """The study of this name, code, recipe, data and seed, and its own database file,
-    or None where `storage` is the address of another.
-    """
-    title = f"{name}-{fingerprint(_search_parts(course, data, name, recipe))}"
-    file = make_parent(course.local / "runs" / f"{title}.db")
-    own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
-    own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if storage is None:
-        copy_back(course, file)
-    patient = {"connect_args": {"timeout": GRACE}}  # while another worker writes
-    with locked(file.with_suffix(".lock")), _clear_database_errors(storage or file):
-        database = optuna.storages.RDBStorage(
-            storage or f"sqlite:///{file}",
-            engine_kwargs={} if storage else patient,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=(
-                optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)
-            ),
-        )
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0)
-        study = optuna.create_study(
-            study_name=title, storage=database, pruner=pruner, load_if_exists=True
-        )
-        tried = [
-            trial.system_attrs.get("fixed_params", trial.params)
-            for trial in study.trials
-            if trial.state.name != "FAIL"
-        ]
-        if own not in tried:
-            study.set_user_attr("own", own)
-            study.enqueue_trial(own)
-    return study, file if storage is None else None
-
-
-def _quiet_optuna():
-    """Optuna without its log of every trial, and without the word that its signs of
-    life are experimental.
-    """
-    import warnings
-
-    optuna = _import_optuna()
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    return optuna
-
-
-@contextmanager
-def _clear_database_errors(where: str | Path):
-    """Say in one sentence why a study cannot be read or written."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-        kept = "The trials that are finished are all there."
-        with suppress(type(error)), clear_disk_errors(where, kept):
-            raise
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise CourseError(
-            f"The study in {where} cannot be used ({reason}): see to the database, or"
-            " move that file away, then run again; finished trainings load."
-        ) from error
-
-
-def _count(study, *states: str) -> int:
-    trials = study.get_trials(deepcopy=False)
-    return sum(trial.state.name in states for trial in trials)
-
-
-def _search_parts(course, data, name, recipe) -> dict:
-    """What a study depends on: only who has the same of all of them may join it."""
-    return {
-        "name": name,
-        "code": fingerprint(trial_loss, OptimizedCNN, Data),
-        "networks": ARCHITECTURES,
-        "recipe": asdict(recipe),
-        "augmentation": AUGMENT[course.dataset] if recipe.augment else None,
-        "data": data.key,
-        "seed": course.seed,
-    }
 
 
 # ======================================================================================

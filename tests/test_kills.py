@@ -34,7 +34,7 @@ from support.networks import RECIPE, Interrupted, network, same_weights
 import sample_data
 import utils
 from kit import figures, images
-from kit.files import HOST
+from kit.files import HOST, make_parent
 from kit.promotion import in_service
 from kit.record import read_record
 from kit.serving import put_in_service, verify_onnx
@@ -481,9 +481,7 @@ def test_copies_between_local_disk_and_home_killed_at_every_step(
 
     def prepare(step):
         for name, content in whole.items():
-            utils.make_parent(tmp_path / f"{step}-home" / "logs" / name).write_bytes(
-                content
-            )
+            make_parent(tmp_path / f"{step}-home" / "logs" / name).write_bytes(content)
 
     for step in range(1, 60):
         prepare(step)
@@ -504,7 +502,7 @@ def test_copies_between_local_disk_and_home_killed_at_every_step(
 
 def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
     away = replace(course, local=tmp_path / "local")
-    left = utils.make_parent(away.local / "runs" / "x" / f".events.{HOST}-1.tmp")
+    left = make_parent(away.local / "runs" / "x" / f".events.{HOST}-1.tmp")
     for path in (left, left.with_name("events")):
         path.write_text("x")
     utils.copy_to_home(away, left.parent)
@@ -577,9 +575,7 @@ def test_full_disk_is_explained_and_the_old_file_stays(course, name, monkeypatch
     if name == "export":
         digest = SimpleNamespace(hexdigest=lambda: path.stem)
         monkeypatch.setattr(hashlib, "sha256", lambda content: digest)
-    utils.make_parent(path).write_bytes(
-        b"old" if name != "record" else path.read_bytes()
-    )
+    make_parent(path).write_bytes(b"old" if name != "record" else path.read_bytes())
     before = path.read_bytes()
     message = on_full_disk(lambda: write(course))
     assert told(message, path) and message.endswith(
@@ -725,8 +721,8 @@ def test_copies_to_and_from_the_home_on_a_full_disk(course, tmp_path):
     """
     away = replace(course, local=tmp_path / "local")
     for name in ("a", "b"):
-        utils.make_parent(away.local / "runs" / name).write_text(name * 5000)
-        utils.make_parent(away.home / "runs" / name).write_text("old")
+        make_parent(away.local / "runs" / name).write_text(name * 5000)
+        make_parent(away.home / "runs" / name).write_text("old")
     assert on_full_disk(lambda: utils.copy_to_home(away, away.local / "runs")) == ""
     assert all(
         (away.home / "runs" / name).read_text() == "old" for name in ("a", "b")

@@ -18,6 +18,7 @@ from support.killing import killed
 
 import utils
 from kit import figures, promotion
+from kit.files import make_parent
 from kit.fingerprint import hash_weights
 from kit.gate import Check, GateReport
 from kit.promotion import in_service, rollback
@@ -68,7 +69,7 @@ def world(drawn, tmp_path_factory) -> SimpleNamespace:
             "label": np.array(CLASSES)[labels],
         }
     )
-    index.to_csv(utils.make_parent(course.data / "index.csv"), index=False)
+    index.to_csv(make_parent(course.data / "index.csv"), index=False)
     data = utils.Data(index, pixels, labels, CLASSES, [0.4], [0.14], "discs", course)
     drifted = replace(data, pixels=255 - pixels, key="negatives")
     recipe = replace(RECIPE, epochs=6, lr=4e-3)

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 import utils
-from kit import figures, files
+from kit import figures, files, studies
 from tools import cli
 
 KIT = files.KIT
@@ -36,8 +36,8 @@ def quick(data, monkeypatch):
     """quick(trials, during, ...) -> study: trainings take no time.
 
     `during(count)` is called in the count-th training of this process."""
-    monkeypatch.setattr(utils, "HEARTBEAT", 1)
-    monkeypatch.setattr(utils, "GRACE", 3)
+    monkeypatch.setattr(studies, "HEARTBEAT", 1)
+    monkeypatch.setattr(studies, "GRACE", 3)
     count = []
 
     def search(trials=6, during=lambda count: None, recipe=RECIPE, storage=None):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 import utils
+from kit.files import clear_disk_errors, locked
 from tools.shared import options as common
 
 KINDS = {"time": "TIMESTAMP", "str": "VARCHAR", "Int64": "BIGINT", "float": "DOUBLE"}
@@ -91,8 +92,8 @@ def compact(csv: str | Path, folder: str | Path) -> int:
         )
     new, old = _beside(folder, ".new"), _beside(folder, ".old")
     with (
-        utils.locked(_beside(folder, ".lock"), folder.name),
-        utils.clear_disk_errors(folder),
+        locked(_beside(folder, ".lock"), folder.name),
+        clear_disk_errors(folder),
     ):
         shutil.rmtree(new, ignore_errors=True)
         asked = {"csv": str(csv), "folder": str(new)}
