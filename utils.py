@@ -1511,15 +1511,12 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
 
 @torch.no_grad()
 def predict(model, loader) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float32 (N, K) and labels int64 (N,) of a whole pool, in the order of its
-    rows.
-    """
+    """Logits float32 (N, K) and labels int64 (N,) of a pool, in its order."""
     model.eval()
-    pairs = [
-        (model(images).float().cpu().numpy(), labels.cpu().numpy())
-        for images, labels in loader
-    ]
-    logits, labels = zip(*pairs, strict=True)
+    logits, labels = [], []
+    for images, targets in loader:
+        logits.append(model(images).float().cpu().numpy())
+        labels.append(targets.cpu().numpy())
     return np.concatenate(logits), np.concatenate(labels)
 
 
@@ -1531,9 +1528,7 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a proportion, right also near 0 and 1. Source: Wilson
-    (1927).
-    """
+    """Confidence interval of a proportion, right also near 0 and 1 (Wilson, 1927)."""
     from scipy.stats import binomtest
 
     if n == 0:
@@ -1561,18 +1556,23 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
+def _confidence_bins(probabilities, labels, bins: int):
+    """Confidence, hit or not, and number of its equal-width bin, of each image."""
+    confidence = probabilities.max(axis=1)
+    hit = probabilities.argmax(axis=1) == labels
+    return confidence, hit, np.minimum((confidence * bins).astype(int), bins - 1)
+
+
 def expected_calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
 ) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins. Source: Naeini et
-    al. (2015).
+    """Mean gap between confidence and accuracy over the bins (Naeini et al., 2015).
 
     Report it with the number of images and without an interval: gaps are taken without
     their sign, so noise only adds to them. A perfectly calibrated network measures
     about 0.04 on 300 images, and resampling those adds the noise once more.
     """
-    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    confidence, hit, bin_of = _confidence_bins(probabilities, labels, bins)
     # Share of the bin times its gap, where the bin's own count cancels out.
     return float(np.abs(np.bincount(bin_of, hit - confidence)).sum() / len(labels))
 
@@ -1580,11 +1580,10 @@ def expected_calibration_error(
 def reliability(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
 ) -> pd.DataFrame:
-    """Confidence against accuracy: one row (confidence, accuracy, low, high, n) for
-    each bin that is not empty.
+    """Confidence against accuracy: a row (confidence, accuracy, low, high, n) for each
+    bin that is not empty.
     """
-    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    confidence, hit, bin_of = _confidence_bins(probabilities, labels, bins)
     rows = []
     for number in np.unique(bin_of):
         inside = bin_of == number
@@ -1601,19 +1600,23 @@ def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.nda
 
 
 def recall_intervals(counts: np.ndarray) -> np.ndarray:
-    """Recall of each class with its 95 % interval (Wilson), float (K, 3), from the
-    counts of `confusion`.
-    """
+    """Recall of each class with its 95 % interval (Wilson): counts -> (K, 3)."""
     rows = zip(np.diag(counts), counts.sum(axis=1), strict=True)
     return np.array([(hits / max(n, 1), *wilson(hits, n)) for hits, n in rows])
 
 
-def _recalls(predicted, labels, classes) -> np.ndarray:
+def _recalls(predicted, labels, classes: int) -> np.ndarray:
     counts = confusion(predicted, labels, classes)
     return np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
 
 
-def _macro_f1(predicted, labels, classes) -> float:
+def balanced_accuracy(predicted, labels, classes: int) -> float:
+    """Mean recall of the classes."""
+    return float(_recalls(predicted, labels, classes).mean())
+
+
+def f1_macro(predicted, labels, classes: int) -> float:
+    """Mean over the classes of the harmonic mean of precision and recall."""
     counts = confusion(predicted, labels, classes)
     both = counts.sum(axis=0) + counts.sum(axis=1)
     return float(np.mean(2 * np.diag(counts) / np.maximum(both, 1)))
@@ -1623,7 +1626,7 @@ def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, flo
     """accuracy, low, high (Wilson, 95 %), balanced_accuracy and n, for a table."""
     predicted, n = probabilities.argmax(axis=1), len(labels)
     hits = int((predicted == labels).sum())
-    balanced = float(_recalls(predicted, labels, probabilities.shape[1]).mean())
+    balanced = balanced_accuracy(predicted, labels, probabilities.shape[1])
     low, high = wilson(hits, n)
     row = {"accuracy": hits / n, "balanced_accuracy": balanced, "n": n}
     return row | {"low": low, "high": high}
@@ -1633,11 +1636,10 @@ def bootstrap(
     statistic, labels: np.ndarray, *arrays, resamples=1000, seed=42, level=0.95
 ) -> tuple[float, float]:
     """Percentile interval of `statistic(*arrays)` over resampled images, each class
-    keeping its size.
+    keeping its size, so that no resample lacks one (Efron, 1979).
 
-    Source: Efron (1979); stratified, so that no resample lacks a class. Not for what
-    resampling can only push one way (the calibration error), nor for the difference of
-    two models (see `paired_difference`).
+    Not for what resampling can only push one way (the calibration error), nor for the
+    difference of two models (see `paired_difference`).
     """
     rng = np.random.default_rng(seed)
     rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
@@ -1662,10 +1664,9 @@ def evaluate(
 
     Returns
     -------
-    DataFrame indexed by metric (accuracy, balanced_accuracy, f1_macro, auroc, ece,
-    recall <class> ...), with columns value, low, high, n. Proportions: Wilson; the
-    others: stratified bootstrap over images; ece: none, see
-    `expected_calibration_error`.
+    DataFrame of value, low, high, n; a row a metric: accuracy, balanced_accuracy,
+    f1_macro, auroc, ece, recall <class> ... Proportions: Wilson; the others: stratified
+    bootstrap over images; ece: none, see `expected_calibration_error`.
     """
     k, n, predicted = len(classes), len(labels), probabilities.argmax(axis=1)
     hits = int((predicted == labels).sum())
@@ -1674,20 +1675,15 @@ def evaluate(
         ends = bootstrap(statistic, labels, *arrays, resamples=resamples, seed=seed)
         return statistic(*arrays), *ends, n
 
-    def balanced(predicted, labels):
-        return float(_recalls(predicted, labels, k).mean())
-
-    def f1(predicted, labels):
-        return _macro_f1(predicted, labels, k)
-
-    ece = expected_calibration_error(probabilities, labels)
+    balanced = partial(balanced_accuracy, classes=k)
     rows = {
         "accuracy": (hits / n, *wilson(hits, n), n),
         "balanced_accuracy": measured(balanced, predicted, labels),
-        "f1_macro": measured(f1, predicted, labels),
+        "f1_macro": measured(partial(f1_macro, classes=k), predicted, labels),
         "auroc": measured(auroc, probabilities, labels),
-        "ece": (ece, math.nan, math.nan, n),
     }
+    ece = expected_calibration_error(probabilities, labels)
+    rows["ece"] = (ece, math.nan, math.nan, n)
     counts = confusion(predicted, labels, k)
     recalls = zip(classes, recall_intervals(counts), counts.sum(axis=1), strict=True)
     rows |= {f"recall {name}": (*recall, int(own)) for name, recall, own in recalls}
@@ -1703,21 +1699,14 @@ def evaluate(
 def paired_difference(
     first: np.ndarray, second: np.ndarray, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Share of images that `second` gets right minus that of `first`, with a score
-    interval: (difference, low, high).
+    """Share of images that `second` gets right minus that of `first`, bool (N,) each,
+    with its two-sided score interval: (difference, low, high).
 
     The images are the same, so only those count on which just one of the two is right.
     Unlike a bootstrap it stays right for a few dozen images: with no such image at all
     it still says how large a difference may hide. Source: Tango, Equivalence test and
     confidence interval for the difference in proportions for the paired-sample design
     (1998).
-
-    Parameters
-    ----------
-    first, second : bool (N,)
-        Which images the old and the new model get right.
-    level : float
-        Of the two-sided interval; each end alone holds at 1 - (1 - level) / 2.
     """
     from scipy.stats import norm
 
@@ -1748,20 +1737,15 @@ def paired_difference(
 def paired_balanced_difference(
     first: np.ndarray, second: np.ndarray, labels: np.ndarray, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """The same for balanced accuracy, the mean over the classes: (difference, low,
-    high).
+    """The same for balanced accuracy, the mean over the classes.
 
     The intervals of the classes are joined by the square-and-add method. Source:
     Newcombe (1998); Zou and Donner, Construction of confidence limits about effect
     measures (2008).
     """
-    ends = np.array(
-        [
-            paired_difference(first[labels == k], second[labels == k], level)
-            for k in np.unique(labels)
-        ]
-    )  # (K, 3)
-    value, low, high = ends.T
+    classes = [labels == k for k in np.unique(labels)]
+    ends = [paired_difference(first[own], second[own], level) for own in classes]
+    value, low, high = np.array(ends).T  # (K,) each
     middle, k = value.mean(), len(ends)
     below = np.sqrt(((value - low) ** 2).sum()) / k
     above = np.sqrt(((high - value) ** 2).sum()) / k
@@ -1823,15 +1807,11 @@ def positive_probability(probabilities: np.ndarray) -> np.ndarray:
 
 
 def choose_threshold(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    cost_missed: float,
-    cost_false_alarm: float = 1.0,
-):
-    """Threshold on P(positive) with the lowest mean cost per image on pool val.
-
-    Returns the threshold and the table (threshold, cost, missed, false_alarms) that it
-    was read from."""
+    probabilities: np.ndarray, labels: np.ndarray, cost_missed, cost_false_alarm=1.0
+) -> tuple[float, pd.DataFrame]:
+    """Threshold on P(positive) with the lowest mean cost per image on pool val, and the
+    table (threshold, cost, missed, false_alarms) that it was read from.
+    """
     score, positive = positive_probability(probabilities), labels > 0
     rows = []
     for threshold in np.linspace(0.01, 0.99, 99):
@@ -1840,7 +1820,7 @@ def choose_threshold(
         cost = (missed * cost_missed + false * cost_false_alarm) / len(labels)
         rows.append((threshold, cost, missed, false))
     table = pd.DataFrame(rows, columns=["threshold", "cost", "missed", "false_alarms"])
-    return float(table["threshold"][int(table["cost"].argmin())]), table
+    return float(table["threshold"][table["cost"].idxmin()]), table
 
 
 def grad_cam(
@@ -1862,11 +1842,10 @@ def grad_cam(
     scores = model.classifier(model.pool(x))  # (N, K)
     scores.gather(1, target.view(-1, 1)).sum().backward()
     weights = maps.grad.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
-    heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()
+    heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()  # (N, 1, h, w)
     model.zero_grad(set_to_none=True)
-    heat = F.interpolate(
-        heat, images.shape[-2:], mode="bilinear", align_corners=False
-    ).squeeze(1)
+    size = images.shape[-2:]
+    heat = F.interpolate(heat, size, mode="bilinear", align_corners=False).squeeze(1)
     return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)).cpu().numpy()
 
 
@@ -1882,19 +1861,10 @@ def optimized_recipe(data: Data) -> Recipe:
     epochs = _passes(data, data.course.profile.optimized_epochs, longer)
     # Few images: smaller batches, so that there are steps enough, and a smaller rate
     # for their noisier gradients.
-    size = (
-        {"batch_size": 64, "lr": 4e-3}
-        if len(data.where("train")) > 2000
-        else {"batch_size": 32, "lr": 3e-3}
-    )
-    return Recipe(
-        epochs,
-        **size,
-        weight_decay=5e-2,
-        label_smoothing=0.05,
-        augment=True,
-        average=3.0,
-    )
+    many = len(data.where("train")) > 2000
+    batch_size, lr = (64, 4e-3) if many else (32, 3e-3)
+    more = {"label_smoothing": 0.05, "augment": True, "average": 3.0}
+    return Recipe(epochs, batch_size, lr, weight_decay=5e-2, **more)
 
 
 # Width and depth by dataset, chosen on validation images. Panels are a few pixels wide:
@@ -1907,33 +1877,26 @@ ARCHITECTURES = {
 
 
 def optimized_network(course: Course, **changes) -> OptimizedCNN:
-    """The network of theme 3, with the weights that its seed draws and as many stages
-    as the image size needs.
+    """The network of theme 3, with the weights that its seed draws.
 
-    Parameters
-    ----------
-    **changes
-        width, depth, stem (see ARCHITECTURES) or any argument of OptimizedCNN. The last
-        maps are 4 to 7 pixels wide: smaller ones no longer say where anything is.
+    It has as many stages as the image size needs: the last maps are 4 to 7 pixels wide,
+    smaller ones no longer say where anything is. `changes`: width, depth, stem (see
+    ARCHITECTURES) or any argument of OptimizedCNN.
     """
     config = ARCHITECTURES[course.dataset] | changes
-    width, stages = (
-        config.pop("width"),
-        math.ceil(math.log2(course.image_size / config["stem"] / 7)) + 1,
-    )
-    widths = [width * growth for growth in (1, 2, 4, 6, 8, 8, 8, 8)][: max(stages, 2)]
+    width = config.pop("width")
+    halvings = math.log2(course.image_size / config["stem"] / 7)
+    stages = max(math.ceil(halvings) + 1, 2)
+    widths = [width * growth for growth in (1, 2, 4, 6, 8, 8, 8, 8)][:stages]
     torch.manual_seed(course.seed)
     return OptimizedCNN(course.channels, len(course.classes), widths, **config)
 
 
-def build_trial(
-    course: Course, params: dict, recipe: Recipe
-) -> tuple[nn.Module, Recipe]:
+def build_trial(course: Course, params: dict, recipe: Recipe):
     """The network and the recipe that a set of search parameters stands for."""
-    model = optimized_network(
-        course, **{name: params[name] for name in ("width", "depth", "dropout")}
-    )
-    return model, replace(recipe, lr=params["lr"], weight_decay=params["weight_decay"])
+    shape = {name: params[name] for name in ("width", "depth", "dropout")}
+    rates = {name: params[name] for name in ("lr", "weight_decay")}
+    return optimized_network(course, **shape), replace(recipe, **rates)
 
 
 def search(course, data, name, recipe, trials, tracker="none", storage=None):
