@@ -96,7 +96,15 @@ from kit.record import (  # noqa: F401
     stale,
     stored_predictions,
 )
-from kit.runs import Session, load_or_run, one_training, save_state  # noqa: F401
+from kit.runs import (  # noqa: F401
+    Session,
+    TrainingStopped,
+    load_or_run,
+    one_training,
+    read_state,
+    save_state,
+    stopped,
+)
 from kit.serving import (
     LAYERS,
     OnnxModel,
@@ -882,13 +890,10 @@ def count_parameters(model: nn.Module) -> int:
 def train_step(
     model, images, labels, criterion, optimizer, scaler, clip=None, amp=True
 ):
-    """One step of gradient descent in mixed precision.
+    """One step of gradient descent in mixed precision; returns the loss and the number
+    of correct answers.
 
-    Returns
-    -------
-    loss, correct : tensors of one number, which stay on the device: asking for them
-        would make the CPU wait for the GPU.
-
+    Both stay on the device: asking for them would make the CPU wait for the GPU.
     Source: Micikevicius et al., Mixed Precision Training (2018).
     """
     with autocast(images.device, amp):
@@ -911,31 +916,17 @@ def train_epoch(
     device,
     scaler=None,
     scheduler=None,
-    *,
-    clip=None,
-    amp=True,
+    step=train_step,
     totals=None,
     on_step=None,
 ) -> tuple[float, float]:
-    """Train for one epoch.
+    """Train for one epoch; returns mean loss and accuracy, measured while the weights
+    changed.
 
-    Parameters
-    ----------
-    loader : iterable of (images (N, C, S, S), labels (N,))
-    scaler : torch.amp.GradScaler, optional
-        Made when None. It is at work in float16 only, whose small gradients would
-        become zero.
-    scheduler : torch scheduler, optional
-        Stepped after every batch.
-    totals : float64 (3,), optional
-        Where an interrupted epoch stood: sum of losses, correct answers, images.
-    on_step : callable(totals), optional
-        Called after every step.
-
-    Returns
-    -------
-    loss, accuracy : float
-        Means over the images seen, measured while the weights changed.
+    `scaler` (torch.amp.GradScaler) is at work in float16 only, whose small gradients
+    would become zero. `scheduler` is stepped after every batch, a skipped one too.
+    `totals`, float64 (3,), says where an interrupted epoch stood: sum of losses,
+    correct answers, images; `on_step(totals)` is called after every step.
 
     Raises
     ------
@@ -943,36 +934,34 @@ def train_epoch(
         The loss became NaN or infinite.
     """
     device = torch.device(device)
-    scaler = scaler or make_scaler(device, amp)
+    scaler = scaler or make_scaler(device)
     if totals is None:
         totals = torch.zeros(3, dtype=torch.float64, device=device)
     model.train()
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
-        loss, correct = train_step(
-            model, images, labels, criterion, optimizer, scaler, clip, amp
-        )
+        loss, correct = step(model, images, labels, criterion, optimizer, scaler)
         if scheduler is not None:
             scheduler.step()
         count = torch.tensor(len(labels), device=device)
         totals = totals + torch.stack([loss * count, correct, count])  # no waiting
         if on_step is not None:
             on_step(totals)
-    loss_sum, correct, seen = add_up(totals.clone()).tolist()  # the one wait
-    if not math.isfinite(loss_sum):
-        rate = optimizer.param_groups[0]["lr"]
-        raise TrainingStopped(
-            f"the loss became {loss_sum / seen} at a learning rate near {rate:.2g}:"
-            f" lower lr (try {rate / 10:.1g}) or look for broken images"
-        )
+    loss, accuracy = _means(totals)
+    if not math.isfinite(loss):
+        raise stopped(loss, optimizer.param_groups[0]["lr"])
+    return loss, accuracy
+
+
+def _means(totals: torch.Tensor) -> tuple[float, float]:
+    """Mean loss and accuracy over all processes: the one wait for the device."""
+    loss_sum, correct, seen = add_up(totals.clone()).tolist()
     return loss_sum / max(seen, 1), correct / max(seen, 1)
 
 
 @torch.no_grad()
 def validate(model, loader, criterion, device) -> tuple[float, float]:
-    """Mean loss and accuracy over a loader; nothing is learned. Same batches as
-    `train_epoch`.
-    """
+    """Mean loss and accuracy over a loader; nothing is learned."""
     device = torch.device(device)
     totals = torch.zeros(3, dtype=torch.float64, device=device)
     model.eval()
@@ -984,8 +973,7 @@ def validate(model, loader, criterion, device) -> tuple[float, float]:
         correct = (logits.argmax(dim=1) == labels).sum()
         count = torch.tensor(len(labels), device=device)
         totals += torch.stack([loss * count, correct, count])
-    loss_sum, correct, seen = add_up(totals).tolist()
-    return loss_sum / max(seen, 1), correct / max(seen, 1)
+    return _means(totals)
 
 
 # --------------------------------------------------------------------------------------
@@ -1030,11 +1018,9 @@ def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> nn.Modu
 def autocast(device: torch.device, enabled: bool = True):
     """Run the forward pass in the precision that pays here (see `amp_dtype`)."""
     dtype = amp_dtype(device)
-    return torch.autocast(
-        device.type,
-        dtype=dtype or torch.bfloat16,
-        enabled=enabled and dtype is not None,
-    )
+    if dtype is None:  # float32, as it is
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype, enabled)
 
 
 def make_scaler(device: torch.device, enabled: bool = True) -> torch.amp.GradScaler:
@@ -1043,38 +1029,33 @@ def make_scaler(device: torch.device, enabled: bool = True) -> torch.amp.GradSca
     return torch.amp.GradScaler(torch.device(device).type, enabled=enabled and half)
 
 
-class TrainingStopped(CourseError):
-    """The loss is no number any more; the last good state is kept."""
-
-
 def make_optimizer(model, recipe: Recipe, steps: int):
     """AdamW (Loshchilov and Hutter, 2019) and a schedule stepped after every batch.
 
     Biases and normalisation weights are not decayed: pulling them to zero regularises
     nothing.
     """
-    decay = [p for p in model.parameters() if p.ndim > 1]
+    decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decay, "weight_decay": recipe.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        lr=recipe.lr,
-        fused=True,
-    )
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    schedules = torch.optim.lr_scheduler
     if recipe.schedule == "onecycle":  # Smith and Topin, Super-Convergence (2018)
-        warm = {"pct_start": 0.3, "div_factor": 10, "final_div_factor": 100}
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, recipe.lr, total_steps=steps + 1, **warm
+        shape = {"pct_start": 0.3, "div_factor": 10, "final_div_factor": 100}
+        schedule = schedules.OneCycleLR(optimizer, recipe.lr, steps + 1, **shape)
+    elif recipe.schedule == "cosine":  # Loshchilov and Hutter, SGDR (2017)
+        schedule = schedules.CosineAnnealingLR(optimizer, steps)
+    elif recipe.schedule == "constant":
+        schedule = schedules.ConstantLR(optimizer, factor=1.0)
+    else:
+        raise CourseError(
+            f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or"
+            " constant."
         )
-    if recipe.schedule == "cosine":  # Loshchilov and Hutter, SGDR (2017)
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    if recipe.schedule == "constant":
-        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    raise CourseError(
-        f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or constant."
-    )
+    return optimizer, schedule
 
 
 def find_learning_rate(
@@ -1084,50 +1065,35 @@ def find_learning_rate(
     are put back afterwards.
 
     The loss is that of the same 256 images after each step: no noise of other images
-    hides its slope.
+    hides its slope. Source: Smith, Cyclical Learning Rates (2017).
 
     Returns
     -------
-    table : DataFrame
-        lr, loss (median of five neighbours), one row a step; ends where the loss has
-        quadrupled.
-    suggestion : float
-        Where the loss was lowest before it first rose by 5 %: a schedule should peak
-        about there.
-
-    Raises
-    ------
-    TrainingStopped
-        The very first step gives no number.
-
-    Source: Smith, Cyclical Learning Rates (2017).
+    table : lr and loss (median of five neighbours), up to where it has quadrupled.
+    suggestion : where the loss was lowest before it first rose by 5 %; a schedule
+        should peak about there.
     """
     before, epoch = deepcopy(model.state_dict()), loader.epoch
-    optimizer, scaler = (
-        torch.optim.AdamW(model.parameters()),
-        make_scaler(loader.device),
-    )
-    images = math.ceil(256 / loader.batch_size)
-    fixed = [batch for _, batch in zip(range(images), loader, strict=False)]
-    batches = (batch for _ in range(steps) for batch in loader)
-    rows = []
+    optimizer = torch.optim.AdamW(model.parameters())
+    scaler = make_scaler(loader.device)
+    fixed = list(itertools.islice(loader, math.ceil(256 / loader.batch_size)))
+    batches = itertools.chain.from_iterable(loader for _ in range(steps))
+    rates, losses = np.geomspace(low, high, steps), []
     with same_generators(loader.device):
-        for lr, (images, labels) in zip(
-            np.geomspace(low, high, steps), batches, strict=False
-        ):
+        for rate, (images, labels) in zip(rates, batches, strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = rate
             model.train()
             train_step(model, images, labels, criterion, optimizer, scaler)
             loss, _ = validate(model, fixed, criterion, loader.device)
-            if not loss <= 4 * min([row["loss"] for row in rows], default=loss):
+            if not loss <= 4 * min(losses, default=loss):  # or no number any more
                 break
-            rows.append({"lr": lr, "loss": loss})
+            losses.append(loss)
     model.load_state_dict(before)
     loader.epoch = epoch
-    if not rows:
-        raise TrainingStopped("The first step gives no loss: look for broken images.")
-    table = pd.DataFrame(rows)
+    if not losses:
+        raise stopped(loss, low)
+    table = pd.DataFrame({"lr": rates[: len(losses)], "loss": losses})
     table["loss"] = table["loss"].rolling(5, center=True, min_periods=1).median()
     rising = np.flatnonzero(table["loss"] > 1.05 * table["loss"].cummin())
     falling = table["loss"][: rising[0] if len(rising) else None]
@@ -1136,7 +1102,7 @@ def find_learning_rate(
 
 def running_average(model: nn.Module, decay: float) -> swa_utils.AveragedModel:
     """A copy of the network whose weights follow it slowly; usually better than the
-    last ones. Source: Polyak and Juditsky (1992).
+    last ones (Polyak and Juditsky, 1992).
 
     The decay grows from 0 to its limit with the number of steps, so that a short
     training forgets its start.
@@ -1193,12 +1159,9 @@ def _passes(data: Data, epochs: int, longer: float = 1.0) -> int:
 
 def baseline_recipe(data: Data) -> Recipe:
     """How theme 2 trains: nothing but AdamW, a one-cycle rate and class weights."""
-    size = (
-        {"batch_size": 64, "lr": 5e-3}
-        if len(data.where("train")) > 2000
-        else {"batch_size": 16, "lr": 3e-3}
-    )
-    return Recipe(_passes(data, data.course.profile.baseline_epochs), **size)
+    many = len(data.where("train")) > 2000
+    batch_size, lr = (64, 5e-3) if many else (16, 3e-3)
+    return Recipe(_passes(data, data.course.profile.baseline_epochs), batch_size, lr)
 
 
 @dataclass
@@ -1234,28 +1197,17 @@ def fit(
     validation loss.
 
     The same call does three things. Finished before: loads at once. Interrupted: goes
-    on from the last step saved and ends with the weights of an uninterrupted run. New:
-    trains. Under torchrun (`course.py train`) the processes share each batch.
+    on from the last step saved, every `save_every` seconds, and ends with the weights
+    of an uninterrupted run. New: trains. Code, first weights, recipe, data and seed
+    say which training it is. Under torchrun the processes share each batch.
 
     Parameters
     ----------
-    name : str
-        Names the folder runs/<name>-<fingerprint>, of code, first weights, recipe, data
-        and seed.
-    save_every : float
-        Seconds between two saved steps.
     tracker : {"tensorboard", "wandb", "none"}
-        Where the curves go, below runs/; it changes no weight.
+        Where the curves go, below runs/.
     on_epoch : callable(epoch, row), optional
-        Called after each epoch with the row of the history; may raise to stop
-        (pruning). A training that goes on tells its earlier epochs again.
-
-    Raises
-    ------
-    TrainingStopped
-        NaN or infinite loss, with the learning rate.
-    CourseError
-        The disk or the GPU's memory is full, an unknown tracker.
+        Called after each epoch, may raise to stop (pruning). A training that goes on
+        tells its earlier epochs again.
     """
     ranges = AUGMENT[course.dataset] if recipe.augment else None
     key = fingerprint(fit, model, recipe, ranges, data, course.seed)
@@ -1263,34 +1215,22 @@ def fit(
     model.to(course.device)
     with one_training(course, folder) as stored, same_generators(course.device):
         if stored:
-            return as_run(name, model, stored, folder, loaded=True)
-        train = data.loader("train", recipe.batch_size, augment=ranges, shuffle=True)
-        job = Job(model, train, recipe, len(course.classes))
+            return _as_run(name, model, stored, folder, loaded=True)
+        job = Job(model, data, recipe, ranges)
         with closing(Curves(tracker, course, folder.name, asdict(recipe))) as curves:
             seed_generators(course.seed + rank_and_world()[0])
             session = Session(course, folder, job.parts, save_every)
-            try:
-                train_all(data, job, session, curves, progress, on_epoch)
-            except TrainingStopped as error:
-                kept = f" What was good is kept in {session.path}."
-                raise TrainingStopped(
-                    f"Epoch {session.epoch + 1}: {error}.{kept * session.path.exists()}"
-                ) from None
-            except torch.OutOfMemoryError as error:
-                raise CourseError(
-                    f"The GPU's memory is too small for batches of {recipe.batch_size}"
-                    " images: lower batch_size in the recipe, or IMAGE_SIZE."
-                ) from error
-            images = next(iter(train))[0][:16] * train.std + train.mean
-            curves.describe(images.clamp(0, 1), session.best_loss)
-        return as_run(name, model, session.finish(asdict(recipe)), folder)
+            with session.clear_errors(recipe.batch_size):
+                train_all(job, session, curves, progress, on_epoch)
+            curves.describe(job.pictures(), session.best_loss)
+        return _as_run(name, model, session.finish(asdict(recipe)), folder)
 
 
-def as_run(name: str, model, state: dict, folder: Path, loaded: bool = False) -> Run:
+def _as_run(name: str, model, state: dict, folder: Path, loaded: bool = False) -> Run:
     """The network with the weights of a finished training, and what is known of it."""
     model.load_state_dict(state["weights"])
-    seconds, date, hardware = (state[key] for key in ("seconds", "date", "hardware"))
     recipe, history = Recipe(**state["recipe"]), pd.DataFrame(state["history"])
+    seconds, date, hardware = (state[key] for key in ("seconds", "date", "hardware"))
     if recipe.channels_last:  # the layout it was trained in, to the last digit
         model.to(memory_format=torch.channels_last)
     if loaded:
@@ -1302,19 +1242,21 @@ def as_run(name: str, model, state: dict, folder: Path, loaded: bool = False) ->
 class Job:
     """The moving parts of a training: what a step changes, and how."""
 
-    def __init__(self, model: nn.Module, train: BatchLoader, recipe: Recipe, classes):
+    def __init__(self, model: nn.Module, data: Data, recipe: Recipe, ranges):
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        self.train, self.recipe, self.model = train, recipe, model
-        train.shared = True
+        self.model, self.recipe = model, recipe
+        self.train = data.loader("train", recipe.batch_size, ranges, shuffle=True)
+        self.val = data.loader("val", 256)
+        self.train.shared = self.val.shared = True
         self.parallel = parallel(model)
-        self.criterion = make_criterion(train, classes, recipe)
-        steps = recipe.epochs * len(train)
-        self.optimizer, self.scheduler = make_optimizer(model, recipe, steps)
-        self.scaler = make_scaler(train.device, recipe.mixed_precision)
+        self.criterion = make_criterion(self.train, len(data.classes), recipe)
+        self.steps = recipe.epochs * len(self.train)
+        self.optimizer, self.scheduler = make_optimizer(model, recipe, self.steps)
+        self.scaler = make_scaler(self.train.device, recipe.mixed_precision)
         self.average = None
         if recipe.average:
-            memory = max(recipe.average * len(train), 1.0)  # in steps
+            memory = max(recipe.average * len(self.train), 1.0)  # in steps
             self.average = running_average(model, 1 - 1 / memory)
 
     @property
@@ -1329,29 +1271,30 @@ class Job:
         """The network that validation judges: the average where there is one."""
         return self.average.module if self.average else self.model
 
+    def pictures(self) -> torch.Tensor:
+        """Some training images as a step sees them, 0..1."""
+        images = next(iter(self.train))[0][:16]
+        return (images * self.train.std + self.train.mean).clamp(0, 1)
 
-def train_all(data, job: Job, session: Session, curves, progress, on_epoch) -> None:
+
+def train_all(job: Job, session: Session, curves, progress: bool, on_epoch) -> None:
     """The epochs that are left of a training: the loop of the course."""
-    from tqdm import tqdm
+    recipe, train = job.recipe, job.train
+    step = partial(train_step, clip=recipe.clip, amp=recipe.mixed_precision)
 
-    recipe, device, train = job.recipe, job.train.device, job.train
-    val = data.loader("val", 256)
-    val.shared = True
-    for row in session.history:  # the process that was killed may not have told them
+    def on_step(totals):
+        if job.average:
+            job.average.update_parameters(job.model)
+        session.after_step(totals)
+
+    def tell(row):
         curves.add(row)
         if on_epoch:
             on_epoch(row["epoch"], row)
-    silent = not progress or rank_and_world()[0] > 0
-    total, done = recipe.epochs * len(train), session.epoch * len(train) + session.step
-    options = {"desc": curves.name, "unit": "step", "file": sys.stdout}
-    with tqdm(total=total, initial=done, disable=silent, **options) as bar:
 
-        def on_step(totals):
-            if job.average:
-                job.average.update_parameters(job.model)
-            session.after_step(totals)
-            bar.update()
-
+    for row in session.history:  # the process that was killed may not have told them
+        tell(row)
+    with session.progress(curves.name, job.steps, progress):
         for epoch in session.epochs(recipe.epochs, recipe.patience):
             train.epoch, train.first_batch = epoch, session.step
             loss, accuracy = train_epoch(
@@ -1359,28 +1302,20 @@ def train_all(data, job: Job, session: Session, curves, progress, on_epoch) -> N
                 train,
                 job.criterion,
                 job.optimizer,
-                device,
+                train.device,
                 job.scaler,
                 job.scheduler,
-                clip=recipe.clip,
-                amp=recipe.mixed_precision,
-                totals=session.totals,
-                on_step=on_step,
+                step,
+                session.totals,
+                on_step,
             )
             take_buffers_of_rank0(job.judged)
-            val_loss, val_accuracy = validate(job.judged, val, job.criterion, device)
-            row = {
-                "epoch": epoch + 1,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "lr": job.scheduler.get_last_lr()[0],
-            }
+            val = validate(job.judged, job.val, job.criterion, train.device)
+            row = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
+            row |= {"val_loss": val[0], "val_accuracy": val[1]}
+            row["lr"] = job.scheduler.get_last_lr()[0]
             session.close_epoch(row, job.judged.state_dict())
-            curves.add(row)
-            if on_epoch:
-                on_epoch(row["epoch"], session.history[-1])
+            tell(session.history[-1])
 
 
 # --------------------------------------------------------------------------------------
@@ -1391,11 +1326,8 @@ def train_all(data, job: Job, session: Session, curves, progress, on_epoch) -> N
 def save_checkpoint(path, model, optimizer=None, **state) -> Path:
     """Store weights, architecture and whatever else serving needs, atomically.
 
-    Parameters
-    ----------
-    **state : plain Python values
-        classes, mean, std, size, threshold, temperature, ... (lists and numbers, no
-        NumPy scalars).
+    `state` (classes, mean, std, size, threshold, temperature ...) is of plain Python
+    values: lists and numbers, no NumPy scalars.
     """
     content = {
         "architecture": type(model).__name__,
@@ -1415,32 +1347,16 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
     Raises
     ------
     CourseError
-        Missing or damaged file; another architecture, other shapes, or another class
-        list.
+        Missing or damaged file; another architecture, shapes or class list.
     """
-    path = Path(path)
-    if not path.exists():
-        writers = {"baseline.pth": "theme2_baseline_model"}
-        writers["best_model.pth"] = "theme3_optimization"
-        notebook = writers.get(path.name)
-        advice = (
-            f"run notebooks/{notebook}.ipynb first" if notebook else "check the path"
-        )
-        raise CourseError(f"{path} is missing: {advice}.")
-    try:
-        state = torch.load(path, map_location=best_device(), weights_only=True)
-    except Exception as error:  # torch.load raises a dozen kinds on a damaged file
-        raise CourseError(
-            f"{path} is damaged or no checkpoint of this course"
-            f" ({type(error).__name__}): delete it and run the notebook that writes it"
-            " again."
-        ) from error
-    if not {"architecture", "config", "weights"} <= state.keys():
+    state = read_state(Path(path), best_device())
+    if "architecture" not in state:
         state = _from_bare_weights(path, state, model)
-    if classes is not None and list(classes) != list(state.get("classes", classes)):
+    known = list(state.get("classes", classes or ()))
+    if classes is not None and list(classes) != known:
         raise CourseError(
-            f"{path} knows the classes {list(state['classes'])}, asked for"
-            f" {list(classes)}: use the HOME of that dataset, or train again."
+            f"{path} knows the classes {known}, asked for {list(classes)}: use the HOME"
+            " of that dataset, or train again."
         )
     if model is not None:
         _fill_in(path, model, state)
@@ -1449,13 +1365,8 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
     return state
 
 
-def _from_bare_weights(path: Path, state: dict, model) -> dict:
+def _from_bare_weights(path, weights: dict, model) -> dict:
     """What a file says that holds weights and nothing else."""
-    if not state or not all(torch.is_tensor(value) for value in state.values()):
-        raise CourseError(
-            f"{path} is damaged or no checkpoint of this course: delete it and run the"
-            " notebook that writes it again."
-        )
     if model is None:
         raise CourseError(
             f"{path} holds weights alone, not which network they belong to: give that"
@@ -1463,10 +1374,11 @@ def _from_bare_weights(path: Path, state: dict, model) -> dict:
             " utils.save_checkpoint."
         )
     config = getattr(model, "config", {})
-    return {"architecture": type(model).__name__, "config": config, "weights": state}
+    return {"architecture": type(model).__name__, "config": config, "weights": weights}
 
 
-def _fill_in(path: Path, model: nn.Module, state: dict) -> None:
+def _fill_in(path, model: nn.Module, state: dict) -> None:
+    """Put the weights into the network, if they are of its kind."""
     own = type(model).__name__, getattr(model, "config", {})
     stored = state["architecture"], state["config"]
     if own != stored:
@@ -1484,9 +1396,7 @@ def _fill_in(path: Path, model: nn.Module, state: dict) -> None:
 
 
 def load_model(path, classes=None) -> tuple[nn.Module, dict]:
-    """Build the network that a checkpoint names and fill in its weights; returns
-    (model, state).
-    """
+    """Build the network that a checkpoint names, with its weights: (model, state)."""
     state = load_checkpoint(path, classes=classes)
     if state["architecture"] not in MODELS:
         raise CourseError(
@@ -1494,7 +1404,7 @@ def load_model(path, classes=None) -> tuple[nn.Module, dict]:
             " to utils.MODELS, then run the cell again."
         )
     model = MODELS[state["architecture"]](**state["config"]).to(best_device())
-    _fill_in(Path(path), model, state)
+    _fill_in(path, model, state)
     # the layout that `fit` leaves it in
     return model.to(memory_format=torch.channels_last).eval(), state
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -91,8 +92,7 @@ def time_to_target(course, recipe, target: float, naive: bool) -> dict:
             optimizer,
             course.device,
             scheduler=scheduler,
-            clip=recipe.clip,
-            amp=not naive,
+            step=partial(utils.train_step, clip=recipe.clip, amp=not naive),
         )
         logits, labels = utils.predict(model, data.loader("val", 256))
         scores.append(utils.auroc(utils.softmax(logits), labels))

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import sys
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -13,9 +14,18 @@ from pathlib import Path
 import torch
 
 from kit import ranks
-from kit.files import alone, atomic, copy_back, copy_to_home, now, read_json, write_json
+from kit.files import (
+    CourseError,
+    alone,
+    atomic,
+    copy_back,
+    copy_to_home,
+    now,
+    read_json,
+    write_json,
+)
 from kit.fingerprint import fingerprint
-from kit.home import Course
+from kit.home import PREREQUISITES, Course
 from kit.machine import generator_states, hardware, set_generator_states
 
 
@@ -50,6 +60,18 @@ def load_or_run(
 # --------------------------------------------------------------------------------------
 # A training: one file holds all that its next step depends on
 # --------------------------------------------------------------------------------------
+
+
+class TrainingStopped(CourseError):
+    """The loss is no number any more; the last good state is kept."""
+
+
+def stopped(loss: float, rate: float) -> TrainingStopped:
+    """The error of a loss that became NaN or infinite at this learning rate."""
+    return TrainingStopped(
+        f"the loss became {loss} at a learning rate near {rate:.2g}: lower lr (try"
+        f" {rate / 10:.1g}) or look for broken images"
+    )
 
 
 class Session:
@@ -101,6 +123,7 @@ class Session:
     def after_step(self, totals: torch.Tensor) -> None:
         """Count a step; every now and then, save."""
         self.step, self.steps, self.totals = self.step + 1, self.steps + 1, totals
+        self.bar.update()
         if time.perf_counter() - self.saved > self.save_every:
             self.save()
 
@@ -115,6 +138,31 @@ class Session:
         self.save()
         if ranks.rank_and_world()[0] == 0:
             copy_to_home(self.course, self.path)
+
+    @contextmanager
+    def progress(self, name: str, total: int, shown: bool):
+        """A bar of all steps, those of earlier processes among them."""
+        from tqdm import tqdm
+
+        silent = not shown or ranks.rank_and_world()[0] > 0
+        options = {"desc": name, "unit": "step", "file": sys.stdout, "disable": silent}
+        with tqdm(total=total, initial=self.steps, **options) as self.bar:
+            yield
+
+    @contextmanager
+    def clear_errors(self, batch_size: int):
+        """Say in a sentence why a training cannot go on."""
+        try:
+            yield
+        except TrainingStopped as error:
+            kept = f" What was good is kept in {self.path}." * self.path.exists()
+            message = f"Epoch {self.epoch + 1}: {error}.{kept}"
+            raise TrainingStopped(message) from None
+        except torch.OutOfMemoryError as error:
+            raise CourseError(
+                f"The GPU's memory is too small for batches of {batch_size} images:"
+                " lower batch_size in the recipe, or IMAGE_SIZE."
+            ) from error
 
     def save(self) -> None:
         """Write all that the next step depends on; never weights that are no number."""
@@ -223,6 +271,35 @@ def remove_running(folder: Path, path: Path) -> None:
     """Remove the saved steps of a finished training, here and in the home."""
     for left in (path, folder / "running.pt"):
         left.unlink(missing_ok=True)
+
+
+def read_state(path: Path, device: torch.device) -> dict:
+    """A checkpoint of ours, or a bare `state_dict`.
+
+    Raises
+    ------
+    CourseError
+        A file that is missing, with the notebook that writes it, or damaged.
+    """
+    if not path.exists():
+        writers = {Path(file).name: name for file, name in PREREQUISITES.values()}
+        advice = "check the path"
+        if path.name in writers:
+            advice = f"run notebooks/{writers[path.name]}.ipynb first"
+        raise CourseError(f"{path} is missing: {advice}.")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        ours = {"architecture", "config", "weights"} <= state.keys()
+        bare = len(state) and all(torch.is_tensor(value) for value in state.values())
+        if not ours and not bare:
+            raise ValueError("neither a checkpoint nor weights")
+    except Exception as error:  # torch.load raises a dozen kinds on a damaged file
+        raise CourseError(
+            f"{path} is damaged or no checkpoint of this course"
+            f" ({type(error).__name__}): delete it and run the notebook that writes it"
+            " again."
+        ) from error
+    return state
 
 
 def set_aside(path: Path) -> None:

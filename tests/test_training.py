@@ -1,5 +1,6 @@
 """Training: the loop against plain PyTorch, stops, resumes, checkpoints, search."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -319,6 +320,24 @@ def test_overflow_in_half_precision_skips_one_step(monkeypatch):
     assert not all(
         torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)
     )
+
+
+def test_schedule_counts_a_skipped_step_and_nobody_is_warned(monkeypatch):
+    monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
+    model, recipe = utils.BaselineCNN(width=4), Recipe(schedule="cosine")
+    before = [p.clone() for p in model.parameters()]
+    next(model.parameters()).register_hook(lambda grad: grad * torch.inf)
+    optimizer, scheduler = utils.make_optimizer(model, recipe, 10)
+    batch = torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        utils.train_epoch(
+            *(model, [batch], nn.CrossEntropyLoss(), optimizer, "cpu"),
+            scheduler=scheduler,
+        )
+    for weight, same in zip(model.parameters(), before, strict=True):
+        assert torch.equal(weight, same)
+    assert scheduler.get_last_lr()[0] < recipe.lr
 
 
 # --- one call, three things
