@@ -16,6 +16,7 @@ import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ FULL_WORDS = re.compile(
 )
 HOST = platform.node().split(".")[0]
 # what `atomic` calls its temporary files
-LEFTOVER = re.compile(r"\..+\.(?P<host>[^.]*)-(?P<pid>\d{1,9})\.tmp")
+LEFTOVER = re.compile(r"\..+\.(?P<host>[^.]*)-(?P<pid>\d{1,9})(\.\w+)?\.tmp")
 
 
 @contextmanager
@@ -113,11 +114,12 @@ def atomic(path: str | Path):
         Disk full or no permission; what stood at `path` before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
+    # its own name for each call: threads may write the same file at once
+    mine = f"{HOST}-{os.getpid()}.{uuid4().hex[:8]}"
+    temporary = path.with_name(f".{path.name}.{mine}.tmp")
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)
-        remove(temporary)  # of an earlier process that had our number
         try:
             yield temporary
             os.replace(temporary, path)
@@ -126,17 +128,14 @@ def atomic(path: str | Path):
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed processes; one of another machine may be at
-    work on it for a day.
+    """Remove the temporary files of killed processes; one of another machine, or of our
+    own number, may be in use for a day.
     """
     for path in folder.glob(".*.tmp"):
         if found := LEFTOVER.fullmatch(path.name):
             with suppress(OSError):  # another process may have been faster
-                here, old = (
-                    found["host"] == HOST,
-                    time.time() - path.lstat().st_mtime > 86_400,
-                )
-                if (here and not is_alive(int(found["pid"]))) or (not here and old):
+                dead = found["host"] == HOST and not is_alive(int(found["pid"]))
+                if dead or time.time() - path.lstat().st_mtime > 86_400:
                     remove(path)
 
 
