@@ -13,12 +13,13 @@ import itertools
 import math
 import operator
 import os
-import sys
 import time
+from collections import defaultdict
 from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,14 @@ from torch import nn
 from torch.optim import swa_utils
 
 # What the chapters stand on; `noqa` marks the few names that only notebooks call.
-from kit import figures, studies
+from kit import studies
 from kit.bench import (
     Backend,
     benchmark_table,
     onnx_backend,
     torch_backend,
 )
+from kit.datasets import open_dataset
 from kit.drifts import drift_images, drift_window, drifts_of  # noqa: F401
 from kit.evidence import PAIRS, VARIANTS
 from kit.files import (  # noqa: F401
@@ -65,17 +67,15 @@ from kit.home import (  # noqa: F401
 )
 from kit.images import (
     EXCLUDING,
-    _flag_odd_ones,
-    acquire,
+    add_flag,
+    check_pools,
     decode,
-    find_images,
-    inspect_image,
-    label_images,
     load_index,
     pixel_cache,
+    stored_index,
 )
 from kit.log import AppendOnlyCsv, new_run_id, rows_of
-from kit.machine import (
+from kit.machine import (  # noqa: F401
     amp_dtype,
     best_device,
     environment,
@@ -90,6 +90,7 @@ from kit.record import (  # noqa: F401
     check_criteria,
     hash_inputs,
     record,
+    record_settings,
     save_figure,
     save_predictions,
     save_table,
@@ -180,11 +181,9 @@ def start(
 
     Parameters
     ----------
-    theme : int
-        1 to 8.
+    theme : int, 1 to 8
     dataset : {"pneumonia", "pneumonia3", "solar"}
-    source : {"auto", "kaggle", "sample"} or path
-        A path is a folder that holds `chest_xray/` or `solar_panels/`.
+    source : {"auto", "kaggle", "sample"}, or the folder above chest_xray/
     profile : {"auto", "smoke", "quick", "full"}
         `auto` is what the home already holds, else full with a GPU and quick without.
     image_size : int, optional
@@ -194,45 +193,15 @@ def start(
     home : path, optional
         Folder of all artefacts; COURSE_HOME, else the kit's folder when None. With
         `drive` a folder below MyDrive, `dl-course` when None.
-
-    Raises
-    ------
-    CourseError
-        Unknown names, size below 32, a home that holds other settings, a missing
-        earlier theme, no access to Drive.
     """
     check_asked(dataset, profile, image_size, seed)
-    home, local = open_folders(home or os.environ.get("COURSE_HOME") or None, drive)
+    home, local = open_folders(home or os.environ.get("COURSE_HOME"), drive)
     settings = open_settings(home, dataset, source, profile, image_size, seed)
     set_seed(seed, int(os.environ.get("COURSE_THREADS", settings["threads"])))
     check_earlier_theme(theme, home, local, settings)
-    chosen, raw = PROFILES[settings["profile"]], local / "data" / "raw"
-    origin, root, why = acquire(
-        dataset, settings["source"], raw, chosen.sample_images, seed
-    )
-    why = why or settings.pop("why_sample", "")
-    settings["source"] = origin
-    if origin == "sample" and why:
-        settings["why_sample"] = why
-    write_json(home / "course.json", settings)
-    course = Course(
-        theme,
-        dataset,
-        origin,
-        chosen,
-        settings["image_size"],
-        seed,
-        home,
-        local,
-        root,
-        best_device(),
-        sample=origin == "sample",
-    )
-    with atomic(course.exports / "environment.txt") as temporary:
-        environment().to_string(temporary)
-    machine = {"hardware": hardware(), "environment": environment().to_dict()}
-    record(course, "meta", settings | machine)
-    greet(course, why)
+    course = open_dataset(theme, home, local, settings)
+    record_settings(course, settings)
+    greet(course, settings.get("why_sample", ""))
     print(*stale(course), sep="\n", end="")
     return course
 
@@ -257,12 +226,11 @@ def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
     """
     from scipy.fft import dctn
 
-    low = dctn(thumbnails.astype(np.float32), axes=(1, 2))[:, :16, :16].reshape(
-        len(thumbnails), -1
-    )[:, 1:]
-    return np.where(low > np.median(low, axis=1, keepdims=True), 1, -1).astype(
-        np.float32
-    )
+    frequencies = dctn(thumbnails.astype(np.float32), axes=(1, 2))
+    low = frequencies[:, :16, :16].reshape(len(thumbnails), -1)  # (N, 256)
+    low = low[:, 1:]  # without the mean grey level
+    above = low > np.median(low, axis=1, keepdims=True)
+    return np.where(above, 1, -1).astype(np.float32)
 
 
 def near_duplicates(
@@ -276,11 +244,8 @@ def near_duplicates(
         bits = (signs.shape[1] - signs[first : first + 1024] @ signs.T) / 2
         for i, j in zip(*np.nonzero(bits <= max_bits), strict=True):
             i += first
-            if (
-                i < j
-                and np.abs(thumbnails[i].astype(float) - thumbnails[j]).mean()
-                <= max_difference
-            ):
+            difference = thumbnails[i].astype(float) - thumbnails[j]
+            if i < j and np.abs(difference).mean() <= max_difference:
                 pairs.append((int(i), int(j)))
     return pairs
 
@@ -290,121 +255,55 @@ def build_index(course: Course) -> pd.DataFrame:
     data/<dataset>/index.csv.
 
     Columns: path, label, subtype, patient, group, split, pool, width, height, mode,
-    brightness, contrast, saturated, bytes, sha256, flags. `group` joins the images of a
-    patient with their near-duplicates; a group never crosses pools. Loads at once when
-    no file has changed since. `.attrs["repairs"]` holds the repairs."""
-    from concurrent.futures import ThreadPoolExecutor
+    brightness, contrast, saturated, bytes, sha256, flags. `.attrs["repairs"]` holds
+    what was repaired. Loads at once when no file has changed since.
+    """
 
-    from tqdm import tqdm
+    def put_in_order(table):
+        return assign_pools(flag_and_group(table), course.classes, course.seed)
 
-    files, repairs = find_images(course.root, course.dataset)
-    if files.empty:
-        raise CourseError(
-            f"{course.root} holds no images in class folders: complete it or delete it"
-            " and run again."
-        )
-    table = label_images(files, course.root, course.dataset)
-    if lost := len(files) - len(table):
-        repairs.loc[len(repairs)] = [
-            "images in folders of no known class",
-            lost,
-            "ignored",
-        ]
-    stats = [(path, (course.root / path).stat()) for path in table["path"]]
-    key = fingerprint(
-        build_index,
-        course.seed,
-        table[["label", "patient"]].to_dict("list"),
-        [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
-    )
-    path, stamp = course.data / "index.csv", course.data / "index.json"
-    with alone(course, f"index-{course.dataset}"):
-        if path.exists() and read_json(stamp).get("key") == [key, hash_file(path)]:
-            return load_index(course)
-        with ThreadPoolExecutor(os.cpu_count()) as workers:
-            seen = workers.map(
-                inspect_image, [course.root / path for path in table["path"]]
-            )
-            seen = list(
-                tqdm(
-                    seen,
-                    total=len(table),
-                    desc="reading images",
-                    unit="image",
-                    file=sys.stdout,
-                )
-            )
-        table = pd.concat([table, pd.DataFrame(seen)], axis=1)
-        table = assign_pools(
-            flag_and_group(table, course.dataset), course.classes, course.seed
-        )
-        with atomic(path) as temporary:
-            table.to_csv(temporary, index=False)
-        write_json(
-            stamp,
-            {
-                "key": [key, hash_file(path)],
-                "repairs": repairs.to_dict("records"),
-                "date": now(),
-            },
-        )
-        return load_index(course)
+    return stored_index(course, put_in_order)
 
 
-def flag_and_group(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Flag duplicates and leaks, and join what must stay together: patients and
-    near-duplicates.
+def flag_and_group(table: pd.DataFrame) -> pd.DataFrame:
+    """Flag copies, and number the families: images that must stay in one pool."""
+    seen = ~table["flags"].str.contains("unreadable|blank|animated")
+    test = table["split"] == "test"
+    copies = table[seen & table["sha256"].duplicated(keep=False)]
+    for _, same in copies.groupby("sha256"):
+        if same["label"].nunique() > 1:  # which label is right?
+            add_flag(table, same.index, "conflicting_label")
+        elif len(same) > 1:  # kept is the official test image, else the first
+            kept = test[same.index].idxmax()
+            add_flag(table, same.index.drop(kept), "exact_duplicate")
+    rows = np.flatnonzero(seen)
+    pairs = near_duplicates(np.stack(table.loc[rows, "thumbnail"]))
+    pairs = rows[np.array(pairs, dtype=int).reshape(-1, 2)]  # (P, 2)
+    content = table["sha256"].to_numpy()[pairs]
+    alike = pairs[content[:, 0] != content[:, 1]]
+    add_flag(table, np.unique(alike), "near_duplicate")
+    table["group"] = families(table["patient"], pairs)
+    # Of a family with an official test image, only the test images may be used.
+    with_test = table["group"].isin(table["group"][test])
+    add_flag(table, with_test & ~test, "leak_into_test")
+    return table
+
+
+def families(patients: pd.Series, pairs: np.ndarray) -> np.ndarray:
+    """Number of each image's family, int (N,): images of one patient, and look-alikes
+    (pairs (P, 2) of rows), directly or by way of others.
+
+    They are the connected components of the graph whose edges say "belong together".
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    flags = [list(f) for f in table["flags"]]
-    readable = ~np.array(
-        [bool({"unreadable", "blank", "animated"} & set(f)) for f in flags]
-    )
-    if not readable.any():
-        raise CourseError(
-            f"None of the {len(table)} images can be read (the first:"
-            f" {table['path'][0]}): the download is damaged; delete the dataset folder"
-            " and run again."
-        )
-    test = (table["split"] == "test").to_numpy()
-    _flag_odd_ones(table, flags, readable, DATASETS[dataset].channels)
-    for _, same in table[readable].groupby("sha256"):
-        # the official test image is the one kept
-        rows = sorted(same.index, key=lambda i: (not test[i], i))
-        word = (
-            "exact_duplicate" if same["label"].nunique() == 1 else "conflicting_label"
-        )
-        for row in rows[1:] if word == "exact_duplicate" else rows:
-            flags[row].append(word)
-    number = np.flatnonzero(readable)
-    pairs = number[
-        np.array(
-            near_duplicates(np.stack(table.loc[number, "thumbnail"])), dtype=int
-        ).reshape(-1, 2)
-    ]
-    for i, j in pairs:
-        if table["sha256"][i] != table["sha256"][j]:
-            for row in (i, j):
-                flags[row] += (
-                    ["near_duplicate"] if "near_duplicate" not in flags[row] else []
-                )
-    patient = pd.factorize(table["patient"])[0]
-    first = pd.Series(range(len(table))).groupby(patient).transform("first").to_numpy()
-    edges = np.concatenate([pairs, np.stack([np.arange(len(table)), first], axis=1)])
-    graph = coo_matrix((np.ones(len(edges)), edges.T), shape=(len(table), len(table)))
-    group = connected_components(graph, directed=False)[1]
-    # Of a patient or look-alike group with an official test image, only the test images
-    # may be used.
-    for row in np.flatnonzero(np.isin(group, group[test]) & ~test):
-        flags[row].append("leak_into_test")
-    if dataset == "pneumonia3":
-        for row in np.flatnonzero(table["label"] == "UNKNOWN"):
-            flags[row].append("unknown_subtype")
-    return table.drop(columns="thumbnail").assign(
-        group=group, flags=[";".join(dict.fromkeys(f)) for f in flags]
-    )
+    rows = pd.Series(range(len(patients)))
+    first = rows.groupby(patients.to_numpy()).transform("first")  # of that patient
+    edges = np.concatenate([pairs, np.stack([rows, first], axis=1)])  # (E, 2)
+    size = (len(rows), len(rows))
+    graph = coo_matrix((np.ones(len(edges)), edges.T), shape=size)
+    return connected_components(graph, directed=False)[1]
 
 
 def assign_pools(
@@ -414,85 +313,41 @@ def assign_pools(
     stratified by subtype, seeded.
 
     Pneumonia keeps its official test set; solar draws 15 % of its groups. The rest is
-    shared out as in POOLS."""
-    table = table.assign(pool="")
-    usable = ~table["flags"].str.split(";").map(lambda f: bool(set(f) & set(EXCLUDING)))
+    shared out as in POOLS.
+    """
+    usable = ~table["flags"].str.contains("|".join(EXCLUDING))
     test = usable & (table["split"] == "test")
-    table.loc[test, "pool"] = "test"
-    shares = (
-        POOLS
-        if test.any()
-        else {"test": 0.15} | {pool: 0.85 * share for pool, share in POOLS.items()}
-    )
-    groups = (
-        table[usable & ~test]
-        .groupby("group")
-        .agg(stratum=("subtype", "first"), size=("path", "size"))
-    )
+    rest = usable & ~test
+    shares = POOLS
+    if not test.any():
+        shares = {"test": 0.15} | {pool: 0.85 * share for pool, share in POOLS.items()}
+    groups = table[rest].groupby("group")
+    groups = groups.agg(stratum=("subtype", "first"), size=("path", "size"))
     order = np.random.default_rng(seed).permutation(len(groups))
     # Large patients first: they are the hardest to fit in.
     groups = groups.iloc[order].sort_values("size", ascending=False, kind="stable")
     chosen = {}
     for _, stratum in groups.groupby("stratum"):
-        wanted = {pool: share * stratum["size"].sum() for pool, share in shares.items()}
-        for group, size in stratum["size"].items():
-            pool = (
-                max(wanted, key=wanted.get)
-                if size > 1
-                else max(wanted, key=lambda p: wanted[p] / shares[p])
-            )
-            chosen[group], wanted[pool] = pool, wanted[pool] - size
-    rest = usable & ~test
-    table.loc[rest, "pool"] = table.loc[rest, "group"].map(chosen)
-    counts = table[table["pool"] != ""].groupby(["pool", "label"]).size()
-    for pool in ("test", *POOLS):
-        few = [name for name in classes if counts.get((pool, name), 0) == 0]
-        if few:
-            raise CourseError(
-                f"Pool {pool} would get no image of class {', '.join(few)}: the dataset"
-                " has too few usable images or patients of it"
-                f" ({int((usable & table['label'].isin(few)).sum())}); add some (about"
-                " 30 a class)."
-            )
+        chosen |= share_out(stratum["size"], shares)
+    pool = table["group"].map(chosen).where(rest, "").mask(test, "test")
+    table = table.assign(pool=pool)
+    check_pools(table, classes)
     return table
 
 
-def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
-    """Draw the offenders, exact copies beside the one that is kept, near-duplicates
-    last, as many as fit.
+def share_out(sizes: pd.Series, shares: dict[str, float]) -> dict[int, str]:
+    """The pool of each group of images: the one that lacks most; for a group of one
+    image, the one that lacks most for its size.
     """
-    bad = index["flags"].str.replace("gray_as_rgb", "").str.strip(";") != ""
-    copies = index.loc[
-        index["flags"].str.contains("exact_duplicate|conflicting_label"), "sha256"
-    ]
-    kept, near = (
-        index["sha256"].isin(copies) & ~bad,
-        index["flags"].str.contains("near_duplicate"),
-    )
-    offenders = index[bad | kept].assign(
-        near=near, flags=index["flags"].mask(kept, "the copy kept")
-    )
-    shown = offenders.sort_values(["near", "group"], kind="stable").head(most)
-    images, titles = [], []
-    for path, flags in zip(shown["path"], shown["flags"], strict=True):
-        try:
-            images.append(decode(course.root / path, 96, course.channels))
-        except Exception:
-            # nothing to show: a grey square
-            images.append(np.full((96, 96), 128, np.uint8))
-        name = (
-            Path(path).stem
-            if len(Path(path).stem) <= 20
-            else f"…{Path(path).stem[-19:]}"
-        )
-        titles.append(
-            f"{name}\n{flags.replace(';', chr(10)).replace('gray_as_rgb', '').strip()}"
-        )
-    title = (
-        f"Offenders beside what they copy: {len(shown)} of {len(offenders)} (grey"
-        " square: cannot be read)"
-    )
-    return figures.image_grid(images, titles, title=title)
+    lacks = {pool: share * sizes.sum() for pool, share in shares.items()}
+    chosen = {}
+    for group, size in sizes.items():
+        need = lacks
+        if size == 1:
+            need = {pool: lacks[pool] / shares[pool] for pool in shares}
+        chosen[group] = max(need, key=need.get)
+        lacks[chosen[group]] -= size
+    return chosen
 
 
 # --------------------------------------------------------------------------------------
@@ -507,10 +362,10 @@ class Data:
     """
 
     index: pd.DataFrame
-    pixels: np.ndarray
-    labels: np.ndarray
+    pixels: np.ndarray  # uint8 (N, C, S, S)
+    labels: np.ndarray  # int64 (N,)
     classes: tuple[str, ...]
-    mean: list[float]
+    mean: list[float]  # of the training pixels, in 0..1, one a channel
     std: list[float]
     key: str
     course: Course
@@ -519,14 +374,8 @@ class Data:
         """Row numbers of a pool, int64 (n,)."""
         return np.flatnonzero(self.index["pool"] == pool)
 
-    def loader(
-        self,
-        pool: str,
-        batch_size: int = 64,
-        augment: dict | None = None,
-        shuffle: bool = False,
-    ):
-        """Batches of a pool; only training shuffles or augments."""
+    def loader(self, pool: str, batch_size=64, augment=None, shuffle=False):
+        """Batches of a pool; only training shuffles or augments (see AUGMENT)."""
         if (augment or shuffle) and pool != "train":
             raise CourseError(
                 f"Pool {pool} is for measuring: only 'train' is shuffled or augmented."
@@ -540,45 +389,35 @@ class Data:
 
 
 def load_data(course: Course) -> Data:
-    """Index, pixels, labels and the normalisation (mean and std of the training pixels,
-    in 0..1).
+    """Index, pixels and labels of all images that have a pool, and their
+    normalisation.
     """
     index = load_index(course)
     index = index[index["pool"] != ""].reset_index(drop=True)
     pixels = pixel_cache(course, index)
-    labels = (
-        index["label"]
-        .map({name: i for i, name in enumerate(course.classes)})
-        .to_numpy(np.int64, copy=True)
-    )
-    # Counting the 256 grey levels, in blocks, is exact and needs no float copy of the
-    # images.
-    blocks = np.array_split(
-        np.flatnonzero(index["pool"] == "train"), len(index) // 256 + 1
-    )
-    levels = sum(
-        np.stack(
-            [
-                np.bincount(pixels[rows, c].ravel(), minlength=256)
-                for c in range(course.channels)
-            ]
-        )
-        for rows in blocks
-    )
-    shares, greys = levels / levels.sum(axis=1, keepdims=True), np.arange(256) / 255
+    numbers = {name: number for number, name in enumerate(course.classes)}
+    labels = index["label"].map(numbers).to_numpy(np.int64, copy=True)
+    mean, std = mean_and_std(pixels, np.flatnonzero(index["pool"] == "train"))
+    hashes, pools = index["sha256"].tolist(), index["pool"].tolist()
+    parts = hashes, pools, labels, course.image_size, course.channels
+    key = fingerprint(decode, *parts)
+    return Data(index, pixels, labels, course.classes, mean, std, key, course)
+
+
+def mean_and_std(pixels: np.ndarray, rows: np.ndarray) -> tuple[list, list]:
+    """Of the pixels in 0..1, one number a channel.
+
+    Counting the 256 grey levels, in blocks, is exact and needs no float copy.
+    """
+    counts = np.zeros((pixels.shape[1], 256))
+    for block in np.array_split(rows, len(rows) // 256 + 1):
+        for channel, levels in enumerate(counts):
+            levels += np.bincount(pixels[block, channel].ravel(), minlength=256)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    greys = np.arange(256) / 255
     mean = shares @ greys
     std = np.sqrt(shares @ greys**2 - mean**2)
-    key = fingerprint(
-        decode,
-        index["sha256"].tolist(),
-        index["pool"].tolist(),
-        labels,
-        course.image_size,
-        course.channels,
-    )
-    return Data(
-        index, pixels, labels, course.classes, mean.tolist(), std.tolist(), key, course
-    )
+    return mean.tolist(), std.tolist()
 
 
 class BatchLoader:
@@ -588,19 +427,13 @@ class BatchLoader:
     The pixels travel as uint8, four times less than float32, from pinned memory on a
     GPU; augmentation then runs on the whole batch, with one draw per sample. Every pass
     is one epoch: its order and its draws depend on (seed, epoch) alone, so a training
-    that was interrupted can go on in the middle. A pass that is not finished (a look at
-    one batch) does not count.
+    that was interrupted can go on in the middle. A look at one batch is no pass.
 
     With `shared`, each process of a training takes its share of every batch.
     """
 
     def __init__(
-        self,
-        data: Data,
-        rows: np.ndarray,
-        batch_size: int,
-        augment: dict | None = None,
-        shuffle: bool = False,
+        self, data: Data, rows: np.ndarray, batch_size, augment=None, shuffle=False
     ):
         if len(rows) == 0:
             raise CourseError(
@@ -632,10 +465,9 @@ class BatchLoader:
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         count = len(self.rows)
-        order = torch.arange(count)
+        order, draws = torch.arange(count), {}
         if self.shuffle:
             order = torch.randperm(count, generator=generator)
-        draws = {}
         if self.augment:
             draws = draw_augmentation(count, self.augment, generator)
         for batch in order.split(self.batch_size)[self.first_batch :]:
@@ -645,9 +477,7 @@ class BatchLoader:
             rows = self.rows[chosen]
             images = self._to_device(self.pixels[rows]).float() / 255  # (N, C, S, S)
             if draws:
-                own = {
-                    n: self._to_device(values[chosen]) for n, values in draws.items()
-                }
+                own = {n: self._to_device(draw[chosen]) for n, draw in draws.items()}
                 images = augment(images, own)
             labels = self._to_device(self.targets[rows])  # (N,)
             yield (images - self.mean) / self.std, labels
@@ -681,8 +511,8 @@ class NaiveImages(torch.utils.data.Dataset):
     def __init__(self, data: Data, rows: np.ndarray):
         from torchvision import transforms as T
 
-        size, gray = data.course.image_size, data.course.channels == 1
-        steps = [T.Grayscale()] if gray else []
+        size, grey = data.course.image_size, data.course.channels == 1
+        steps = [T.Grayscale()] if grey else []
         steps += [
             T.Resize((size, size)),
             T.RandomHorizontalFlip(),
@@ -714,21 +544,20 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict
     device; the start of the worker processes counts, as it does in every epoch.
     """
     rows = data.where("train")[:images]
-    naive = torch.utils.data.DataLoader(
-        NaiveImages(data, rows), batch_size=64, shuffle=True, num_workers=2
-    )
-    cached = BatchLoader(data, rows, 64, AUGMENT[data.course.dataset], shuffle=True)
-    table = []
-    for _ in range(rounds):
-        row = {}
-        for name, loader in (("naive", naive), ("cached", cached)):
+    options = {"batch_size": 64, "shuffle": True, "num_workers": 2}
+    loaders = {
+        "naive": torch.utils.data.DataLoader(NaiveImages(data, rows), **options),
+        "cached": BatchLoader(data, rows, 64, AUGMENT[data.course.dataset], True),
+    }
+    table = [{} for _ in range(rounds)]
+    for row in table:
+        for name, loader in loaders.items():
             began = time.perf_counter()
             for pixels, _ in loader:
                 pixels.to(data.course.device)
             if data.course.device.type == "cuda":
                 torch.cuda.synchronize()
             row[name] = len(rows) / (time.perf_counter() - began)
-        table.append(row)
     return table
 
 
@@ -766,8 +595,6 @@ AUGMENT = {
         "affine": 0.5,
     },
 }
-
-
 AUGMENT["pneumonia3"] = AUGMENT["pneumonia"]
 
 
@@ -781,40 +608,24 @@ def draw_augmentation(
     def uniform(low, high):
         return torch.rand(count, generator=generator) * (high - low) + low
 
-    get = {
-        name: ranges.get(name, 0.0)
-        for name in (
-            "rotate",
-            "zoom",
-            "stretch",
-            "shift",
-            "brightness",
-            "contrast",
-            "gamma",
-            "blur",
-            "noise",
-            "erase",
-        )
-    }
+    most = defaultdict(float, ranges)  # an effect that is not named stays at rest
     # Interpolation blurs: where details of a pixel matter, only the share "affine" of
     # the images is turned and zoomed.
     moved = (uniform(0, 1) < ranges.get("affine", 1.0)).float()
     draws = {
-        "angle": moved * uniform(-get["rotate"], get["rotate"]) * math.pi / 180,
-        "scale": 1 + moved * uniform(-get["zoom"], get["zoom"]),
+        "angle": moved * uniform(-most["rotate"], most["rotate"]) * math.pi / 180,
+        "scale": 1 + moved * uniform(-most["zoom"], most["zoom"]),
         # wider and lower, or the other way
-        "stretch": torch.exp(moved * uniform(-get["stretch"], get["stretch"])),
-        "x": uniform(-get["shift"], get["shift"]),
-        "y": uniform(-get["shift"], get["shift"]),
-        "mirror": torch.where(
-            uniform(0, 1) < (0.5 if ranges.get("flip") else 0), -1.0, 1.0
-        ),
-        "brightness": uniform(-get["brightness"], get["brightness"]),
-        "contrast": uniform(1 - get["contrast"], 1 + get["contrast"]),
-        "gamma": torch.exp(uniform(-get["gamma"], get["gamma"])),
-        "blur": uniform(0, get["blur"]),
-        "noise": uniform(0, get["noise"]),
-        "erase": torch.where(uniform(0, 1) < 0.5, uniform(0, get["erase"]), 0.0),
+        "stretch": torch.exp(moved * uniform(-most["stretch"], most["stretch"])),
+        "x": uniform(-most["shift"], most["shift"]),
+        "y": uniform(-most["shift"], most["shift"]),
+        "mirror": torch.where(uniform(0, 1) < most["flip"] / 2, -1.0, 1.0),
+        "brightness": uniform(-most["brightness"], most["brightness"]),
+        "contrast": uniform(1 - most["contrast"], 1 + most["contrast"]),
+        "gamma": torch.exp(uniform(-most["gamma"], most["gamma"])),
+        "blur": uniform(0, most["blur"]),
+        "noise": uniform(0, most["noise"]),
+        "erase": torch.where(uniform(0, 1) < 0.5, uniform(0, most["erase"]), 0.0),
     }
     # Where the hole and the noise lie.
     draws |= {name: uniform(0, 1) for name in ("place_x", "place_y", "texture")}
@@ -831,17 +642,15 @@ def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tenso
     (2015); holes: Zhong et al., Random Erasing (2017).
     """
     n, _, size, _ = images.shape
-    d = {name: values.view(-1, 1, 1, 1) for name, values in draws.items()}
     cos, sin = torch.cos(draws["angle"]), torch.sin(draws["angle"])
-    wide, tall = (
-        draws["mirror"] / (draws["scale"] * draws["stretch"]),
-        draws["stretch"] / draws["scale"],
-    )
+    wide = draws["mirror"] / (draws["scale"] * draws["stretch"])
+    tall = draws["stretch"] / draws["scale"]
     # whole pixels: a shift alone blurs nothing
     x, y = (torch.round(draws[axis] * size) * 2 / size for axis in "xy")
     matrix = torch.stack([cos * wide, -sin * tall, x, sin * wide, cos * tall, y], dim=1)
     grid = F.affine_grid(matrix.view(n, 2, 3), images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    d = {name: values.view(-1, 1, 1, 1) for name, values in draws.items()}
     soft = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     images = torch.lerp(images, soft, d["blur"])
     mean = images.mean(dim=(2, 3), keepdim=True)
@@ -849,10 +658,8 @@ def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tenso
     images = images.clamp_min(1e-4) ** d["gamma"]
     images = images + d["noise"] * _texture(draws["texture"], size)
     line = torch.linspace(0, 1, size, device=images.device)
-    far_x, far_y = (
-        (line.view(1, 1, 1, -1) - d["place_x"]).abs(),
-        (line.view(1, 1, -1, 1) - d["place_y"]).abs(),
-    )
+    far_x = (line.view(1, 1, 1, -1) - d["place_x"]).abs()
+    far_y = (line.view(1, 1, -1, 1) - d["place_y"]).abs()
     hole = torch.maximum(far_x, far_y) < d["erase"] / 2
     return torch.where(hole, mean, images).clamp(0, 1)
 
@@ -861,20 +668,17 @@ def _texture(where: torch.Tensor, size: int) -> torch.Tensor:
     """Noise per sample, cut from one fixed field at a drawn place: (N,) in 0..1 -> (N,
     1, size, size).
     """
-    if where.device not in _FIELDS:
-        generator = torch.Generator().manual_seed(0)
-        _FIELDS[where.device] = torch.randn(512, 512, generator=generator).to(
-            where.device
-        )
+    line = torch.arange(size, device=where.device)
     top, left = (where * 512).long(), (where * 7919 * 512).long()
-    rows = top.view(-1, 1, 1) + torch.arange(size, device=where.device).view(1, -1, 1)
-    columns = left.view(-1, 1, 1) + torch.arange(size, device=where.device).view(
-        1, 1, -1
-    )
-    return _FIELDS[where.device][rows % 512, columns % 512].unsqueeze(1)
+    rows = (top.view(-1, 1, 1) + line.view(1, -1, 1)) % 512
+    columns = (left.view(-1, 1, 1) + line.view(1, 1, -1)) % 512
+    return _noise(where.device)[rows, columns].unsqueeze(1)
 
 
-_FIELDS: dict[torch.device, torch.Tensor] = {}
+@cache
+def _noise(device: torch.device) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(512, 512, generator=generator).to(device)
 
 
 # ======================================================================================

@@ -1,37 +1,32 @@
-"""From folders of files to pixels: found, repaired, labelled, inspected, decoded."""
+"""From files to pixels: inspected, decoded; their index and their cache."""
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import io
-import json
 import math
 import os
-import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import sample_data
+from kit.datasets import list_images
 from kit.files import (
     CourseError,
     alone,
     atomic,
-    clear_disk_errors,
     hash_file,
-    locked,
     now,
     read_json,
     write_json,
 )
 from kit.fingerprint import fingerprint
-from kit.home import DATASETS, POOLS, Course, Dataset
+from kit.home import POOLS, Course
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 # Flags that keep an image out of every pool; the others are only reported.
 EXCLUDING = (
     "unreadable",
@@ -42,223 +37,12 @@ EXCLUDING = (
     "unknown_subtype",
     "leak_into_test",
 )
+THEME_1 = "notebooks/theme1_data_analysis.ipynb"
 
 
-def acquire(
-    dataset: str, source: str, raw: Path, sample_images: int, seed: int
-) -> tuple[str, Path, str]:
-    """Find, download or draw a dataset: where it came from, its folder, and why `auto`
-    drew it ("" where it did not).
-
-    Raises
-    ------
-    CourseError
-        The folder given holds no such dataset, the place holds other images, or, for
-        "kaggle", whatever kept the download from being whole (`tools/download.py` has
-        the list). What was there before is untouched.
-    """
-    folder, place = DATASETS[dataset].folder, raw / DATASETS[dataset].folder
-    if source not in ("auto", "kaggle", "sample"):
-        given = Path(source)
-        found = [
-            path
-            for path in (given / folder, given)
-            if path.name == folder and path.is_dir()
-        ]
-        if not found:
-            held = (
-                sorted(path.name for path in given.iterdir())[:6]
-                if given.is_dir()
-                else "nothing: no such folder"
-            )
-            raise CourseError(
-                f"{given} holds no folder {folder}/ (it holds {held}): give the folder"
-                f" above {folder}/."
-            )
-        return source, found[0], ""
-    held = (
-        "sample"
-        if (place / ".drawn.json").exists()
-        else "kaggle"
-        if place.is_dir()
-        else None
-    )
-    if held and source not in ("auto", held):
-        kind = "drawn" if held == "sample" else "real"
-        raise CourseError(
-            f"{place} already holds {kind} images, not those of source {source!r}:"
-            f" choose another HOME, or SOURCE={held!r}."
-        )
-    why = ""
-    if not held and source != "sample":
-        why = _download(DATASETS[dataset].kaggle, place, required=source == "kaggle")
-        held = "sample" if why else "kaggle"
-    if (held or source) == "sample":
-        draw = (
-            sample_data.draw_chest_xray
-            if folder == "chest_xray"
-            else sample_data.draw_solar_panels
-        )
-        with (
-            locked(raw / f".{folder}.lock", folder),
-            clear_disk_errors(place, kept="Nothing half-drawn is left."),
-        ):
-            try:
-                # returns at once when they are there
-                draw(raw, images=sample_images, seed=seed)
-            except FileExistsError as error:
-                raise CourseError(f"{error}.") from error
-    return held or source, place, why
-
-
-def _download(reference: str, place: Path, required: bool) -> str:
-    """Bring a dataset from Kaggle; where it may fail, say what to do and return why it
-    did.
-    """
-    from kit import download
-
-    try:
-        download.install(reference, place)
-    except download.DownloadError as error:
-        if required:
-            raise CourseError(str(error)) from None
-        print(error)
-        return error.reason
-    return ""
-
-
-def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """List the images of a dataset folder and repair its layout, saying what was
-    repaired.
-
-    Returns
-    -------
-    files : DataFrame
-        path (relative to `root`), folder (class folder), split (train, test or "").
-    repairs : DataFrame
-        what, files, action: one row for each repair.
-    """
-    actions = {
-        "__MACOSX and ._ files": "ignored",
-        "names that are no text": "ignored",
-        "files that are no images": "ignored",
-        "images outside train/ and test/": "ignored",
-        "second copy of an image": "ignored, first copy kept",
-        "second copy that differs": "ignored, first copy kept",
-        "two images of one name": "both kept",
-        "images of the tiny val/ folder": "joined to train",
-    }
-    repairs, kept = dict.fromkeys(actions, 0), {}
-    splits = (
-        ("train", "test", "val") if DATASETS[dataset].folder == "chest_xray" else ()
-    )
-    for path in sorted(
-        (p for p in root.rglob("*") if p.is_file()),
-        key=lambda p: (len(p.parts), str(p)),
-    ):
-        relative = path.relative_to(root)
-        split, folder = (
-            (path.parent.parent.name.lower() if splits else ""),
-            path.parent.name,
-        )
-        key = split, folder, path.name
-        if "__MACOSX" in relative.parts or path.name.startswith("._"):
-            repairs["__MACOSX and ._ files"] += 1
-        elif re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(relative)):
-            # no table could hold them
-            repairs["names that are no text"] += 1
-        elif path.suffix.lower() not in IMAGE_SUFFIXES:
-            # Our own notes in the folder are not the archive's fault.
-            repairs["files that are no images"] += path.name not in (
-                ".drawn.json",
-                "classes.json",
-            )
-        elif splits and split not in splits:
-            repairs["images outside train/ and test/"] += 1
-        elif key not in kept:
-            kept[key] = relative
-            repairs["images of the tiny val/ folder"] += split == "val"
-        elif filecmp.cmp(root / kept[key], path, shallow=False):
-            repairs["second copy of an image"] += 1
-        elif splits:
-            repairs["second copy that differs"] += 1
-        else:
-            kept[(*key[:2], relative)] = relative
-            repairs["two images of one name"] += 1
-    files = pd.DataFrame(
-        [
-            {"path": r.as_posix(), "folder": f, "split": "train" if s == "val" else s}
-            for (s, f, _), r in kept.items()
-        ],
-        columns=["path", "folder", "split"],
-    )
-    table = pd.DataFrame(
-        {"what": repairs.keys(), "files": repairs.values(), "action": actions.values()}
-    )
-    return files.sort_values("path", ignore_index=True), table[
-        table["files"] > 0
-    ].reset_index(drop=True)
-
-
-def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
-    """Add label, subtype and patient to the table of files.
-
-    The patient key of the X-rays is (subtype, person): `person1_bacteria_1` and
-    `person1_virus_6` are two people."""
-    spec, own = DATASETS[dataset], root / "classes.json"
-    mapping = _own_classes(own, spec) if own.exists() else spec.folders
-    found = sorted(files["folder"].unique())
-    unknown = [name for name in found if name.lower() not in mapping]
-    wanted = sorted(set(spec.folders.values()))
-    if unknown and len(found) == 2:
-        example = json.dumps(dict(zip(found, wanted, strict=True)))
-        raise CourseError(
-            f"{root} has the class folders {found}, and which is which is unknown: "
-            f"write {own} with, for example, {example}, then run again."
-        )
-    label = files["folder"].str.lower().map(mapping)
-    missing = [name for name in wanted if name not in set(label)]
-    if missing:
-        raise CourseError(
-            f"{root} has no images of class {', '.join(missing)} (class folders found:"
-            f" {', '.join(found) or 'none'}): complete it, or delete the folder to"
-            " fetch it again."
-        )
-    table = files.assign(label=label)[label.notna()].reset_index(drop=True)
-    name = table["path"].str.split("/").str[-1]
-    if spec.folder == "solar_panels":
-        return table.assign(subtype=table["label"], patient=name)
-    person = name.str.extract(r"(?i)^person(\d+)_(bacteria|virus)")
-    normal = name.str.extract(r"(?i)^((?:normal\d*-)?im-\d+)")[0]
-    subtype = (
-        person[1]
-        .str.upper()
-        .where(table["label"] == "PNEUMONIA", "NORMAL")
-        .fillna("UNKNOWN")
-    )
-    patient = (subtype.str.lower() + "-" + person[0].fillna(normal)).fillna(name)
-    if dataset == "pneumonia3":
-        table["label"] = subtype
-    return table.assign(subtype=subtype, patient=patient)
-
-
-def _own_classes(path: Path, spec: Dataset) -> dict[str, str]:
-    """What classes.json says: the class of each folder, by its name
-    in small letters.
-    """
-    wanted, given = sorted(set(spec.folders.values())), read_json(path)
-    if not given or not all(
-        isinstance(name, str) and name in wanted for name in given.values()
-    ):
-        example = json.dumps(
-            {f"folder {number}": name for number, name in enumerate(wanted, 1)}
-        )
-        raise CourseError(
-            f"{path} must name a class for each folder, as {example} does: correct it,"
-            " then run again."
-        )
-    return {folder.lower(): name for folder, name in given.items()}
-
+# --------------------------------------------------------------------------------------
+# One file
+# --------------------------------------------------------------------------------------
 
 # of one file: more than any scanner or satellite tile here, less than fills the memory
 MAX_PIXELS = 64_000_000
@@ -314,11 +98,9 @@ def decode(path: str | Path | io.BytesIO, size: int, channels: int) -> np.ndarra
         image = image.convert("RGB") if image.mode in ("LAB", "HSV") else image
         image = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8)
-    return (
-        pixels[None]
-        if channels == 1
-        else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    )
+    if channels == 1:
+        return pixels[None]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def inspect_image(path: Path) -> dict:
@@ -327,144 +109,158 @@ def inspect_image(path: Path) -> dict:
     """
     from PIL import Image
 
-    row = {
-        "width": 0,
-        "height": 0,
-        "mode": "",
-        "brightness": np.nan,
-        "contrast": np.nan,
-        "saturated": np.nan,
-    }
+    row = {"width": 0, "height": 0, "mode": ""}
+    row |= dict.fromkeys(("brightness", "contrast", "saturated"), np.nan)
     content, flags, thumbnail = b"", [], np.zeros((32, 32), np.uint8)
     try:
         content = path.read_bytes()
         with open_image(io.BytesIO(content)) as image:
             row |= {"width": image.width, "height": image.height, "mode": image.mode}
-            flags += ["animated"] if getattr(image, "n_frames", 1) > 1 else []
+            frames = getattr(image, "n_frames", 1)
             image.draft(None, (256, 256))
-            pixels = np.asarray(
-                image.convert("RGB").resize((128, 128), Image.Resampling.BILINEAR),
-                np.float32,
-            )
+            small = image.convert("RGB").resize((128, 128), Image.Resampling.BILINEAR)
+            pixels = np.asarray(small, np.float32)
         grey = pixels.mean(axis=2)
-        row |= {
-            "brightness": grey.mean(),
-            "contrast": grey.std(),
-            "saturated": np.mean((grey < 2) | (grey > 253)),
+        row |= {"brightness": grey.mean(), "contrast": grey.std()}
+        row["saturated"] = np.mean((grey < 2) | (grey > 253))
+        coloured = np.ptp(pixels, axis=2).max() >= 12
+        wrong = {
+            "animated": frames > 1,
+            "blank": row["contrast"] < 4,
+            "saturated": row["saturated"] > 0.5,
+            "gray_as_rgb": row["mode"] == "RGB" and not coloured,
+            "tiny": min(row["width"], row["height"]) < 32,
         }
-        flags += ["blank"] if row["contrast"] < 4 else []
-        flags += ["saturated"] if row["saturated"] > 0.5 else []
-        flags += (
-            ["gray_as_rgb"]
-            if row["mode"] == "RGB" and np.ptp(pixels, axis=2).max() < 12
-            else []
-        )
-        flags += ["tiny"] if min(row["width"], row["height"]) < 32 else []
+        flags = [flag for flag, true in wrong.items() if true]
         thumbnail = grey.reshape(32, 4, 32, 4).mean(axis=(1, 3)).astype(np.uint8)
     except OSError:
         flags = ["unreadable"]
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return row | {
-        "bytes": len(content),
-        "sha256": digest,
-        "flags": flags,
-        "thumbnail": thumbnail,
-    }
+    row |= {"bytes": len(content), "sha256": digest}
+    return row | {"flags": flags, "thumbnail": thumbnail}
+
+
+# --------------------------------------------------------------------------------------
+# The index: one row an image
+# --------------------------------------------------------------------------------------
+
+
+def stored_index(course: Course, put_in_order) -> pd.DataFrame:
+    """The index of a dataset, made anew where a file has changed: every image is looked
+    at, then `put_in_order(table)` gives groups and pools.
+    """
+    table, repairs = list_images(course)
+    stats = [(course.root / path).stat() for path in table["path"]]
+    key = fingerprint(
+        *(stored_index, put_in_order, course.seed),
+        table[["path", "label", "patient"]].to_dict("list"),
+        [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+    )
+    path, stamp = course.data / "index.csv", course.data / "index.json"
+    with alone(course, f"index-{course.dataset}"):
+        if path.exists() and read_json(stamp).get("key") == [key, hash_file(path)]:
+            return load_index(course)
+        table = put_in_order(_inspect_all(course, table))
+        table = table.drop(columns="thumbnail")
+        table["flags"] = table["flags"].str.strip(";")
+        with atomic(path) as temporary:
+            table.to_csv(temporary, index=False)
+        done = {"repairs": repairs.to_dict("records"), "date": now()}
+        write_json(stamp, {"key": [key, hash_file(path)], **done})
+        return load_index(course)
+
+
+def _inspect_all(course: Course, table: pd.DataFrame) -> pd.DataFrame:
+    """The table with what was seen of each image, its flags as text."""
+    files = [course.root / path for path in table["path"]]
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        seen = workers.map(inspect_image, files)
+        seen = list(_bar(seen, len(files), "reading images"))
+    table = pd.concat([table, pd.DataFrame(seen)], axis=1)
+    table["flags"] = table["flags"].map(";".join)
+    readable = ~table["flags"].str.contains("unreadable|blank|animated")
+    if not readable.any():
+        raise CourseError(
+            f"None of the {len(table)} images can be read (the first:"
+            f" {table['path'][0]}): the download is damaged; delete the dataset folder"
+            " and run again."
+        )
+    usual = ("L", "RGB") if course.channels == 1 else ("RGB",)
+    add_flag(table, readable & _odd_sizes(table, readable), "odd_size")
+    add_flag(table, readable & ~table["mode"].isin(usual), "odd_mode")
+    if course.dataset == "pneumonia3":
+        add_flag(table, table["label"] == "UNKNOWN", "unknown_subtype")
+    return table
+
+
+def add_flag(table: pd.DataFrame, rows, flag: str) -> None:
+    table.loc[rows, "flags"] += f";{flag}"
+
+
+def _odd_sizes(table: pd.DataFrame, readable: pd.Series) -> np.ndarray:
+    """Which areas or aspect ratios are far from all others: beyond three interquartile
+    ranges from the quartiles (Tukey, 1977), and by a factor of 1.5 at least.
+    """
+    width = np.log(table["width"].clip(lower=1).to_numpy(float))
+    height = np.log(table["height"].clip(lower=1).to_numpy(float))
+    odd = np.zeros(len(table), bool)
+    for values in (width + height, width - height):
+        first, third = np.percentile(values[readable], [25, 75])
+        reach = max(3 * (third - first), math.log(1.5))
+        odd |= (values < first - reach) | (values > third + reach)
+    return odd
+
+
+def check_pools(table: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    """Refuse a dataset that leaves a pool without images of a class."""
+    counts = table[table["pool"] != ""].groupby(["pool", "label"]).size()
+    for pool in ("test", *POOLS):
+        few = [name for name in classes if counts.get((pool, name), 0) == 0]
+        if few:
+            there = int((table["label"].isin(few) & (table["pool"] != "")).sum())
+            raise CourseError(
+                f"Pool {pool} would get no image of class {', '.join(few)}: the dataset"
+                f" has too few usable images or patients of it ({there}); add some"
+                " (about 30 a class)."
+            )
 
 
 def load_index(course: Course) -> pd.DataFrame:
     """Read data/<dataset>/index.csv, with its repairs in `.attrs["repairs"]`."""
     path = course.data / "index.csv"
     if not path.exists():
-        raise CourseError(
-            f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first."
-        )
-    text = dict.fromkeys(
-        (
-            "path",
-            "label",
-            "subtype",
-            "patient",
-            "split",
-            "pool",
-            "mode",
-            "sha256",
-            "flags",
-        ),
-        str,
-    )
-    numbers = (
-        "group",
-        "width",
-        "height",
-        "brightness",
-        "contrast",
-        "saturated",
-        "bytes",
-    )
+        raise CourseError(f"{path} is missing: run {THEME_1} first.")
+    names = "path folder label subtype patient split pool mode sha256 flags"
+    text = dict.fromkeys(names.split(), str)
     empty = dict.fromkeys(("brightness", "contrast", "saturated"), "")
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-        if absent := [
-            name for name in ("path", "label", "pool", "sha256") if name not in table
-        ]:
-            raise ValueError(f"it has no column {', '.join(absent)}")
-        if odd := [
-            name
-            for name in numbers
-            if name in table and table[name].dtype.kind not in "iuf"
-        ]:
+        numbers = table.columns.difference([*text])
+        if odd := [n for n in numbers if table[n].dtype.kind not in "iuf"]:
             raise ValueError(f"its column {odd[0]} holds text")
+        if absent := {"path", "label", "pool", "sha256"}.difference(table):
+            raise ValueError(f"it has no column {', '.join(sorted(absent))}")
         used = table[table["pool"] != ""]
-        if (
-            used.empty
-            or not (
-                used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)
-            ).all()
-        ):
+        known = used["pool"].isin(["test", *POOLS]) & used["label"].isin(course.classes)
+        if used.empty or not known.all():
             raise ValueError("it names pools or classes that this dataset has not")
     except ValueError as error:  # of pandas: empty, torn, no text
         raise CourseError(
-            f"{path} is damaged ({error}): delete it and run"
-            " notebooks/theme1_data_analysis.ipynb again; it is made from the images."
+            f"{path} is damaged ({error}): delete it and run {THEME_1} again; it is"
+            " made from the images."
         ) from error
     table.attrs["repairs"] = read_json(course.data / "index.json").get("repairs", [])
     return table
-
-
-def _flag_odd_ones(
-    table: pd.DataFrame, flags: list, readable: np.ndarray, channels: int
-) -> None:
-    """Flag colour modes that the dataset should not have, and areas or aspect ratios
-    far from all others.
-
-    Far: beyond three interquartile ranges from the quartiles, and by a factor of 1.5 at
-    least. Source: Tukey (1977)."""
-    usual = ("L", "RGB") if channels == 1 else ("RGB",)
-    width, height = (
-        np.log(table[side].clip(lower=1).to_numpy(float))
-        for side in ("width", "height")
-    )
-    odd = np.zeros(len(table), bool)
-    for values in (width + height, width - height):
-        first, third = np.percentile(values[readable], [25, 75])
-        reach = max(3 * (third - first), math.log(1.5))
-        odd |= (values < first - reach) | (values > third + reach)
-    for row in np.flatnonzero(readable):
-        flags[row] += (["odd_size"] if odd[row] else []) + (
-            ["odd_mode"] if table["mode"][row] not in usual else []
-        )
 
 
 def quality_report(index: pd.DataFrame) -> pd.DataFrame:
     """What is wrong with the dataset: one row a problem, with the number of images and
     what was done about it.
     """
-    flags = index["flags"].str.split(";").explode()
-    counts = flags[flags != ""].value_counts()
-    done = {flag: "excluded from all pools" for flag in EXCLUDING}
-    done["unreadable"] += " (cut, no image, or of more than 8 bits a channel)"
-    done |= {
+    done = {flag: "excluded from all pools" for flag in EXCLUDING} | {
+        "unreadable": (
+            "excluded from all pools (cut, no image, or of more than 8 bits a channel)"
+        ),
         "near_duplicate": "kept together in one pool",
         "gray_as_rgb": "read as one channel where the dataset is gray",
         "saturated": "kept, look at it",
@@ -472,28 +268,54 @@ def quality_report(index: pd.DataFrame) -> pd.DataFrame:
         "odd_size": "kept, squashed to a square like all others",
         "odd_mode": "kept, converted to the dataset's own mode",
     }
+    flags = index["flags"].str.split(";").explode()
+    counts = flags[flags != ""].value_counts()
     rows = [
-        {
-            "problem": flag,
-            "images": int(count),
-            "share": count / len(index),
-            "action": done.get(flag, "kept"),
-        }
+        (flag, int(count), count / len(index), done.get(flag, "kept"))
         for flag, count in counts.items()
     ]
     classes = index.loc[index["pool"] != "", "label"].value_counts()
     if len(classes) > 1 and classes.max() > 1.5 * classes.min():
-        rows.append(
-            {
-                "problem": f"few images of {classes.idxmin()}",
-                "images": int(classes.min()),
-                "share": classes.min() / classes.sum(),
-                "action": (
-                    "class weights in training, balanced accuracy beside accuracy"
-                ),
-            }
-        )
+        few, share = f"few images of {classes.idxmin()}", classes.min() / classes.sum()
+        action = "class weights in training, balanced accuracy beside accuracy"
+        rows.append((few, int(classes.min()), share, action))
     return pd.DataFrame(rows, columns=["problem", "images", "share", "action"])
+
+
+def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
+    """Draw the offenders, exact copies beside the one that is kept, near-duplicates
+    last, as many as fit.
+    """
+    from kit import figures
+
+    flags = index["flags"].str.replace("gray_as_rgb", "").str.strip(";")
+    copied = index["flags"].str.contains("exact_duplicate|conflicting_label")
+    kept = index["sha256"].isin(index["sha256"][copied]) & (flags == "")
+    offenders = index.assign(
+        flags=flags.mask(kept, "the copy kept"), near=flags.str.contains("near_dup")
+    )
+    offenders = offenders[offenders["flags"] != ""].sort_values(
+        ["near", "group"], kind="stable"
+    )
+    images, titles = [], []
+    for path, told in offenders[["path", "flags"]].head(most).itertuples(index=False):
+        try:
+            images.append(decode(course.root / path, 96, course.channels))
+        except OSError:  # nothing to show: a grey square
+            images.append(np.full((96, 96), 128, np.uint8))
+        name = Path(path).stem
+        name = name if len(name) <= 20 else f"…{name[-19:]}"
+        titles.append(f"{name}\n" + told.replace(";", "\n"))
+    title = (
+        f"Offenders beside what they copy: {len(images)} of {len(offenders)} (grey"
+        " square: cannot be read)"
+    )
+    return figures.image_grid(images, titles, title=title)
+
+
+# --------------------------------------------------------------------------------------
+# The cache: every image decoded once
+# --------------------------------------------------------------------------------------
 
 
 def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
@@ -511,12 +333,11 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     CourseError
         An image has gone or changed since it was indexed; the disk is full.
     """
-    key = fingerprint(
-        decode, index["sha256"].tolist(), course.image_size, course.channels
-    )
+    size, channels = course.image_size, course.channels
+    key = fingerprint(decode, index["sha256"].tolist(), size, channels)
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
-    shape = (len(index), course.channels, course.image_size, course.image_size)
+    shape = (len(index), channels, size, size)
     with alone(course, f"pixels-{key}"):
         if path.exists() and read_json(stamp).get("sha256") == hash_file(path):
             # NumPy raises half a dozen kinds of error on a header that is none
@@ -524,61 +345,43 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
                 pixels = np.lib.format.open_memmap(path, mode="c")
                 if (pixels.shape, pixels.dtype) == (shape, np.uint8):
                     return pixels
-        digest = _decode_all(course, index, path)
-        write_json(stamp, {"sha256": digest, "images": len(index), "date": now()})
+        with atomic(path) as temporary:
+            _decode_all(course, index, temporary, shape)
+        done = {"sha256": hash_file(path), "images": len(index), "date": now()}
+        write_json(stamp, done)
         return np.load(path, mmap_mode="c")
 
 
-def _decode_all(course: Course, index: pd.DataFrame, path: Path) -> str:
-    """Write the pixels of all images as one .npy file; returns its SHA-256."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tqdm import tqdm
-
-    size, channels = course.image_size, course.channels
+def _decode_all(course: Course, index: pd.DataFrame, path: Path, shape) -> None:
+    """Write the pixels of all images as one .npy file."""
 
     def read(relative, digest):
         try:
             content = (course.root / relative).read_bytes()
             if hashlib.sha256(content).hexdigest()[:16] == digest:
-                return decode(io.BytesIO(content), size, channels)
+                return decode(io.BytesIO(content), course.image_size, course.channels)
             problem = None
         except OSError as error:
             problem = error
         raise CourseError(
-            f"{course.root / relative} has gone or changed since it was indexed: "
-            "run notebooks/theme1_data_analysis.ipynb again."
+            f"{course.root / relative} has gone or changed since it was indexed: run"
+            f" {THEME_1} again."
         ) from problem
 
-    digest = hashlib.sha256()
-    header = {
-        "descr": "|u1",
-        "fortran_order": False,
-        "shape": (len(index), channels, size, size),
-    }
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, header)
     # Plain writes, not a memory map: a full disk is then an error message, not a killed
     # process.
-    with (
-        atomic(path) as temporary,
-        open(temporary, "wb") as file,
-        ThreadPoolExecutor(os.cpu_count()) as workers,
-    ):
+    with open(path, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as workers:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
         # all of it at once: a full disk says so before the work, not at its end
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(
-                file.fileno(), 0, buffer.tell() + len(index) * channels * size**2
-            )
+            os.posix_fallocate(file.fileno(), 0, file.tell() + math.prod(shape))
         pieces = workers.map(read, index["path"], index["sha256"])
-        pieces = tqdm(
-            pieces,
-            total=len(index),
-            desc="decoding once",
-            unit="image",
-            file=sys.stdout,
-        )
-        for piece in (buffer.getvalue(), *(pixels.tobytes() for pixels in pieces)):
-            file.write(piece)
-            digest.update(piece)
-    return digest.hexdigest()
+        for piece in _bar(pieces, len(index), "decoding once"):
+            file.write(piece.tobytes())
+
+
+def _bar(work, total: int, what: str):
+    from tqdm import tqdm
+
+    return tqdm(work, total=total, desc=what, unit="image", file=sys.stdout)

@@ -23,6 +23,7 @@ from kit.files import (
     read_json,
     write_json,
 )
+from kit.machine import environment, hardware
 
 # The layout of exports/results.json. It changes when a reader of the old layout would
 # misread the new one.
@@ -172,6 +173,15 @@ def _in_rows(value):
         return value
     plain = isinstance(value.index, pd.RangeIndex)
     return value.to_dict("records" if plain else "index")
+
+
+def record_settings(course, settings: dict) -> None:
+    """What was asked for and what it runs on, in the record and in environment.txt."""
+    machine = environment()
+    with atomic(course.exports / "environment.txt") as temporary:
+        machine.to_string(temporary)
+    told = {"hardware": hardware(), "environment": machine.to_dict()}
+    record(course, "meta", settings | told)
 
 
 def record(course, section: str, values: dict) -> None:

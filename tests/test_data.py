@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+import kit.images
 import utils
-from kit.images import quality_report
+from kit import datasets
+from kit.images import inspect_image, quality_report
 
 
 def flags(index: pd.DataFrame, name: str) -> set:
@@ -45,8 +47,8 @@ def test_traps_of_the_archive_are_repaired_and_reported(raw, open_course):
     shutil.rmtree(place / "chest_xray" / "train" / "NORMAL")
     index = utils.build_index(open_course(source=raw))
     repairs = pd.DataFrame(index.attrs["repairs"]).set_index("what")["files"]
-    images = len(list((place / "chest_xray").rglob("*.jpeg")))
-    assert repairs["second copy of an image"] == images
+    copies = len(list((place / "chest_xray").rglob("*.jpeg")))
+    assert repairs["second copy of an image"] == copies
     assert repairs["__MACOSX and ._ files"] == 2
     assert repairs["files that are no images"] == 1
     assert repairs["images of the tiny val/ folder"] == 1
@@ -78,7 +80,7 @@ def test_patient_key_is_subtype_and_person():
             "split": "train",
         }
     )
-    table = utils.label_images(files, Path("/nowhere"), "pneumonia")
+    table = datasets.label_images(files, Path("/nowhere"), "pneumonia")
     assert table["patient"].nunique() == 4
     assert table["patient"][0] == table["patient"][1] != table["patient"][2]
     assert table["subtype"].tolist() == [
@@ -221,7 +223,7 @@ def test_picture_of_more_than_eight_bits_is_refused_not_cut_off_at_white(
         OSError, match="more than 8 bits a channel: save it with 8 bits"
     ):
         utils.decode(path, 32, 1)
-    assert utils.inspect_image(path)["flags"] == ["unreadable"]
+    assert inspect_image(path)["flags"] == ["unreadable"]
 
 
 def test_odd_sizes_odd_modes_and_rare_classes_are_reported(raw, open_course):
@@ -365,9 +367,10 @@ def test_index_is_read_again_only_when_a_file_has_changed(
     raw, open_course, monkeypatch
 ):
     course, reads = open_course(source=raw), []
-    inspect = utils.inspect_image
     monkeypatch.setattr(
-        utils, "inspect_image", lambda path: reads.append(path) or inspect(path)
+        kit.images,
+        "inspect_image",
+        lambda path: reads.append(path) or inspect_image(path),
     )
     first = utils.build_index(course)
     count = len(reads)

@@ -36,11 +36,11 @@ from support.hostile import (
 )
 
 import utils
-from kit import log
+from kit import datasets, log
 from kit.archive import ArchiveError, unpack
 from kit.evidence import theme_status
 from kit.fingerprint import hash_weights
-from kit.images import quality_report
+from kit.images import inspect_image, quality_report
 from kit.promotion import AUDIT_COLUMNS
 from kit.record import HEADLINE_TAGS, SCHEMA, read_record
 from kit.watching import DRIFT_COLUMNS, read_drift_log
@@ -305,7 +305,7 @@ def result() -> dict:
 )
 def images(kit, case):
     path = put(kit.home / "image", case)
-    row = utils.inspect_image(path)
+    row = inspect_image(path)
     assert (
         row["thumbnail"].shape == (32, 32)
         and row["bytes"] == len(case)
@@ -1142,7 +1142,7 @@ def test_names_that_no_table_can_hold_are_passed_over_and_said(kit):
     root = kit.home / "named" / "chest_xray"
     for name in ("a.jpeg", "a\nb.jpeg", "\udcff.jpeg", "\u202f é.jpeg"):
         put(root / "train" / "NORMAL" / name, picture("JPEG", "L", (9, 9)))
-    files, repairs = utils.find_images(root, "pneumonia")
+    files, repairs = datasets.find_images(root, "pneumonia")
     assert sorted(files["path"]) == [
         "train/NORMAL/a.jpeg",
         "train/NORMAL/\u202f é.jpeg",

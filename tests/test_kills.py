@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +35,7 @@ from support.networks import RECIPE, Interrupted, network, same_weights
 
 import sample_data
 import utils
-from kit import figures, images
+from kit import datasets, figures, images
 from kit.files import HOST, make_parent
 from kit.promotion import in_service
 from kit.record import read_record
@@ -153,6 +155,22 @@ def test_leftovers_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([*mine, tmp_path / "value.json"])
 
 
+def test_two_threads_write_one_file(tmp_path):
+    """Neither undoes the other: the file is that of the last one, and whole."""
+    path, both = tmp_path / "value.txt", threading.Barrier(2)
+
+    def write(text: str) -> None:
+        with utils.atomic(path) as temporary:
+            temporary.write_text(text)
+            both.wait(20)
+
+    with ThreadPoolExecutor(2) as threads:
+        done = [threads.submit(write, letter * 1000) for letter in "ab"]
+        assert [work.result() for work in done] == [None, None]
+    assert path.read_text() in ("a" * 1000, "b" * 1000)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # --- kills: the data
 
 
@@ -171,12 +189,16 @@ def test_drawing_killed(tmp_path):
     ):
         folder = tmp_path / f"killed-{step}"
         assert killed(
-            step, lambda folder=folder: utils.acquire("solar", "sample", folder, 100, 1)
+            step,
+            lambda folder=folder: datasets.acquire("solar", "sample", folder, 100, 1),
         )
         place = folder / "solar_panels"
         # whole or not at all
         assert not place.exists() or (place / ".drawn.json").exists()
-        assert utils.acquire("solar", "sample", folder, 100, 1)[:2] == ("sample", place)
+        assert datasets.acquire("solar", "sample", folder, 100, 1)[:2] == (
+            "sample",
+            place,
+        )
         assert not leftovers(folder) and files_of(place) == files_of(whole)
 
 
@@ -608,7 +630,7 @@ def test_full_disk_while_the_cache_is_built(indexed, monkeypatch):
 def test_full_disk_while_images_are_drawn(small_disk):
     raw = small_disk(64 * 1024)
     with pytest.raises(utils.CourseError, match="Nothing half-drawn is left") as error:
-        utils.acquire("solar", "sample", raw, 100, 1)
+        datasets.acquire("solar", "sample", raw, 100, 1)
     assert told(str(error.value), raw / "solar_panels")
     assert [path.name for path in raw.iterdir()] == [".solar_panels.lock"]
 

@@ -16,6 +16,7 @@ import torch
 
 import sample_data
 import utils
+from kit import datasets
 from kit.record import stale_sections
 from tools.grading.compare import CLOCKED
 
@@ -146,7 +147,7 @@ def test_two_notebooks_that_draw_the_sample_at_once_get_all_of_it(tmp_path):
     both = [
         threading.Thread(
             target=lambda: done.append(
-                utils.acquire("pneumonia", "sample", raw, 120, 1)
+                datasets.acquire("pneumonia", "sample", raw, 120, 1)
             )
         )
         for _ in range(2)
