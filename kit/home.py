@@ -266,6 +266,19 @@ def open_folders(home, drive) -> tuple[Path, Path]:
     return home, local
 
 
+def open_home(
+    theme, dataset, source, profile, image_size, seed, drive, home
+) -> tuple[Path, Path, dict]:
+    """Folder of results, folder of pixels and running files, and settings of the home
+    that is asked for; refused where it does not fit.
+    """
+    check_asked(dataset, profile, image_size, seed)
+    home, local = open_folders(home or os.environ.get("COURSE_HOME"), drive)
+    settings = open_settings(home, dataset, source, profile, image_size, seed)
+    check_earlier_theme(theme, home, local, settings)
+    return home, local, settings
+
+
 def check_asked(dataset, profile, image_size, seed) -> None:
     """Refuse names that are unknown and numbers that cannot be."""
     check_versions()

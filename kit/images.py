@@ -161,6 +161,7 @@ def stored_index(course: Course, put_in_order) -> pd.DataFrame:
         if path.exists() and read_json(stamp).get("key") == [key, hash_file(path)]:
             return load_index(course)
         table = put_in_order(_inspect_all(course, table))
+        check_pools(table, course.classes)
         table = table.drop(columns="thumbnail")
         table["flags"] = table["flags"].str.strip(";")
         with atomic(path) as temporary:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from kit import ranks
 from kit.files import (
@@ -273,13 +274,14 @@ def remove_running(folder: Path, path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def read_state(path: Path, device: torch.device) -> dict:
-    """A checkpoint of ours, or a bare `state_dict`.
+def read_state(path: Path, device: torch.device, model=None, classes=None) -> dict:
+    """A checkpoint of ours, or the bare weights of `model` as one.
 
     Raises
     ------
     CourseError
-        A file that is missing, with the notebook that writes it, or damaged.
+        A file that is missing, with the notebook that writes it, or damaged; one that
+        knows other classes.
     """
     if not path.exists():
         writers = {Path(file).name: name for file, name in PREREQUISITES.values()}
@@ -299,7 +301,44 @@ def read_state(path: Path, device: torch.device) -> dict:
             f" ({type(error).__name__}): delete it and run the notebook that writes it"
             " again."
         ) from error
+    state = state if ours else _from_bare_weights(path, state, model)
+    known = list(state.get("classes", classes or ()))
+    if classes is not None and list(classes) != known:
+        raise CourseError(
+            f"{path} knows the classes {known}, asked for {list(classes)}: use the HOME"
+            " of that dataset, or train again."
+        )
     return state
+
+
+def _from_bare_weights(path, weights: dict, model) -> dict:
+    """What a file says that holds weights and nothing else."""
+    if model is None:
+        raise CourseError(
+            f"{path} holds weights alone, not which network they belong to: give that"
+            " network, utils.load_checkpoint(path, model), and store it with"
+            " utils.save_checkpoint."
+        )
+    config = getattr(model, "config", {})
+    return {"architecture": type(model).__name__, "config": config, "weights": weights}
+
+
+def fill_in(path, model: nn.Module, state: dict) -> None:
+    """Put the weights into the network, if they are of its kind."""
+    own = type(model).__name__, getattr(model, "config", {})
+    stored = state["architecture"], state["config"]
+    if own != stored:
+        raise CourseError(
+            f"{path} holds {stored[0]}({stored[1]}), not {own[0]}({own[1]}): build that"
+            " network (utils.load_model does) or train this one again."
+        )
+    try:
+        model.load_state_dict(state["weights"])
+    except (RuntimeError, TypeError) as error:
+        raise CourseError(
+            f"{path} holds weights of other shapes or names than this {own[0]}: build"
+            " the network that it was saved from, or train this one again."
+        ) from error
 
 
 def set_aside(path: Path) -> None:

@@ -98,6 +98,10 @@ def work_on(course: Course, study, objective, trials: int, storage=None) -> None
     """Run trials until the study has so many, counting those of all workers, and none
     is left waiting by a dead one.
     """
+    if trials < 1:
+        raise CourseError(
+            f"A search of {trials} trials finds nothing: ask for at least 1."
+        )
     optuna, waited = quiet_optuna(), 0
     file = _file(course, study.study_name)
     with clear_database_errors(storage or file):
@@ -111,6 +115,11 @@ def work_on(course: Course, study, objective, trials: int, storage=None) -> None
             waited = 0
             if storage is None:
                 copy_to_home(course, file)
+    if not _count(study, "COMPLETE"):
+        raise CourseError(
+            "No trial of the search finished, every loss exploded: lower lr in the"
+            " recipe to a tenth."
+        )
 
 
 def _others_finish(study, trials: int) -> bool:
