@@ -55,16 +55,24 @@ def shown(name) -> str:
     )
 
 
+# What `zipfile` raises on a broken zip; RuntimeError: a method Python does not know.
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    ValueError,
+    ArithmeticError,
+    RuntimeError,
+)
+
+
 def unpack(
     archive: Path, target: Path, leave_out=frozenset(), most_files: int = MAX_FILES
 ) -> list[PurePosixPath]:
     """Unpack a zip to `target`, a folder that does not exist yet, by way of a temporary
-    one beside it.
-
-    Parameters
-    ----------
-    leave_out : set of str
-        Folder names: whatever lies in a folder of that name is passed over.
+    one beside it; what lies in folders named in `leave_out` is passed over.
 
     Returns
     -------
@@ -87,26 +95,12 @@ def unpack(
         with zipfile.ZipFile(archive) as file:
             links = _extract_all(archive, file, temporary, leave_out, most_files)
         os.replace(temporary, target)
-    except OSError as error:
-        kind = "disk" if error.errno in MACHINE else "damaged"
-        raise ArchiveError(
-            kind, archive, f"cannot be unpacked ({error.strerror or error})"
-        ) from error
     except ArchiveError:
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        struct.error,
-        EOFError,
-        ValueError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:  # RuntimeError: a method that Python does not know
-        raise ArchiveError(
-            "damaged", archive, f"cannot be unpacked ({shown(error)[:200]})"
-        ) from error
+    except (OSError, *BROKEN) as error:
+        kind = "disk" if getattr(error, "errno", None) in MACHINE else "damaged"
+        told = shown(getattr(error, "strerror", None) or error)[:200]
+        raise ArchiveError(kind, archive, f"cannot be unpacked ({told})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return links
@@ -115,28 +109,21 @@ def unpack(
 def _extract_all(
     archive: Path, file: zipfile.ZipFile, folder: Path, leave_out, most_files
 ) -> list[PurePosixPath]:
-    members = [(member, _inside(archive, member)) for member in file.infolist()]
-    members = [
-        (member, path)
-        for member, path in members
+    places = {member: _inside(archive, member) for member in file.infolist()}
+    places = {
+        member: path
+        for member, path in places.items()
         if path.parts and not leave_out.intersection(path.parts)
-    ]
-    _refuse_bombs(
-        archive,
-        [member for member, _ in members],
-        shutil.disk_usage(folder).free,
-        most_files,
-    )
+    }
+    _refuse_bombs(archive, [*places], shutil.disk_usage(folder).free, most_files)
     links, files = [], set()
-    for member, path in members:
+    for member, path in places.items():
         if stat.S_ISLNK(member.external_attr >> 16):
             links.append(path)
         elif member.is_dir() or member.filename.endswith("\\"):
             (folder / path).mkdir(parents=True, exist_ok=True)
         elif path in files:  # programs disagree on which of two counts
-            raise ArchiveError(
-                "damaged", archive, f"cannot be unpacked (it holds {shown(path)} twice)"
-            )
+            raise zipfile.BadZipFile(f"it holds {shown(path)} twice")
         else:
             files.add(path)
             _extract(file, member, folder / path)
@@ -149,11 +136,8 @@ def _inside(archive: Path, member: zipfile.ZipInfo) -> PurePosixPath:
     """
     path = PurePosixPath(member.filename.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", str(path)):
-        raise ArchiveError(
-            "outside",
-            archive,
-            f"would write outside its own folder ({shown(member.filename)})",
-        )
+        what = f"would write outside its own folder ({shown(member.filename)})"
+        raise ArchiveError("outside", archive, what)
     if member.flag_bits & 1:
         raise ArchiveError("encrypted", archive, "is encrypted")
     return path
@@ -163,23 +147,16 @@ def _refuse_bombs(
     archive: Path, members: list[zipfile.ZipInfo], free: int, most_files: int
 ) -> None:
     size, packed = sum(member.file_size for member in members), archive.stat().st_size
+    unpacks = f"unpacks to {size / MIB:,.0f} MiB"
     if len(members) > most_files:
-        raise ArchiveError(
-            "large", archive, f"holds {len(members):,} files (limit: {most_files:,})"
-        )
+        what = f"holds {len(members):,} files (limit: {most_files:,})"
+        raise ArchiveError("large", archive, what)
     if size > MAX_UNPACKED or (size > 256 * MIB and size > MAX_RATIO * packed):
-        times = size // max(packed, 1)
-        raise ArchiveError(
-            "large",
-            archive,
-            f"unpacks to {size / MIB:,.0f} MiB, {times:,} times its own size",
-        )
+        what = f"{unpacks}, {size // max(packed, 1):,} times its own size"
+        raise ArchiveError("large", archive, what)
     if size > free:
-        raise ArchiveError(
-            "disk",
-            archive,
-            f"unpacks to {size / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are free",
-        )
+        what = f"{unpacks}, and {free / MIB:,.0f} MiB are free"
+        raise ArchiveError("disk", archive, what)
 
 
 def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
