@@ -633,14 +633,16 @@ def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tenso
     (2015); holes: Zhong et al., Random Erasing (2017).
     """
     n, _, size, _ = images.shape
+    # turned, zoomed, stretched, mirrored and shifted: one affine map a sample
     cos, sin = torch.cos(draws["angle"]), torch.sin(draws["angle"])
     wide = draws["mirror"] / (draws["scale"] * draws["stretch"])
     tall = draws["stretch"] / draws["scale"]
-    # whole pixels: a shift alone blurs nothing
-    x, y = (torch.round(draws[axis] * size) * 2 / size for axis in "xy")
+    x = torch.round(draws["x"] * size) * 2 / size  # whole pixels: it blurs nothing
+    y = torch.round(draws["y"] * size) * 2 / size
     matrix = torch.stack([cos * wide, -sin * tall, x, sin * wide, cos * tall, y], dim=1)
     grid = F.affine_grid(matrix.view(n, 2, 3), images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    # softer, lighter or darker, noisier
     d = {name: values.view(-1, 1, 1, 1) for name, values in draws.items()}
     soft = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     images = torch.lerp(images, soft, d["blur"])
@@ -648,6 +650,7 @@ def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tenso
     images = ((images - mean) * d["contrast"] + mean + d["brightness"]).clamp(0, 1)
     images = images.clamp_min(1e-4) ** d["gamma"]
     images = images + d["noise"] * _texture(draws["texture"], size)
+    # a square hole in the mean grey
     line = torch.linspace(0, 1, size, device=images.device)
     far_x = (line.view(1, 1, 1, -1) - d["place_x"]).abs()
     far_y = (line.view(1, 1, -1, 1) - d["place_y"]).abs()
