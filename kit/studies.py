@@ -111,7 +111,7 @@ def work_on(course: Course, study, objective, trials: int, storage=None) -> None
                 waited += 1
                 optuna.storages.fail_stale_trials(study)  # is one of them dead?
                 continue
-            study.optimize(objective, n_trials=1)
+            _one_trial(study, objective)
             waited = 0
             if storage is None:
                 copy_to_home(course, file)
@@ -120,6 +120,28 @@ def work_on(course: Course, study, objective, trials: int, storage=None) -> None
             "No trial of the search finished, every loss exploded: lower lr in the"
             " recipe to a tenth."
         )
+
+
+def _one_trial(study, objective) -> None:
+    """A trial, unless another worker takes it: one that falls silent, as a laptop that
+    sleeps, counts as dead, and its trial is begun again by the next.
+    """
+    numbers = []
+
+    def remembered(trial):
+        numbers.append(trial.number)
+        return objective(trial)
+
+    try:
+        study.optimize(remembered, n_trials=1)
+    except Exception:  # what Optuna raises when told of a trial that has failed
+        retried = [
+            number
+            for trial in study.get_trials(deepcopy=False)
+            for number in trial.system_attrs.get("retry_history", ())
+        ]
+        if not set(numbers) & set(retried):
+            raise
 
 
 def _others_finish(study, trials: int) -> bool:

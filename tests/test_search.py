@@ -165,6 +165,24 @@ def test_a_killed_search_goes_on_and_a_finished_one_loads(quick, data):
     check_complete(quick(6), 6)
 
 
+def test_a_worker_that_slept_too_long_loses_its_trial_and_works_on(quick, data):
+    def sleep(count):
+        if count != 2:
+            return
+        (file,) = data.course.runs.glob("search-*.db")
+        storage = studies._open_storage(optuna, f"sqlite:///{file}")
+        study = optuna.load_study(study_name=file.stem, storage=storage)
+        mine = study.trials[1]
+        if mine.state.name == "RUNNING":  # what another worker does after GRACE
+            storage.set_trial_state_values(mine._trial_id, optuna.trial.TrialState.FAIL)
+            storage.get_heartbeat_stale_trial_callback()(study, study.trials[1])
+
+    study = quick(4, sleep)
+    check_complete(study, 4)
+    assert study.trials[1].state.name == "FAIL"
+    assert study.trials[1].params in [trial.params for trial in study.trials[2:]]
+
+
 def test_a_trial_stopped_by_hand_is_tried_again_however_often(quick):
     for _ in range(5):
         with pytest.raises(KeyboardInterrupt):
