@@ -37,7 +37,7 @@ def quick(data, monkeypatch):
 
     `during(count)` is called in the count-th training of this process."""
     monkeypatch.setattr(studies, "HEARTBEAT", 1)
-    monkeypatch.setattr(studies, "GRACE", 3)
+    monkeypatch.setattr(studies, "GRACE", 6)
     count = []
 
     def search(trials=6, during=lambda count: None, recipe=RECIPE, storage=None):
