@@ -15,7 +15,7 @@ import operator
 import os
 import time
 from collections import defaultdict
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -1275,14 +1275,10 @@ def recall_intervals(counts: np.ndarray) -> np.ndarray:
     return np.array([(hits / max(n, 1), *wilson(hits, n)) for hits, n in rows])
 
 
-def _recalls(predicted, labels, classes: int) -> np.ndarray:
-    counts = confusion(predicted, labels, classes)
-    return np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
-
-
 def balanced_accuracy(predicted, labels, classes: int) -> float:
     """Mean recall of the classes."""
-    return float(_recalls(predicted, labels, classes).mean())
+    counts = confusion(predicted, labels, classes)
+    return float((np.diag(counts) / np.maximum(counts.sum(axis=1), 1)).mean())
 
 
 def f1_macro(predicted, labels, classes: int) -> float:
