@@ -31,12 +31,7 @@ from torch.optim import swa_utils
 
 # What the chapters stand on; `noqa` marks the few names that only notebooks call.
 from kit import studies
-from kit.bench import (
-    Backend,
-    benchmark_table,
-    onnx_backend,
-    torch_backend,
-)
+from kit.bench import Backend, benchmark_table, onnx_backend, torch_backend
 from kit.datasets import open_dataset
 from kit.drifts import drift_images, drift_window, drifts_of  # noqa: F401
 from kit.evidence import PAIRS, VARIANTS
@@ -53,15 +48,7 @@ from kit.files import (  # noqa: F401
 )
 from kit.fingerprint import fingerprint, remember_sources
 from kit.gate import Answers, Check, GateReport, check_mix, counted, unmeasured
-from kit.home import (  # noqa: F401
-    DATASETS,
-    POOLS,
-    PROFILES,
-    Course,
-    catch_up,
-    greet,
-    open_home,
-)
+from kit.home import DATASETS, POOLS, PROFILES, Course, catch_up, greet, open_home  # noqa: F401
 from kit.images import (
     EXCLUDING,
     add_flag,
@@ -103,13 +90,7 @@ from kit.runs import (  # noqa: F401
     save_state,
     stopped,
 )
-from kit.serving import (
-    LAYERS,
-    OnnxModel,
-    make_session,
-    open_to_quantize,
-    store_onnx,
-)
+from kit.serving import LAYERS, OnnxModel, make_session, open_to_quantize, store_onnx
 from kit.trackers import Curves, show_tensorboard  # noqa: F401
 from kit.watching import (
     Decision,
@@ -1568,10 +1549,11 @@ def build_trial(course: Course, params: dict, recipe: Recipe):
 def search(course, data, name, recipe, trials, tracker="none", storage=None):
     """Optuna study over width, depth, dropout, learning rate and weight decay.
 
-    Trial 0 is the course's own choice; TPE proposes the others (Bergstra et al., 2011),
-    and one that lags behind the median after an epoch is pruned. An interrupted search
-    goes on, a finished one loads. Every process that makes this call works on the same
-    study, and tries again what a dead one left.
+    Trial 0 is the course's own choice, its parameters in `user_attrs["own"]`; TPE
+    proposes the others (Bergstra et al., 2011), and one that lags behind the median
+    after an epoch is pruned. An interrupted search goes on, a finished one loads. Every
+    process that makes this call works on the same study, and tries again what a dead
+    one left.
 
     Parameters
     ----------
@@ -1581,12 +1563,6 @@ def search(course, data, name, recipe, trials, tracker="none", storage=None):
     storage : str, optional
         Address of a database that all workers reach, such as "postgresql://HOST/NAME";
         a file in runs/ of the home when None.
-
-    Returns
-    -------
-    optuna.Study
-        `trials_dataframe()` is the table of its trials; `user_attrs["own"]` holds the
-        parameters of the course's own choice.
     """
     own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
     own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
