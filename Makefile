@@ -1,9 +1,9 @@
-# make run   the eight themes on the embedded sample     make test       the suite on the smoke profile
-# make lint  code, notebooks and workflows                make test-all   the long tests as well
-# make demo  the model in a web page (runs the course     make site       the executed notebooks as web pages
-#            first where it has not run yet)
-# make bonus installs what demo and site need, make scale what `course.py compact` and `check --jobs` need; run, lint and
-# test-core do without
+# make run   the eight themes on the embedded sample     make test       unit, course, bonus and scale tests
+# make lint  code, notebooks and workflows                make test-unit  the fast ones: under three minutes
+# make demo  the model in a web page (runs the course     make test-all   the long ones as well
+#            first where it has not run yet)              make site       the executed notebooks as web pages
+# make bonus installs what demo and site need, make scale what `course.py compact` and `check --jobs` need; run, lint,
+# test-unit and test-course do without
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
@@ -21,9 +21,9 @@ SCALE_STAMP := $(SCALE)/installed
 SCALE_CONSTRAINTS := $(if $(CONSTRAINTS),-c constraints-scale.txt)
 DEMO_ARGS ?=
 PYTEST := -m pytest -n 2
-QUICK := and not slow
 
-.PHONY: install bonus scale run demo site lint test test-all test-core test-bonus test-scale clean
+.PHONY: install bonus scale run demo site lint \
+	test test-all test-unit test-course test-bonus test-scale test-slow clean
 
 install: $(STAMP)
 
@@ -72,20 +72,24 @@ lint: $(STAMP)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 test: lint
-	$(MAKE) test-core test-bonus test-scale
+	$(MAKE) test-unit test-course test-bonus test-scale
 
-test-all: lint
-	$(MAKE) test-core test-bonus test-scale QUICK=
+test-all: test
+	$(MAKE) test-slow
 
 # The core is tested where nothing else is installed.
-test-core: $(STAMP)
-	$(BIN)/python $(PYTEST) --dist loadgroup -m "not bonus and not scale $(QUICK)"
+test-unit test-course: test-%: $(STAMP)
+	$(BIN)/python $(PYTEST) --dist loadgroup -m "$* and not (slow or bonus or scale)"
 
 test-bonus: $(BONUS_STAMP)
-	$(BONUS)/bin/python $(PYTEST) --dist loadfile -m "bonus $(QUICK)"
+	$(BONUS)/bin/python $(PYTEST) --dist loadfile -m "bonus and not slow"
 
 test-scale: $(SCALE_STAMP)
-	$(SCALE)/bin/python $(PYTEST) --dist loadfile -m "scale $(QUICK)"
+	$(SCALE)/bin/python $(PYTEST) --dist loadfile -m "scale and not slow"
+
+test-slow: $(SCALE_STAMP)
+	$(BIN)/python $(PYTEST) --dist loadgroup -m "slow and not (bonus or scale)"
+	$(SCALE)/bin/python $(PYTEST) --dist loadfile -m "slow and scale"
 
 clean:
 	rm -rf $(VENV) $(BONUS) $(SCALE) $(RUN_HOME) sample-run-solar site

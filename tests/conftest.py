@@ -19,19 +19,28 @@ KIT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(KIT))
 
 import pytest  # noqa: E402
+
+for asserting in ("kaggle_user", "readers_home", "readers_logs", "readers_strangers"):
+    pytest.register_assert_rewrite(f"support.{asserting}")
 from support.browser import browse, chromium  # noqa: E402, F401 - fixtures
+from support.kaggle_user import content, place, server, user, waits  # noqa: E402, F401
 
 import sample_data  # noqa: E402
 import utils  # noqa: E402
 
+FORKING = ("test_kills.py", "test_writers.py", "test_search.py")
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests whose forked children train come first: exporting a model starts threads
-    that no fork survives.
+    """What has no tier is `unit`. Tests whose forked children train come first:
+    exporting a model starts threads that no fork survives.
     """
-    items.sort(
-        key=lambda item: item.path.name not in ("test_kills.py", "test_search.py")
-    )
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if not marks & {"course", "slow", "bonus", "scale"}:
+            item.add_marker("unit")
+    items.sort(key=lambda item: item.path.name not in FORKING)
 
 
 @pytest.fixture(autouse=True)
@@ -94,25 +103,25 @@ def data(open_course) -> utils.Data:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """small_disk(size, place=...) mounts a real file system of so many bytes and
+    """small_disk(size, folder=...) mounts a real file system of so many bytes and
     returns its folder.
     """
     mounted = []
 
-    def mount(size: int, place: Path = tmp_path / "disk") -> Path:
-        place.mkdir(parents=True)
-        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]
+    def mount(size: int, folder: Path = tmp_path / "disk") -> Path:
+        folder.mkdir(parents=True)
+        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
         if (
             shutil.which("mount") is None
             or subprocess.run(["mount", *options], capture_output=True).returncode
         ):
             pytest.skip("this machine does not let the tests mount a disk")
-        mounted.append(place)
-        return place
+        mounted.append(folder)
+        return folder
 
     yield mount
-    for place in mounted:
-        subprocess.run(["umount", "-l", place], check=True)
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -127,3 +136,31 @@ def whole(tmp_path_factory) -> Path:
 def group(whole, tmp_path) -> Path:
     """A private copy of a faithful submission, to break."""
     return Path(shutil.copytree(whole, tmp_path / "group-7"))
+
+
+@pytest.fixture
+def look(tmp_path):
+    """look(path, check) -> what opening and one check find, as (check, verdict, says
+    and where); all checks without one.
+    """
+
+    from tools.grading import static
+    from tools.grading.finding import VERDICTS
+    from tools.grading.static.look import Look
+    from tools.grading.submission import open_submission
+
+    def findings(path: Path, check: str = "") -> list[tuple[str, str, str]]:
+        opened = open_submission(path, tmp_path / "work")
+        if check in static.CHECKS:
+            found = [*opened.findings, *static.CHECKS[check](Look(opened))]
+        else:
+            found = static.checks(opened)
+            ranks = [VERDICTS.index(finding.verdict) for finding in found]
+            assert ranks == sorted(ranks, reverse=True)
+        assert not [finding for finding in found if "broke off" in finding.says]
+        return [
+            (finding.check, finding.verdict, f"{finding.says} [{finding.where}]")
+            for finding in found
+        ]
+
+    return findings

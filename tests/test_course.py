@@ -87,6 +87,7 @@ def test_catch_up_before_anything_was_started(nothing_asked):
         utils.catch_up()
 
 
+@pytest.mark.course
 def test_catch_up_runs_what_is_missing(open_course, nothing_asked, capsys):
     with pytest.raises(
         utils.CourseError, match=r"utils\.catch_up\(\).*runs theme 1 here"
@@ -99,6 +100,7 @@ def test_catch_up_runs_what_is_missing(open_course, nothing_asked, capsys):
     assert "Nothing is missing" in capsys.readouterr().out
 
 
+@pytest.mark.course
 def test_catch_up_says_why_it_stopped(open_course, nothing_asked, tmp_path, capsys):
     with pytest.raises(utils.CourseError):
         open_course(theme=2)

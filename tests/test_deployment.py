@@ -78,6 +78,7 @@ def calibration(data):
 # --- export
 
 
+@pytest.mark.course
 @pytest.mark.parametrize(
     "dataset, network, size",
     [

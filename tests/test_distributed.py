@@ -17,7 +17,8 @@ import utils
 KIT = Path(utils.__file__).parent
 LAST_DIGITS = 2e-5  # relative: float32 sums in another order, over three epochs
 
-pytestmark = pytest.mark.xdist_group("ranks")  # two processes are started once
+# two processes are started once
+pytestmark = [pytest.mark.course, pytest.mark.xdist_group("ranks")]
 
 
 @pytest.fixture(autouse=True)

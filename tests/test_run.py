@@ -7,6 +7,8 @@ import pytest
 
 from tools.notebooks import run, timing
 
+pytestmark = pytest.mark.course
+
 
 @pytest.fixture
 def kit(tmp_path, monkeypatch):
@@ -105,9 +107,8 @@ def test_slowest_cells_are_named_by_section_and_the_verdict_is_computed(tmp_path
         tmp_path, home / "exports" / "notebooks", ignore=lambda *_: ["home"]
     )
     rows = timing.table([home]).splitlines()
-    assert rows[2] == "| 1 | 11 s | 9.5 s: 2 · Loader |" and rows[3].startswith(
-        "| 2 | 14 s | 10.5 s"
-    )
+    assert rows[2] == "| 1 | 11 s | 9.5 s: 2 · Loader |"
+    assert rows[3].startswith("| 2 | 14 s | 10.5 s")
     assert rows[4] == "| 3 | not run | |"
 
 
@@ -131,10 +132,8 @@ def test_failed_rerun_leaves_the_earlier_copy(kit, capsys):
         source.read_text().replace("import json", "raise OSError; import json")
     )
     assert run.main(["--home", str(kit / "home"), "--until", "1"]) == 1
-    assert (
-        copy.read_bytes() == before
-        and copy.with_name("theme1_good.failed.ipynb").exists()
-    )
+    assert copy.read_bytes() == before
+    assert copy.with_name("theme1_good.failed.ipynb").exists()
 
 
 def test_killed_kernel_is_explained(kit, capsys):

@@ -20,6 +20,8 @@ from kit import datasets
 from kit.record import stale_sections
 from tools.grading.compare import CLOCKED
 
+pytestmark = pytest.mark.course
+
 KIT = Path(__file__).resolve().parent.parent
 FIRST = {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6}  # theme, and the one that it waits for
 
@@ -125,9 +127,8 @@ def test_lock_of_a_killed_process_keeps_nobody_out(open_course):
     done = subprocess.run(
         [sys.executable, "-c", code, str(course.root.parent), str(course.home)], cwd=KIT
     )
-    assert done.returncode == -9 and list(
-        (course.local / "runs" / ".locks").glob("x.lock")
-    )
+    assert done.returncode == -9
+    assert list((course.local / "runs" / ".locks").glob("x.lock"))
     with utils.alone(course, "x"):
         pass
 
@@ -192,10 +193,8 @@ def test_the_same_theme_twice_at_once(tmp_path):
 def test_notebook_run_first_names_the_one_to_run_before(tmp_path, theme):
     done = run(tmp_path, theme, theme)
     assert done.returncode == 1 and f"run notebooks/theme{FIRST[theme]}_" in done.stderr
-    assert (
-        "Traceback" not in done.stderr
-        and not (tmp_path / "exports" / "results.json").exists()
-    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "exports" / "results.json").exists()
 
 
 @pytest.fixture(scope="module")

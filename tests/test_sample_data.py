@@ -109,6 +109,7 @@ def test_too_few_images_are_refused(tmp_path):
             draw(tmp_path, 99)
 
 
+@pytest.mark.course
 @pytest.mark.parametrize("dataset", ["pneumonia", "solar"])
 def test_planted_faults_are_found_and_nothing_else(tmp_path, dataset):
     course = utils.start(1, dataset, source="sample", profile="quick", home=tmp_path)
@@ -125,6 +126,7 @@ def test_planted_faults_are_found_and_nothing_else(tmp_path, dataset):
     assert json.loads((course.root / ".drawn.json").read_text())["images"] == 2400
 
 
+@pytest.mark.course
 @pytest.mark.parametrize(
     "dataset", ["pneumonia", pytest.param("solar", marks=pytest.mark.slow)]
 )

@@ -21,6 +21,8 @@ import utils
 from kit import figures, files, studies
 from tools import cli
 
+pytestmark = pytest.mark.course
+
 KIT = files.KIT
 RECIPE = utils.Recipe(epochs=2, batch_size=16, lr=3e-3, augment=False)
 

@@ -405,6 +405,7 @@ def test_same_training_twice_gives_the_same_weights(data, open_course, tmp_path)
     assert same_weights(first.model, train(course, utils.load_data(course)).model)
 
 
+@pytest.mark.course
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 11, 14])
 def test_interrupted_training_ends_with_the_same_weights(
     data, open_course, tmp_path, monkeypatch, stop_at, capsys
@@ -676,6 +677,7 @@ def test_network_has_the_stages_that_its_images_need(open_course, dataset, size,
     assert utils.optimized_network(course, width=16).config["widths"][0] == 16
 
 
+@pytest.mark.course
 def test_network_learns_what_can_be_learned(data):
     """The training images themselves, without noise: the loop must reach them all, and
     evaluation agree with it.
