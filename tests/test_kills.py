@@ -4,11 +4,9 @@ every stage of the course.
 After any of them the next run works, nothing valid was lost, and nothing half-written
 passes for a result."""
 
-import hashlib
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -19,55 +17,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pandas as pd
 import pytest
 import torch
-from support.killing import (
-    error_of,
-    killed,
-    killed_in_writing,
-    leftovers,
-    on_full_disk,
-    operations,
-)
+from support.killing import error_of, leftovers, on_full_disk, told
 from support.networks import RECIPE, Interrupted, network, same_weights
 
-import sample_data
 import utils
-from kit import datasets, figures, images
+from kit import datasets, images
 from kit.files import HOST, make_parent
-from kit.promotion import in_service
-from kit.record import read_record
-from kit.serving import put_in_service, verify_onnx
 
 KIT = Path(utils.__file__).parent
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*")
-ONE_EPOCH = replace(RECIPE, epochs=1)
-
-
-def every_step(work, most: int = 80):
-    """Kill `work(step)` at its first file operation, its second, and so on until it
-    ends before; yields each kill.
-    """
-    for step in range(1, most):
-        if not killed(step, lambda step=step: work(step)):
-            assert step > 3, "hardly a file operation seen: this proves nothing"
-            return
-        yield step
-    raise AssertionError(f"{most} file operations and no end")
-
-
-def tiny_model(value: float = 0.0):
-    """An ONNX model of 100 kB that nobody runs."""
-    weights = onnx.numpy_helper.from_array(
-        np.full(25_000, value, np.float32), "weights"
-    )
-    node = onnx.helper.make_node("Add", ["weights", "weights"], ["sum"])
-    sums = onnx.helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, [25_000])
-    return onnx.helper.make_model(
-        onnx.helper.make_graph([node], "tiny", [], [sums], [weights])
-    )
+FORKED = "ignore:.*multi-threaded, use of fork.*"
+pytestmark = [pytest.mark.course, pytest.mark.filterwarnings(FORKED)]
 
 
 @pytest.fixture
@@ -79,62 +41,6 @@ def course(open_course):
 def indexed(course):
     utils.build_index(course)
     return course
-
-
-# --- kills: files that are written in one step
-
-
-WRITERS = {
-    "record": (
-        lambda c, v: utils.record(c, "theme1", {"value": v}),
-        lambda c: read_record(c.home)["theme1"]["value"],
-    ),
-    "checkpoint": (
-        lambda c, v: utils.save_checkpoint(c.checkpoints / "m.pth", network(), value=v),
-        lambda c: utils.load_model(c.checkpoints / "m.pth")[1]["value"],
-    ),
-    "table": (
-        lambda c, v: utils.save_table(c, pd.DataFrame({"value": [v] * 500}), "t"),
-        lambda c: (
-            pd.read_csv(c.exports / "tables" / "theme1_t.csv")["value"].unique().item()
-        ),
-    ),
-    "predictions": (
-        lambda c, v: utils.save_predictions(
-            c, "p", np.full((500, 2), v), np.zeros(500)
-        ),
-        lambda c: np.unique(
-            np.load(c.exports / "predictions" / "p.npz")["probabilities"]
-        ).item(),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_file_is_the_old_one_or_the_new_one(course, name):
-    write, read = WRITERS[name]
-    write(course, 0)
-    seen = []
-    for _ in every_step(lambda step: write(course, 1)):
-        seen.append(read(course))
-        write(course, 0)
-        assert read(course) == 0 and not leftovers(course.home)
-    assert set(seen) == {0, 1} and read(course) == 1
-
-
-def test_once_runs_again_what_was_killed_and_loads_what_was_stored(course, capsys):
-    def work(value):
-        return {"value": value + 1}
-
-    for step in every_step(
-        lambda step: utils.load_or_run(course, f"sum-{step}", work, 1)
-    ):
-        stored = any(course.runs.glob(f"sum-{step}-*/result.json"))
-        capsys.readouterr()
-        assert utils.load_or_run(course, f"sum-{step}", work, 1) == {"value": 2}
-        assert stored == (
-            "loaded, measured" in capsys.readouterr().out
-        ) and not leftovers(course.runs)
 
 
 def test_leftovers_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
@@ -171,80 +77,6 @@ def test_two_threads_write_one_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-# --- kills: the data
-
-
-def test_drawing_killed(tmp_path):
-    """Hundreds of pictures: killed at the first operations, somewhere in the middle,
-    and at the last ones.
-    """
-    whole = sample_data.draw_solar_panels(tmp_path / "whole", 100, seed=1)
-    steps = operations(
-        lambda: sample_data.draw_solar_panels(tmp_path / "counted", 100, seed=1)
-    )
-    for step in (
-        1,
-        random.Random(0).randrange(2, steps - 3),
-        *range(steps - 2, steps + 1),
-    ):
-        folder = tmp_path / f"killed-{step}"
-        assert killed(
-            step,
-            lambda folder=folder: datasets.acquire("solar", "sample", folder, 100, 1),
-        )
-        place = folder / "solar_panels"
-        # whole or not at all
-        assert not place.exists() or (place / ".drawn.json").exists()
-        assert datasets.acquire("solar", "sample", folder, 100, 1)[:2] == (
-            "sample",
-            place,
-        )
-        assert not leftovers(folder) and files_of(place) == files_of(whole)
-
-
-def files_of(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): (
-            hashlib.sha256(path.read_bytes()).hexdigest()
-        )
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_index_killed_at_every_step(course):
-    whole = utils.build_index(course)
-    content = (course.data / "index.csv").read_bytes()
-    shutil.rmtree(course.data)
-    for _ in every_step(lambda step: utils.build_index(course)):
-        index = course.data / "index.csv"
-        assert not index.exists() or index.read_bytes() == content
-        pd.testing.assert_frame_equal(utils.build_index(course), whole)
-        assert index.read_bytes() == content and not leftovers(course.home)
-        shutil.rmtree(course.data)
-
-
-def test_cache_killed_at_every_step_and_in_the_middle(indexed):
-    index = utils.load_index(indexed)
-    index = index[index["pool"] != ""].reset_index(drop=True)
-    whole, folder = utils.pixel_cache(indexed, index).copy(), indexed.data / "cache"
-
-    def build(step=None):
-        utils.pixel_cache(indexed, index)
-
-    def check():
-        assert np.array_equal(utils.pixel_cache(indexed, index), whole)
-        assert len(list(folder.iterdir())) == 2 and not leftovers(folder)
-        shutil.rmtree(folder)
-
-    shutil.rmtree(folder)
-    for _ in every_step(build):
-        check()
-    shutil.rmtree(folder)
-    assert killed_in_writing(30_000, build) and leftovers(folder)
-    check()
-
-
 # --- kills: training
 
 
@@ -257,34 +89,6 @@ def fit(data, name="probe", recipe=RECIPE, **options):
         data,
         recipe,
         **options,
-    )
-
-
-def test_training_killed_at_every_step(data):
-    """Every operation on a file: the saved step, the finished training, what is removed
-    at the end.
-    """
-    recipe = replace(RECIPE, epochs=1)
-    whole = fit(data, "whole", recipe)
-    for step in every_step(lambda step: fit(data, f"probe-{step}", recipe)):
-        again = fit(data, f"probe-{step}", recipe)
-        assert same_weights(again.model, whole.model) and not leftovers(
-            data.course.runs
-        )
-        assert [path.name for path in again.path.iterdir()] == ["finished.pt"]
-
-
-def test_training_killed_in_the_middle_of_saving(data):
-    whole = fit(data, "whole")
-    assert killed_in_writing(100_000, lambda: fit(data, save_every=0.0))
-    left = leftovers(data.course.runs)
-    assert (
-        len(left) == 1
-        and left[0].name.startswith(".running.pt.")
-        and left[0].stat().st_size == 100_000
-    )
-    assert same_weights(fit(data).model, whole.model) and not leftovers(
-        data.course.runs
     )
 
 
@@ -415,113 +219,6 @@ def finished(study) -> list:
     ]
 
 
-# --- kills: models, logs, copies
-
-
-def test_export_killed_at_every_step(course):
-    old, new = (
-        utils.store_onnx(course, tiny_model(value), {"value": value})
-        for value in (0, 1)
-    )
-    put_in_service(course, old)
-
-    def export(step=None):
-        put_in_service(course, utils.store_onnx(course, tiny_model(1), {"value": 1}))
-
-    seen = set()
-    new.unlink()
-    for _ in every_step(export):
-        seen.add(verify_onnx(course.exports / "model.onnx"))
-        assert all(
-            path.stem == utils.hash_file(path)[:16]
-            for path in (course.exports / "models").glob("*.onnx")
-        )
-        export()
-        assert verify_onnx(course.exports / "model.onnx") == new.stem and not leftovers(
-            course.exports
-        )
-        put_in_service(course, old)
-        new.unlink()
-    assert seen == {old.stem, new.stem}
-
-
-@pytest.mark.parametrize("begun", [False, True])
-def test_log_killed_at_every_step(tmp_path, begun):
-    for step in (
-        every_step(lambda step: log(tmp_path / f"{step}.csv", "killed"))
-        if not begun
-        else range(1, 6)
-    ):
-        path = tmp_path / f"{step}.csv"
-        if begun:
-            log(path, "before")
-            assert killed(step, lambda path=path: log(path, "killed"))
-        log(path, "after")
-        found = utils.read_log(path)["run_id"].tolist()
-        assert found[-2:] == ["after"] * 2 and found[:2] == (
-            ["before"] * 2 if begun else found[:2]
-        )
-        assert set(found) <= {"before", "killed", "after"} and len(found) <= 6
-
-
-def log(path, name):
-    logger = utils.InferenceLogger(path, run_id=name)
-    for _ in range(2):
-        logger.log(1, 0.5, 1.0, image="x.png", source="a, b")
-
-
-def test_lock_file_of_a_killed_process_blocks_nobody(tmp_path):
-    code = f"""
-import os, signal, sys
-from filelock import FileLock
-FileLock({str(tmp_path / "p.csv.lock")!r}).acquire()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
-    assert (tmp_path / "p.csv.lock").exists()
-    log(tmp_path / "p.csv", "next")
-    assert len(utils.read_log(tmp_path / "p.csv")) == 2
-
-
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_copies_between_local_disk_and_home_killed_at_every_step(
-    course, tmp_path, what
-):
-    """Half a log brought back from Drive would be stored over the whole one."""
-    path = Path("logs") / ("production.csv" if what == "file" else "")
-    whole = {"production.csv": b"x" * 1000, "alerts.csv": b"y" * 1000}
-
-    def place(step, where):
-        return replace(
-            course, home=tmp_path / f"{step}-home", local=tmp_path / f"{step}-{where}"
-        )
-
-    def go(step, where="local"):
-        here = place(step, where)
-        utils.copy_back(here, here.local / path)
-        utils.copy_to_home(here, here.local / path)
-
-    def prepare(step):
-        for name, content in whole.items():
-            make_parent(tmp_path / f"{step}-home" / "logs" / name).write_bytes(content)
-
-    for step in range(1, 60):
-        prepare(step)
-        was_killed = killed(step, lambda step=step: go(step))
-        go(step)
-        for folder in (f"{step}-home", f"{step}-local"):
-            for name in (
-                whole
-                if what == "folder" or folder.endswith("home")
-                else ["production.csv"]
-            ):
-                assert (tmp_path / folder / "logs" / name).read_bytes() == whole[name]
-        assert not leftovers(tmp_path)
-        if not was_killed:
-            break
-    assert step > 5
-
-
 def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
     away = replace(course, local=tmp_path / "local")
     left = make_parent(away.local / "runs" / "x" / f".events.{HOST}-1.tmp")
@@ -532,82 +229,6 @@ def test_leftovers_are_not_copied_to_the_home(course, tmp_path):
 
 
 # --- full disks
-
-
-def told(message: str, path: Path) -> bool:
-    """Which file, why, how much is free, what to do, and that nothing was lost: in two
-    sentences.
-    """
-    return (
-        message.startswith(f"{path} could not be written (")
-        and " MB are free on that disk)" in message
-        and ": free some space there" in message
-        and message.count(". ") == 1
-    )
-
-
-def write_reference(course):
-    statistics = pd.DataFrame(np.random.default_rng(0).random((300, 3)))
-    utils.Reference(
-        statistics,
-        np.ones((300, 2)),
-        np.random.default_rng(0).random((300, 8)),
-        np.ones(300),
-        "0" * 16,
-        course.classes,
-    ).save(course.exports / "drift_reference.npz")
-
-
-def write_figure(course):
-    utils.save_figure(course, figures.image_grid([np.zeros((8, 8))], ["x"]), "f")
-
-
-FULL_DISK = {
-    "index": (utils.build_index, "data/pneumonia/index.csv"),
-    "record": (
-        lambda c: utils.record(c, "theme1", {"values": [0.5] * 2000}),
-        "exports/results.json",
-    ),
-    "checkpoint": (
-        lambda c: utils.save_checkpoint(c.checkpoints / "m.pth", network()),
-        "checkpoints/m.pth",
-    ),
-    "table": (
-        lambda c: utils.save_table(c, pd.DataFrame({"value": range(9999)}), "t"),
-        "exports/tables/theme1_t.csv",
-    ),
-    "figure": (write_figure, "exports/figures/theme1_f.png"),
-    "predictions": (
-        lambda c: utils.save_predictions(c, "p", np.ones((500, 2)), np.ones(500)),
-        "exports/predictions/p.npz",
-    ),
-    "reference": (write_reference, "exports/drift_reference.npz"),
-    "export": (
-        lambda c: utils.store_onnx(c, tiny_model(), {}),
-        f"exports/models/{hashlib.sha256(b'').hexdigest()[:16]}.onnx",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FULL_DISK)
-def test_full_disk_is_explained_and_the_old_file_stays(course, name, monkeypatch):
-    write, path = FULL_DISK[name]
-    path = course.home / path
-    # its name is the hash of what it holds, which the test need not know
-    if name == "export":
-        digest = SimpleNamespace(hexdigest=lambda: path.stem)
-        monkeypatch.setattr(hashlib, "sha256", lambda content: digest)
-    make_parent(path).write_bytes(b"old" if name != "record" else path.read_bytes())
-    before = path.read_bytes()
-    message = on_full_disk(lambda: write(course))
-    assert told(message, path) and message.endswith(
-        "What stood there before is untouched."
-    )
-    assert path.read_bytes() == before and not leftovers(course.home)
-    write(course)  # with space again, it works
-    assert path.read_bytes() != before and not on_full_disk(
-        lambda: write(course), size=10**7
-    )
 
 
 def test_full_disk_while_the_cache_is_built(indexed, monkeypatch):
@@ -647,11 +268,9 @@ def test_torch_tells_of_a_full_disk_in_its_own_words(tmp_path, zipped):
         with utils.atomic(path) as temporary:
             torch.save(weights, temporary, _use_new_zipfile_serialization=zipped)
 
-    assert (
-        told(on_full_disk(work), path)
-        and path.read_text() == "old"
-        and not leftovers(tmp_path)
-    )
+    assert told(on_full_disk(work), path)
+    assert path.read_text() == "old"
+    assert not leftovers(tmp_path)
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
@@ -704,9 +323,8 @@ def test_training_on_a_disk_that_fills_up(data, small_disk):
     before = running.read_bytes()
     with pytest.raises(utils.CourseError) as error:
         fit(there, save_every=0.0)
-    assert told(str(error.value), running) and "No space left on device" in str(
-        error.value
-    )
+    assert told(str(error.value), running)
+    assert "No space left on device" in str(error.value)
     assert running.read_bytes() == before and not leftovers(course.home)
     ballast.unlink()
     assert same_weights(fit(there).model, whole.model)
@@ -730,9 +348,8 @@ def test_search_on_a_full_disk(data):
     said = on_full_disk(
         lambda: quick_search(data, "search", recipe, trials=50), size=full
     )
-    assert told(said, stored) and said.endswith(
-        "The trials that are finished are all there."
-    )
+    assert told(said, stored)
+    assert said.endswith("The trials that are finished are all there.")
     after = finished(quick_search(data, "search", recipe, trials=8))
     assert len(after) >= 8 and after[:2] == before
 
@@ -746,9 +363,8 @@ def test_copies_to_and_from_the_home_on_a_full_disk(course, tmp_path):
         make_parent(away.local / "runs" / name).write_text(name * 5000)
         make_parent(away.home / "runs" / name).write_text("old")
     assert on_full_disk(lambda: utils.copy_to_home(away, away.local / "runs")) == ""
-    assert all(
-        (away.home / "runs" / name).read_text() == "old" for name in ("a", "b")
-    ) and not leftovers(tmp_path)
+    assert all((away.home / "runs" / name).read_text() == "old" for name in ("a", "b"))
+    assert not leftovers(tmp_path)
     utils.copy_to_home(away, away.local / "runs")
     shutil.rmtree(away.local)
     message = on_full_disk(lambda: utils.copy_back(away, away.local / "runs"))
@@ -777,28 +393,3 @@ def test_answers_go_on_when_the_log_is_full(small_disk):
     served.predict(np.zeros((1, 1, 8, 8), np.uint8))
     assert len(utils.read_log(path)) == answers - 3 + 1 and answers > 100
     assert len(pd.read_csv(path)) == len(utils.read_log(path))
-
-
-def test_log_on_a_full_disk_tells_who_asks(tmp_path):
-    path = tmp_path / "production.csv"
-    log(path, "before")
-    message = on_full_disk(lambda: [log(path, "x") for _ in range(100)])
-    assert told(message, path) and message.endswith(
-        "The lines written before are all there."
-    )
-    log(path, "after")
-    assert utils.read_log(path)["run_id"].tolist()[:2] == ["before"] * 2
-    assert utils.read_log(path, "after")["pred_class"].tolist() == [1, 1]
-
-
-def test_promotion_on_a_full_disk(course):
-    """No space for the copy: the old model serves on, and the next call goes on."""
-    old, new = (utils.store_onnx(course, tiny_model(value), {}) for value in (0, 1))
-    put_in_service(course, old)
-    report = SimpleNamespace(new=new.stem, current=old.stem, accepted=True, figures={})
-    message = on_full_disk(lambda: utils.promote(course, new, report), size=50_000)
-    assert told(message, course.exports / "model.onnx")
-    assert in_service(course) == old.stem and not leftovers(course.home)
-    utils.promote(course, new, report)
-    assert in_service(course) == new.stem
-    assert utils.read_audit(course)["event"].tolist() == ["in service"]

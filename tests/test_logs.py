@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.killing import killed, on_full_disk
 
 duckdb = pytest.importorskip("duckdb")
 
@@ -137,26 +136,6 @@ def test_again_changes_nothing_and_new_lines_are_added_once(folder, csv):
         f"{csv.name}.lock",
         f".{folder.name}.lock",
     }
-
-
-def test_a_kill_leaves_the_old_or_the_new(folder, csv):
-    """Of every file operation of ours; those of DuckDB are in a folder of their own."""
-    old = list(logs.windows(folder)["requests"])
-    write_log(csv, 1, 100)
-    new = list(utils.window_statistics(utils.read_log(csv))["requests"])
-    step = 1
-    while killed(step, lambda: logs.compact(csv, folder)):
-        assert list(logs.windows(folder)["requests"]) in (old, new)
-        step += 1
-    assert step > 3 and list(logs.windows(folder)["requests"]) == new != old
-
-
-def test_full_disk(folder, csv):
-    before = lines_of(folder)
-    said = on_full_disk(lambda: logs.compact(csv, folder), size=2000)
-    assert str(folder) in said and "free some space there" in said
-    assert lines_of(folder) == before
-    assert logs.compact(csv, folder) == len(before)
 
 
 def test_command_line(csv, capsys):

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from support.killing import killed
 
 import utils
 from kit import figures, promotion
@@ -867,36 +866,6 @@ def test_a_log_that_cannot_be_written_stops_the_swap(service):
     assert serves(service) == service.a.stem
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*")
-@pytest.mark.parametrize("what", ["promote", "rollback"])
-def test_killed_at_every_step(tmp_path, what):
-    outcomes = set()
-    for step in range(1, 100):
-        service = make_service(tmp_path / f"{what}-{step}")
-        promote(service, service.b, service.a)
-        promote(service, service.c, service.b)
-        target, again, before = {
-            "promote": (service.a, lambda s=service: promote(s, s.a, s.c), service.c),
-            "rollback": (
-                service.b,
-                lambda s=service: rollback(s.course),
-                service.a,
-            ),
-        }[what]
-        was_killed, now = killed(step, again), serves(service)
-        assert now in (service.c.stem, target.stem)  # one of both, whole
-        outcomes.add((was_killed, now == target.stem))
-        if now != target.stem:  # the same call again ends what was begun
-            again()
-        assert serves(service) == target.stem
-        rollback(service.course)  # and from there the way back is open
-        assert serves(service) == before.stem
-        if not was_killed:
-            break
-    assert step > 5 and outcomes == {(True, False), (True, True), (False, True)}
-    assert not list(service.course.exports.glob(".model.onnx.*"))
-
-
 # --- shadow
 
 
@@ -1016,6 +985,7 @@ def test_no_answer_without_a_decision(decided, decision):
     assert contents() == before
 
 
+@pytest.mark.course
 def test_answer_to_a_drift(decided):
     home = decided("retrain")
     old, course = in_service(home.course), home.course
@@ -1047,6 +1017,7 @@ def test_answer_to_a_drift(decided):
     assert in_service(course) == old
 
 
+@pytest.mark.course
 def test_answer_that_the_gate_refuses(decided):
     home = decided("retrain")
     old = in_service(home.course)

@@ -110,6 +110,18 @@ def leftovers(folder: Path) -> list[Path]:
     )
 
 
+def told(message: str, path: Path) -> bool:
+    """Which file, why, how much is free, what to do, and that nothing was lost: in two
+    sentences.
+    """
+    return (
+        message.startswith(f"{path} could not be written (")
+        and " MB are free on that disk)" in message
+        and ": free some space there" in message
+        and message.count(". ") == 1
+    )
+
+
 def _allow(size: int) -> None:
     # a death by signal shall leave no core file
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
