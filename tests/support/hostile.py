@@ -18,79 +18,18 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-TOKENS = [
-    b"\0",
-    b"\0" * 64,
-    b"\xff\xfe",
-    b"\xef\xbb\xbf",
-    b"\r",
-    b"\r\n",
-    b"\n\n",
-    b'"',
-    b",",
-    b";",
-    b"'",
-    b"9" * 400,
-    b"9" * 5000,
-    b"-1e999",
-    b"1e300",
-    b"-1",
-    b"NaN",
-    b"inf",
-    b"null",
-    b"{}",
-    b"[" * 3000,
-    b'{"a":' * 3000,
-    b"../../",
-    b"/etc/passwd",
-    b"\x1b[2J",
-    "é\u202e\u0000".encode(),
-    "\U0001f600".encode("utf-16"),
-    b"%s%n{0}",
-    b"x" * 200_000,
-    b"1970-01-01T00:00:00Z",
-    b"9999-12-31T23:59:59Z",
-    b"True",
-]
-ODD_TEXTS = [
-    "",
-    "\0",
-    "../../x",
-    "/etc/passwd",
-    "C:\\x",
-    "\ud800",
-    "\u202e",
-    "e\u0301",
-    "x" * 5000,
-    "NaN",
-    "inf",
-    "1e999",
-    "-1",
-    "9" * 400,
-    "{0}",
-    "#{panic()}",
-    "a\nb",
-    "a\rb",
-    '"',
-    ",",
-    " ",
-    "None",
-]
-ODD_NUMBERS = [
-    0,
-    -1,
-    1,
-    2**31,
-    2**63,
-    10**9,
-    10**400,
-    -(10**9),
-    0.5,
-    1e308,
-    float("nan"),
-    float("inf"),
-    float("-inf"),
-]
+TOKENS = b"""" , ; ' -1e999 1e300 -1 NaN inf null {} ../../ /etc/passwd %s%n{0} True
+1970-01-01T00:00:00Z 9999-12-31T23:59:59Z""".split()
+TOKENS += [b"\0", b"\0" * 64, b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\r\n", b"\n\n"]
+TOKENS += [b"9" * 400, b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"x" * 200_000]
+TOKENS += [b"\x1b[2J", "é\u202e\u0000".encode(), "\U0001f600".encode("utf-16")]
+ODD_TEXTS = (
+    r"""../../x /etc/passwd C:\x NaN inf 1e999 -1 {0} #{panic()} " , None""".split()
+)
+ODD_TEXTS += ["", " ", "\0", "\ud800", "\u202e", "e\u0301", "a\nb", "a\rb"]
+ODD_TEXTS += ["x" * 5000, "9" * 400]
+ODD_NUMBERS = [0, -1, 1, 0.5, 2**31, 2**63, 10**9, 10**400, -(10**9), 1e308]
+ODD_NUMBERS += [float("nan"), float("inf"), float("-inf")]
 BLOCK = st.tuples(st.integers(0, 2**16), st.integers(0, 2**16))
 
 
@@ -231,40 +170,12 @@ def broken_json(valid) -> st.SearchStrategy[bytes]:
 # CSV
 # --------------------------------------------------------------------------------------
 
-CELLS = st.sampled_from(
-    [
-        "",
-        "nan",
-        "inf",
-        "-inf",
-        "1e300",
-        "1e999",
-        "-1",
-        "0",
-        "9" * 30,
-        "1.5",
-        "0x10",
-        "1_000",
-        "True",
-        "2026-01-01",
-        "1677-01-01T00:00:00Z",
-        "2400-01-01T00:00:00Z",
-        "0001-01-01",
-        "{}",
-        "[" * 2000,
-        "../../../etc/passwd",
-        "/etc/passwd",
-        "a;b",
-        "x" * 200_000,
-        '"',
-        "\r",
-        "\0",
-        "é\u202e",
-        "ok",
-        "firing",
-        "in service",
-    ]
-) | st.text(max_size=6)
+ODD_CELLS = r"""nan inf -inf 1e300 1e999 -1 0 1.5 0x10 1_000 True {} a;b " ok firing
+2026-01-01 1677-01-01T00:00:00Z 2400-01-01T00:00:00Z 0001-01-01
+../../../etc/passwd /etc/passwd""".split()
+ODD_CELLS += ["", "\r", "\0", "é\u202e", "in service", "9" * 30]
+ODD_CELLS += ["[" * 2000, "x" * 200_000]
+CELLS = st.sampled_from(ODD_CELLS) | st.text(max_size=6)
 
 
 def _table(rows: list[list[str]], edits) -> list[list[str]]:
@@ -275,7 +186,7 @@ def _table(rows: list[list[str]], edits) -> list[list[str]]:
             rows[r][c] = cell
         elif what == "column":
             rows = [row[:c] + row[c + 1 :] for row in rows]
-        elif what == "new column":
+        elif what == "new-column":
             rows = [[*row[:c], cell, *row[c:]] for row in rows]
         elif what == "reorder":
             rows = [row[c:] + row[:c] for row in rows]
@@ -293,17 +204,7 @@ def broken_csv(valid: str, first: str = "") -> st.SearchStrategy[bytes]:
     or broken text.
     """
     rows = [line.split(",") for line in valid.splitlines()]
-    kinds = [
-        "cell",
-        "cell",
-        "cell",
-        "column",
-        "new column",
-        "reorder",
-        "row",
-        "short",
-        "long",
-    ]
+    kinds = "cell cell cell column new-column reorder row short long".split()
     edit = st.tuples(st.sampled_from(kinds), BLOCK, CELLS)
 
     def text(edits) -> bytes:
@@ -319,39 +220,12 @@ def broken_csv(valid: str, first: str = "") -> st.SearchStrategy[bytes]:
 # Zips
 # --------------------------------------------------------------------------------------
 
-NAMES = [
-    "a.txt",
-    "train/NORMAL/a.jpeg",
-    "chest_xray/test/x.jpeg",
-    "../out.txt",
-    "a/../../out.txt",
-    "/tmp/out.txt",
-    "\\out.txt",
-    "..\\out.txt",
-    "C:\\out.txt",
-    "C:out.txt",
-    "//host/share/x",
-    "a//b",
-    "./a.txt",
-    "a/./b",
-    "é.txt",
-    "e\u0301.txt",
-    "A.TXT",
-    "a.txt/b",
-    "NUL",
-    "a\nb",
-    "a ",
-    "x" * 300,
-    "d/" * 60 + "x",
-    "notebooks/",
-    "utils.py",
-    "notebooks/theme1.ipynb",
-    "exports/results.json",
-    "course.json",
-    "\u202etxt.exe",
-    ".hidden",
-    "",
-]
+NAMES = r"""
+a.txt  train/NORMAL/a.jpeg  chest_xray/test/x.jpeg  ../out.txt  a/../../out.txt
+/tmp/out.txt  \out.txt  ..\out.txt  C:\out.txt  C:out.txt  //host/share/x  a//b  ./a.txt
+a/./b  é.txt  A.TXT  a.txt/b  NUL  notebooks/  utils.py  notebooks/theme1.ipynb
+exports/results.json  course.json  .hidden""".split()
+NAMES += ["e\u0301.txt", "a\nb", "a ", "x" * 300, "d/" * 60 + "x", "\u202etxt.exe", ""]
 MODES = [
     0,
     stat.S_IFREG | 0o644,
