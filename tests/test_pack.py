@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.submissions import add_cell, edit_json, make_submission
+from support.submissions import RECORD, add_cell, edit_json
 
 from kit.record import read_record
 from tools import cli
@@ -18,19 +18,15 @@ from tools.grading.submission import open_submission
 from tools.handin import pack
 from tools.notebooks import run
 
+pytestmark = pytest.mark.course
+
 # put together, so that no scanner takes this file for a leak
 TOKEN = "AK" + "IA" + "ABCD1234EFGH5678"
-RECORD = "exports/results.json"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    return make_submission(tmp_path_factory.mktemp("whole") / "project")
 
 
 @pytest.fixture
-def project(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "project"))
+def project(group) -> Path:
+    return group
 
 
 def names(path: Path) -> set[str]:
@@ -84,9 +80,8 @@ def test_the_same_files_give_the_same_bytes(project, tmp_path):
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as archive:
         listed = archive.namelist()
-    assert listed == sorted(listed) and all(
-        name.startswith("project/") for name in listed
-    )
+    assert listed == sorted(listed)
+    assert all(name.startswith("project/") for name in listed)
 
 
 def test_packing_again_does_not_pack_the_zip(project):
@@ -120,35 +115,12 @@ def test_what_nobody_listed_stays_at_home(project):
         "my-run/exports/results.json",
     ):
         put(project, name)
-    before = names(pack.build(project)[0])
-    assert not [
-        name
-        for name in before
-        if any(
-            part in name
-            for part in (
-                ".zip",
-                "cache",
-                "raw",
-                "runs/",
-                ".git/",
-                ".venv",
-                "exercise.pth",
-                "partial",
-                "tests",
-                "failed",
-                "running",
-                "benchmarks",
-                ".build",
-                ".bin",
-                ".tar",
-                ".docx",
-                ".tmp",
-                "check-other",
-                "my-run",
-            )
-        )
-    ]
+    left_out = (
+        ".zip cache raw runs/ .git/ .venv exercise.pth partial tests failed running"
+        " benchmarks .build .bin .tar .docx .tmp check-other my-run"
+    )
+    kept = names(pack.build(project)[0])
+    assert not [name for name in kept for part in left_out.split() if part in name]
 
 
 def test_code_of_the_groups_own_comes_along(project):
@@ -197,7 +169,8 @@ def test_home_of_its_own(project, tmp_path):
         shutil.move(project / name, home / name)
     put(project, RECORD, b"{}")  # of an older run, in the project
     path, findings = pack.build(project, home)
-    assert path.parent == home and {finding.verdict for finding in findings} == {
+    assert path.parent == home
+    assert {finding.verdict for finding in findings} == {
         "pass",
         "note",
     }
@@ -214,16 +187,12 @@ def test_secrets_stay_at_home_and_are_named(project, capsys):
     out, kept = capsys.readouterr().out, names(project / "hand-in-pneumonia.zip")
     assert (
         not {"kaggle.json", "demo/.env", "notebooks/theme2_baseline_model.ipynb"} & kept
-        and "demo/app.py" in kept
     )
-    assert (
-        "Left out of the zip, as it holds credentials: revoke it" in out
-        and "kaggle.json" in out
-    )
-    assert (
-        "an AWS key (AKIA…) stands in it" in out
-        and "theme2_baseline_model.ipynb, cell" in out
-    )
+    assert "demo/app.py" in kept
+    assert "Left out of the zip, as it holds credentials: revoke it" in out
+    assert "kaggle.json" in out
+    assert "an AWS key (AKIA…) stands in it" in out
+    assert "theme2_baseline_model.ipynb, cell" in out
     assert "Theme 2 is missing" in out and TOKEN not in out
     with zipfile.ZipFile(project / "hand-in-pneumonia.zip") as archive:
         assert not any(
@@ -242,11 +211,9 @@ def test_summary_is_worst_first_and_ends_with_the_zip(project, capsys):
     marks = [line[0] for line in lines if line[:1] in "✗?·✓" and line]
     assert marks == sorted(marks, key="✗?·✓".index) and marks[0] == "✗"
     digest = hashlib.sha256((project.parent / "out.zip").read_bytes()).hexdigest()
-    assert (
-        lines[-1] == f"sha256 {digest}"
-        and "Remains to do: " in lines[-3]
-        and "notebooks 8" in lines[-4]
-    )
+    assert lines[-1] == f"sha256 {digest}"
+    assert "Remains to do: " in lines[-3]
+    assert "notebooks 8" in lines[-4]
 
 
 @pytest.mark.parametrize(
@@ -266,21 +233,6 @@ def test_nothing_to_pack_is_said_and_the_earlier_zip_stays(content, project, cap
     assert (project / "hand-in-pneumonia.zip").read_bytes() == b"earlier"
 
 
-def test_zip_that_cannot_be_written_leaves_the_earlier_one(
-    project, monkeypatch, capsys
-):
-    put(project, "hand-in-pneumonia.zip", b"earlier")
-
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
-    assert cli.main(["pack", "--project", str(project)]) == 2
-    assert "No space left on device" in capsys.readouterr().err
-    assert (project / "hand-in-pneumonia.zip").read_bytes() == b"earlier"
-    assert not list(project.glob(".*.tmp"))
-
-
 def test_odd_files_are_left_out_and_said(project, tmp_path):
     put(project, "logs/production.csv")
     os.truncate(project / "logs/production.csv", 21 << 20)
@@ -295,11 +247,9 @@ def test_odd_files_are_left_out_and_said(project, tmp_path):
         for finding in findings
         if finding.verdict == "human"
     )
-    assert (
-        "21 MiB (limit: 20)" in says
-        and "no other system can read" in says
-        and "caf\\udce9.py" in says
-    )
+    assert "21 MiB (limit: 20)" in says
+    assert "no other system can read" in says
+    assert "caf\\udce9.py" in says
 
 
 def test_folder_that_is_a_link_is_said(project, tmp_path):
@@ -324,10 +274,8 @@ def test_folder_of_the_machine_in_the_record_is_noted(project, monkeypatch):
         )
     path, findings = pack.build(project)
     notes = " ".join(finding.says for finding in findings if finding.verdict == "note")
-    assert (
-        "(/home/alice/images)" in notes
-        and "1 files show your own folder, /home/alice:" in notes
-    )
+    assert "(/home/alice/images)" in notes
+    assert "1 files show your own folder, /home/alice:" in notes
     with zipfile.ZipFile(path) as archive:
         assert (
             json.loads(archive.read("project/course.json"))["source"]
@@ -341,7 +289,8 @@ def test_odd_record_is_packed_all_the_same(project):
         lambda record: record.update(theme2={"inputs": ["x"]}, theme3=3),
     )
     path, findings = pack.build(project)
-    assert RECORD in names(path) and ("record", "fail") in {
+    assert RECORD in names(path)
+    assert ("record", "fail") in {
         (finding.check, finding.verdict) for finding in findings
     }
 
@@ -352,27 +301,12 @@ def test_real_run_packs_and_fits_its_hashes(tmp_path):
     wrong with them.
     """
     home = tmp_path / "home"
-    assert (
-        run.main(
-            [
-                "--home",
-                str(home),
-                "--source",
-                "sample",
-                "--profile",
-                "smoke",
-                "--until",
-                "2",
-            ]
-        )
-        == 0
-    )
+    options = "--source sample --profile smoke --until 2".split()
+    assert run.main(["--home", str(home), *options]) == 0
     path, findings = pack.build(home=home)
     says = [(finding.check, finding.verdict) for finding in findings]
-    assert (
-        any("2 executed from top to bottom" in finding.says for finding in findings)
-        and ("secrets", "pass") in says
-    )
+    assert any("2 executed from top to bottom" in finding.says for finding in findings)
+    assert ("secrets", "pass") in says
     assert ("artefacts", "fail") not in says and ("seeds", "pass") in says
     opened = open_submission(path, tmp_path / "work")
     assert opened.record == read_record(home) and opened.story["profile"] == "smoke"
