@@ -14,6 +14,8 @@ import packaging
 import pytest
 from support import colab
 
+pytestmark = pytest.mark.course
+
 KIT = Path(__file__).resolve().parent.parent
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 KEPT = ("torch", "torchvision", "numpy", "pandas", "setuptools")
@@ -49,9 +51,21 @@ def runtimes_of(state: str, cuda: str | None) -> dict[str, str]:
     }[state]
 
 
-@pytest.mark.parametrize("state", ["none", "cpu", "wrong", "both"])
-@pytest.mark.parametrize("cuda", ["12.8", "13.0", None])
-@pytest.mark.parametrize("minor", [11, 12, 13])
+ADDED = {
+    "optuna": "5.0.0",
+    "colorlog": "6.12.0",
+    "onnx": "1.22.0",
+    "onnxscript": "0.7.2",
+    "typst": "0.15.2",
+    "pypdf": "7.1.1",
+}
+STATES = ("none", "cpu", "wrong", "both")
+MACHINES = [(12, cuda, state) for cuda in IMAGES for state in STATES]
+
+
+@pytest.mark.parametrize(
+    "minor, cuda, state", [*MACHINES, (11, "12.8", "cpu"), (13, None, "both")]
+)
 def test_installs_only_what_is_missing(runtime, minor, cuda, state):
     before = IMAGES[cuda] | runtimes_of(state, cuda)
     machine = runtime(before, cuda, minor=minor)
@@ -59,17 +73,9 @@ def test_installs_only_what_is_missing(runtime, minor, cuda, state):
         after="exec(cell)\nimport onnxruntime\nprint(onnxruntime.__version__)"
     )
     assert done.returncode == 0, done.stderr
-    added = {
-        "optuna": "5.0.0",
-        "colorlog": "6.12.0",
-        "onnx": "1.22.0",
-        "onnxscript": "0.7.2",
-        "typst": "0.15.2",
-        "pypdf": "7.1.1",
-    }
     kept = {name: version for name, version in before.items() if name not in RUNTIMES}
     # exactly one runtime; all that was there, as it was
-    assert machine.installed == kept | added | RIGHT[cuda]
+    assert machine.installed == kept | ADDED | RIGHT[cuda]
     named = " ".join(name for command in machine.commands for name in command["named"])
     assert not any(name in named for name in KEPT)
     removed = [
@@ -162,7 +168,8 @@ def test_replaced_package_asks_for_a_restart_until_it_is_done(runtime):
     machine = runtime(colab.JUNE | {"onnxruntime": "1.32.0"})
     done = machine.run(SHOWN, before="import onnxruntime", after="exec(cell)")
     asked = [line for line in done.stdout.splitlines() if "Restart session" in line]
-    assert len(asked) == 2 and asked[0].startswith(
+    assert len(asked) == 2
+    assert asked[0].startswith(
         "onnxruntime-gpu replaced while this session was using it: choose"
     )
     assert "Exécution > Redémarrer la session" in asked[0] and done.stderr == ""
@@ -199,9 +206,8 @@ def test_clone_that_fails_leaves_no_kit_and_can_be_repeated(runtime, fault, says
     done = machine.run()
     assert done.returncode == 1 and "Traceback" not in done.stderr
     reason, sentence = done.stderr.splitlines()[-2:]
-    assert says in reason and sentence.startswith(
-        "git did not fetch https://github.com/"
-    )
+    assert says in reason
+    assert sentence.startswith("git did not fetch https://github.com/")
     assert sentence.endswith(": mend what it says, run again.")
     assert list(machine.content.iterdir()) == [] and machine.commands == []
     machine.fault("")
@@ -262,10 +268,8 @@ def test_no_network_for_pip_keeps_the_runtime_that_is_there(runtime):
     machine = runtime(colab.JUNE | {"onnxruntime": "1.32.0"})
     before = machine.installed
     said = sentence(machine.run(SHOWN, PIP_FAULT="--dry-run"))
-    assert (
-        said.startswith("pip could not install what is missing (")
-        and "connect this machine to the internet" in said
-    )
+    assert said.startswith("pip could not install what is missing (")
+    assert "connect this machine to the internet" in said
     assert machine.installed == before
 
 
@@ -295,15 +299,8 @@ def test_torch_that_is_missing_is_not_installed(runtime):
     ids=["cell", "utils"],
 )
 def test_notebook_shows_the_sentence_alone(tmp_path, code, says):
-    command = [
-        sys.executable,
-        "-m",
-        "IPython",
-        "--no-banner",
-        "--colors=NoColor",
-        "-c",
-        code,
-    ]
+    command = [sys.executable, *"-m IPython --no-banner --colors=NoColor -c".split()]
+    command.append(code)
     environment = os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -322,9 +319,8 @@ def test_python_that_is_too_old(runtime):
             before="sys = __import__('sys')\nsys.version_info = (3, 10, 0, 'final', 0)",
         )
     )
-    assert (
-        "is too old: the course needs 3.11 or newer" in said and machine.commands == []
-    )
+    assert "is too old: the course needs 3.11 or newer" in said
+    assert machine.commands == []
 
 
 # --- the real pip
@@ -369,12 +365,4 @@ def test_real_pip_moves_nothing_that_is_there(runtime, tmp_path):
         after="import onnxruntime\nprint(onnxruntime.__version__)", **index
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1.26.0"), done.stderr
-    added = {
-        "optuna": "5.0.0",
-        "colorlog": "6.12.0",
-        "onnx": "1.22.0",
-        "onnxscript": "0.7.2",
-        "typst": "0.15.2",
-        "pypdf": "7.1.1",
-    }
-    assert machine.installed == colab.JUNE | added | RIGHT["12.8"]
+    assert machine.installed == colab.JUNE | ADDED | RIGHT["12.8"]

@@ -13,6 +13,7 @@ import torch
 
 import utils
 from kit import home as home_room
+from kit.files import make_parent
 from kit.fingerprint import hash_weights
 from kit.record import read_record
 from tools.notebooks import run
@@ -53,6 +54,21 @@ def session(theme=1, **options) -> utils.Course:
     )
 
 
+def fit(course, name, **options) -> utils.Run:
+    network, data = utils.optimized_network(course), utils.load_data(course)
+    return utils.fit(course, name, network, data, RECIPE, progress=False, **options)
+
+
+def stop(epoch, row):
+    raise KeyboardInterrupt
+
+
+def searched(course) -> list[dict]:
+    short = replace(RECIPE, epochs=1)
+    study = utils.search(course, utils.load_data(course), "search", short, 2)
+    return [trial.params for trial in study.trials]
+
+
 def test_two_homes_share_no_running_files(drive, tmp_path):
     first, second = session(), session(home="second", dataset="solar")
     assert drive.mounted == [str(tmp_path / "drive")] * 2
@@ -60,45 +76,21 @@ def test_two_homes_share_no_running_files(drive, tmp_path):
         drive.folder / "dl-course",
         drive.folder / "second",
     )
-    assert (
-        first.local == tmp_path / "dl-course-local" / "MyDrive" / "dl-course"
-        and first.logs != second.logs
-    )
+    assert first.local == tmp_path / "dl-course-local" / "MyDrive" / "dl-course"
+    assert first.logs != second.logs
 
 
+@pytest.mark.course
 def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
     course = session()
     utils.build_index(course)
-    data = utils.load_data(course)
-    finished = utils.fit(
-        course, "done", utils.optimized_network(course), data, RECIPE, progress=False
-    )
-    unbroken = utils.fit(
-        course,
-        "unbroken",
-        utils.optimized_network(course),
-        data,
-        RECIPE,
-        progress=False,
-    )
-    course.logs.mkdir()
-    (course.logs / "production.csv").write_text("time,run_id\n1,a\n")
+    finished, unbroken = fit(course, "done"), fit(course, "unbroken")
+    make_parent(course.logs / "production.csv").write_text("time,run_id\n1,a\n")
     utils.copy_to_home(course, course.logs)
     measured = utils.load_or_run(course, "probe", lambda: 7)
-
-    def stop(epoch, row):
-        raise KeyboardInterrupt
-
+    trials = searched(course)
     with pytest.raises(KeyboardInterrupt):
-        utils.fit(
-            course,
-            "cut",
-            utils.optimized_network(course),
-            data,
-            RECIPE,
-            progress=False,
-            on_epoch=stop,
-        )
+        fit(course, "cut", on_epoch=stop)
     on_drive = [path.suffix for path in course.home.rglob("*") if path.is_file()]
     assert ".npy" not in on_drive and ".jpeg" not in on_drive
     # the runtime is gone, the Drive is not
@@ -106,56 +98,48 @@ def test_new_session_finds_finished_and_interrupted_work(drive, capsys):
 
     capsys.readouterr()
     course = session(theme=2)
-    data = utils.load_data(course)
-    again = utils.fit(
-        course, "done", utils.optimized_network(course), data, RECIPE, progress=False
-    )
+    again = fit(course, "done")
     assert again.loaded and hash_weights(again.model) == hash_weights(finished.model)
-    resumed = utils.fit(
-        course, "cut", utils.optimized_network(course), data, RECIPE, progress=False
-    )
+    resumed = fit(course, "cut")
     said = capsys.readouterr().out
     assert "done: loaded, trained" in said and "resumed in epoch 2" in said
     assert hash_weights(resumed.model) == hash_weights(unbroken.model)
+    assert not list(course.home.rglob("running.pt"))
+    assert list((course.runs / "tensorboard").rglob("events*"))
     utils.copy_back(course, course.logs)
     assert (course.logs / "production.csv").read_text() == "time,run_id\n1,a\n"
     assert utils.load_or_run(course, "probe", lambda: 7) == measured == 7
+    assert searched(course) == trials and len(trials) == 2
 
 
+@pytest.mark.course
+def test_cut_running_file_is_taken_from_the_drive(drive, capsys):
+    course = session()
+    utils.build_index(course)
+    with pytest.raises(KeyboardInterrupt):
+        fit(course, "cut", on_epoch=stop)
+    running = next((course.local / "runs").glob("cut-*/running.pt"))
+    running.write_bytes(running.read_bytes()[:100])
+    assert len(fit(course, "cut").history) == 2
+    assert "resumed in epoch 2" in capsys.readouterr().out
+
+
+@pytest.mark.course
 def test_full_drive_does_not_stop_a_training_and_loses_nothing(drive, capsys):
     course = session()
     utils.build_index(course)
-    data = utils.load_data(course)
-    unbroken = utils.fit(
-        course,
-        "unbroken",
-        utils.optimized_network(course),
-        data,
-        RECIPE,
-        progress=False,
-    )
+    unbroken = fit(course, "unbroken")
     shutil.rmtree(course.runs)
     # every write below fails, as it does on a full Drive
     course.runs.write_text("where a folder was wanted")
     with pytest.raises(utils.CourseError, match="finished.pt could not be written"):
-        utils.fit(
-            course,
-            "full",
-            utils.optimized_network(course),
-            data,
-            RECIPE,
-            progress=False,
-        )
+        fit(course, "full")
     said = capsys.readouterr().out
-    assert (
-        "Not on Drive yet (" in said
-        and "the work goes on, kept on this machine in" in said
-    )
+    assert "Not on Drive yet (" in said
+    assert "the work goes on, kept on this machine in" in said
     assert len(list(course.local.rglob("running.pt"))) == 1  # both epochs are there
     course.runs.unlink()  # room was made
-    run = utils.fit(
-        course, "full", utils.optimized_network(course), data, RECIPE, progress=False
-    )
+    run = fit(course, "full")
     assert "resumed in epoch 3" in capsys.readouterr().out
     assert hash_weights(run.model) == hash_weights(unbroken.model)
 
@@ -293,9 +277,8 @@ def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkey
     home = content / "drive" / "MyDrive" / "dl-course"
     record = read_record(home)
     assert {f"theme{theme}" for theme in range(1, 9)} <= record.keys()
-    assert (home / "hand-in-pneumonia.zip").exists() and (
-        home / "report" / "report.pdf"
-    ).exists()
+    assert (home / "hand-in-pneumonia.zip").exists()
+    assert (home / "report" / "report.pdf").exists()
     assert not list(home.rglob("*.npy")) and not list(home.rglob("*.jpeg"))
 
 

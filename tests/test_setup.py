@@ -2,14 +2,10 @@
 
 import json
 import os
-import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -143,70 +139,6 @@ def test_drive_outside_colab_is_refused(tmp_path):
         utils.start(1, drive=True, home=tmp_path)
 
 
-@pytest.mark.parametrize("lost", ["all", "cut"])
-def test_drive_keeps_results_and_leaves_pixels_local(
-    tmp_path, monkeypatch, capsys, lost
-):
-    mounted = []
-
-    def mount(place):
-        mounted.append(place)
-        (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
-
-    monkeypatch.setitem(
-        sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mount))
-    )
-    monkeypatch.setattr(home_room, "COLAB", tmp_path)
-    course = utils.start(1, source="sample", profile="smoke", drive=True)
-    assert mounted == [str(tmp_path / "drive")]
-    assert course.home == tmp_path / "drive" / "MyDrive" / "dl-course"
-    assert course.local == tmp_path / "dl-course-local" / "MyDrive" / "dl-course"
-    assert (
-        course.home / "course.json"
-    ).exists() and course.local in course.root.parents
-    utils.build_index(course)
-    data = utils.load_data(course)
-    assert not list(course.home.rglob("*.npy")) and list(course.local.rglob("*.npy"))
-
-    recipe = utils.Recipe(epochs=2, batch_size=32)
-
-    def stop(epoch, row):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        utils.fit(
-            course,
-            "probe",
-            utils.optimized_network(course),
-            data,
-            recipe,
-            progress=False,
-            on_epoch=stop,
-        )
-    running = next((course.local / "runs").glob("probe-*/running.pt"))
-    if lost == "cut":
-        running.write_bytes(running.read_bytes()[:100])
-    else:
-        shutil.rmtree(course.local / "runs")  # the runtime is lost, the Drive is not
-    run = utils.fit(
-        course, "probe", utils.optimized_network(course), data, recipe, progress=False
-    )
-    assert "resumed in epoch 2" in capsys.readouterr().out and len(run.history) == 2
-    assert not list(course.home.rglob("running.pt")) and list(
-        (course.runs / "tensorboard").rglob("events*")
-    )
-
-    recipe = utils.Recipe(epochs=1, batch_size=32)
-    first = [
-        trial.params for trial in utils.search(course, data, "search", recipe, 2).trials
-    ]
-    shutil.rmtree(course.local / "runs")  # the runtime is lost, the Drive is not
-    again = [
-        trial.params for trial in utils.search(course, data, "search", recipe, 2).trials
-    ]
-    assert len(first) == 2 and again == first
-
-
 def test_record_merges_and_headline_is_closed(open_course):
     course = open_course()
     utils.record(course, "headline", {"baseline_test_accuracy": np.float64(0.8)})
@@ -296,16 +228,6 @@ def test_impossible_seed_or_size_is_one_sentence_and_makes_no_home(
     ):
         utils.start(1, source=drawn, profile="smoke", home=tmp_path / "home", **options)
     assert not (tmp_path / "home").exists()
-
-
-def test_table_is_stored_beside_the_figures(open_course):
-    course = open_course(theme=1)
-    table = pd.DataFrame(
-        {"accuracy": [0.75, 0.5]}, index=pd.Index(["a, b", "c"], name="model")
-    )
-    path = utils.save_table(course, table, "trivial")
-    assert path == course.exports / "tables" / "theme1_trivial.csv"
-    assert pd.read_csv(path, index_col="model").equals(table)
 
 
 def test_stale_section_is_named_until_it_runs_again(open_course, capsys):
