@@ -197,6 +197,7 @@ def test_disk_that_fills_in_the_middle_leaves_nothing(
     assert fault.kind == "disk" and left(place) == set() and waits == []
 
 
+@pytest.mark.course
 def test_one_process_downloads_and_the_other_waits(server, user, place):
     done = threading.Event()
     server.storage = [("slow", done)]
@@ -213,6 +214,7 @@ def test_one_process_downloads_and_the_other_waits(server, user, place):
     assert server.asked.count("GET all") == 1 and left(place) == {"chest_xray"}
 
 
+@pytest.mark.course
 def test_killed_download_is_continued(server, user, place):
     done = threading.Event()
     server.storage = [("slow", done)]

@@ -53,6 +53,7 @@ def pythons() -> list[str]:
     return starts
 
 
+@pytest.mark.course
 def test_syntax_is_the_same_text_on_every_python(tmp_path):
     """On all files of the kit; and against a digest written down, so that machines with
     one Python each compare as well."""
@@ -151,6 +152,7 @@ def test_a_file_edited_under_a_running_kernel_counts_when_it_is_imported_again(m
     assert fingerprint(work.work) != before
 
 
+@pytest.mark.course
 def test_a_module_that_was_never_asked_about_counts_as_it_was_imported():
     """In a new process: utils is imported, then edited, then asked."""
     code = (

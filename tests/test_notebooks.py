@@ -102,6 +102,7 @@ def test_first_cell_is_short_and_leaves_installing_to_the_kit():
     assert "pip" not in "".join(lines) and "bootstrap.py" in lines[-1]
 
 
+@pytest.mark.course
 def test_first_cell_finds_the_kit_above_and_installs_nothing_here():
     source = code_cells(TITLES[0])[0].source + "\nfrom kit.files import KIT; print(KIT)"
     # an attempt to install or to clone fails instead of changing anything
