@@ -130,6 +130,8 @@ def _one_trial(study, objective) -> None:
 
     def remembered(trial):
         numbers.append(trial.number)
+        # a worker killed before its first sign of life would never count as dead
+        study._storage.record_heartbeat(trial._trial_id)
         return objective(trial)
 
     try:
