@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,6 +166,14 @@ def test_a_killed_search_goes_on_and_a_finished_one_loads(quick, data):
     again = quick(4, during=stop)  # trains nothing
     assert [t.params for t in again.trials] == [t.params for t in study.trials]
     check_complete(quick(6), 6)
+
+
+def test_a_worker_killed_before_its_first_sign_of_life(quick, monkeypatch):
+    with monkeypatch.context() as patch:
+        thread = "optuna.study._optimize.get_heartbeat_thread"
+        patch.setattr(thread, lambda *_: nullcontext())
+        assert ended(begin(lambda: quick(3, die))) == -signal.SIGKILL
+    check_complete(quick(3), 3)
 
 
 def test_a_worker_that_slept_too_long_loses_its_trial_and_works_on(quick, data):
