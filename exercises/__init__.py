@@ -2,8 +2,8 @@
 
 In a notebook:
 
-    # a function or class of your own
-    exercises.check("theme3/ece", my_ece)
+    # a function or class of your own; what comes back, the cells below can use
+    ece = exercises.check("theme3/ece", my_ece)
     # what you said before you ran it, and what came out
     exercises.predict("theme3/threshold", MY_PREDICTION, moved)
 
@@ -178,10 +178,13 @@ class Build:
         belongs to the first that does not, or at which the answer raises.
     seconds : float
         Time limit of all of them together.
+    right : callable, optional
+        The course's own, which later cells use until the answer is right.
     """
 
     properties: Iterable[tuple[Callable, str]]
     seconds: float = 10.0
+    right: Callable | None = None
 
     def judge(self, answer) -> Verdict:
         properties = list(self.properties)
@@ -303,9 +306,13 @@ def judge(name: str, answer) -> Verdict:
         return Verdict(False, _told(error))
 
 
-def check(name: str, answer) -> None:
-    """Judge an answer and print the verdict."""
-    _print(judge(name, answer))
+def check(name: str, answer):
+    """Judge an answer, print the verdict, and return what the cells below can use: the
+    answer where it is right, else the course's own, or None where there is none.
+    """
+    verdict = judge(name, answer)
+    _print(verdict)
+    return answer if verdict.right else getattr(find(name), "right", None)
 
 
 def predict(name: str, said, came, evidence: str = "") -> None:

@@ -1,6 +1,7 @@
 """What the exercises of theme 1 are checked on."""
 
 import numpy as np
+import torch
 from sklearn.metrics import recall_score
 
 from exercises import Build, Implement, Mistake, Predict
@@ -11,6 +12,13 @@ GROUPS = np.random.default_rng(1).permutation(
     np.repeat([f"person{n}" for n in range(60)], np.arange(60) % 6 + 1)
 )
 SHARES, SEEDS = (0.12, 0.5), range(20)
+
+
+def split(groups, share, seed):
+    """The course's own: whole groups are held out, each with the chance `share`."""
+    names = np.unique(groups)
+    rng = np.random.default_rng(seed)
+    return np.isin(groups, names[rng.random(len(names)) < share])
 
 
 def _split(answer, share=0.12, seed=0) -> np.ndarray:
@@ -54,6 +62,57 @@ def _not_the_other_side(answer) -> bool:
 
 def _as_many_as_asked(answer) -> bool:
     return all(abs(_mean_share(answer, share) - share) < 0.06 for share in SHARES)
+
+
+IMAGES = 0.2 + 0.6 * torch.rand(
+    1, 3, 16, 16, generator=torch.Generator().manual_seed(0)
+)
+
+
+def _augmented(answer) -> torch.Tensor:
+    """Sixteen draws of one image."""
+    return answer(IMAGES.repeat(16, 1, 1, 1))
+
+
+def _same_form(answer) -> bool:
+    gray = answer(IMAGES[:, :1].repeat(3, 1, 1, 1))
+    made = _augmented(answer)
+    return (
+        torch.is_tensor(made)
+        and made.shape == (16, 3, 16, 16)
+        and gray.shape == (3, 1, 16, 16)
+        and made.dtype == torch.float32
+    )
+
+
+def _stays_in_range(answer) -> bool:
+    extreme = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]).repeat(
+        8, 1, 1, 1
+    )
+    made = answer(extreme)
+    return bool((made >= 0).all() and (made <= 1).all())
+
+
+def _leaves_the_batch(answer) -> bool:
+    mine = IMAGES.repeat(16, 1, 1, 1)
+    answer(mine)
+    return torch.equal(mine, IMAGES.repeat(16, 1, 1, 1))
+
+
+def _does_something(answer) -> bool:
+    return not torch.equal(_augmented(answer), IMAGES.repeat(16, 1, 1, 1))
+
+
+def _one_draw_each(answer) -> bool:
+    made = _augmented(answer)
+    return not all(torch.equal(made[0], other) for other in made[1:])
+
+
+def _keeps_the_picture(answer) -> bool:
+    """On average over many draws, light and dark still lie where they lay."""
+    made = torch.cat([_augmented(answer) for _ in range(16)])
+    kept = [float((image - IMAGES[0]).abs().mean()) for image in made]
+    return float(np.mean(kept)) < 0.25
 
 
 def _balanced_accuracy(counts) -> float:
@@ -178,6 +237,47 @@ EXERCISES = {
                     "Over twenty seeds you hold out another share of the images than"
                     " was asked, or always of the small groups. Does your draw heed"
                     " `share`, and has every patient the same chance?"
+                ),
+            ),
+        ),
+        right=split,
+    ),
+    "augmentation": Build(
+        (
+            (
+                _same_form,
+                (
+                    "A batch (n, C, S, S) of floats goes in, the same shape and type"
+                    " must come out."
+                ),
+            ),
+            (
+                _stays_in_range,
+                "Pixels leave the range 0..1: what does a screen show of those?",
+            ),
+            (
+                _leaves_the_batch,
+                (
+                    "The batch that came in has changed. Others still read it: make a"
+                    " new one."
+                ),
+            ),
+            (
+                _does_something,
+                "What comes out is what went in: what does your function change?",
+            ),
+            (
+                _one_draw_each,
+                (
+                    "Two equal images of a batch come out equal, always: one draw for"
+                    " the whole batch. What shape has your draw?"
+                ),
+            ),
+            (
+                _keeps_the_picture,
+                (
+                    "Hardly anything of the picture is left. Would you still give it"
+                    " the same label?"
                 ),
             ),
         )

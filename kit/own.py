@@ -6,14 +6,21 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import importlib.util
 import inspect
 import linecache
 import re
 import sys
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
+
+import numpy as np
+import torch
+from torch import nn
 
 from kit.files import CourseError, atomic
 from kit.syntax import globals_of
@@ -40,8 +47,153 @@ PLAIN = (bool, int, float, str, type(None), tuple, list, dict)
 _opened: list[Path] = []  # my_code.py of the home that this kernel has open
 
 
+OWN: dict[str, dict[str, object]] = {}  # kind: name: thing, of this kernel
+
+
+# --------------------------------------------------------------------------------------
+# What can be registered, and what each must do
+# --------------------------------------------------------------------------------------
+
+
+def register_model(model_class: type) -> None:
+    """Make a network of your own known to all themes, by the name of its class.
+
+    Parameters
+    ----------
+    model_class : subclass of torch.nn.Module
+        `model_class(channels, classes)` builds it; images (N, channels, S, S) become
+        logits (N, classes), by an `nn.Linear` as its last layer: what that layer reads
+        is the embedding.
+
+    Raises
+    ------
+    CourseError
+        It cannot be built so, gives another shape, or ends in another layer.
+    """
+    name = model_class.__name__
+    with _sentence(f"{name}(channels, classes) cannot be used"):
+        model = model_class(1, 3).eval()
+        images = torch.rand(2, 1, 64, 64)
+        with torch.no_grad():
+            logits = model(images)
+            body, head = split_head(model)
+            same = torch.allclose(head(body(images)), logits, atol=1e-5)
+    if logits.shape != (2, 3) or not same:
+        raise CourseError(
+            f"{name}(1, 3) makes {tuple(logits.shape)} of 2 images, by"
+            f" {'its' if same else 'more than its'} last nn.Linear: it must return the"
+            " logits (2, 3) of that layer, without a softmax."
+        )
+    keep_own("model", name, model_class)
+
+
+def split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
+    """A network in two: images (N, C, S, S) -> embedding (N, D), and the linear layer
+    that makes logits (N, K) of it. The weights are shared with `model`.
+
+    Raises
+    ------
+    CourseError
+        It has no nn.Linear.
+    """
+    names = [n for n, part in model.named_modules() if isinstance(part, nn.Linear)]
+    if not names:
+        raise CourseError(
+            f"{type(model).__name__} has no nn.Linear: end it with one, which gives the"
+            " logits."
+        )
+    head = model.get_submodule(names[-1])
+    body = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    body.set_submodule(names[-1], nn.Identity())
+    return body, head
+
+
+def register_augmentation(function: Callable) -> None:
+    """Use a function on batches, images (N, C, S, S) in 0..1 -> the same, on top of the
+    course's augmentation in every training from theme 3 on.
+    """
+    name = function.__name__
+    images = torch.rand(4, 1, 32, 32)
+    with _sentence(f"{name}(images) cannot be used"):
+        made = function(images.clone())
+        good = made.shape == images.shape and made.dtype == images.dtype
+        good = good and bool(((made >= 0) & (made <= 1)).all())
+    if not good:
+        raise CourseError(
+            f"{name}(images) must return floats in 0..1 of the same shape as images."
+        )
+    keep_own("augmentation", name, function)
+
+
+def register_detector(function: Callable, view: str = "embedding") -> None:
+    """Use a function `f(reference, window) -> p-value` as a detector of drift.
+
+    Parameters
+    ----------
+    function : arrays (n, D), (m, D) -> float in 0..1
+    view : {"statistics", "probabilities", "embedding"}
+        What it looks at.
+    """
+    name, views = function.__name__, ("statistics", "probabilities", "embedding")
+    if view not in views:
+        raise CourseError(
+            f"view={view!r} is unknown: choose one of {', '.join(views)}."
+        )
+    rng = np.random.default_rng(0)
+    with _sentence(f"{name}(reference, window) cannot be used"):
+        answer = function(rng.normal(size=(40, 6)), rng.normal(size=(30, 6)))
+    number = isinstance(answer, (int, float, np.number)) and not isinstance(
+        answer, bool
+    )
+    if not number or not 0 <= answer <= 1:
+        raise CourseError(
+            f"{name}(reference, window) must return a p-value, a number of 0 to 1; it"
+            f" returned {answer!r}."
+        )
+    function.view = view
+    keep_own("detector", name, function, f'{name}.view = "{view}"')
+
+
+def register_drift(function: Callable) -> None:
+    """Let something of your own happen to pictures: `f(images, severity, rng)`, grey
+    levels 0..255, float32 (n, C, S, S), a severity of 1 to 5 and a NumPy generator ->
+    the same shape. Its docstring says what happens in the world.
+    """
+    name, images = function.__name__, torch.full((2, 1, 32, 32), 128.0)
+    with _sentence(f"{name}(images, severity, rng) cannot be used"):
+        made = torch.as_tensor(function(images.clone(), 3, np.random.default_rng(0)))
+    if made.shape != images.shape:
+        raise CourseError(
+            f"{name}(images, severity, rng) must return the shape of images,"
+            f" {tuple(images.shape)}, not {tuple(made.shape)}."
+        )
+    keep_own("drift", name, function)
+
+
+def register_rule(rule) -> None:
+    """Watch for one more thing: an `AlertRule` beside those of the course."""
+    keep_own("rule", re.sub(r"\W", "_", rule.name), rule)
+
+
+@contextmanager
+def _sentence(says: str):
+    """A student's function that stops: in one sentence, with its error."""
+    try:
+        yield
+    except CourseError:
+        raise
+    except Exception as error:
+        raise CourseError(f"{says}: {type(error).__name__}: {error}.") from error
+
+
+# --------------------------------------------------------------------------------------
+# The file
+# --------------------------------------------------------------------------------------
+
+
 def load_own(home: Path) -> list[tuple[str, str, object]]:
-    """(kind, name, thing) of everything that my_code.py of a home registers.
+    """Open my_code.py of a home: (kind, name, thing) of all that it registers, which
+    from now on stands in OWN.
 
     Raises
     ------
@@ -50,16 +202,20 @@ def load_own(home: Path) -> list[tuple[str, str, object]]:
     """
     path = home / FILE
     _opened[:] = [path]
+    OWN.clear()
     if not path.exists():
         return []
     module = _run(path)
     found = BLOCK.findall(path.read_text(encoding="utf-8-sig"))
-    return [(kind, name, getattr(module, name)) for kind, name in found]
+    things = [(kind, name, getattr(module, name)) for kind, name in found]
+    for kind, name, thing in things:
+        OWN.setdefault(kind, {})[name] = thing
+    return things
 
 
-def keep_own(kind: str, name: str, thing) -> None:
-    """Write a function, class or value, and what it uses of its notebook, to
-    my_code.py; one of the same kind and name is replaced.
+def keep_own(kind: str, name: str, thing, after: str = "") -> None:
+    """Write a function, class or value, what it uses of its notebook, and a line after
+    it to my_code.py; one of the same kind and name is replaced.
 
     Raises
     ------
@@ -67,11 +223,14 @@ def keep_own(kind: str, name: str, thing) -> None:
         Its source is nowhere to be read, or it uses what a file cannot hold. The file
         stays as it was.
     """
-    if not _opened:  # no home is open: known in this kernel alone
-        return
-    path, own = _opened[0], "\n\n\n".join(_sources(name, thing))
+    if _opened:  # else it is known in this kernel alone
+        _write(_opened[0], kind, name, [*_sources(name, thing), after])
+    OWN.setdefault(kind, {})[name] = thing
+
+
+def _write(path: Path, kind: str, name: str, definitions: list[str]) -> None:
     blocks = _blocks(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
-    blocks[kind, name] = own
+    blocks[kind, name] = "\n\n\n".join(definitions)
     parts = [HEAD.rstrip()]
     for (kind_, name_), text in blocks.items():
         parts.append(f"{MARK.format(kind=kind_, name=name_)}\n{text.strip()}")

@@ -149,3 +149,95 @@ def test_a_file_that_does_not_run_names_its_line(tmp_path, notebook, line, says)
     with pytest.raises(utils.CourseError, match=rf"my_code.py, line 3: {says}.*Mend"):
         own.load_own(tmp_path)
     assert path.exists()
+
+
+# --- what can be registered
+
+LINEAR = """
+from torch import nn
+class Mine(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.maps = nn.Conv2d(channels, 4, 3)
+        self.last = nn.Linear(4, classes)
+    def forward(self, x):
+        return self.last(self.maps(x).mean(dim=(2, 3)))
+"""
+
+
+def test_a_network_in_two_shares_its_weights(notebook):
+    cell(LINEAR, notebook)
+    own.register_model(notebook["Mine"])
+    model, images = notebook["Mine"](1, 2).eval(), torch.rand(5, 1, 9, 9)
+    body, head = own.split_head(model)
+    assert torch.equal(head(body(images)), model(images))
+    assert body(images).shape == (5, 4) and head is model.last
+    assert all(
+        a is b for a, b in zip(body.parameters(), model.parameters(), strict=False)
+    )
+
+
+def test_everything_registered_is_there_in_a_new_kernel(tmp_path, notebook):
+    notebook["np"] = np
+    cell(LINEAR, notebook)
+    cell("def brighter(images):\n    return (images + 0.1).clamp(0, 1)", notebook)
+    cell(
+        "def mean_test(x, y):\n    return float(np.abs(x.mean() - y.mean()) < 1)",
+        notebook,
+    )
+    cell("def fog(images, severity, rng):\n    return images + severity", notebook)
+    own.register_model(notebook["Mine"])
+    own.register_augmentation(notebook["brighter"])
+    own.register_detector(notebook["mean_test"], view="statistics")
+    own.register_drift(notebook["fog"])
+    own.register_rule(utils.AlertRule("not sure", "low_confidence_share", ">", 0.2))
+    said = in_a_new_kernel(
+        tmp_path,
+        "own.load_own(home)\n"
+        "print({kind: list(things) for kind, things in own.OWN.items()})\n"
+        "print(own.OWN['detector']['mean_test'].view)",
+    )
+    assert said.splitlines() == [
+        "{'model': ['Mine'], 'augmentation': ['brighter'], 'detector': ['mean_test'],"
+        " 'drift': ['fog'], 'rule': ['not_sure']}",
+        "statistics",
+    ]
+
+
+WRONG = [
+    (
+        "model",
+        LINEAR.replace("return self.last(", "return nn.Softmax(1)(self.last(").replace(
+            "(2, 3)))", "(2, 3))))"
+        ),
+        "without a softmax",
+    ),
+    (
+        "model",
+        LINEAR.replace("channels, classes", "classes"),
+        "Mine.channels, classes.",
+    ),
+    ("model", LINEAR.replace("nn.Linear(4, classes)", "nn.Identity()"), "no nn.Linear"),
+    ("detector", "def Mine(x, y):\n    return 2.0", "p-value.*returned 2.0"),
+    ("detector", "def Mine(x, y):\n    return float('nan')", "returned nan"),
+    ("detector", "def Mine(x, y):\n    return 0.1, True", r"returned \(0.1, True\)"),
+    ("detector", "def Mine(x):\n    return 0.1", "takes 1 positional argument"),
+    (
+        "drift",
+        "def Mine(images, severity, rng):\n    return images[0]",
+        "shape of images",
+    ),
+    ("augmentation", "def Mine(images):\n    return images + 1", "floats in 0..1"),
+    ("augmentation", "def Mine(images):\n    return images.missing", "missing"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "says"), WRONG)
+def test_what_cannot_be_used_is_said_before_it_is_kept(
+    tmp_path, notebook, kind, text, says
+):
+    cell(text, notebook)
+    register = getattr(own, f"register_{kind}")
+    with pytest.raises(utils.CourseError, match=says):
+        register(notebook["Mine"])
+    assert not (tmp_path / own.FILE).exists() and own.OWN == {}
