@@ -67,6 +67,13 @@ from kit.machine import (  # noqa: F401
     same_generators,
     seed_generators,
 )
+from kit.own import (  # noqa: F401
+    register_augmentation,
+    register_detector,
+    register_drift,
+    register_model,
+    register_rule,
+)
 from kit.promotion import promote, read_audit  # noqa: F401
 from kit.ranks import add_up, parallel, rank_and_world, take_buffers_of_rank0
 from kit.record import (  # noqa: F401

@@ -23,6 +23,15 @@ def _map_side(side, kernel, stride, padding) -> int:
     ]
 
 
+def step(model, images, labels, optimizer) -> float:
+    """The course's own step, which later cells use until yours is right."""
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 def _class_weights(labels, classes) -> np.ndarray:
     return compute_class_weight("balanced", classes=np.arange(classes), y=labels)
 
@@ -347,6 +356,7 @@ EXERCISES = {
                     " the first?"
                 ),
             ),
-        )
+        ),
+        right=step,
     ),
 }
