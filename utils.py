@@ -349,6 +349,20 @@ class Data:
     key: str
     course: Course
 
+    @property
+    def about(self) -> dict:
+        """What a checkpoint must know of the images that its network learned from."""
+        course = self.course
+        return {
+            "classes": list(self.classes),
+            "mean": self.mean,
+            "std": self.std,
+            "size": course.image_size,
+            "channels": course.channels,
+            "dataset": course.dataset,
+            "seed": course.seed,
+        }
+
     def where(self, pool: str) -> np.ndarray:
         """Row numbers of a pool, int64 (n,)."""
         return np.flatnonzero(self.index["pool"] == pool)
