@@ -33,7 +33,7 @@ from torch.optim import swa_utils
 from kit import studies
 from kit.bench import Backend, benchmark_table, onnx_backend, torch_backend
 from kit.datasets import open_dataset
-from kit.drifts import drift_images, drift_window, drifts_of  # noqa: F401
+from kit.drifts import DRIFTS, Drift, drift_images, drift_window, drifts_of  # noqa: F401
 from kit.evidence import PAIRS, VARIANTS
 from kit.files import (  # noqa: F401
     CourseError,
@@ -68,11 +68,14 @@ from kit.machine import (  # noqa: F401
     seed_generators,
 )
 from kit.own import (  # noqa: F401
+    OWN,
+    TABLES,
     register_augmentation,
     register_detector,
     register_drift,
     register_model,
     register_rule,
+    split_head,
 )
 from kit.promotion import promote, read_audit  # noqa: F401
 from kit.ranks import add_up, parallel, rank_and_world, take_buffers_of_rank0
@@ -1726,7 +1729,8 @@ class ServedNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, state: dict):
         super().__init__()
-        self.model, self.temperature = model, state["temperature"]
+        self.model = nn.Sequential(*split_head(model))  # embedding, then logits
+        self.temperature = state["temperature"]
         for name in ("mean", "std"):
             values = torch.tensor(state[name], dtype=torch.float32)
             self.register_buffer(f"pixel_{name}", values.view(1, -1, 1, 1))
@@ -1734,9 +1738,9 @@ class ServedNetwork(nn.Module):
     def forward(self, pixels):
         images = (pixels.float() / 255 - self.pixel_mean) / self.pixel_std
         # the network alone may be in half precision
-        images = images.to(self.model.classifier.weight.dtype)
-        embedding = self.model.embed(images)  # (N, D)
-        logits = self.model.classifier(embedding).float()  # (N, K)
+        images = images.to(self.model[1].weight.dtype)
+        embedding = self.model[0](images)  # (N, D)
+        logits = self.model[1](embedding).float()  # (N, K)
         return torch.softmax(logits / self.temperature, dim=1), embedding.float()
 
 
@@ -2367,7 +2371,8 @@ RUNBOOKS = {
 
 
 def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
-    """Seven rules: the service (latency, errors, traffic), its input, its output.
+    """Seven rules: the service (latency, errors, traffic), its input, its output; and
+    those that you have registered.
 
     Three of them compare with a quiet day, at 144 ticks: 432 looks a day. At 2 standard
     errors 20 of them would fire by chance, at 5 (two-sided normal tail 6e-7) one quiet
@@ -2383,7 +2388,8 @@ def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
         ("brightness", "brightness_z", "abs>", 5.0, "warning", 10, 30),
         ("no_traffic", "requests", "<", 1, "critical", 10, 0),
     ]
-    return [AlertRule(*row, RUNBOOKS[row[0]]) for row in table]
+    rules = [AlertRule(*row, RUNBOOKS[row[0]]) for row in table]
+    return rules + [*OWN.get("rule", {}).values()]
 
 
 class AlertManager:
@@ -2755,8 +2761,7 @@ def classifier_test(
 
 
 # The detectors of the course by name: at which part of an Observation each looks, and
-# with which test. One of your own is a function of two arrays that returns a p-value,
-# and one line: DETECTORS["mine"] = ("embedding", my_p_value)
+# with which test. `register_detector` puts one of your own beside them.
 DETECTORS = {
     "KS statistics": ("statistics", ks_test),
     "KS softmax": ("probabilities", ks_test),
@@ -3186,7 +3191,7 @@ def fine_tune(
     Parameters
     ----------
     how : {"whole", "frozen stem", "batch norm"}
-        All weights; all but the stem and the first stage, whose edges and textures a
+        All weights; all but the first third of the layers, whose edges and textures a
         drift leaves useful; or no weights at all: see `renormalise`.
     recipe : `finetune_recipe` when None
     """
@@ -3212,14 +3217,9 @@ def fine_tune(
 
 
 def stem_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of the stem and of the first stage."""
-    config = getattr(model, "config", {})
-    if not {"stem", "depth"} <= config.keys():
-        raise CourseError(
-            f"Where the stem of a {type(model).__name__} ends is unknown, its config"
-            " names no 'stem' and no 'depth': use how='whole'."
-        )
-    return list(model.features[: (4 if config["stem"] == 4 else 3) + config["depth"]])
+    """The first third of the layers that have weights: edges and textures."""
+    layers = [part for part in model.modules() if [*part.parameters(recurse=False)]]
+    return layers[: max(len(layers) // 3, 1)]
 
 
 def freeze(layers: list[nn.Module]) -> None:
@@ -3733,4 +3733,10 @@ def not_shown_worse(home: str | Path, alpha: float = 0.05) -> tuple[str, list[st
     return best, [name for name, p in zip(others, p_values, strict=True) if p > alpha]
 
 
+# Where code of your own stands beside the course's, once it is registered.
+TABLES |= {
+    "model": (MODELS, lambda network: network),
+    "detector": (DETECTORS, lambda test: (test.view, test)),
+    "drift": (DRIFTS, Drift),
+}
 remember_sources()  # as they stand now: see kit.fingerprint

@@ -2,8 +2,7 @@
 streams.
 
 Pixels uint8 (N, C, S, S) come in, the same go out. A drift of your own is a function
-`fog(images, severity, rng)`, its docstring says what happens, and one line makes every
-theme know it: `DRIFTS["fog"] = Drift(fog)`.
+`fog(images, severity, rng)` whose docstring says what happens: `register_drift(fog)`.
 """
 
 from __future__ import annotations

@@ -48,6 +48,8 @@ _opened: list[Path] = []  # my_code.py of the home that this kernel has open
 
 
 OWN: dict[str, dict[str, object]] = {}  # kind: name: thing, of this kernel
+# Tables of the kit in which a kind stands beside the kit's own, and as what.
+TABLES: dict[str, tuple[dict, Callable]] = {}
 
 
 # --------------------------------------------------------------------------------------
@@ -202,6 +204,9 @@ def load_own(home: Path) -> list[tuple[str, str, object]]:
     """
     path = home / FILE
     _opened[:] = [path]
+    for kind, things in OWN.items():  # of another home
+        for name in things if kind in TABLES else ():
+            TABLES[kind][0].pop(name, None)
     OWN.clear()
     if not path.exists():
         return []
@@ -209,8 +214,15 @@ def load_own(home: Path) -> list[tuple[str, str, object]]:
     found = BLOCK.findall(path.read_text(encoding="utf-8-sig"))
     things = [(kind, name, getattr(module, name)) for kind, name in found]
     for kind, name, thing in things:
-        OWN.setdefault(kind, {})[name] = thing
+        _make_known(kind, name, thing)
     return things
+
+
+def _make_known(kind: str, name: str, thing) -> None:
+    OWN.setdefault(kind, {})[name] = thing
+    if kind in TABLES:
+        table, entry = TABLES[kind]
+        table[name] = entry(thing)
 
 
 def keep_own(kind: str, name: str, thing, after: str = "") -> None:
@@ -223,9 +235,12 @@ def keep_own(kind: str, name: str, thing, after: str = "") -> None:
         Its source is nowhere to be read, or it uses what a file cannot hold. The file
         stays as it was.
     """
+    table = TABLES[kind][0] if kind in TABLES else {}
+    if name in table and name not in OWN.get(kind, {}):
+        raise CourseError(f"The course has a {kind} {name} of its own: rename yours.")
     if _opened:  # else it is known in this kernel alone
         _write(_opened[0], kind, name, [*_sources(name, thing), after])
-    OWN.setdefault(kind, {})[name] = thing
+    _make_known(kind, name, thing)
 
 
 def _write(path: Path, kind: str, name: str, definitions: list[str]) -> None:
