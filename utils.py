@@ -70,11 +70,13 @@ from kit.machine import (  # noqa: F401
 from kit.own import (  # noqa: F401
     OWN,
     TABLES,
+    load_own,
     register_augmentation,
     register_detector,
     register_drift,
     register_model,
     register_rule,
+    seeded,
     split_head,
 )
 from kit.promotion import promote, read_audit  # noqa: F401
@@ -184,6 +186,7 @@ def start(
     """
     asked = theme, dataset, source, profile, image_size, seed, drive, home
     home, local, settings = open_home(*asked)
+    load_own(home)
     set_seed(seed, int(os.environ.get("COURSE_THREADS", settings["threads"])))
     course = open_dataset(theme, home, local, settings)
     record_settings(course, settings)
@@ -446,6 +449,7 @@ class BatchLoader:
         self.targets = torch.from_numpy(data.labels)
         self.rows, self.batch_size = torch.from_numpy(rows), min(batch_size, len(rows))
         self.augment, self.shuffle, self.shared = augment, shuffle, False
+        self.own = [*OWN.get("augmentation", {}).values()] if augment else []
         self.seed, self.device = data.course.seed, data.course.device
         self.epoch = self.first_batch = 0
         self.mean = torch.tensor(data.mean, device=self.device).view(1, -1, 1, 1)
@@ -475,6 +479,10 @@ class BatchLoader:
             if draws:
                 own = {n: self._to_device(draw[chosen]) for n, draw in draws.items()}
                 images = augment(images, own)
+            for function in self.own:  # of the group, its draws as repeatable as ours
+                images = seeded(
+                    function, images, [self.seed, self.epoch, int(batch[0])]
+                )
             labels = self._to_device(self.targets[rows])  # (N,)
             yield (images - self.mean) / self.std, labels
         self.epoch, self.first_batch = self.epoch + 1, 0
@@ -1013,12 +1021,13 @@ def fit(
         tells its earlier epochs again.
     """
     ranges = AUGMENT[course.dataset] if recipe.augment else None
-    key = fingerprint(fit, model, recipe, ranges, data, course.seed)
+    own = OWN.get("augmentation", {}) if ranges else {}
+    key = fingerprint(fit, model, recipe, ranges, own, data, course.seed)
     folder = course.runs / f"{name}-{key}"
     model.to(course.device)
     with one_training(course, folder) as stored, same_generators(course.device):
         if stored:
-            return _as_run(name, model, stored, folder, loaded=True)
+            return _as_run(name, model, stored, folder, loaded=True, told=progress)
         job = Job(model, data, recipe, ranges)
         with closing(Curves(tracker, course, folder.name, asdict(recipe))) as curves:
             seed_generators(course.seed + rank_and_world()[0])
@@ -1029,14 +1038,14 @@ def fit(
         return _as_run(name, model, session.finish(asdict(recipe)), folder)
 
 
-def _as_run(name: str, model, state: dict, folder: Path, loaded: bool = False) -> Run:
+def _as_run(name, model, state: dict, folder: Path, loaded=False, told=False) -> Run:
     """The network with the weights of a finished training, and what is known of it."""
     model.load_state_dict(state["weights"])
     recipe, history = Recipe(**state["recipe"]), pd.DataFrame(state["history"])
     seconds, date, hardware = (state[key] for key in ("seconds", "date", "hardware"))
     if recipe.channels_last:  # the layout it was trained in, to the last digit
         model.to(memory_format=torch.channels_last)
-    if loaded:
+    if told:
         print(f"{name}: loaded, trained {date} in {seconds:.0f} s on {hardware}")
     model.eval()
     return Run(name, model, history, seconds, date, hardware, recipe, folder, loaded)
@@ -1163,12 +1172,17 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
 def load_model(path, classes=None) -> tuple[nn.Module, dict]:
     """Build the network that a checkpoint names, with its weights: (model, state)."""
     state = load_checkpoint(path, classes=classes)
-    if state["architecture"] not in MODELS:
+    name = state["architecture"]
+    if name not in MODELS:
         raise CourseError(
-            f"{path} holds a network {state['architecture']} of your own: add its class"
-            " to utils.MODELS, then run the cell again."
+            f"{path} holds a network {name} of your own, which this kernel does not"
+            f" know: run utils.register_model({name}) where it is defined."
         )
-    model = MODELS[state["architecture"]](**state["config"]).to(best_device())
+    if name in OWN.get("model", {}):
+        model = MODELS[name](state["channels"], len(state["classes"]))
+    else:
+        model = MODELS[name](**state["config"])
+    model = model.to(best_device())
     fill_in(path, model, state)
     # the layout that `fit` leaves it in
     return model.to(memory_format=torch.channels_last).eval(), state
@@ -1504,17 +1518,19 @@ def grad_cam(
     x `least`: on small images the very last maps are 4 x 4 and point nowhere. Source:
     Selvaraju et al., Grad-CAM (2017).
     """
-    model.eval()
-    maps = x = images
-    for layer in model.features:
-        x = layer(x)
-        maps = x if x.shape[-1] >= least else maps
-    maps.retain_grad()
-    scores = model.classifier(model.pool(x))  # (N, K)
-    scores.gather(1, target.view(-1, 1)).sum().backward()
-    weights = maps.grad.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
+    seen = []
+    hooks = [
+        part.register_forward_hook(lambda part, given, made: seen.append(made))
+        for part in model.modules()
+    ]
+    scores = model.eval()(images)  # (N, K)
+    for hook in hooks:
+        hook.remove()
+    maps = [made for made in seen if made.ndim == 4 and made.shape[-1] >= least][-1]
+    target = target.to(scores.device).view(-1, 1)
+    [gradient] = torch.autograd.grad(scores.gather(1, target).sum(), maps)
+    weights = gradient.mean(dim=(2, 3), keepdim=True)  # (N, D, 1, 1)
     heat = F.relu((weights * maps).sum(dim=1, keepdim=True)).detach()  # (N, 1, h, w)
-    model.zero_grad(set_to_none=True)
     size = images.shape[-2:]
     heat = F.interpolate(heat, size, mode="bilinear", align_corners=False).squeeze(1)
     return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)).cpu().numpy()

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from kit.files import CourseError, atomic
+from kit.machine import same_generators, seed_generators
 from kit.syntax import globals_of
 
 FILE = "my_code.py"
@@ -175,6 +176,16 @@ def register_drift(function: Callable) -> None:
 def register_rule(rule) -> None:
     """Watch for one more thing: an `AlertRule` beside those of the course."""
     keep_own("rule", re.sub(r"\W", "_", rule.name), rule)
+
+
+def seeded(function: Callable, images: torch.Tensor, numbers: list[int]):
+    """A group's augmentation on a batch; what it draws depends on `numbers` alone, so
+    that a training which was interrupted can go on.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    with same_generators(images.device):
+        seed_generators(seed)
+        return function(images)
 
 
 @contextmanager

@@ -146,6 +146,8 @@ class Session:
         from tqdm import tqdm
 
         silent = not shown or ranks.rank_and_world()[0] > 0
+        if self.steps == 0 and not silent:
+            tell_of_earlier(self.folder)
         options = {"desc": name, "unit": "step", "file": sys.stdout, "disable": silent}
         with tqdm(total=total, initial=self.steps, **options) as self.bar:
             yield
@@ -187,7 +189,6 @@ class Session:
         for _ in range(2):  # a damaged file of this disk may have a good copy at home
             copy_back(self.course, self.path)
             if not self.path.exists():
-                tell_of_earlier(self.folder)
                 return
             # torch.load raises a dozen kinds of error on a damaged file
             with suppress(Exception):
