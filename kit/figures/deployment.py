@@ -23,19 +23,22 @@ def steps(table: pd.DataFrame, title: str):
         own = table[table["batch"] == batch].set_index("backend").loc[names]
         places = np.arange(len(names)) + 0.2 * (len(batches) - 1 - 2 * number)
         ends = own.rename(columns={"speedup_low": "low", "speedup_high": "high"})
-        look = {"color": COLOURS[number], "hatch": ("", "//")[number % 2], "capsize": 3}
+        look = {"fmt": "osD^"[number % 4], "color": COLOURS[number], "capsize": 3}
         label = f"{batch} image{'s' if batch > 1 else ''} a call"
         error = arms(ends, "speedup")
-        axis.barh(places, own["speedup"], 0.38, xerr=error, label=label, **look)
-        text = {"textcoords": "offset points", "va": "center", "fontsize": 9}
-        for place, row in zip(places, ends.itertuples(), strict=True):
-            axis.annotate(f"{row.speedup:.1f}×", (row.high, place), (6, 0), **text)
+        axis.errorbar(own["speedup"], places, xerr=error, ms=8, label=label, **look)
+        text = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
+        for place, value in zip(places, own["speedup"], strict=True):
+            axis.annotate(f"{value:.1f}×", (value, place), (0, 7), **text)
     axis.axvline(1, ls=":", color="black")
     axis.set_yticks(range(len(names)), names)
-    axis.set_xlabel(
-        "speedup: median of the rounds, bar from the smallest to the largest"
-    )
-    axis.set(ylabel="backend", xlim=(0, 1.1 * table["speedup_high"].max()), title=title)
+    axis.set_ylim(-0.6, len(names) - 0.3)
+    axis.set_xlabel("speedup (logarithmic): median of the rounds, smallest to largest")
+    # one disturbed round stretches its own bar, and hides no other
+    axis.set(ylabel="backend", xscale="log", title=title)
+    axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
     figure.legend(loc="outside lower center", ncols=len(batches))
     return figure
 
