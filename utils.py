@@ -48,6 +48,7 @@ from kit.files import (  # noqa: F401
 )
 from kit.fingerprint import fingerprint, remember_sources
 from kit.gate import Answers, Check, GateReport, check_mix, counted, unmeasured
+from kit.handout import from_handout, missing_name
 from kit.home import DATASETS, POOLS, PROFILES, Course, catch_up, greet, open_home  # noqa: F401
 from kit.images import (
     EXCLUDING,
@@ -121,7 +122,6 @@ from kit.watching import (
     grey_levels,
     join,
     read_drift_report,
-    refuse_handout,
 )
 from kit.webhook import send_alert
 from models.baseline_cnn import BaselineCNN
@@ -719,6 +719,7 @@ def train_step(
     return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
 
+@from_handout
 def train_epoch(
     model,
     loader,
@@ -1135,6 +1136,7 @@ def train_all(job: Job, session: Session, curves, progress: bool, on_epoch) -> N
 # --------------------------------------------------------------------------------------
 
 
+@from_handout
 def save_checkpoint(path, model, optimizer=None, **state) -> Path:
     """Store weights, architecture and whatever else serving needs, atomically.
 
@@ -1150,6 +1152,7 @@ def save_checkpoint(path, model, optimizer=None, **state) -> Path:
     return save_state(Path(path), content | state)
 
 
+@from_handout
 def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
     """Read a checkpoint; with a model, put the weights into it.
 
@@ -2484,6 +2487,7 @@ def judge_windows(
 # --------------------------------------------------------------------------------------
 
 
+@from_handout
 def extract_embeddings(
     model: nn.Module, loader, device
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -2532,20 +2536,21 @@ def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
     return float(within_x + within_y - 2 * k[:n, n:].mean())
 
 
+@from_handout
 def detect_pixel_drift(
-    baseline_loader, production_loader, alpha: float = 0.05, **handout
+    baseline_loader, production_loader, alpha: float = 0.05
 ) -> DriftResult:
     """Have the pictures changed? KS test (Holm) of statistics of whole images.
 
     Not of pixels: ten thousand pixels of one picture are no ten thousand observations,
     and such a test finds drift in every window.
     """
-    refuse_handout(alpha, handout)
     pixels = grey_levels(baseline_loader, production_loader)
     reference, window = (drift_statistics(part) for part in pixels)
     return replace(ks_test(reference, window, alpha), detector="KS statistics")
 
 
+@from_handout
 def detect_embedding_drift(
     model,
     baseline_loader,
@@ -2553,12 +2558,10 @@ def detect_embedding_drift(
     device,
     alpha: float = 0.05,
     permutations: int = 1000,
-    **handout,
 ) -> DriftResult:
     """Does the network see something else? Permutation test of the MMD of its
     embeddings.
     """
-    refuse_handout(alpha, handout)
     reference, _ = extract_embeddings(model, baseline_loader, device)
     window, _ = extract_embeddings(model, production_loader, device)
     result = mmd_test(reference, window, alpha, permutations)
@@ -3037,6 +3040,7 @@ class DriftMonitor:
 # ======================================================================================
 
 
+@from_handout
 def validate_retrained_model(
     new_model,
     current_model,
@@ -3747,6 +3751,10 @@ def not_shown_worse(home: str | Path, alpha: float = 0.05) -> tuple[str, list[st
     others = [name for name in right if name != best]
     p_values = holm([mcnemar(right[name], right[best]) for name in others])
     return best, [name for name, p in zip(others, p_values, strict=True) if p > alpha]
+
+
+def __getattr__(name: str):
+    raise missing_name(name)
 
 
 # Where code of your own stands beside the course's, once it is registered.

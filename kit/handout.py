@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 
+import torch
 from torch import nn
 
 from kit.files import CourseError
@@ -38,19 +39,29 @@ def from_handout(function: Callable) -> Callable:
     @wraps(function)
     def called(*args, **options):
         for name in options.keys() & KEYWORDS.keys() - known.keys():
-            raise CourseError(
-                f"{function.__name__} takes no {name}=, which is the handout's:"
-                f" {KEYWORDS[name]}."
-            )
-        first = next(iter(known))
-        if first in ("path", "log_file") and args and isinstance(args[0], nn.Module):
-            raise CourseError(
-                f"{function.__name__} begins with the path, then the model:"
-                f" {function.__name__}('best.pth', model, optimizer, …)."
-            )
+            refuse(f"{function.__name__} takes no {name}=", KEYWORDS[name])
+        for name, value in [*zip(known, args, strict=False), *options.items()]:
+            if name == "path" and isinstance(value, nn.Module):
+                refuse(f"{function.__name__} begins with a path", KEYWORDS["filename"])
+            if name == "device" and isinstance(value, torch.amp.GradScaler):
+                refuse("The device comes before the scaler", "swap the two")
+            if name == "device" and isinstance(value, nn.Module):
+                refuse(
+                    "A criterion stands where the device does", KEYWORDS["criterion"]
+                )
+            if name == "alpha" and value > 0.2:
+                refuse(
+                    f"alpha={value:g} is an alarm in {value:.0%} of all undrifted"
+                    " windows",
+                    KEYWORDS["threshold"],
+                )
         return function(*args, **options)
 
     return called
+
+
+def refuse(what: str, advice: str) -> None:
+    raise CourseError(f"{what}, as the handout had it: {advice}.")
 
 
 def missing_name(name: str) -> AttributeError:
