@@ -2,11 +2,9 @@
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 from torch import nn
 
-from exercises import Build, Implement, Mistake, Predict, Symptom
+from exercises import Build, Implement, Mistake, Predict
 
 RNG = np.random.default_rng(3)
 CANCELS = (
@@ -16,41 +14,6 @@ CANCELS = (
 
 
 # --- calibration
-
-
-def _logits(temperature: float, classes=2, n=400) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of a network that is calibrated once they are divided by `temperature`."""
-    honest = RNG.normal(0, 2, (n, classes))
-    labels = np.array([RNG.choice(classes, p=p) for p in softmax(honest, axis=1)])
-    return honest * temperature, labels
-
-
-def _mean_loss(logits, labels) -> float:
-    return -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
-
-
-def _best(loss) -> float:
-    return float(
-        np.exp(
-            minimize_scalar(
-                lambda log: loss(np.exp(log)), bounds=(-4, 4), method="bounded"
-            ).x
-        )
-    )
-
-
-def _temperature(logits, labels) -> float:
-    """Guo et al. (2017). The loss is convex in 1 / T, so that a bounded search finds
-    its minimum.
-    """
-    return (
-        1
-        / minimize_scalar(
-            lambda b: _mean_loss(logits * b, labels),
-            bounds=(1e-3, 50),
-            method="bounded",
-        ).x
-    )
 
 
 def _ece(confidence, right, bins=10):
@@ -305,76 +268,6 @@ EXERCISES = {
                 " healthy ones, and on which side?"
             ),
         },
-    ),
-    "temperature": Implement(
-        {
-            "too sure of itself": _logits(2.5),
-            "too timid": _logits(0.4),
-            "about right": _logits(1.1),
-            "three classes": _logits(3.0, classes=3),
-        },
-        _temperature,
-        (
-            Mistake(
-                lambda logits, labels: 1.0,
-                "Temperature 1 changes nothing. Try many, and keep the one with the"
-                " lowest mean loss of the labels.",
-            ),
-            Mistake(
-                lambda logits, labels: 1 / _temperature(logits, labels),
-                "Yours is the inverse: a temperature above 1 should make a network more"
-                " timid. Multiplied or divided?",
-            ),
-            Mistake(
-                lambda logits, labels: np.log(_temperature(logits, labels)),
-                "Yours is negative for the timid network: did you search over a"
-                " logarithm and return it?",
-            ),
-            Mistake(
-                lambda logits, labels: _mean_loss(
-                    logits / _temperature(logits, labels), labels
-                ),
-                "That is the lowest loss. At which temperature was it reached?",
-            ),
-            Mistake(
-                lambda logits, labels: _best(
-                    lambda t: _mean_loss(softmax(logits, axis=1) / t, labels)
-                ),
-                "Divide the logits, not the probabilities: a softmax is taken twice in"
-                " yours.",
-            ),
-            Symptom(
-                lambda answer, logits, labels: answer <= 0,
-                "A temperature is positive. What do you return?",
-            ),
-            Symptom(
-                lambda answer, logits, labels: (
-                    answer < 0.7 * _temperature(logits, labels)
-                ),
-                "Yours makes the network far too sure, as if it were never wrong. Do"
-                " you use the labels or its own answers, and the logarithm of their"
-                " probability?",
-            ),
-            Symptom(
-                lambda answer, logits, labels: (
-                    answer > 1.4 * _temperature(logits, labels)
-                ),
-                "Yours makes every answer a coin toss. Do you look for the lowest loss"
-                " or for the highest?",
-            ),
-            Symptom(
-                lambda answer, logits, labels: (
-                    abs(np.log(answer / _temperature(logits, labels))) < 0.1
-                ),
-                "Close. Are your temperatures near enough to one another, and is it the"
-                " loss that is smallest?",
-            ),
-        ),
-        "For each temperature: divide the logits, take the softmax, and the mean of"
-        " minus the logarithm of the probability of the right class. Search both below"
-        " and above 1.",
-        tolerance=0.02,
-        seconds=20.0,
     ),
     "ece": Implement(
         _ece_cases(),

@@ -118,20 +118,6 @@ GATE_CASES = {
 }
 
 EXERCISES = {
-    "fewer_labels": Predict(
-        ("accepted", "refused"),
-        {
-            "accepted": (
-                "Which interval of the table reaches over its limit? Ask of it whether"
-                " the labels or the number of gate images made it so."
-            ),
-            "refused": (
-                "Fewer labels may mean a smaller gain, but the gate asks for a proven"
-                " one, not for a large one. How far were the intervals of all labels"
-                " from their limits (section 7)?"
-            ),
-        },
-    ),
     "mcnemar": Implement(
         MCNEMAR_CASES,
         _mcnemar,

@@ -35,10 +35,12 @@ NAMES = {
 def from_handout(function: Callable) -> Callable:
     """Say in one sentence what a function does not take, or takes in another order."""
     known = inspect.signature(function).parameters
+    free = any(given.kind is given.VAR_KEYWORD for given in known.values())
+    asked = {"filename"} if free else KEYWORDS.keys()  # a checkpoint has a threshold
 
     @wraps(function)
     def called(*args, **options):
-        for name in options.keys() & KEYWORDS.keys() - known.keys():
+        for name in (options.keys() & asked) - known.keys():
             refuse(f"{function.__name__} takes no {name}=", KEYWORDS[name])
         for name, value in [*zip(known, args, strict=False), *options.items()]:
             if name == "path" and isinstance(value, nn.Module):

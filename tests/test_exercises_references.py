@@ -61,16 +61,6 @@ def test_solutions_agree_with_others_on_random_cases(seed):
     )
 
 
-def test_temperature_finds_what_was_put_in():
-    rng = np.random.default_rng(0)
-    honest = rng.normal(0, 2, (5_000, 2))
-    labels = (rng.random(5_000) < utils.softmax(honest)[:, 1]).astype(int)
-    for put_in in (0.5, 1.0, 3.0):
-        assert solution("theme3/temperature")(honest * put_in, labels) == pytest.approx(
-            put_in, rel=0.1
-        )
-
-
 def test_residual_block_of_the_solution_learns_what_a_plain_stack_of_layers_does_not():
     """Twenty blocks deep, the gradient still reaches the first weights: the reason for
     the shortcut.

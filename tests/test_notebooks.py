@@ -49,8 +49,8 @@ def test_notebook_is_clean(title):
 
 @pytest.mark.parametrize("title", TITLES)
 def test_anatomy(title):
-    """Title and badge, bootstrap, parameters, start, exercises, checkpoint, report: in
-    this order.
+    """Title and badge, bootstrap, parameters, start, checkpoint, report: in this
+    order.
     """
     cells, theme = BOOK[title].cells, int(title[5])
     assert cells[0].source.startswith(f"# Theme {theme} · ")
@@ -65,17 +65,17 @@ def test_anatomy(title):
     assert cells[1].source == code_cells(TITLES[0])[0].source
     assert cells[2].metadata["tags"] == ["parameters"]
     assert cells[2].source == code_cells(TITLES[0])[1].source
-    assert re.search(rf"utils\.start\(\s*theme={theme},", cells[3].source)
+    assert re.search(rf"utils\.start\(\s*theme={theme},", cells[4].source)
+    assert "(../docs/glossary.md)" in cells[0].source
     text = "\n".join(cell.source for cell in cells)
     parts = (
-        "## Your turn",
         "\n## Checkpoint",
-        "utils.check_criteria(",
+        "course.finish(",
         "## For your report",
     )
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
-    assert 2 <= len(re.findall(r"\*\*Exercise \d", text)) <= 4
+    assert 3 <= len(re.findall(r"\*\*Exercise \d", text)) <= 6
     assert len(re.findall(r"# exercise: ", text)) >= len(
         re.findall(r"\*\*Exercise \d", text)
     )

@@ -29,7 +29,9 @@ def cells(theme: str) -> list:
 
 
 def code(theme: str) -> list[str]:
-    return [cell.source for cell in cells(theme) if cell.cell_type == "code"]
+    """The code cells, without the lines that only a notebook understands."""
+    sources = [cell.source for cell in cells(theme) if cell.cell_type == "code"]
+    return [re.sub(r"^%.*\n?", "", source, flags=re.MULTILINE) for source in sources]
 
 
 @cache
@@ -62,8 +64,8 @@ def defined(source: str, names: dict, kinds: tuple = DEFINED) -> dict:
 
 def answer_of(source: str, name: str):
     """The student's function, in a kernel that knows what the cells before import."""
-    before = cells(name[:6])[: asked(name).place]
-    text = "\n".join(cell.source for cell in before if cell.cell_type == "code")
+    text = "\n".join(code(name[:6]))
+    text = text[: text.index(f'"{name}"')].rpartition("\n\n")[0]
     return defined(source, defined(text, {}, IMPORTED))[asked(name).answer]
 
 
