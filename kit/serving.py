@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
@@ -235,7 +236,8 @@ def layers_of(path: Path) -> dict[str, str]:
 
     nodes = [node for node in onnx.load(path).graph.node if node.op_type in LAYERS]
     weights = {node.name: node.input[1].removesuffix(".weight") for node in nodes}
-    return {name: layer.removeprefix("model.") for name, layer in weights.items()}
+    # body and head of the network are model.0 and model.1 of a ServedNetwork
+    return {name: re.sub(r"^model\.[01]\.?", "", w) for name, w in weights.items()}
 
 
 def rewritten(path: Path, level: str) -> Path:

@@ -94,6 +94,7 @@ def test_nothing_that_is_read_can_run_code():
     own = {
         "kit/own.py",
         "tests/test_own.py",
+        "tests/test_handout.py",
         "tests/test_setup.py",
         "tests/support/books.py",
         "tests/test_search.py",
