@@ -1269,22 +1269,6 @@ def expected_calibration_error(
     return float(np.abs(np.bincount(bin_of, hit - confidence)).sum() / len(labels))
 
 
-def reliability(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
-) -> pd.DataFrame:
-    """Confidence against accuracy: a row (confidence, accuracy, low, high, n) for each
-    bin that is not empty.
-    """
-    confidence, hit, bin_of = _confidence_bins(probabilities, labels, bins)
-    rows = []
-    for number in np.unique(bin_of):
-        inside = bin_of == number
-        low, high = wilson(hit[inside].sum(), inside.sum())
-        row = {"confidence": confidence[inside].mean(), "accuracy": hit[inside].mean()}
-        rows.append(row | {"low": low, "high": high, "n": int(inside.sum())})
-    return pd.DataFrame(rows)
-
-
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Counts int64 (K, K): rows are the true classes, columns the predicted ones."""
     pairs = labels * classes + predicted

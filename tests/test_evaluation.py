@@ -77,9 +77,6 @@ def test_calibration_error_by_hand():
     assert utils.expected_calibration_error(probabilities, labels) == pytest.approx(
         (0.15 + 0.05) / 2
     )
-    table = utils.reliability(probabilities, labels)
-    assert table["n"].tolist() == [4, 4]
-    assert table["accuracy"].tolist() == [0.5, 1.0]
 
 
 def calibrated(n: int, seed: int):

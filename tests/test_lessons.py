@@ -14,16 +14,20 @@ PATHS = sorted((Path(__file__).parents[1] / "notebooks").glob("theme*.ipynb"))
 VISIBLE = {
     1: "DataLoader KFold GroupKFold cross_val_score affine_grid grid_sample sha256"
     " LogisticRegression roc_auc_score",
-    2: "Sequential Conv2d ReLU MaxPool2d AdaptiveAvgPool2d CrossEntropyLoss AdamW"
+    2: "train_epoch validate count_parameters save_checkpoint"
+    " Sequential Conv2d ReLU MaxPool2d AdaptiveAvgPool2d CrossEntropyLoss AdamW"
     " zero_grad backward step train eval no_grad argmax SummaryWriter add_scalar"
     " LogisticRegression paired_difference",
     3: "BatchNorm2d relu autocast GradScaler scale update OneCycleLR minimize_scalar"
     " log_softmax binomtest register_forward_hook grad register_model",
-    4: "export InferenceSession run get_providers perf_counter synchronize quantile"
+    4: "benchmark_model benchmark_onnx"
+    " export InferenceSession run get_providers perf_counter synchronize quantile"
     " quant_pre_process quantize_static",
-    5: "open writer writerow read_csv rolling AlertRule register_rule",
-    6: "ks_2samp accumulate step permutation hist register_detector register_drift",
-    7: "choice requires_grad_ AdamW cross_entropy backward replace rollback"
+    5: "InferenceLogger open writer writerow read_csv rolling AlertRule register_rule",
+    6: "extract_embeddings compute_mmd detect_pixel_drift detect_embedding_drift"
+    " ks_2samp accumulate step permutation hist register_detector register_drift",
+    7: "load_checkpoint validate_retrained_model"
+    " choice requires_grad_ AdamW cross_entropy backward replace rollback"
     " retrain_and_gate",
     8: "paired_tests pareto lost_accuracy checklist maturity write build",
 }

@@ -203,9 +203,23 @@ def test_whole_course(tmp_path, raw, dataset):
     assert ("SAMPLE DATA" in done.stdout) == (source == "sample")
     assert "results.json" in done.stdout
     check_final_model(tmp_path, dataset, results)
+    if dataset == "pneumonia3":
+        run_further(tmp_path, dataset, str(source))
     check_service(tmp_path, results)
     check_drift_and_retraining(tmp_path, dataset, results)
     check_synthesis(tmp_path, dataset, results)
+
+
+def run_further(home: Path, dataset: str, source: str) -> None:
+    """The optional notebooks run on what the course has left."""
+    from tools.notebooks import run
+
+    asked = {"DATASET": dataset, "SOURCE": source, "PROFILE": "smoke"}
+    asked |= {"HOME": str(home), "DRIVE": False}
+    books = sorted((KIT / "notebooks" / "further").glob("*.ipynb"))
+    assert len(books) >= 3
+    for book in books:
+        run.execute(book, asked, home / "exports" / "notebooks")
 
 
 def check_final_model(home: Path, dataset: str, results: dict) -> None:

@@ -19,4 +19,4 @@ from kit.figures.retraining import (
     timeline,
     tradeoff,
 )
-from kit.figures.training import confusion, effects, heat, history, reliability, search
+from kit.figures.training import confusion, effects, heat, history, search

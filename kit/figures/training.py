@@ -55,31 +55,6 @@ def confusion(counts: np.ndarray, recalls: np.ndarray, classes, title: str):
     return figure
 
 
-def reliability(tables: dict[str, pd.DataFrame], title: str):
-    """Reliability diagram (diagramme de fiabilité): on the diagonal, confidence means
-    accuracy.
-    """
-    import matplotlib.pyplot as plt
-
-    style()
-    size = (4.4 * len(tables), 4)
-    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False)
-    text = {"textcoords": "offset points", "ha": "center", "fontsize": 10}
-    text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    dots = {"fmt": "o-", "capsize": 3, "label": "measured, 95 %"}
-    for axis, (name, table) in zip(axes.flat, tables.items(), strict=True):
-        axis.plot([0, 1], [0, 1], ":", color="black", label="perfect calibration")
-        axis.errorbar(table["confidence"], table["accuracy"], arms(table), **dots)
-        for row in table.itertuples():
-            axis.annotate(f"n={row.n}", (row.confidence, row.low), (0, -13), **text)
-        least = min(0.5, float(table["confidence"].min()))
-        axis.set(xlim=(least - 0.03, 1.03), ylim=(-0.1, 1.03), ylabel="accuracy")
-        axis.set(xlabel="mean confidence in a bin", title=f"{title}: {name}")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2)
-    return figure
-
-
 def effects(table: pd.DataFrame, title: str, label: str):
     """Differences with their intervals (columns difference, low, high), one row each,
     against a line at zero.
