@@ -85,9 +85,9 @@ def test_two_processes_have_the_curves_of_one(two, alone):
     assert told["hardware"].endswith(", 2 processes")
 
 
-def test_a_training_of_two_processes_is_loaded_by_one(two, drawn, capsys):
-    assert ranks.train(ready(two[0], drawn), "whole").loaded
-    assert "2 processes" in capsys.readouterr().out
+def test_a_training_of_two_processes_is_loaded_by_one(two, drawn):
+    run = ranks.train(ready(two[0], drawn), "whole")
+    assert run.loaded and "2 processes" in run.hardware
 
 
 def test_another_number_of_processes_goes_on(two, alone, drawn, capsys):

@@ -122,36 +122,6 @@ def t(model, images, labels, optimizer):
     ),
 }
 GRID = "grid = np.exp(np.linspace(-3, 3, 601)); rows = np.arange(len(labels))\n    "
-TEMPERATURES = {
-    "its own answers": (
-        f"""
-def t(logits, labels):
-    {GRID}return min(grid, key=lambda t: -np.log(softmax(logits / t).max(axis=1)).mean())"""
-    ),
-    "as if it were never wrong": (
-        """
-def t(logits, labels):
-    labels, rows = logits.argmax(axis=1), np.arange(len(logits))
-    return min(np.logspace(-2, 2, 200, base=np.e), key=lambda t: -np.log(softmax(logits / t)[rows, labels]).mean())"""
-    ),
-    "for the highest": (
-        f"""
-def t(logits, labels):
-    {GRID}return max(grid, key=lambda t: softmax(logits / t)[rows, 1 - labels.clip(max=1)].mean())"""
-    ),
-    "Close.": (
-        """
-def t(logits, labels):
-    rows = np.arange(len(labels))
-    return min(np.exp(np.arange(-3, 3, 0.17)), key=lambda t: -np.log(softmax(logits / t)[rows, labels]).mean())"""
-    ),
-    "Search both below and above 1": (
-        """
-def t(logits, labels):
-    rows = np.arange(len(labels))
-    return min(np.linspace(1, 5, 801), key=lambda t: -np.log(softmax(logits / t)[rows, labels]).mean())"""
-    ),
-}
 BLOCK = """
 class B(nn.Module):
     def __init__(self, before, after, stride=1):
@@ -241,7 +211,6 @@ ODD = {
 TYPICAL = {
     "theme1/split_by_patient": SPLITS,
     "theme2/training_step": STEPS,
-    "theme3/temperature": TEMPERATURES,
     "theme3/residual_block": BLOCKS,
 }
 WRONG = [
@@ -305,7 +274,6 @@ RIGHT = [
     ("theme3/residual_block", BLOCK),
     ("theme3/residual_block", BLOCK.replace("BatchNorm2d(", "GroupNorm(2, ")),
     ("theme3/residual_block", type(utils.OptimizedCNN().features[-1])),
-    ("theme3/temperature", utils.fit_temperature),
     ("theme8/choice", CHOICE_IN_A_LOOP),
     ("theme6/p_value", P_VALUE_BY_APPENDING),
 ]

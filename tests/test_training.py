@@ -344,9 +344,9 @@ def test_schedule_counts_a_skipped_step_and_nobody_is_warned(monkeypatch):
 
 
 def test_training_that_is_made_anew_says_why(data, capsys):
-    train(data.course, data)
+    train(data.course, data, progress=True)
     assert "trains anew" not in capsys.readouterr().out
-    train(data.course, data, replace(RECIPE, lr=RECIPE.lr / 2))
+    train(data.course, data, replace(RECIPE, lr=RECIPE.lr / 2), progress=True)
     assert (
         "probe: trains anew, as code, data, recipe or seed differ from 1 finished"
         in capsys.readouterr().out
@@ -356,7 +356,7 @@ def test_training_that_is_made_anew_says_why(data, capsys):
 def test_finished_training_loads_and_says_so(data, capsys):
     first = train(data.course, data)
     capsys.readouterr()
-    again = train(data.course, data)
+    again = train(data.course, data, progress=True)
     assert again.loaded and not first.loaded and same_weights(first.model, again.model)
     assert "probe: loaded, trained" in capsys.readouterr().out
     assert again.history.equals(first.history) and len(first.history) == 3
