@@ -121,7 +121,6 @@ def t(model, images, labels, optimizer):
     return loss.item()"""
     ),
 }
-GRID = "grid = np.exp(np.linspace(-3, 3, 601)); rows = np.arange(len(labels))\n    "
 BLOCK = """
 class B(nn.Module):
     def __init__(self, before, after, stride=1):
