@@ -309,7 +309,6 @@ def test_a_network_without_what_is_asked_for(home):
     mixed = utils.mix(home.data, home.drifted, home.rows)
     for how, told in (
         ("batch norm", "has no batch normalisation"),
-        ("frozen stem", "'stem' and no 'depth'"),
         ("all", "choose one of .*frozen stem"),
     ):
         with pytest.raises(utils.CourseError, match=told):

@@ -559,7 +559,8 @@ def test_checkpoint_of_a_students_own_network(tmp_path):
     path = utils.save_checkpoint(tmp_path / "m.pth", MyNet(1, 2))
     with pytest.raises(
         utils.CourseError,
-        match="a network MyNet of your own: add its class to utils.MODELS",
+        match="a network MyNet of your own, which this kernel does not know: "
+        "run utils.register_model",
     ):
         utils.load_model(path)
     changed = utils.BaselineCNN(1, 2)
