@@ -189,6 +189,7 @@ def start(
     load_own(home)
     set_seed(seed, int(os.environ.get("COURSE_THREADS", settings["threads"])))
     course = open_dataset(theme, home, local, settings)
+    copy_back(course, course.logs)  # after a lost runtime: the lines that were kept
     record_settings(course, settings)
     greet(course, settings.get("why_sample", ""))
     print(*stale(course), sep="\n", end="")

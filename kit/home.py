@@ -116,6 +116,11 @@ class Course:
     root: Path
     device: torch.device
     sample: bool
+    noted: dict = field(default_factory=dict)
+
+    def note(self, **values) -> None:
+        """Keep values for the theme's section of the record, which `finish` writes."""
+        self.noted |= values
 
     def finish(self, reads=(), **values):
         """Record what this theme measured, show its criteria: `kit.record.finish`."""
@@ -136,7 +141,9 @@ class Course:
             folder.mkdir(parents=True, exist_ok=True)
         names = self.dataset, self.source, self.profile.name
         write_json(home / "course.json", open_settings(home, *names, size, seed))
-        return replace(self, seed=seed, image_size=size, home=home, local=local)
+        return replace(
+            self, seed=seed, image_size=size, home=home, local=local, noted={}
+        )
 
     @property
     def key(self) -> str:

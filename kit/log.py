@@ -10,6 +10,7 @@ import os
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 
 import pandas as pd
 
@@ -116,8 +117,8 @@ class AppendOnlyCsv:
         try:
             # the last line may be in the making
             table = self._typed(lines[: lines.rfind(b"\n") + 1])
-        except (TypeError, ValueError, pd.errors.ParserWarning) as error:
-            why = str(error).splitlines()[0]
+        except (TypeError, ValueError, OverflowError, pd.errors.ParserWarning) as error:
+            why = shorten(str(error), 120)
             raise CourseError(f"{self.path} is damaged ({why}): {MOVE}") from error
         if run_id is None:
             return table

@@ -16,6 +16,7 @@ from kit.files import (
     CourseError,
     alone,
     atomic,
+    copy_to_home,
     damaged,
     hash_file,
     load_arrays,
@@ -128,7 +129,8 @@ COMPARE = {
 
 
 def finish(course, reads=(), **values) -> pd.DataFrame:
-    """Record what a theme measured, and compare it with the course's targets.
+    """Record what a theme measured, and compare it with the course's targets. A safe
+    point: its logs are copied to the home.
 
     Parameters
     ----------
@@ -136,7 +138,8 @@ def finish(course, reads=(), **values) -> pd.DataFrame:
         Files that these values depend on: a later change of one makes them stale.
     **values
         The theme's headline figures (HEADLINE_TAGS) and criteria (CRITERIA) by name,
-        and whatever else its section shall hold. Tables become lists of their rows.
+        and whatever else its section shall hold, beside what `course.note` kept.
+        Tables become lists of their rows.
 
     Returns
     -------
@@ -147,7 +150,7 @@ def finish(course, reads=(), **values) -> pd.DataFrame:
     CourseError
         A criterion of this theme has no value.
     """
-    rows = CRITERIA[course.theme]
+    rows, values = CRITERIA[course.theme], course.noted | values
     if missing := [name for name, *_ in rows if name not in values]:
         raise CourseError(
             f"course.finish lacks {', '.join(missing)}: run the cells above that"
@@ -160,6 +163,7 @@ def finish(course, reads=(), **values) -> pd.DataFrame:
     section = {name: values[name] for name in values.keys() - headline.keys()}
     section["inputs"] = hash_inputs(course, *reads)
     record(course, f"theme{course.theme}", section)
+    copy_to_home(course, course.logs)
     return check_criteria(
         course, *((says, values[name], sign, goal) for name, says, sign, goal in rows)
     )

@@ -66,7 +66,7 @@ def test_hand_in_holds_the_layout_of_the_course_and_passes_its_checks(project):
     required |= {
         f"{folder}/{file.name}"
         for folder in ("notebooks", "exports/notebooks")
-        for file in (project / "notebooks").iterdir()
+        for file in (project / "notebooks").glob("*.ipynb")
     }
     assert required <= names(path)
     assert {finding.verdict for finding in findings} == {"pass", "note"}
@@ -213,7 +213,7 @@ def test_summary_is_worst_first_and_ends_with_the_zip(project, capsys):
     digest = hashlib.sha256((project.parent / "out.zip").read_bytes()).hexdigest()
     assert lines[-1] == f"sha256 {digest}"
     assert "Remains to do: " in lines[-3]
-    assert "notebooks 8" in lines[-4]
+    assert "notebooks 11" in lines[-4]  # three of them further ones
 
 
 @pytest.mark.parametrize(

@@ -20,3 +20,5 @@ from kit.figures.retraining import (
     tradeoff,
 )
 from kit.figures.training import confusion, effects, heat, history, search
+
+style()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kit.figures.look import COLOURS, arms, style
+from kit.figures.look import COLOURS, arms
 
 MARKS, LINES = "osD^vP*", ("-", "--", "-.", ":")
 
@@ -16,7 +16,6 @@ def steps(table: pd.DataFrame, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     batches, names = sorted(table["batch"].unique()), table["backend"].unique()[::-1]
     figure, axis = plt.subplots(figsize=(10, 0.55 * len(names) + 1.6))
     for number, batch in enumerate(batches):
@@ -52,7 +51,6 @@ def pareto(table: pd.DataFrame, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     figure, axis = plt.subplots(figsize=(10, 4.6))
     front = table[table["front"]].sort_values("p50_ms")
     if len(front) > 1:
@@ -82,7 +80,6 @@ def latency(table: pd.DataFrame, title: str):
     """Latency (p50 to p99) and throughput by batch size, one line a backend."""
     import matplotlib.pyplot as plt
 
-    style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
     for number, (name, own) in enumerate(table.groupby("backend", sort=False)):
         look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % 7]}

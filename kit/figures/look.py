@@ -52,7 +52,6 @@ def image_grid(images, titles, columns: int = 8, title: str = ""):
     """
     import matplotlib.pyplot as plt
 
-    style()
     rows = max(1, math.ceil(len(images) / columns))
     figure, axes = plt.subplots(
         rows, columns, figsize=(1.6 * columns, 1.9 * rows), squeeze=False

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from kit.figures.look import COLOURS, style
+from kit.figures.look import COLOURS
 
 PANELS = {
     "latency (ms)": ("latency_p50", "latency_p95", "latency_p99"),
@@ -51,7 +51,6 @@ def dashboard(
     """
     import matplotlib.pyplot as plt
 
-    style()
     figure, axes = plt.subplots(3, 2, figsize=(13, 8.5), sharex=True)
     hours = hours_of(windows["timestamp"], windows)
     for axis, (label, metrics) in zip(axes.flat, PANELS.items(), strict=True):
@@ -98,7 +97,6 @@ def drifts(rows: dict[str, list], classes, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     columns = len(next(iter(rows.values())))
     size = (1.42 * columns, 1.52 * len(rows) + 0.6)
     figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
@@ -130,7 +128,6 @@ def alarm_rates(table: pd.DataFrame, title: str, alpha: float = 0.05):
     """
     import matplotlib.pyplot as plt
 
-    style()
     table = table[::-1].reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.5))
     axis.hlines(table.index, table["low"], table["high"], color=COLOURS[0], lw=2)
@@ -160,7 +157,6 @@ def heat_maps(
     """
     import matplotlib.pyplot as plt
 
-    style()
     rows, count = len(next(iter(panels.values()))), len(panels)
     size = (3.6 + 2.6 * count, 0.36 * rows + 1.6)
     figure, axes = plt.subplots(1, count, figsize=size, sharey=True, squeeze=False)
@@ -193,7 +189,6 @@ def estimates(table: pd.DataFrame, names, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     size = (4.2 * len(names), 4.4)
     figure, axes = plt.subplots(1, len(names), figsize=size, sharex=True, sharey=True)
     least = table[["accuracy", *names]].min().min() - 0.03
@@ -236,7 +231,6 @@ def streams(streams: dict[str, pd.DataFrame], policy, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     size = (3.6 * len(streams) + 0.6, 6)
     figure, axes = plt.subplots(
         2, len(streams), figsize=size, sharex=True, sharey="row", squeeze=False

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 
-from kit.figures.look import COLOURS, arms, style
+from kit.figures.look import COLOURS, arms
 
 
 def learning_curve(table: pd.DataFrame, current: dict[str, float], title: str):
@@ -24,7 +24,6 @@ def learning_curve(table: pd.DataFrame, current: dict[str, float], title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     figure, axis = plt.subplots(figsize=(8.5, 4.2))
     budgets = np.unique(table["budget"])
     fewest = budgets[budgets > 0].min()
@@ -60,7 +59,6 @@ def candidates(table: pd.DataFrame, clean_margin: float, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     figure, axis = plt.subplots(figsize=(9, 5))
     both = {images: rows for images, rows in table.groupby("images")}
     pairs = both["clean"].merge(both["drifted"], on=["how", "share"])
@@ -111,7 +109,6 @@ def gate(table: pd.DataFrame, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     table = table[::-1].reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(11, 0.5 * len(table) + 2.2))
     for row in table.itertuples():
@@ -165,7 +162,6 @@ def timeline(
     """
     import matplotlib.pyplot as plt
 
-    style()
     figure, axis = plt.subplots(figsize=(11, 4.2))
     first, last, x = drift[0] - 0.5, drift[1] + 0.5, table["window"]
     axis.axvspan(first, last, color=COLOURS[4], alpha=0.2, label="drifted images")
@@ -193,7 +189,6 @@ def tradeoff(table: pd.DataFrame, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     labels = {
         "p50_ms": "latency of one image, p50 (ms)\nlogarithmic",
         "cost_per_million": "cost of a million images (your currency)\nlogarithmic",
@@ -237,7 +232,6 @@ def robustness(table: pd.DataFrame, trained_on: str, title: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(table) + 1.6))
     for place, row in enumerate(table.itertuples()):
         colour, mark = STEPS[row.says]

@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
-from kit.figures.look import COLOURS, arms, image_grid, style
+from kit.figures.look import COLOURS, arms, image_grid
 
 
 def history(history: pd.DataFrame, title: str):
     """Loss and accuracy of training and validation by epoch."""
     import matplotlib.pyplot as plt
 
-    style()
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
     # of sixty markers none could be told from its neighbour
     few = math.ceil(len(history) / 15)
@@ -30,22 +30,24 @@ def history(history: pd.DataFrame, title: str):
     return figure
 
 
-def confusion(counts: np.ndarray, recalls: np.ndarray, classes, title: str):
-    """Confusion matrix: counts (K, K), rows are the true classes, and the recall of
-    each with its interval (K, 3).
+def confusion(counts: np.ndarray, classes, title: str):
+    """Confusion matrix: counts int (K, K), rows are the true classes; on the diagonal
+    the recall with its 95 % interval (Wilson, 1927).
     """
     import matplotlib.pyplot as plt
 
-    style()
     k = len(classes)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    totals = np.maximum(counts.sum(axis=1), 1)
+    shares = counts / totals[:, None]
     figure, axis = plt.subplots(figsize=(1.9 * k + 2.2, 1.5 * k + 1.4))
     axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     axis.grid(False)
     for i, j in np.ndindex(counts.shape):
         text = f"{counts[i, j]}"
         if i == j:
-            text += "\n{:.0%} [{:.0%}, {:.0%}]".format(*recalls[i])
+            found = binomtest(int(counts[i, i]), int(totals[i]))
+            low, high = found.proportion_ci(method="wilson")
+            text += f"\n{shares[i, i]:.0%} [{low:.0%}, {high:.0%}]"
         colour = "white" if shares[i, j] > 0.6 else "black"
         axis.text(j, i, text, ha="center", va="center", color=colour)
     axis.set_xticks(range(k), classes)
@@ -61,7 +63,6 @@ def effects(table: pd.DataFrame, title: str, label: str):
     """
     import matplotlib.pyplot as plt
 
-    style()
     figure, axis = plt.subplots(figsize=(9, 0.5 * len(table) + 1.4))
     places, error = np.arange(len(table))[::-1], arms(table, "difference")
     axis.axvline(0, ls=":", color="black")
@@ -78,7 +79,6 @@ def search(study):
     """
     import matplotlib.pyplot as plt
 
-    style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
     # others were tried again, or exploded in their first epoch
     trials = [

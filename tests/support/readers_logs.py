@@ -107,7 +107,8 @@ def alert_logs(kit, case):
     assert path.read_bytes().startswith(case[: case.rfind(b"\n") + 1])
 
 
-DRIFTS = log_lines(DRIFT_COLUMNS, [dict.fromkeys(DRIFT_COLUMNS, 1)] * 3)
+STAMP = {"timestamp": "2026-03-01T12:00:00.000Z"}
+DRIFTS = log_lines(DRIFT_COLUMNS, [dict.fromkeys(DRIFT_COLUMNS, 1) | STAMP] * 3)
 AUDITS = log_lines(
     AUDIT_COLUMNS,
     [

@@ -15,7 +15,7 @@ from tools.shared import options
 
 KIT = Path(__file__).resolve().parents[2]
 BADGE = re.compile(
-    r"(https://colab\.research\.google\.com/github/)[^\s\")]+?(/notebooks/[\w.-]+\.ipynb)"
+    r"(https://colab\.research\.google\.com/github/)[^\s\")]+?(/notebooks/[\w./-]+\.ipynb)"
 )
 # the first cell of a notebook: JSON puts a backslash before each quote
 STAMP = re.compile(r'(REPOSITORY, BRANCH = \\")[^"\\]*(\\", \\")[^"\\]*(\\")')
@@ -102,7 +102,8 @@ def publish(address: str, branch: str = "main", project: Path = KIT) -> list[Pat
         file that cannot be written: then no file has changed.
     """
     repository, branch = owner_and_name(address), check_branch(branch)
-    notebooks = sorted((project / "notebooks").glob("*.ipynb"))
+    books = project / "notebooks"
+    notebooks = sorted([*books.glob("*.ipynb"), *books.glob("further/*.ipynb")])
     if not notebooks:
         raise utils.CourseError(
             f"{project} has no notebooks/: give the kit's folder with --project."

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import utils
+from kit.home import on_colab
 from kit.record import read_record
 from tools.grading import static
 from tools.grading.finding import Finding, worst_first
@@ -220,6 +221,16 @@ def write(path: Path, chosen: dict[str, Path]) -> None:
             about.create_system = 3
             about.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(about, chosen[name].read_bytes())
+
+
+def hand_in(home: Path) -> None:
+    """Pack the kit with this home, say what was found, and on Colab offer the zip."""
+    archive, findings = build(home=home)
+    print(summary(archive, findings))
+    if on_colab():
+        from google.colab import files
+
+        files.download(str(archive))
 
 
 def summary(path: Path, findings: list[Finding]) -> str:
