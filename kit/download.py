@@ -1,12 +1,9 @@
-"""Download a dataset with the official Kaggle client: whole or not at all, and every
-fault in one sentence.
+"""Download a dataset from Kaggle: whole or not at all, and every fault in one
+sentence.
 """
 
 import base64
-import errno
 import hashlib
-import inspect
-import io
 import json
 import os
 import re
@@ -14,15 +11,19 @@ import shutil
 import sys
 import time
 import zipfile
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from kit.archive import MIB, ArchiveError, shown, unpack
-from kit.files import locked
+import requests
+from tqdm import tqdm
+from urllib3.exceptions import NewConnectionError
+
+from kit.archive import MIB, ArchiveError, unpack
+from kit.files import FULL, locked
 from kit.home import COLAB
 
+ADDRESS = "https://www.kaggle.com/api/v1/datasets/download"
 SETTINGS = "https://www.kaggle.com/settings/api"
 PAGE = "https://www.kaggle.com/datasets/{reference}"
 BROWSER = f"or download {PAGE} in a browser elsewhere and save the zip as {{archive}}"
@@ -43,9 +44,8 @@ FAULTS = {
     "404": "Kaggle answered 404, {reference} is not there: look at "
     f"{PAGE}; if it has gone, ask your teacher for the images and give the folder above"
     " them as SOURCE",
-    "429": "Kaggle answered 429, too many downloads: wait {wait}, then run again",
-    "answer": "Kaggle answered {status}: run again in some minutes; if it stays, update"
-    " its client (pip install -U kaggle)",
+    "429": "Kaggle answered 429, too many downloads: wait an hour, then run again",
+    "answer": "Kaggle answered {status}: run again in some minutes",
     "unreachable": "Kaggle cannot be reached from this machine: connect it to the"
     " internet, by another network where a proxy or firewall is in the way, and run"
     f" again, {BROWSER}",
@@ -63,25 +63,16 @@ FAULTS = {
     " another HOME, then run again",
     "not writable": "{folder} cannot be written ({what}): choose another HOME, then run"
     " again",
-    "client": "The Kaggle client failed ({what}): install it anew (pip install -U"
-    " kaggle six), then run again",
 }
+AGAIN = ("429", "answer", "broken off", "damaged")
 # seconds before another try; one that brings the download forward begins the row anew
 WAITS = (2, 5, 15, 30)
-PATIENCE = 120  # seconds: a server that asks for more is not waited for
-# seconds to connect, and between two pieces: the client itself would wait for ever
-TIME_LIMITS = (10, 60)
+TIME_LIMITS = (10, 60)  # seconds to connect, and between two pieces
 
 
 class DownloadError(RuntimeError):
-    """A dataset that was not downloaded.
-
-    Attributes
-    ----------
-    kind : str
-        A key of FAULTS.
-    reason : str
-        What was wrong, without what to do next.
+    """A dataset that was not downloaded: `kind` is a key of FAULTS, `reason` what was
+    wrong, without what to do next.
     """
 
     def __init__(self, kind: str, **values):
@@ -90,27 +81,12 @@ class DownloadError(RuntimeError):
         super().__init__(f"{self.reason}: {step.format(**values)}.")
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """What opens Kaggle, and where it was found; only the latter is ever shown."""
-
-    account: str
-    token: str = field(default="", repr=False)
-    username: str = field(default="", repr=False)
-    key: str = field(default="", repr=False)
-
-
 def install(reference: str, place: Path) -> None:
-    """Bring a Kaggle dataset to the folder `place`, unless it is there; one process at
-    a time.
+    """Bring a Kaggle dataset, owner/name, to the folder `place`, unless it is there;
+    one process at a time.
 
-    A zip named <dataset>.zip beside `place`, downloaded by hand, is taken instead of
+    A zip named <name>.zip beside `place`, downloaded by hand, is taken instead of
     asking Kaggle.
-
-    Parameters
-    ----------
-    reference : str
-        owner/dataset
 
     Raises
     ------
@@ -155,8 +131,27 @@ def _not_unpacked(
 # --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Credentials:
+    """What opens Kaggle, and where it was found; only the latter is ever shown."""
+
+    account: str
+    token: str = field(default="", repr=False)
+    username: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+
+    def __call__(self, request):
+        """Sign a request, as `requests` asks its `auth` to."""
+        told = f"Bearer {self.token}"
+        if not self.token:
+            pair = base64.b64encode(f"{self.username}:{self.key}".encode())
+            told = f"Basic {pair.decode()}"
+        request.headers["Authorization"] = told
+        return request
+
+
 def find_credentials() -> Credentials:
-    """The first of: token, username and key, kaggle.json, login, Colab secrets.
+    """The first of: token, username and key, kaggle.json, Colab secrets.
 
     Raises
     ------
@@ -174,55 +169,36 @@ def find_credentials() -> Credentials:
 
 def _places():
     """What lies in each place where credentials may be."""
-    environ, folder = os.environ, Path.home() / ".kaggle"
-    if token := environ.get("KAGGLE_API_TOKEN", "").strip():
-        yield Credentials("the token of KAGGLE_API_TOKEN", token=_content(token))
-    for file in (folder / "access_token", folder / "access_token.txt"):
-        if file.is_file() and (token := _content(file)):
-            yield Credentials(f"the token of ~/.kaggle/{file.name}", token=token)
-    named = environ.get("KAGGLE_USERNAME", ""), environ.get("KAGGLE_KEY", "")
-    if all(named):
-        yield Credentials("KAGGLE_USERNAME and KAGGLE_KEY", "", *named)
-    config = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    folders = [environ.get("KAGGLE_CONFIG_DIR"), folder, config / "kaggle"]
+    folder = Path.home() / ".kaggle"
+    yield from _named(os.environ, "")
+    if (file := folder / "access_token").is_file():
+        token = file.read_text(encoding="utf-8", errors="replace").strip()
+        yield Credentials("the token of ~/.kaggle/access_token", token)
+    folders = [os.environ.get("KAGGLE_CONFIG_DIR"), folder]
     folders += [COLAB] if _colab_page() else []
     for place in filter(None, folders):
-        if (Path(place) / "kaggle.json").is_file():
-            yield _key_file(Path(place) / "kaggle.json")
-    if (folder / "credentials.json").is_file():  # only the client can read and renew it
-        yield Credentials("the login of `kaggle auth login`")
-    secrets = _colab_secrets() if _colab_page() else {}
-    if token := secrets.get("KAGGLE_API_TOKEN"):
-        yield Credentials("the Colab secret KAGGLE_API_TOKEN", token=token)
-    named = secrets.get("KAGGLE_USERNAME"), secrets.get("KAGGLE_KEY")
-    if all(named):
-        account = "the Colab secrets KAGGLE_USERNAME and KAGGLE_KEY"
-        yield Credentials(account, "", *named)
+        if (file := Path(place) / "kaggle.json").is_file():
+            yield _key_file(file)
+    if _colab_page():
+        yield from _named(_colab_secrets(), "the Colab secret ")
 
 
-def _content(token) -> str:
-    """A token, or what the file of that name holds."""
-    # too long to be a file, or not readable: then it is the token
-    with suppress(OSError, UnicodeDecodeError):
-        if Path(token).is_file():
-            return Path(token).read_text(encoding="utf-8").strip()
-    return str(token)
+def _named(values, of: str):
+    """Credentials among environment variables or secrets, by Kaggle's own names."""
+    if token := values.get("KAGGLE_API_TOKEN", "").strip():
+        yield Credentials(f"{of}KAGGLE_API_TOKEN", token)
+    pair = values.get("KAGGLE_USERNAME", ""), values.get("KAGGLE_KEY", "")
+    if all(pair):
+        yield Credentials(f"{of}KAGGLE_KEY", "", *pair)
 
 
 def _key_file(file: Path) -> Credentials:
-    """What kaggle.json holds; others of this machine lose the right to read it."""
-    name = str(file).replace(str(Path.home()), "~", 1)
+    name = f"the key of {file}".replace(str(Path.home()), "~", 1)
     try:
-        if os.name == "posix" and file.stat().st_mode & 0o077:
-            file.chmod(0o600)
-            print(f"{name} could be read by others: its mode is 600 now.")
         told = json.loads(file.read_bytes())
-        username, key = told["username"], told["key"]
+        return Credentials(name, "", told["username"] + "", told["key"] + "")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DownloadError("no key", account=name) from None
-    if not (username and key and isinstance(username, str) and isinstance(key, str)):
-        raise DownloadError("no key", account=name)
-    return Credentials(f"the key of {name}", "", username, key)
 
 
 def _colab_page() -> bool:
@@ -255,202 +231,115 @@ def fetch(reference: str, archive: Path) -> None:
     Raises
     ------
     DownloadError
-        See FAULTS. Only what can be continued is kept, in a folder beside `archive`.
+        See FAULTS. Only what can be continued is kept, as <archive>.part.
     """
-    account = find_credentials()
-    name = reference.split("/")[1]
-    folder = archive.with_name(f".{name}.download")
-    part = folder / f"{name}.zip"
+    account, part = find_credentials(), archive.with_name(f"{archive.name}.part")
     print(f"Downloading {reference} from Kaggle with {account.account}")
-    failed = best = 0
+    waits = [*WAITS]
     while True:
+        had = _size(part)
         try:
-            folder.mkdir(exist_ok=True)
-            _verify(part, _deliver(reference, part, account))
+            _receive(reference, part, account)
             os.replace(part, archive)
-            shutil.rmtree(folder, ignore_errors=True)
             return
-        except (Exception, SystemExit) as error:
-            kept = part.stat().st_size if part.exists() else 0
-            failed, best = 1 if kept > best else failed + 1, max(best, kept)
-            fault, wait = _explain(error, reference, part, account.account)
-            # in the middle; else a part of before stays
-            full = fault.kind == "disk" and error is not fault
-        if fault.kind == "damaged" or full:
-            shutil.rmtree(folder, ignore_errors=True)
-        if wait is None or failed > len(WAITS):
-            with suppress(OSError):
-                folder.rmdir()  # nothing came
-            raise fault from None
-        wait = wait or WAITS[failed - 1]
-        print(f"{fault.reason}: try {failed + 1} of {len(WAITS) + 1} in {wait:.0f} s.")
-        time.sleep(wait)
-
-
-def _deliver(reference: str, part: Path, account: Credentials) -> dict:
-    """One try of the official client; returns what the server said
-    about the archive.
-    """
-    about = {}
-
-    def look(response):
-        status, kind = response.status_code, response.headers.get("Content-Type", "")
-        if status >= 400 and status != 416:  # 416: the client itself then begins anew
-            response.raise_for_status()
-        if status == 200 and "html" in kind:
-            raise _web_page(reference, part)
-        if status == 200 and "json" not in kind and not about:
-            about.update(response.headers)
-            _need(response.headers.get("Content-Length"), part, reference)
-
-    # its chatter tells signed addresses
-    with _environment(account), _watched(look), redirect_stdout(io.StringIO()):
-        from kaggle.api.kaggle_api_extended import KaggleApi
-
-        client = KaggleApi()
-        # never --verbose: it tells the key
-        client.args = [option for option in client.args if option == "--local"]
-        if account.token or account.key:
-            opens = {"username": account.username, "key": account.key}
-            client.config_values = opens | {"token": account.token or None}
-        else:
-            client.authenticate()
-        download = client.download_file
-        if "max_retries" in inspect.signature(download).parameters:
-            # its own tries neither tell a full disk nor ask for a fresh address
-            client.download_file = partial(download, max_retries=0)
-        else:  # before 1.8 the client cannot go on with a part
+        except (DownloadError, OSError) as error:  # those of requests are OSErrors
+            fault = _fault(error, reference, part, account)
+        if fault.kind == "damaged":
             part.unlink(missing_ok=True)
-        client.dataset_download_files(reference, path=str(part.parent), quiet=False)
-    return about
+        if _size(part) > had:
+            waits = [*WAITS]
+        if fault.kind not in AGAIN or not waits:
+            raise fault from None
+        print(f"{fault.reason}: trying again in {waits[0]} s.")
+        time.sleep(waits.pop(0))
 
 
-@contextmanager
-def _environment(account: Credentials):
-    """The variables that every version of the client reads when it is imported, for
-    that time only.
-    """
-    mine = {
-        "KAGGLE_API_TOKEN": account.token,
-        "KAGGLE_USERNAME": account.username,
-        "KAGGLE_KEY": account.key,
-    }
-    before = dict(os.environ)
-    for name in (*mine, "VERBOSE", "VERBOSE_OUTPUT"):
-        os.environ.pop(name, None)
-    os.environ.update({name: value for name, value in mine.items() if value})
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
 
 
-@contextmanager
-def _watched(look):
-    """Give every request a time limit, which the client does not, and show `look` every
-    answer.
-    """
-    from requests.adapters import HTTPAdapter
+def _receive(reference: str, part: Path, account: Credentials) -> None:
+    """One try: ask for what is missing of `part`, append it, compare the checksum."""
+    had = _size(part)
+    headers = {"Accept-Encoding": "identity"} | (
+        {"Range": f"bytes={had}-"} if had else {}
+    )
+    options = {"headers": headers, "auth": account, "timeout": TIME_LIMITS}
+    with requests.get(f"{ADDRESS}/{reference}", stream=True, **options) as answer:
+        if answer.status_code == 416:
+            raise DownloadError("damaged", what="it is longer than Kaggle's")
+        answer.raise_for_status()
+        if "html" in answer.headers.get("Content-Type", ""):
+            raise DownloadError("web page", **_names(reference, part))
+        had = had if answer.status_code == 206 else 0
+        total = had + int(answer.headers.get("Content-Length", 0))
+        _need(2 * total - had, part, reference)
+        look = {"unit": "B", "unit_scale": True, "file": sys.stdout}
+        with (
+            open(part, "ab" if had else "wb") as file,
+            tqdm(total=total, initial=had, **look) as bar,
+        ):
+            for piece in answer.iter_content(MIB):
+                bar.update(file.write(piece))
+    _verify(part, answer.headers)
 
-    plain = HTTPAdapter.send
 
-    def send(self, request, stream=False, timeout=None, **options):
-        limits = timeout or TIME_LIMITS
-        response = plain(self, request, stream=stream, timeout=limits, **options)
-        look(response)
-        return response
-
-    HTTPAdapter.send = send
-    try:
-        yield
-    finally:
-        HTTPAdapter.send = plain
+def _names(reference: str, part: Path) -> dict:
+    name = reference.split("/")[1]
+    return {"reference": reference, "archive": part.with_name(f"{name}.zip")}
 
 
-def _web_page(reference: str, part: Path) -> DownloadError:
-    archive = part.parent.with_name(part.name)
-    return DownloadError("web page", reference=reference, archive=archive)
-
-
-def _need(size: str | None, part: Path, reference: str) -> None:
-    """Refuse a download that does not fit; images hardly shrink, so the archive and
+def _need(needed: int, part: Path, reference: str) -> None:
+    """Refuse a download that does not fit: images hardly shrink, so the archive and
     they need twice its size.
     """
-    needed = 2 * int(size or 0) - (part.stat().st_size if part.exists() else 0)
     free = shutil.disk_usage(part.parent).free
     if needed > free:
         what = f" ({needed / MIB:,.0f} MiB with its images, {free / MIB:,.0f} are free)"
         raise DownloadError("disk", reference=reference, what=what)
 
 
-def _verify(part: Path, about: dict) -> None:
-    """Compare with the checksum of the server; the client has compared the size."""
-    told = re.search(r"md5=([\w+/=]+)", about.get("x-goog-hash", ""))
-    told = told[1] if told else about.get("Content-MD5")
+def _verify(part: Path, headers: dict) -> None:
+    told = re.search(r"md5=([\w+/=]+)", headers.get("x-goog-hash", ""))
     with open(part, "rb") as file:
         digest = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
-    if told and told != digest:
-        raise ValueError("its checksum is not the one that Kaggle states")
+    if told and told[1] != digest:
+        raise DownloadError(
+            "damaged", what="its checksum is not the one that Kaggle states"
+        )
     if not zipfile.is_zipfile(part):
-        raise ValueError("it is no whole zip")
+        raise DownloadError("damaged", what="it is no whole zip")
 
 
-def _explain(error, reference: str, part: Path, account: str):
-    """The fault behind an exception of the client, and seconds to wait before another
-    try: None (do not try again), 0 (as WAITS has it) or what the server asks for.
-    """
-    import requests
-    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
-
-    archive, kept = part.parent.with_name(part.name), 0
-    if part.exists():
-        kept = part.stat().st_size
-    never = (NewConnectionError, ConnectTimeoutError)
-    barred = ("ProxyError", "SSLError", "InvalidProxyURL")
-    cause = getattr(error.args[0], "reason", None) if error.args else None
+def _fault(error, reference: str, part: Path, account: Credentials) -> DownloadError:
+    """The fault behind an exception."""
     match error:
         case DownloadError():
-            return error, None
+            return error
         case requests.HTTPError():
-            return _answer(error.response, reference, account)
-        case requests.RequestException() if type(error).__name__ in barred or (
-            isinstance(cause, never) and not kept
-        ):
-            found = {"reference": reference, "archive": archive}
-            return DownloadError("unreachable", **found), None
-        case (
-            requests.RequestException()
-            | HTTPError()
-            | ConnectionError()
-            | TimeoutError()
-        ):
-            return DownloadError("broken off", kept=f"{kept / MIB:,.0f} MiB"), 0
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
-            return DownloadError("disk", reference=reference, what=""), None
-        case OSError(errno=number) if number:
-            folder = archive.parent
-            what = error.strerror
-            return DownloadError("not writable", folder=folder, what=what), None
-        case ValueError():
-            return DownloadError("damaged", what=shown(error)), 0
-        case SystemExit():
-            return DownloadError("401", account=account), None
-    return DownloadError("client", what=type(error).__name__), None
+            status = error.response.status_code
+            kind = str(status) if str(status) in FAULTS else "answer"
+            told = {"account": account.account, "status": status}
+            return DownloadError(kind, reference=reference, **told)
+        case requests.RequestException() if not _size(part) and _is_barred(error):
+            return DownloadError("unreachable", **_names(reference, part))
+        case requests.RequestException():
+            return DownloadError("broken off", kept=f"{_size(part) / MIB:,.0f} MiB")
+        case OSError(errno=number) if number in FULL:
+            part.unlink(missing_ok=True)
+            return DownloadError("disk", reference=reference, what="")
+    return DownloadError("not writable", folder=part.parent, what=error.strerror)
 
 
-def _answer(response, reference: str, account: str):
-    """The same for an answer of the server."""
-    from urllib3.util import Retry
+def _is_barred(error: requests.RequestException) -> bool:
+    """Whether no connection was made at all: no network, no such name, a proxy."""
+    from requests.exceptions import (
+        ConnectTimeout,
+        InvalidProxyURL,
+        ProxyError,
+        SSLError,
+    )
 
-    status, wait = response.status_code, 0
-    if status < 400:
-        status = response.json()["code"]  # the client raises for these alone
-    with suppress(Exception):  # a header that is neither seconds nor a date
-        wait = Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
-    told = f"{wait / 60:.0f} minutes" if wait > PATIENCE else "some minutes"
-    values = {"reference": reference, "account": account, "status": status}
-    kind = str(status) if status in (401, 403, 404, 429) else "answer"
-    fault = DownloadError(kind, **values, wait=told)
-    again = status in (408, 429) or status >= 500
-    return fault, wait if again and wait <= PATIENCE else None
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    barred = (ConnectTimeout, InvalidProxyURL, ProxyError, SSLError)
+    return isinstance(error, barred) or isinstance(cause, NewConnectionError)

@@ -44,8 +44,7 @@ COMMON = {
     "joblib": "1.5.3",
     "matplotlib": "3.10.0",
     "packaging": "25.0",
-    "kaggle": "1.7.4.5",
-    "six": "1.17.0",
+    "requests": "2.32.4",
     "urllib3": "2.5.0",
 }
 JANUARY = COMMON | {

@@ -1,5 +1,5 @@
-"""A stand-in for kaggle.com on the loopback: what the official client asks for, and
-faults on order.
+"""A stand-in for kaggle.com on the loopback: what a download asks for, and faults on
+order.
 """
 
 import base64
@@ -9,24 +9,26 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from kit import download
+
 KEY, TOKEN, SIGNATURE = "5ec3e7" + "0a" * 13, "KGAT" + "_" + "5ec3e7" * 5, "5ec3e751"
 BASIC = "Basic " + base64.b64encode(f"student:{KEY}".encode()).decode()
 DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
 
 
 class KaggleServer(ThreadingHTTPServer):
-    """Serves one archive as Kaggle does: a POST with credentials answers 302 to a
+    """Serves one archive as Kaggle does: it answers credentials with 302 to a
     signed address of a storage.
 
     Attributes
     ----------
     api, storage : list
         What to do with the next requests of either kind instead of serving them, first
-        first: a status, a pair (status, headers), "html", "drop" (no answer at all),
+        first: a status, "html", "drop" (no answer at all),
         ("cut", n) (the body ends after n bytes), ("slow", event) (half of the body
         before the event is set), or None (serve it).
     asked : list of str
-        Every request, as "POST DownloadDataset" or "GET bytes=100-".
+        Every request, as "ask" (Kaggle itself) or "GET bytes=100-" (its storage).
     ranges, checksum : bool, str
         Whether parts can be asked for; the x-goog-hash that is stated.
     """
@@ -51,27 +53,17 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        method = self.path.rsplit("/", 1)[1]
-        self.server.asked.append(f"POST {method}")
-        if method == "IntrospectToken":
-            return self.answer(
-                200,
-                b'{"active": true, "username": "student"}',
-                {"Content-Type": "application/json"},
-            )
+    def do_GET(self):
+        if self.path.startswith("/storage/"):
+            self.server.asked.append(f"GET {self.headers.get('Range', 'all')}")
+            return None if self.ordered(self.server.storage) else self.serve()
+        self.server.asked.append("ask")
         if self.ordered(self.server.api):
             return None
         if self.headers.get("Authorization") not in (BASIC, f"Bearer {TOKEN}"):
             return self.answer(401)
         address = f"{self.server.url}/storage/archive.zip?X-Goog-Signature={SIGNATURE}"
         return self.answer(302, headers={"Location": address})
-
-    def do_GET(self):
-        self.server.asked.append(f"GET {self.headers.get('Range', 'all')}")
-        if not self.ordered(self.server.storage):
-            self.serve()
 
     def ordered(self, orders: list) -> bool:
         order = orders.pop(0) if orders else None
@@ -90,8 +82,6 @@ class Handler(BaseHTTPRequestHandler):
                 self.serve(until=length)
             case "slow", event:
                 self.serve(pause=event)
-            case status, headers:
-                self.answer(status, headers=headers)
             case status:
                 self.answer(status)
         return True
@@ -110,6 +100,8 @@ class Handler(BaseHTTPRequestHandler):
         content, start = self.server.content, 0
         if self.server.ranges and (asked := self.headers.get("Range")):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(content):
+            return self.answer(416)
         self.send_response(206 if start else 200)
         headers = {
             "Content-Length": str(len(content) - start),
@@ -148,10 +140,8 @@ def serving(content: bytes):
 
 
 def point_client_at(url: str) -> None:
-    """Let the official client of this process ask `url` instead of api.kaggle.com."""
-    from kagglesdk import kaggle_env
-
-    kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = url
+    """Let this process ask `url` instead of www.kaggle.com."""
+    download.ADDRESS = url
 
 
 def environment(home) -> dict[str, str]:

@@ -8,7 +8,6 @@ import os
 import types
 import warnings
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from support.kaggle_server import (
 )
 
 MIB = 1 << 20
-PART = Path(".chest-xray-pneumonia.download/chest-xray-pneumonia.zip")
+PART = ".chest-xray-pneumonia.zip.part"
 XRAY = "paultimothymooney/chest-xray-pneumonia"
 SECRETS = (KEY, TOKEN, SIGNATURE, base64.b64encode(f"student:{KEY}".encode()).decode())
 
@@ -36,7 +35,7 @@ def content(drawn) -> bytes:
     """
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as zipped:
-        # the client writes a MiB at a time
+        # a download writes a MiB at a time
         zipped.writestr("chest_xray/notes.bin", os.urandom(5 << 19))
         for path in sorted((drawn / "chest_xray").rglob("*.jpeg")):
             name = path.relative_to(drawn / "chest_xray").as_posix()
@@ -57,9 +56,6 @@ def user(tmp_path, monkeypatch) -> Path:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(home)
-    with suppress(SystemExit, OSError):  # the import wants credentials, at once
-        import kaggle.api.kaggle_api_extended  # noqa: F401
-
     return home
 
 
