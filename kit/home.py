@@ -469,7 +469,7 @@ def greet(course: Course, why_sample: str) -> None:
                     " theme 1."
                 ),
             ]
-        bar, text = "=" * 100, [textwrap.fill(line, 96) for line in lines]
+        bar, text = "=" * 80, [textwrap.fill(line, 78) for line in lines]
         print(bar, textwrap.indent("\n".join(text), "  "), bar, sep="\n")
 
 

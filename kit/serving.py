@@ -237,7 +237,8 @@ def layers_of(path: Path) -> dict[str, str]:
     nodes = [node for node in onnx.load(path).graph.node if node.op_type in LAYERS]
     weights = {node.name: node.input[1].removesuffix(".weight") for node in nodes}
     # body and head of the network are model.0 and model.1 of a ServedNetwork
-    return {name: re.sub(r"^model\.[01]\.?", "", w) for name, w in weights.items()}
+    plain = {n: w.removeprefix("model.0.") for n, w in weights.items()}
+    return {n: re.sub(r"^model\.1", "classifier", w) for n, w in plain.items()}
 
 
 def rewritten(path: Path, level: str) -> Path:
