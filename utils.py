@@ -139,12 +139,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def set_seed(seed: int = 42, threads: int | None = None) -> None:
-    """Fix every source of randomness, and the number of threads that sums are split
-    over.
+    """Fix every source of randomness and, with `threads`, the way that sums are split.
 
-    Floating-point addition is not associative: another thread count gives other last
-    bits, and after an epoch other weights. `threads=None` leaves it as it is; `start`
-    takes that of the home, which COURSE_THREADS overrides.
+    Floating-point addition is not associative: another number of threads gives other
+    last bits, and after an epoch other weights. `start` takes the number of the home,
+    which COURSE_THREADS overrides.
     """
     seed_generators(seed)
     if threads is not None:
@@ -201,14 +200,11 @@ def start(
 # ======================================================================================
 
 
-# --------------------------------------------------------------------------------------
-# Which images are the same, and who may see which
-# --------------------------------------------------------------------------------------
+# ---- Which images are the same, and who may see which --------------------------------
 
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
-    """Signs of the lowest 16x16 cosine frequencies: (N, 32, 32) uint8 -> (N, 255) of -1
-    and +1 (float32).
+    """Signs of low cosine frequencies: uint8 (N, 32, 32) -> float32 (N, 255) of -1, 1.
 
     Pictures that look alike share most signs, whatever their size or compression.
     Source: Zauner, Implementation and benchmarking of perceptual image hash functions
@@ -226,9 +222,7 @@ def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
 def near_duplicates(
     thumbnails: np.ndarray, max_bits: int = 40, max_difference: float = 4.0
 ) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, whose perceptual hashes differ in few bits and whose
-    thumbnails in few grey levels.
-    """
+    """Pairs (i, j), i < j, that differ in few bits of the hash and few grey levels."""
     signs, pairs = perceptual_hash(thumbnails), []
     for first in range(0, len(signs), 1024):  # in blocks: memory stays at 1024 x N
         bits = (signs.shape[1] - signs[first : first + 1024] @ signs.T) / 2
@@ -241,8 +235,7 @@ def near_duplicates(
 
 
 def build_index(course: Course) -> pd.DataFrame:
-    """Scan the dataset once and store the table that drives everything:
-    data/<dataset>/index.csv.
+    """The table that drives everything, data/<dataset>/index.csv: a row an image file.
 
     Columns: path, label, subtype, patient, group, split, pool, width, height, mode,
     brightness, contrast, saturated, bytes, sha256, flags. `.attrs["repairs"]` holds
@@ -280,10 +273,10 @@ def flag_and_group(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def families(patients: pd.Series, pairs: np.ndarray) -> np.ndarray:
-    """Number of each image's family, int (N,): images of one patient, and look-alikes
-    (pairs (P, 2) of rows), directly or by way of others.
+    """Number of each image's family, int (N,): images that belong together.
 
-    They are the connected components of the graph whose edges say "belong together".
+    They are the connected components of a graph, whose edges join images of one patient
+    and look-alikes, `pairs` (P, 2) of rows.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -297,8 +290,7 @@ def families(patients: pd.Series, pairs: np.ndarray) -> np.ndarray:
 
 
 def assign_pools(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Give every usable image its pool: grouped (a group never crosses pools),
-    stratified by subtype, seeded.
+    """Give each usable image its pool: stratified by subtype, no group in two pools.
 
     Pneumonia keeps its official test set; solar draws 15 % of its groups. The rest is
     shared out as in POOLS.
@@ -322,8 +314,9 @@ def assign_pools(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def share_out(sizes: pd.Series, shares: dict[str, float]) -> dict[int, str]:
-    """The pool of each group of images: the one that lacks most; for a group of one
-    image, the one that lacks most for its size.
+    """The pool of each group of images: the one that lacks most.
+
+    For a group of a single image it is the one that lacks most for its size.
     """
     lacks = {pool: share * sizes.sum() for pool, share in shares.items()}
     chosen = {}
@@ -336,16 +329,12 @@ def share_out(sizes: pd.Series, shares: dict[str, float]) -> dict[int, str]:
     return chosen
 
 
-# --------------------------------------------------------------------------------------
-# Batches: pixels decoded once, read as they are asked for
-# --------------------------------------------------------------------------------------
+# ---- Batches: pixels decoded once, read as they are asked for ------------------------
 
 
 @dataclass
 class Data:
-    """Everything about the images that training needs; `index`, `pixels` and `labels`
-    share their order.
-    """
+    """Every image that has a pool; `index`, `pixels` and `labels` share their order."""
 
     index: pd.DataFrame
     pixels: np.ndarray  # uint8 (N, C, S, S)
@@ -389,9 +378,7 @@ class Data:
 
 
 def load_data(course: Course) -> Data:
-    """Index, pixels and labels of all images that have a pool, and their
-    normalisation.
-    """
+    """Index, pixels and labels of all images that have a pool, their mean and std."""
     index = load_index(course)
     index = index[index["pool"] != ""].reset_index(drop=True)
     pixels = pixel_cache(course, index)
@@ -503,15 +490,11 @@ class BatchLoader:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
-# --------------------------------------------------------------------------------------
-# The naive loader, to measure ours against
-# --------------------------------------------------------------------------------------
+# ---- The naive loader, to measure ours against ---------------------------------------
 
 
 class NaiveImages(torch.utils.data.Dataset):
-    """What most tutorials do: open, decode and transform each image with PIL every time
-    it is asked for.
-    """
+    """What most tutorials do: PIL opens and transforms an image when asked for it."""
 
     def __init__(self, data: Data, rows: np.ndarray):
         from torchvision import transforms as T
@@ -542,8 +525,7 @@ class NaiveImages(torch.utils.data.Dataset):
 
 
 def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict]:
-    """Images per second of the naive loader and of ours, in interleaved rounds over the
-    same images.
+    """Images per second of the naive loader and of ours, in interleaved rounds.
 
     Both augment every sample and deliver normalised float32 batches of 64 on the
     device; the start of the worker processes counts, as it does in every epoch.
@@ -566,9 +548,7 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict
     return table
 
 
-# --------------------------------------------------------------------------------------
-# Augmentation: one draw per sample, applied to the batch on its device
-# --------------------------------------------------------------------------------------
+# ---- Augmentation: one draw per sample, applied to the batch on its device -----------
 
 
 # Ranges of the augmentation: what the world may change without changing the answer.
@@ -606,9 +586,7 @@ AUGMENT["pneumonia3"] = AUGMENT["pneumonia"]
 def draw_augmentation(
     count: int, ranges: dict, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Draw the augmentation of a whole epoch at once: one number per sample and effect,
-    float32 (count,).
-    """
+    """A whole epoch's augmentation: of each effect one number a sample, float32."""
 
     def uniform(low, high):
         return torch.rand(count, generator=generator) * (high - low) + low
@@ -640,8 +618,7 @@ def draw_augmentation(
 
 
 def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Apply one draw per sample to a batch: (N, C, S, S) floats in 0..1 -> the same
-    shape and range.
+    """Apply one draw per sample to a batch, (N, C, S, S) floats in 0..1.
 
     Affine maps and interpolation: Jaderberg et al., Spatial Transformer Networks
     (2015); holes: Zhong et al., Random Erasing (2017).
@@ -673,9 +650,7 @@ def augment(images: torch.Tensor, draws: dict[str, torch.Tensor]) -> torch.Tenso
 
 
 def _texture(where: torch.Tensor, size: int) -> torch.Tensor:
-    """Noise per sample, cut from one fixed field at a drawn place: (N,) in 0..1 -> (N,
-    1, size, size).
-    """
+    """Noise (N, 1, size, size) from one fixed field; `where` (N,), 0..1, is drawn."""
     line = torch.arange(size, device=where.device)
     top, left = (where * 512).long(), (where * 7919 * 512).long()
     rows = (top.view(-1, 1, 1) + line.view(1, -1, 1)) % 512
@@ -702,8 +677,7 @@ def count_parameters(model: nn.Module) -> int:
 def train_step(
     model, images, labels, criterion, optimizer, scaler, clip=None, amp=True
 ):
-    """One step of gradient descent in mixed precision; returns the loss and the number
-    of correct answers.
+    """One step of gradient descent in mixed precision: loss, number of right answers.
 
     Both stay on the device: asking for them would make the CPU wait for the GPU.
     Source: Micikevicius et al., Mixed Precision Training (2018).
@@ -733,8 +707,7 @@ def train_epoch(
     totals=None,
     on_step=None,
 ) -> tuple[float, float]:
-    """Train for one epoch; returns mean loss and accuracy, measured while the weights
-    changed.
+    """Train for one epoch: mean loss and accuracy, measured while the weights changed.
 
     `scaler` (torch.amp.GradScaler) is at work in float16 only, whose small gradients
     would become zero. `scheduler` is stepped after every batch, a skipped one too.
@@ -789,15 +762,69 @@ def validate(model, loader, criterion, device) -> tuple[float, float]:
     return _means(totals)
 
 
-# --------------------------------------------------------------------------------------
-# What a step needs: loss, precision, optimizer, rate
-# --------------------------------------------------------------------------------------
+# ---- Checkpoints ---------------------------------------------------------------------
+
+
+@from_handout
+def save_checkpoint(path, model, optimizer=None, **state) -> Path:
+    """Store weights, architecture and whatever else serving needs, atomically.
+
+    `state` (classes, mean, std, size, threshold, temperature ...) holds plain Python
+    values: lists and numbers, no NumPy scalars.
+    """
+    content = {
+        "architecture": type(model).__name__,
+        "config": getattr(model, "config", {}),
+        "weights": model.state_dict(),
+        "optimizer": optimizer.state_dict() if optimizer else None,
+    }
+    return save_state(Path(path), content | state)
+
+
+@from_handout
+def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
+    """Read a checkpoint; with a model, put the weights into it.
+
+    A bare `state_dict`, as torch.save(model.state_dict(), path) writes it, is taken for
+    the weights of that model.
+
+    Raises
+    ------
+    CourseError
+        Missing or damaged file; another architecture, shapes or class list.
+    """
+    state = read_state(Path(path), best_device(), model, classes)
+    if model is not None:
+        fill_in(path, model, state)
+    if optimizer is not None and state.get("optimizer") is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    return state
+
+
+def load_model(path, classes=None) -> tuple[nn.Module, dict]:
+    """Build the network that a checkpoint names, with its weights: (model, state)."""
+    state = load_checkpoint(path, classes=classes)
+    name = state["architecture"]
+    if name not in MODELS:
+        raise CourseError(
+            f"{path} holds a network {name} of your own, which this kernel does not"
+            f" know: run utils.register_model({name}) where it is defined."
+        )
+    if name in OWN.get("model", {}):
+        model = MODELS[name](state["channels"], len(state["classes"]))
+    else:
+        model = MODELS[name](**state["config"])
+    model = model.to(best_device())
+    fill_in(path, model, state)
+    # the layout that `fit` leaves it in
+    return model.to(memory_format=torch.channels_last).eval(), state
+
+
+# ---- What a step needs: loss, precision, optimizer, rate -----------------------------
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
-    """Weights inversely proportional to class frequency, mean 1 over the samples:
-    float32 (classes,).
-    """
+    """Weights float32 (classes,), inverse to frequency, of mean 1 over the samples."""
     counts = np.bincount(labels, minlength=classes)
     if (counts == 0).any():
         raise CourseError(
@@ -808,11 +835,11 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
 
 
 class WeightedCrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy with class weights and label smoothing (Szegedy et al., 2016),
-    averaged over the images.
+    """Cross-entropy with class weights, averaged over the images.
 
     PyTorch's own divides by the sum of the weights in the batch, so that the mean of
     two halves is not the whole: processes that share a batch would learn otherwise.
+    Label smoothing: Szegedy et al. (2016).
     """
 
     def __init__(self, weights: torch.Tensor | None = None, label_smoothing=0.0):
@@ -871,54 +898,11 @@ def make_optimizer(model, recipe: Recipe, steps: int):
     return optimizer, schedule
 
 
-def find_learning_rate(
-    model, loader, criterion, low=1e-5, high=1.0, steps=50
-) -> tuple[pd.DataFrame, float]:
-    """Raise the learning rate a little at every step and watch the loss; the weights
-    are put back afterwards.
-
-    The loss is that of the same 256 images after each step: no noise of other images
-    hides its slope. Source: Smith, Cyclical Learning Rates (2017).
-
-    Returns
-    -------
-    table : lr and loss (median of five neighbours), up to where it has quadrupled.
-    suggestion : where the loss was lowest before it first rose by 5 %; a schedule
-        should peak about there.
-    """
-    before, epoch = deepcopy(model.state_dict()), loader.epoch
-    optimizer = torch.optim.AdamW(model.parameters())
-    scaler = make_scaler(loader.device)
-    fixed = list(itertools.islice(loader, math.ceil(256 / loader.batch_size)))
-    batches = itertools.chain.from_iterable(loader for _ in range(steps))
-    rates, losses = np.geomspace(low, high, steps), []
-    with same_generators(loader.device):
-        for rate, (images, labels) in zip(rates, batches, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            model.train()
-            train_step(model, images, labels, criterion, optimizer, scaler)
-            loss, _ = validate(model, fixed, criterion, loader.device)
-            if not loss <= 4 * min(losses, default=loss):  # or no number any more
-                break
-            losses.append(loss)
-    model.load_state_dict(before)
-    loader.epoch = epoch
-    if not losses:
-        raise stopped(loss, low)
-    table = pd.DataFrame({"lr": rates[: len(losses)], "loss": losses})
-    table["loss"] = table["loss"].rolling(5, center=True, min_periods=1).median()
-    rising = np.flatnonzero(table["loss"] > 1.05 * table["loss"].cummin())
-    falling = table["loss"][: rising[0] if len(rising) else None]
-    return table, float(table["lr"][falling.idxmin()])
-
-
 def running_average(model: nn.Module, decay: float) -> swa_utils.AveragedModel:
-    """A copy of the network whose weights follow it slowly; usually better than the
-    last ones (Polyak and Juditsky, 1992).
+    """A copy of the network whose weights follow it slowly; often better than the last.
 
     The decay grows from 0 to its limit with the number of steps, so that a short
-    training forgets its start.
+    training forgets its start. Source: Polyak and Juditsky (1992).
     """
 
     def follow(averages, weights, steps):
@@ -934,16 +918,12 @@ def running_average(model: nn.Module, decay: float) -> swa_utils.AveragedModel:
     return swa_utils.AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
 
 
-# --------------------------------------------------------------------------------------
-# A whole training
-# --------------------------------------------------------------------------------------
+# ---- A whole training ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a training. Two trainings with the same recipe, code, data and
-    seed are the same training.
-    """
+    """Every number of a training; with the same code, data and seed it is the same."""
 
     epochs: int = 6
     batch_size: int = 64  # of all processes together
@@ -962,9 +942,7 @@ class Recipe:
 
 
 def _passes(data: Data, epochs: int, longer: float = 1.0) -> int:
-    """More epochs, up to three times, for a training set below 1,300 images; the smoke
-    profile stays short.
-    """
+    """More epochs, up to three times, for fewer than 1,300 images; in smoke no more."""
     if data.course.profile.name == "smoke":
         return epochs
     return round(longer * epochs * min(max(1300 / len(data.where("train")), 1), 3))
@@ -979,9 +957,7 @@ def baseline_recipe(data: Data) -> Recipe:
 
 @dataclass
 class Run:
-    """A finished training: `model` holds the best weights, `history` one row per
-    epoch.
-    """
+    """A finished training: network with its best weights, a history row an epoch."""
 
     name: str
     model: nn.Module
@@ -1006,8 +982,7 @@ def fit(
     progress: bool = True,
     on_epoch=None,
 ) -> Run:
-    """Train a network on pool train, watching pool val; keep the weights of the lowest
-    validation loss.
+    """Train on pool train, watch pool val, keep the weights of the lowest loss there.
 
     The same call does three things. Finished before: loads at once. Interrupted: goes
     on from the last step saved, every `save_every` seconds, and ends with the weights
@@ -1132,74 +1107,12 @@ def train_all(job: Job, session: Session, curves, progress: bool, on_epoch) -> N
             tell(session.history[-1])
 
 
-# --------------------------------------------------------------------------------------
-# Checkpoints
-# --------------------------------------------------------------------------------------
-
-
-@from_handout
-def save_checkpoint(path, model, optimizer=None, **state) -> Path:
-    """Store weights, architecture and whatever else serving needs, atomically.
-
-    `state` (classes, mean, std, size, threshold, temperature ...) is of plain Python
-    values: lists and numbers, no NumPy scalars.
-    """
-    content = {
-        "architecture": type(model).__name__,
-        "config": getattr(model, "config", {}),
-        "weights": model.state_dict(),
-        "optimizer": optimizer.state_dict() if optimizer else None,
-    }
-    return save_state(Path(path), content | state)
-
-
-@from_handout
-def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
-    """Read a checkpoint; with a model, put the weights into it.
-
-    A bare `state_dict`, as `torch.save(model.state_dict(), path)` writes it, is taken
-    for the weights of the model that is given.
-
-    Raises
-    ------
-    CourseError
-        Missing or damaged file; another architecture, shapes or class list.
-    """
-    state = read_state(Path(path), best_device(), model, classes)
-    if model is not None:
-        fill_in(path, model, state)
-    if optimizer is not None and state.get("optimizer") is not None:
-        optimizer.load_state_dict(state["optimizer"])
-    return state
-
-
-def load_model(path, classes=None) -> tuple[nn.Module, dict]:
-    """Build the network that a checkpoint names, with its weights: (model, state)."""
-    state = load_checkpoint(path, classes=classes)
-    name = state["architecture"]
-    if name not in MODELS:
-        raise CourseError(
-            f"{path} holds a network {name} of your own, which this kernel does not"
-            f" know: run utils.register_model({name}) where it is defined."
-        )
-    if name in OWN.get("model", {}):
-        model = MODELS[name](state["channels"], len(state["classes"]))
-    else:
-        model = MODELS[name](**state["config"])
-    model = model.to(best_device())
-    fill_in(path, model, state)
-    # the layout that `fit` leaves it in
-    return model.to(memory_format=torch.channels_last).eval(), state
-
-
 # ======================================================================================
 # 3 · EVALUATION AND SEARCH: figures with their uncertainty, a better network
 # ======================================================================================
 
 
-# --------------------------------------------------------------------------------------
-# Figures and their intervals
-# --------------------------------------------------------------------------------------
+# ---- Figures and their intervals -----------------------------------------------------
 
 
 @torch.no_grad()
@@ -1231,8 +1144,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Chance that a random positive ranks above a random negative; macro one-vs-rest
-    for three classes.
+    """Chance that a random positive ranks above a random negative (macro over classes).
 
     Computed from ranks (Mann and Whitney, 1947), so that the bootstrap can afford it.
     """
@@ -1249,13 +1161,6 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def _confidence_bins(probabilities, labels, bins: int):
-    """Confidence, hit or not, and number of its equal-width bin, of each image."""
-    confidence = probabilities.max(axis=1)
-    hit = probabilities.argmax(axis=1) == labels
-    return confidence, hit, np.minimum((confidence * bins).astype(int), bins - 1)
-
-
 def expected_calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
 ) -> float:
@@ -1265,7 +1170,8 @@ def expected_calibration_error(
     their sign, so noise only adds to them. A perfectly calibrated network measures
     about 0.04 on 300 images, and resampling those adds the noise once more.
     """
-    confidence, hit, bin_of = _confidence_bins(probabilities, labels, bins)
+    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     # Share of the bin times its gap, where the bin's own count cancels out.
     return float(np.abs(np.bincount(bin_of, hit - confidence)).sum() / len(labels))
 
@@ -1308,11 +1214,11 @@ def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, flo
 def bootstrap(
     statistic, labels: np.ndarray, *arrays, resamples=1000, seed=42, level=0.95
 ) -> tuple[float, float]:
-    """Percentile interval of `statistic(*arrays)` over resampled images, each class
-    keeping its size, so that no resample lacks one (Efron, 1979).
+    """Percentile interval of `statistic(*arrays)` over resampled images (Efron, 1979).
 
-    Not for what resampling can only push one way (the calibration error), nor for the
-    difference of two models (see `paired_difference`).
+    Each class keeps its size, so that no resample lacks one. Not for what resampling
+    can only push one way (the calibration error), nor for the difference of two models
+    (see `paired_difference`).
     """
     rng = np.random.default_rng(seed)
     rows = [np.flatnonzero(labels == k) for k in np.unique(labels)]
@@ -1327,7 +1233,10 @@ def bootstrap(
 def evaluate(
     probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1000, seed=42
 ) -> pd.DataFrame:
-    """Every metric of the course with its 95 % interval.
+    """Every metric of the course with its 95 % interval, a row each.
+
+    Proportions: Wilson; the others: stratified bootstrap over images; ece: none, see
+    `expected_calibration_error`.
 
     Parameters
     ----------
@@ -1337,9 +1246,8 @@ def evaluate(
 
     Returns
     -------
-    DataFrame of value, low, high, n; a row a metric: accuracy, balanced_accuracy,
-    f1_macro, auroc, ece, recall <class> ... Proportions: Wilson; the others: stratified
-    bootstrap over images; ece: none, see `expected_calibration_error`.
+    DataFrame of value, low, high, n: accuracy, balanced_accuracy, f1_macro, auroc, ece,
+    recall <class> ...
     """
     k, n, predicted = len(classes), len(labels), probabilities.argmax(axis=1)
     hits = int((predicted == labels).sum())
@@ -1364,22 +1272,19 @@ def evaluate(
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-# --------------------------------------------------------------------------------------
-# Two models on the same images
-# --------------------------------------------------------------------------------------
+# ---- Two models on the same images ---------------------------------------------------
 
 
 def paired_difference(
     first: np.ndarray, second: np.ndarray, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Share of images that `second` gets right minus that of `first`, bool (N,) each,
-    with its two-sided score interval: (difference, low, high).
+    """Share of images that `second` gets right minus that of `first`: value, low, high.
 
-    The images are the same, so only those count on which just one of the two is right.
-    Unlike a bootstrap it stays right for a few dozen images: with no such image at all
-    it still says how large a difference may hide. Source: Tango, Equivalence test and
-    confidence interval for the difference in proportions for the paired-sample design
-    (1998).
+    Both are bool (N,), of the same images: only those count on which just one is right.
+    Unlike a bootstrap this score interval stays right for a few dozen images: with no
+    such image at all it still says how large a difference may hide. Source: Tango,
+    Equivalence test and confidence interval for the difference in proportions for the
+    paired-sample design (1998).
     """
     from scipy.stats import norm
 
@@ -1428,11 +1333,11 @@ def paired_balanced_difference(
 def mcnemar(
     first: np.ndarray, second: np.ndarray, alternative: str = "two-sided"
 ) -> float:
-    """p-value of McNemar's exact test on bool (N,), which images each model gets right:
-    of those on which just one is right, is it as often the one as the other?
+    """p-value of McNemar's exact test on bool (N,), which images each model gets right.
 
-    With alternative="greater" only a better second model counts. Source: McNemar
-    (1947), exact as in Edwards (1948).
+    Of those on which just one is right, is it as often the one as the other? With
+    alternative="greater" only a better second model counts. Source: McNemar (1947),
+    exact as in Edwards (1948).
     """
     from scipy.stats import binomtest
 
@@ -1443,23 +1348,18 @@ def mcnemar(
 
 
 def paired_row(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Two models on the same images as a row of a table: difference, low, high
-    (`paired_difference`), won, lost, p_value (`mcnemar`) and n.
-    """
+    """`paired_difference` and `mcnemar` as a row of a table, with won, lost and n."""
     difference, low, high = paired_difference(first, second)
-    row = {"difference": difference, "low": low, "high": high}
-    row |= {"won": int((~first & second).sum()), "lost": int((first & ~second).sum())}
+    won, lost = int((~first & second).sum()), int((first & ~second).sum())
+    row = {"difference": difference, "low": low, "high": high, "won": won, "lost": lost}
     return row | {"p_value": mcnemar(first, second), "n": len(first)}
 
 
-# --------------------------------------------------------------------------------------
-# Calibration, threshold, and where the network looks
-# --------------------------------------------------------------------------------------
+# ---- Calibration, threshold, and where the network looks -----------------------------
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The one number that the logits are divided by so that confidence means accuracy;
-    fitted on pool val.
+    """The number that logits are divided by so that confidence means accuracy, on val.
 
     Source: Guo et al., On Calibration of Modern Neural Networks (2017).
     """
@@ -1473,17 +1373,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def positive_probability(probabilities: np.ndarray) -> np.ndarray:
-    """Probability of "something is there", (N,): 1 - P(first class), for two classes
-    and three alike.
-    """
+    """Probability that something is there, (N,): 1 - P(first class)."""
     return 1 - probabilities[:, 0]
 
 
 def choose_threshold(
     probabilities: np.ndarray, labels: np.ndarray, cost_missed, cost_false_alarm=1.0
 ) -> tuple[float, pd.DataFrame]:
-    """Threshold on P(positive) with the lowest mean cost per image on pool val, and the
-    table (threshold, cost, missed, false_alarms) that it was read from.
+    """Threshold on P(positive) of the lowest mean cost per image on val, and the table
+    (threshold, cost, missed, false_alarms) that it was read from.
     """
     score, positive = positive_probability(probabilities), labels > 0
     rows = []
@@ -1499,8 +1397,7 @@ def choose_threshold(
 def grad_cam(
     model, images: torch.Tensor, target: torch.Tensor, least: int = 7
 ) -> np.ndarray:
-    """Where the network looked: maps in 0..1, (N, S, S), for images (N, C, S, S) and
-    target classes (N,).
+    """Where the network looked: maps in 0..1, (N, S, S); `target` classes (N,).
 
     The gradient of the class score weights the deepest feature maps of at least `least`
     x `least`: on small images the very last maps are 4 x 4 and point nowhere. Source:
@@ -1524,9 +1421,7 @@ def grad_cam(
     return (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)).cpu().numpy()
 
 
-# --------------------------------------------------------------------------------------
-# The network of theme 3, and the search for a better one
-# --------------------------------------------------------------------------------------
+# ---- The network of theme 3, and the search for a better one -------------------------
 
 
 def optimized_recipe(data: Data) -> Recipe:
@@ -1568,7 +1463,7 @@ def optimized_network(course: Course, **changes) -> OptimizedCNN:
 
 
 def build_trial(course: Course, params: dict, recipe: Recipe):
-    """The network and the recipe that a set of search parameters stands for."""
+    """The network and the recipe of a set of search parameters."""
     shape = {name: params[name] for name in ("width", "depth", "dropout")}
     rates = {name: params[name] for name in ("lr", "weight_decay")}
     return optimized_network(course, **shape), replace(recipe, **rates)
@@ -1606,9 +1501,7 @@ def search(course, data, name, recipe, trials, tracker="none", storage=None):
 
 
 def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
-    """The objective of the search: propose parameters, train, return the lowest
-    validation loss; raises optuna.TrialPruned.
-    """
+    """Propose parameters, train, return the lowest validation loss; or TrialPruned."""
     optuna = studies.quiet_optuna()
     # one seed a trial: a resumed search repeats nothing, two workers look elsewhere
     seed = course.seed + trial.number
@@ -1648,14 +1541,11 @@ def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
 # ======================================================================================
 
 
-# --------------------------------------------------------------------------------------
-# How long does an answer take?
-# --------------------------------------------------------------------------------------
+# ---- How long does an answer take? ---------------------------------------------------
 
 
 def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
-    """Latency of a PyTorch network on random float images (N, C, H, W), copies to the
-    device and back included.
+    """Latency of a PyTorch network on random images (N, C, H, W), copies included.
 
     Returns
     -------
@@ -1677,13 +1567,10 @@ def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) 
 def benchmark_onnx(
     onnx_path, input_shape, num_runs=100, warmup=10, providers=None
 ) -> dict:
-    """The same of an ONNX file, on random pixels of the type that it asks for; and
-    `provider`, the one that really ran.
+    """The same of an ONNX file, on random pixels of the type that it asks for.
 
-    Parameters
-    ----------
-    providers : list of str, optional
-        Names of ONNX Runtime, the first of which must start; the CPU's when None.
+    Of `providers`, names of ONNX Runtime, the first must start: the CPU's when None.
+    The dict also has `provider`, the one that really ran.
     """
     session = make_session(onnx_path, (providers or ["cpu"])[0])
     source = session.get_inputs()[0]
@@ -1708,27 +1595,22 @@ def _latencies(run, images, num_runs: int, warmup: int) -> dict:
 
 
 def timed(run, pixels) -> float:
-    """Milliseconds of one call. What `run` returns lies in host memory: a GPU that was
-    only told what to do would look very fast.
+    """Milliseconds of one call, whose answer lies in host memory: a GPU that was only
+    told what to do would look very fast.
     """
     began = time.perf_counter()
     run(pixels)
     return 1000 * (time.perf_counter() - began)
 
 
-# --------------------------------------------------------------------------------------
-# Export: all that lies between pixels and answer, in one file
-# --------------------------------------------------------------------------------------
+# ---- Export: all that lies between pixels and answer, in one file --------------------
 
 
 class ServedNetwork(nn.Module):
-    """Normalisation, network, temperature and softmax in one graph: whoever serves it
-    cannot normalise differently from training.
+    """Normalisation, network, temperature and softmax in one graph.
 
-    Shapes
-    ------
-    pixels (N, C, S, S) uint8 -> probabilities (N, K) float32, calibrated; embedding (N,
-    D) float32.
+    Whoever serves it cannot normalise differently from training: pixels (N, C, S, S)
+    uint8 -> probabilities (N, K) float32, calibrated; embedding (N, D) float32.
     """
 
     def __init__(self, model: nn.Module, state: dict):
@@ -1749,8 +1631,7 @@ class ServedNetwork(nn.Module):
 
 
 def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dict]:
-    """The network of a checkpoint, ready to serve on the CPU in float32; returns
-    (network, state).
+    """The network of a checkpoint, on the CPU in float32, and the state of the file.
 
     Raises
     ------
@@ -1777,8 +1658,7 @@ ABOUT = "architecture size channels mean std threshold temperature seed".split()
 def export_onnx(
     course: Course, checkpoint: Path, fuse: bool = True, dtype=torch.float32
 ) -> Path:
-    """Write the network of a checkpoint as one ONNX file, exports/models/<hash of its
-    bytes>.onnx.
+    """Write the network of a checkpoint as one file, exports/models/<hash>.onnx.
 
     Parameters
     ----------
@@ -1820,8 +1700,7 @@ def export_onnx(
 def agreement(
     network: ServedNetwork, model: OnnxModel, pixels: np.ndarray, batches=(1, 2, 7, 32)
 ) -> pd.DataFrame:
-    """Largest difference between PyTorch and ONNX Runtime on the same pixels (N, C, S,
-    S), one row a batch size.
+    """Largest difference between PyTorch and ONNX Runtime, one row a batch size.
 
     Columns: max_abs_diff (of a probability), embedding_diff (relative to its largest
     value), changed (images whose most probable class, or side of the threshold,
@@ -1842,14 +1721,13 @@ def agreement(
     return table.assign(n=len(pixels)).astype({"changed": int})
 
 
-# --------------------------------------------------------------------------------------
-# Fewer bits: INT8
-# --------------------------------------------------------------------------------------
+# ---- Fewer bits: INT8 ----------------------------------------------------------------
 
 
 def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarray:
-    """Rows of a calibration set: training images, as many of each class, drawn by the
-    course's seed; `least` of a class, or its range of activations is guesswork.
+    """Rows of a calibration set: training images, as many of each class.
+
+    With fewer than `least` of a class its range of activations would be guesswork.
     """
     rng, train = np.random.default_rng(data.course.seed), data.where("train")
     chosen = []
@@ -1870,18 +1748,13 @@ def quantize_int8(
 ) -> Path:
     """Static INT8 of an exported network: weights and activations as 8-bit integers.
 
-    QDQ format; activations uint8 and weights int8 (U8S8), one scale per output channel:
-    the combination that CPUs with VNNI multiply in hardware; on one without, sums of
-    such products overflow, so weights get 7 bits. Each activation's range is the
-    smallest and largest value that the calibration set shows.
+    Activations are uint8, weights int8 with one scale per output channel (QDQ, U8S8):
+    CPUs with VNNI multiply these in hardware. On one without, sums of such products
+    overflow, so weights get 7 bits. `pixels`, uint8 (N, C, S, S), are training images:
+    the smallest and largest value that they cause are each activation's range.
     Source: Jacob et al., Quantization and Training of Neural Networks (2018).
 
-    Parameters
-    ----------
-    pixels : uint8 (N, C, S, S)
-        Training images, never those that judge the result.
-    keep_float, only : sequence of str
-        Nodes that stay in float32; or the only ones to quantize.
+    `keep_float` names nodes that stay in float32, `only` the ones to quantize.
     """
     import onnx
     from onnxruntime import quantization as q
@@ -1914,15 +1787,11 @@ def quantize_int8(
         return store_onnx(course, onnx.load(target), about)
 
 
-# --------------------------------------------------------------------------------------
-# One fair benchmark for every way to serve
-# --------------------------------------------------------------------------------------
+# ---- One fair benchmark for every way to serve ---------------------------------------
 
 
 def warm_up(run, pixels: np.ndarray, most: int = 30) -> int:
-    """Call until two groups of three calls in a row agree within 10 %, at most `most`
-    times; returns the calls.
-    """
+    """Call until two groups of three calls agree within 10 %; how many it took."""
     ms = []
     while len(ms) < most:
         ms.append(timed(run, pixels))
@@ -1932,11 +1801,7 @@ def warm_up(run, pixels: np.ndarray, most: int = 30) -> int:
 
 
 def benchmark(
-    backends: list[Backend],
-    pixels: np.ndarray,
-    batches=(1, 8, 32, 128),
-    rounds=5,
-    seconds=0.15,
+    backends: list[Backend], pixels, batches=(1, 8, 32, 128), rounds=5, seconds=0.15
 ) -> list[dict]:
     """Latencies of every backend on the same images, in interleaved rounds.
 
@@ -1944,8 +1809,8 @@ def benchmark(
     every round all backends take their turn, each round starts with another one, and
     each turn starts with calls that are not counted.
 
-    pixels (N, C, S, S) are repeated up to the largest batch. Returns a list of dict:
-    backend, batch, round, ms (latency of each call).
+    `pixels`, uint8 (N, C, S, S), are repeated up to the largest batch. Returns a list
+    of dict: backend, batch, round, ms (latency of each call).
     """
     pixels = np.concatenate([pixels] * math.ceil(max(batches) / len(pixels)))
     rows = []
@@ -1963,10 +1828,10 @@ def benchmark(
 
 
 def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
-    """Which rows no other row beats: at least as good in all columns (low: less is
-    better) and better in one.
+    """Which rows no other row beats: as good in all columns and better in one.
 
-    Source: Pareto (1906).
+    `low` names columns of which less is better, `high` the others. Source: Pareto
+    (1906).
     """
     columns = [table[name] for name in low] + [-table[name] for name in high]
     values = np.column_stack(columns)
@@ -1976,9 +1841,7 @@ def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
 
 
 def cost_per_million(images_s: float, price_per_hour: float) -> float:
-    """Cost of a million predictions on a machine of that hourly price
-    that never waits.
-    """
+    """Cost of a million predictions on a machine of that price that never waits."""
     return 1e6 * price_per_hour / (3600 * images_s)
 
 
@@ -1987,9 +1850,7 @@ def cost_per_million(images_s: float, price_per_hour: float) -> float:
 # ======================================================================================
 
 
-# --------------------------------------------------------------------------------------
-# The log: one line a prediction, appended, never rewritten
-# --------------------------------------------------------------------------------------
+# ---- The log: one line a prediction, appended, never rewritten -----------------------
 
 
 # What each column takes and gives back; `time` is UTC, and always there.
@@ -2011,8 +1872,9 @@ LOG_COLUMNS = {
 
 
 class InferenceLogger:
-    """Append one line a prediction to a CSV file, safely with several processes and
-    across crashes; on a local disk, as network drives do not promise locks.
+    """Append one line a prediction to a CSV file, safely with several processes.
+
+    On a local disk: network drives do not promise locks. A crash loses no line.
 
     Parameters
     ----------
@@ -2059,14 +1921,13 @@ class InferenceLogger:
         self._file.append(rows_of(columns | {"latency_ms": latencies}, n))
 
     def read(self) -> pd.DataFrame:
-        """The lines of this run, as `read_log` gives them; those of earlier runs are
-        not even looked at.
-        """
+        """The lines of this run; those of earlier ones are not even looked at."""
         return self._file.read(self.run_id, self._start)
 
 
 def read_log(log_file: str | Path, run_id: str | None = None) -> pd.DataFrame:
-    """Read an inference log, of one run or of all, with the columns of LOG_COLUMNS;
+    """Read an inference log, of one run or of all, with the columns of LOG_COLUMNS.
+
     pred_class is missing where the request failed.
     """
     return AppendOnlyCsv(log_file, "theme5_monitoring", LOG_COLUMNS).read(run_id)
@@ -2075,16 +1936,10 @@ def read_log(log_file: str | Path, run_id: str | None = None) -> pd.DataFrame:
 def image_statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
     """Three numbers an image that show a broken input before any label arrives.
 
-    Parameters
-    ----------
-    pixels : uint8 (N, C, S, S)
-
-    Returns
-    -------
-    dict of float (N,), of the grey image (mean of the channels), in levels 0..255
-        brightness: mean; contrast: standard deviation; sharpness: variance of the
-        Laplacian (inner pixels), which blur lowers. Source: Pech-Pacheco et al., Diatom
-        autofocusing in brightfield microscopy (2000).
+    brightness, mean of the grey image (mean of the channels) in levels 0..255;
+    contrast, its standard deviation; sharpness, variance of its Laplacian (inner
+    pixels), which blur lowers: float (N,) each, of pixels uint8 (N, C, S, S). Source:
+    Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy (2000).
     """
     rows = []
     for image in pixels:
@@ -2146,9 +2001,7 @@ class MonitoredModel:
                 print(f"Monitoring has a gap: {error} Predictions go on.")
 
 
-# --------------------------------------------------------------------------------------
-# From lines to numbers: trailing windows against a quiet day
-# --------------------------------------------------------------------------------------
+# ---- From lines to numbers: trailing windows against a quiet day ---------------------
 
 
 LOW_CONFIDENCE = 0.7
@@ -2169,8 +2022,9 @@ METRICS = (
 
 
 def _quantities(log: pd.DataFrame) -> pd.DataFrame:
-    """What each line contributes to the means of a window, by time; a failed request
-    counts in error_rate alone.
+    """What each line contributes to the means of a window, by time.
+
+    A failed request counts in error_rate alone.
     """
     answered, number = log["status"] == "ok", log["pred_class"].astype(float)
     names = ["latency_ms", "confidence", "brightness", "contrast", "sharpness"]
@@ -2187,9 +2041,7 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and n of a quiet period, by quantity: what "normal"
-    means for the alerts. Of fewer than 100 requests it would itself be noise.
-    """
+    """Mean, standard deviation and n of a quiet period, by quantity: what is normal."""
     answered = log[log["status"] == "ok"]
     if len(answered) < 100:
         raise CourseError(
@@ -2201,14 +2053,9 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def window_statistics(
-    log: pd.DataFrame,
-    minutes: int = 30,
-    every: int = 10,
-    baseline: dict | None = None,
-    until: datetime | None = None,
+    log: pd.DataFrame, minutes=30, every=10, baseline=None, until=None
 ) -> pd.DataFrame:
-    """Service and model in numbers: one row a tick, over the trailing window (tick -
-    minutes, tick]; neighbouring windows overlap.
+    """Service and model in numbers: a row a tick, over (tick - minutes, tick].
 
     `baseline` (of `monitoring_baseline`) adds `<name>_z` and `class_mix_z`, the
     deviations from it. `until` is the last tick, the end of the log when None; a live
@@ -2240,9 +2087,7 @@ def window_statistics(
 
 
 def _ticks(times: pd.DatetimeIndex, every: int, until: datetime | None):
-    """Start of the step that the first line falls into, and the ticks from its end to
-    `until` or the last line.
-    """
+    """Start of the step of the first line, and the ticks from its end to the last."""
     step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or times[-1])
     # a Timedelta holds 292 years at most
     if end.timestamp() - times[0].timestamp() > MAX_TICKS * step.total_seconds():
@@ -2277,11 +2122,11 @@ def _deviations(window, means: pd.DataFrame, baseline: dict) -> pd.DataFrame:
 def error_budget(
     log: pd.DataFrame, objective: float = 0.99, limit_ms: float = 50.0
 ) -> pd.Series:
-    """A service-level objective in requests: how many bad ones were allowed, and how
-    many are spent; budget_left is 1 untouched, below 0 overspent.
+    """A service-level objective in requests: bad ones allowed, spent and left.
 
-    A request is good when it was answered within `limit_ms`. Source: Beyer et al., Site
-    Reliability Engineering (2016).
+    A request is good when it was answered within `limit_ms`; budget_left is 1
+    untouched, below 0 overspent. Source: Beyer et al., Site Reliability Engineering
+    (2016).
     """
     if log.empty:
         raise CourseError(NO_LINES)
@@ -2297,9 +2142,7 @@ def error_budget(
     return pd.Series(told | {"budget_left": 1 - bad / allowed}, name="error budget")
 
 
-# --------------------------------------------------------------------------------------
-# Alerts: rules as data, fired once
-# --------------------------------------------------------------------------------------
+# ---- Alerts: rules as data, fired once -----------------------------------------------
 
 
 ALERT_COLUMNS = {
@@ -2322,9 +2165,7 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class AlertRule:
-    """When to wake whom, as data: `AlertRule(**json.loads(...))` is the inverse of
-    `json.dumps(asdict(rule))`.
-    """
+    """When to wake whom, as data: JSON keeps it, by `asdict` and back by **."""
 
     name: str
     metric: str  # a column of `window_statistics`: one of METRICS
@@ -2349,9 +2190,7 @@ class AlertRule:
                 )
 
     def breached(self, row) -> bool | None:
-        """Verdict on one row of `window_statistics`; None where too few requests allow
-        none.
-        """
+        """Verdict on a row of `window_statistics`; None where requests are too few."""
         if self.metric not in row:
             raise CourseError(
                 f"Rule {self.name!r} watches {self.metric}, which this table lacks:"
@@ -2375,8 +2214,7 @@ RUNBOOKS = {
 
 
 def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
-    """Seven rules: the service (latency, errors, traffic), its input, its output; and
-    those that you have registered.
+    """Seven rules, of the service, its input and its output; and those you registered.
 
     Three of them compare with a quiet day, at 144 ticks: 432 looks a day. At 2 standard
     errors 20 of them would fire by chance, at 5 (two-sided normal tail 6e-7) one quiet
@@ -2397,12 +2235,12 @@ def default_rules(slo_ms: float = 50.0) -> list[AlertRule]:
 
 
 class AlertManager:
-    """Judge windows by rules, and tell each change once: "firing", then nothing until
-    "resolved". A value that trembles around its threshold makes two events, not fifty.
+    """Judge windows by rules, and tell each change once: "firing", then "resolved".
 
-    `path` is alerts.csv, appended like the inference log. `run_id` is that of the
-    service: what this run left firing is not fired again. `webhook` is an address that
-    receives each event as JSON; a receiver that is down keeps nobody waiting.
+    A value that trembles around its threshold makes two events, not fifty. `path` is
+    alerts.csv, appended like the inference log. With the `run_id` of a service, what it
+    left firing is not fired again. `webhook` is an address that receives each event as
+    JSON; a receiver that is down keeps nobody waiting.
     """
 
     def __init__(self, rules, path, run_id: str | None = None, webhook=None):
@@ -2417,9 +2255,7 @@ class AlertManager:
         self.firing = {rule for rule, event in last.items() if event == "firing"}
 
     def evaluate(self, now: datetime, row) -> list[dict]:
-        """Judge one row of `window_statistics`; return (and store, and send) the
-        events, most often none.
-        """
+        """Judge one row of `window_statistics`; return, store and send the events."""
         events = []
         for rule in self.rules:
             verdict = rule.breached(row)
@@ -2452,9 +2288,7 @@ def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
 def judge_windows(
     log: pd.DataFrame, manager: AlertManager, baseline: dict | None = None, **options
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Windows of a log (`window_statistics` with its options), and the events that the
-    manager makes of them, tick by tick.
-    """
+    """The windows of a log, and the events that the manager makes of them."""
     windows = window_statistics(log, baseline=baseline, **options)
     events = []
     for row in windows.to_dict("records"):
@@ -2467,46 +2301,33 @@ def judge_windows(
 # ======================================================================================
 
 
-# --------------------------------------------------------------------------------------
-# The handout's names
-# --------------------------------------------------------------------------------------
+# ---- The handout's names -------------------------------------------------------------
 
 
 @from_handout
 def extract_embeddings(
     model: nn.Module, loader, device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the network knows of each image before it decides, the input of its last
-    linear layer: embeddings float32 (N, D), and the labels int64 (N,) of the loader.
+    """What the network knows before it decides: what its last linear layer reads.
+
+    Embeddings float32 (N, D), and the labels int64 (N,) of the loader.
     """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise CourseError(
-            f"{type(model).__name__} has no nn.Linear layer, whose input would be the"
-            " embedding: give a network that ends in one."
-        )
-    caught, labels, training = [], [], model.training
-    hook = linear[-1].register_forward_hook(
-        lambda layer, given, answer: caught.append(given[0].flatten(1).float().cpu())
-    )
-    model.eval()
-    try:
-        with torch.no_grad():
-            for images, targets in loader:
-                model(images.to(device))
-                labels.append(targets.cpu())
-    finally:
-        hook.remove()
-        model.train(training)
-    return torch.cat(caught).numpy(), torch.cat(labels).numpy()
+    body, _ = split_head(model)  # shares the weights of `model`
+    body.eval()
+    embeddings, labels = [], []
+    with torch.no_grad():
+        for images, targets in loader:
+            embeddings.append(body(images.to(device)).flatten(1).float().cpu())
+            labels.append(targets.cpu())
+    return torch.cat(embeddings).numpy(), torch.cat(labels).numpy()
 
 
 def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
-    """Unbiased squared maximum mean discrepancy of X, float (n, D), and Y, float (m,
-    D): how far apart two clouds of points are, 0 on average without drift.
+    """Unbiased squared maximum mean discrepancy: how far apart are two clouds?
 
-    mean k(x, x') + mean k(y, y') - 2 mean k(x, y), over different points; it can fall a
-    little below 0. Source: Gretton et al., A kernel two-sample test (2012), equation 3.
+    mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over different points of X, float
+    (n, D), and Y, float (m, D): 0 on average without drift, so it can fall a little
+    below. Source: Gretton et al., A kernel two-sample test (2012), equation 3.
 
     Parameters
     ----------
@@ -2537,30 +2358,20 @@ def detect_pixel_drift(
 
 @from_handout
 def detect_embedding_drift(
-    model,
-    baseline_loader,
-    production_loader,
-    device,
-    alpha: float = 0.05,
-    permutations: int = 1000,
+    model, baseline_loader, production_loader, device, alpha=0.05, permutations=1000
 ) -> DriftResult:
-    """Does the network see something else? Permutation test of the MMD of its
-    embeddings.
-    """
+    """Does the network see something else? Permutation test of MMD on embeddings."""
     reference, _ = extract_embeddings(model, baseline_loader, device)
     window, _ = extract_embeddings(model, production_loader, device)
     result = mmd_test(reference, window, alpha, permutations)
     return replace(result, detector="MMD embedding")
 
 
-# --------------------------------------------------------------------------------------
-# What a detector sees
-# --------------------------------------------------------------------------------------
+# ---- What a detector sees ------------------------------------------------------------
 
 
 def drift_statistics(pixels: np.ndarray) -> pd.DataFrame:
-    """Numbers of an image that change with camera, light and weather, whatever the
-    model thinks of it; one row an image of pixels uint8 (N, C, S, S).
+    """Numbers of an image that change with camera, light and weather; a row an image.
 
     Columns: brightness, contrast, sharpness (see `image_statistics`); entropy of the
     grey levels in bits (Shannon, 1948); p05 and p95, the grey levels that 5 % and 95 %
@@ -2600,17 +2411,15 @@ def fit_reference(
     return Reference(*views, *known, key=seen.key)
 
 
-# --------------------------------------------------------------------------------------
-# Detectors: is this window drawn from what the reference was drawn from?
-# --------------------------------------------------------------------------------------
+# ---- Detectors: is this window drawn from what the reference was drawn from? ---------
 
 
 def holm(p_values) -> np.ndarray:
-    """p-values of k tests, corrected for being many: any one at alpha or below has a
-    chance of alpha at most, whatever the dependence.
+    """p-values of k tests, corrected for being many.
 
-    The smallest is multiplied by k, the next by k - 1, and so on, and none may fall
-    below the one before. Source: Holm (1979).
+    Without drift the chance of any at alpha or below is alpha at most, whatever the
+    dependence: the smallest is multiplied by k, the next by k - 1, and so on, and none
+    may fall below the one before. Source: Holm (1979).
     """
     p, k = np.asarray(p_values, dtype=float), len(p_values)
     order = np.argsort(p)
@@ -2621,8 +2430,7 @@ def holm(p_values) -> np.ndarray:
 
 
 def ks_test(reference, window, alpha: float = 0.05) -> DriftResult:
-    """Two-sample Kolmogorov–Smirnov test of every feature of float (n, F) and (m, F),
-    as one answer.
+    """Two-sample Kolmogorov–Smirnov test of each feature of (n, F) and (m, F), in one.
 
     The statistic is the largest distance between two distribution functions, 0..1. Its
     threshold is the formula for large samples (Smirnov, 1948); the decision goes by the
@@ -2646,12 +2454,10 @@ def ks_test(reference, window, alpha: float = 0.05) -> DriftResult:
 
 
 def median_gamma(x: np.ndarray, most: int = 1000) -> float:
-    """Width of the RBF kernel: 1 / (median squared distance between two rows). 1 where
-    all rows are equal.
+    """Width of the RBF kernel: 1 / (median squared distance between two rows).
 
-    Source: the median heuristic of Gretton et al., A kernel two-sample test (2012). A
-    fixed gamma = 1 makes every kernel value 0 in 64 dimensions or more, and the test
-    blind.
+    A fixed gamma = 1 makes every kernel value 0 in 64 dimensions or more, and the test
+    blind. Source: Gretton et al., A kernel two-sample test (2012).
     """
     from scipy.spatial.distance import pdist
 
@@ -2662,8 +2468,9 @@ def median_gamma(x: np.ndarray, most: int = 1000) -> float:
 
 
 def _kernel_matrix(x, y, kernel: str, gamma: float | None) -> torch.Tensor:
-    """How alike any two of the rows of x and y are: float64 (n + m, n + m). A row is
-    not compared with itself: the diagonal is 0.
+    """How alike any two rows of x and y are: float64 (n + m, n + m).
+
+    A row is not compared with itself: the diagonal is 0.
     """
     rows = torch.from_numpy(np.concatenate([x, y]))
     if kernel == "rbf":
@@ -2678,8 +2485,9 @@ def _kernel_matrix(x, y, kernel: str, gamma: float | None) -> torch.Tensor:
 
 
 def _shuffled(n: int, m: int, permutations: int, seed: int) -> np.ndarray:
-    """Who belongs to the window of m: float64 0/1 (permutations + 1, n + m). Row 0 is
-    the truth (the last m), the others are drawn as if it did not matter.
+    """Who belongs to the window of m: float64 0/1 (permutations + 1, n + m).
+
+    Row 0 is the truth (the last m), the others are drawn as if it did not matter.
     """
     truth = np.repeat([0.0, 1.0], [n, m])
     members = np.tile(truth, (permutations + 1, 1))
@@ -2688,8 +2496,7 @@ def _shuffled(n: int, m: int, permutations: int, seed: int) -> np.ndarray:
 
 
 def _permutation_p(values: np.ndarray, alpha: float) -> tuple[float, float]:
-    """p-value and threshold from statistics of which the first is the true one and the
-    others are permuted.
+    """p-value and threshold from statistics: the true one first, then the permuted.
 
     p = (b + 1) / (m + 1), where b of m permuted ones reach the true one: the true order
     is one of the m + 1 that are equally likely without drift, so p can never be 0.
@@ -2708,8 +2515,7 @@ def _permutation_p(values: np.ndarray, alpha: float) -> tuple[float, float]:
 def mmd_test(
     reference, window, alpha=0.05, permutations=1000, gamma=None, seed=42
 ) -> DriftResult:
-    """Permutation test of the squared MMD (RBF kernel) of float (n, D) and (m, D); all
-    permutations are one matrix product.
+    """Permutation test of the squared MMD (RBF kernel); one matrix product for all.
 
     The kernel matrix, float64 (n + m, n + m), has to fit into memory: 128 MB for 2,000
     and 2,000 rows. gamma=None takes the median heuristic on the reference.
@@ -2731,12 +2537,12 @@ def mmd_test(
 def classifier_test(
     reference, window, alpha=0.05, permutations=1000, seed=42
 ) -> DriftResult:
-    """Can a classifier tell the window from the reference? A logistic regression learns
-    on one half, and its AUROC is measured on the other.
+    """Can a classifier tell the window from the reference?
 
-    p-value: the domain labels of the second half are permuted, which is exact, as that
-    half took no part in learning. Source: Lopez-Paz and Oquab, Revisiting classifier
-    two-sample tests (2017).
+    A logistic regression learns on one half, and its AUROC is measured on the other.
+    The domain labels of that half are then permuted, which is exact, as it took no part
+    in learning. Source: Lopez-Paz and Oquab, Revisiting classifier two-sample tests
+    (2017).
     """
     from scipy.stats import rankdata
     from sklearn.linear_model import LogisticRegression
@@ -2776,15 +2582,12 @@ DETECTORS = {
 
 
 def detect(
-    reference: Observation,
-    window: Observation,
-    detector: str = "MMD embedding",
-    alpha: float = 0.05,
-    permutations: int = 1000,
-    seed: int = 42,
+    reference, window, detector="MMD embedding", alpha=0.05, permutations=1000, seed=42
 ) -> DriftResult:
     """Ask one detector of DETECTORS whether the window has drifted from the reference.
-    Of alpha, permutations and seed it gets what its signature names.
+
+    Both are an `Observation`. Of alpha, permutations and seed the detector gets what
+    its signature names.
     """
     check_detector(DETECTORS, detector)
     view, test = DETECTORS[detector]
@@ -2795,9 +2598,7 @@ def detect(
     return as_result(answer, detector, alpha, len(window), len(reference))
 
 
-# --------------------------------------------------------------------------------------
-# How good are detectors? False alarms without drift, power with it
-# --------------------------------------------------------------------------------------
+# ---- How good are detectors? False alarms without drift, power with it ---------------
 
 
 def alarm_rates(
@@ -2810,13 +2611,13 @@ def alarm_rates(
     seed=42,
     groups=None,
 ) -> list[dict]:
-    """How often does each detector raise a false alarm? Reference and window are drawn
-    from undrifted images, disjoint, again and again.
+    """How often does each detector raise a false alarm? A row for each of `detectors`.
 
+    Reference and window are drawn from undrifted images, disjoint, again and again.
     This proves that the code keeps its level. It does not prove that production is like
     validation: drawn from one pool, the two are alike by construction. And the
     intervals (low, high: Wilson) count resamples of the same images as independent, so
-    they are narrow. Returns a row for each of `detectors` (all of DETECTORS when None).
+    they are narrow.
 
     `groups`, an array (N,), names the patient or building of each image: windows then
     hold whole groups, as they come in life, and at least `window` images.
@@ -2838,9 +2639,7 @@ def alarm_rates(
 
 
 def _draw_window(total: int, size: int, rng, groups=None) -> np.ndarray:
-    """Who is drawn, bool (total,): `size` images, or whole groups until there are as
-    many.
-    """
+    """Who is drawn, bool (total,): `size` images, or whole groups until so many."""
     if size > total // 2:
         raise CourseError(
             f"A window of {size} leaves {total - size} of {total} images as the"
@@ -2854,17 +2653,11 @@ def _draw_window(total: int, size: int, rng, groups=None) -> np.ndarray:
 
 
 def count_found(
-    reference: Reference,
-    drifted: Observation,
-    size: int,
-    detector: str,
-    draws=10,
-    permutations=200,
-    seed=42,
+    reference, drifted, size: int, detector: str, draws=10, permutations=200, seed=42
 ) -> int:
-    """In how many of `draws` windows of drifted images a detector tells drift: its
-    power. Windows of a small pool have images in common, so the count tells more of
-    this pool than of the world.
+    """Power: in how many of `draws` windows of drifted images a detector tells drift.
+
+    Windows of a small pool share images: the count tells more of it than of the world.
     """
     rng, found = np.random.default_rng([seed, size]), 0
     for number in range(draws):
@@ -2874,29 +2667,20 @@ def count_found(
     return found
 
 
-# --------------------------------------------------------------------------------------
-# How accurate is the model now, without a label?
-# --------------------------------------------------------------------------------------
+# ---- How accurate is the model now, without a label? ---------------------------------
 
 
 ESTIMATES = ("average_confidence", "difference_of_confidences", "atc")
 
 
 def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, float]:
-    """Three estimates of the accuracy on a window without labels. All trust the model's
-    own confidence.
+    """Three estimates of the accuracy on a window without labels.
 
-    Returns
-    -------
-    dict
-        average_confidence : mean calibrated confidence of the window (Hendrycks and
-            Gimpel, 2017).
-        difference_of_confidences : accuracy on the reference less the fall of the mean
-            confidence (Guillory et al., Predicting with confidence on unseen
-            distributions, 2021).
-        atc : share of the window above the confidence that, on the reference, as many
-            images exceed as are answered right: average thresholded confidence (Garg et
-            al., Leveraging unlabeled data, 2022).
+    All trust the model's own confidence: its mean (Hendrycks and Gimpel, 2017); the
+    accuracy on the reference less the fall of that mean (Guillory et al., Predicting
+    with confidence on unseen distributions, 2021); and average thresholded confidence,
+    the share of the window above the confidence that, on the reference, as many images
+    exceed as are answered right (Garg et al., Leveraging unlabeled data, 2022).
     """
     check_features(window.probabilities, "window (its answers)")
     before, now = reference.confidence, window.confidence
@@ -2913,42 +2697,25 @@ def estimate_accuracy(reference: Reference, window: Observation) -> dict[str, fl
     }
 
 
-# --------------------------------------------------------------------------------------
-# The decision: none, watch or retrain
-# --------------------------------------------------------------------------------------
+# ---- The decision: none, watch or retrain --------------------------------------------
 
 
 @dataclass(frozen=True)
 class DriftPolicy:
-    """When is drift drift, and when is it worth a retraining? Every number of the
-    decision.
+    """When is drift drift, and when is it worth a retraining?"""
 
-    Parameters
-    ----------
-    accuracy_floor : float
-        Below this estimated accuracy a confirmed drift means `retrain`, above it
-        `watch`.
-    window : int
-        Images of one look.
-    alpha : float
-        Chance that an undrifted stream of `horizon` windows (a month of daily looks) is
-        ever called drifted, a false `retrain`.
-    consecutive : int
-        Flagged windows in a row that confirm a drift.
-    lasting : int
-        So many in a row mean `retrain` whatever the estimate says: it trusts the
-        model's confidence, and drift can make a model wrong and sure.
-    estimate : one of ESTIMATES
-    detectors : names of DETECTORS, corrected by Holm
-    """
-
+    # below this estimated accuracy a confirmed drift means `retrain`, else `watch`
     accuracy_floor: float
-    window: int = 50
+    window: int = 50  # images of one look
+    # chance that an undrifted stream of `horizon` windows is ever called drifted
     alpha: float = 0.05
-    horizon: int = 20
-    consecutive: int = 2
+    horizon: int = 20  # windows: a month of daily looks
+    consecutive: int = 2  # flagged windows in a row that confirm a drift
+    # so many in a row mean `retrain` whatever the estimate says: drift can make a model
+    # wrong and sure
     lasting: int = 5
-    estimate: str = "atc"
+    estimate: str = "atc"  # one of ESTIMATES
+    # of DETECTORS, corrected by Holm
     detectors: tuple[str, ...] = ("KS statistics", "KS softmax", "MMD embedding")
 
     def __post_init__(self):
@@ -2971,9 +2738,7 @@ class DriftPolicy:
         return math.ceil(2 * len(self.detectors) / self.window_alpha)
 
     def level(self, streak: int, estimate: float) -> str:
-        """The decision after `streak` flagged windows in a row, with an accuracy
-        estimated at `estimate`.
-        """
+        """The decision after `streak` flagged windows in a row."""
         if streak < self.consecutive:
             return "watch" if streak else "none"
         costs, lasts = estimate < self.accuracy_floor, streak >= self.lasting
@@ -2981,8 +2746,7 @@ class DriftPolicy:
 
 
 class DriftMonitor:
-    """Looks at one window after the other and decides; each look is one line of a log
-    (appended to, see `kit.watching.read_drift_log`).
+    """Looks at one window after the other and decides; each look is a line of a log.
 
     The promise of the policy covers `horizon` windows from the first look on; a new
     monitor starts a new stream.
@@ -3038,8 +2802,7 @@ def validate_retrained_model(
     proof: tuple[Check, ...] = (),
     **limits,
 ) -> GateReport:
-    """May the candidate replace the model in service? Every check with its figure, its
-    interval and its limit.
+    """May the candidate replace the model in service? Each check with its interval.
 
     Parameters
     ----------
@@ -3084,9 +2847,7 @@ def _answers(model, loader, device: torch.device) -> tuple[np.ndarray, np.ndarra
     return softmax(logits), labels
 
 
-# --------------------------------------------------------------------------------------
-# From a labelling budget to a candidate
-# --------------------------------------------------------------------------------------
+# ---- From a labelling budget to a candidate ------------------------------------------
 
 
 # Training images of a candidate, at most: it starts from a network that knows its work,
@@ -3097,8 +2858,7 @@ FINE_TUNING = ("whole", "frozen stem", "batch norm")
 
 
 def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
-    """Draw the drifted images that a labelling budget pays for, from pool "adapt":
-    sorted rows of `drifted`, int64 (budget,).
+    """Draw the drifted images that a labelling budget pays for: sorted rows of "adapt".
 
     They are drawn at random, not by class: nobody knows the class before paying for it.
     A larger budget with the same seed holds the smaller one.
@@ -3121,20 +2881,14 @@ def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
 
 
 def mix(
-    data: Data,
-    drifted: Data,
-    rows: np.ndarray,
-    share: float = 0.1,
-    images: int | None = None,
-    seed: int = 42,
+    data: Data, drifted: Data, rows: np.ndarray, share=0.1, images=None, seed=42
 ) -> Data:
     """The training set of a candidate: clean images, each once, so that nothing is
     forgotten, and a share of drifted ones, the `rows` of `buy_labels` in turn.
 
     Pool "val" is the old one twice, clean and drifted. Mean and std are those of
     `data`: one normalisation for one model. The index gains `source` (hash of the clean
-    file, for the gate's check of leakage) and `drifted` (bool). `images` is the size of
-    the new pool "train", `mix_size` when None.
+    file, for the gate's check of leakage) and `drifted` (bool).
     """
     train, val, rows = data.where("train"), data.where("val"), np.unique(rows)
     images = mix_size(data, len(rows), share) if images is None else images
@@ -3158,8 +2912,9 @@ def mix(
 
 
 def mix_size(data: Data, bought: int, share: float) -> int:
-    """As many images as pool train has, at most MIX_IMAGES of the profile; more where
-    it takes them to use every bought label once, and there are clean ones for it.
+    """As many images as pool train has, at most MIX_IMAGES of the profile.
+
+    More where it takes them to use every bought label once, and there are clean ones.
     """
     train = len(data.where("train"))
     images = min(train, MIX_IMAGES[data.course.profile.name])
@@ -3171,27 +2926,20 @@ def mix_size(data: Data, bought: int, share: float) -> int:
 
 
 def finetune_recipe(data: Data) -> Recipe:
-    """How theme 7 trains: a quarter to a third of the learning rate of theme 3, two
-    epochs, all else as there.
+    """As theme 3 trains, but for two epochs at a quarter to a third of its rate.
 
     The network starts near a good place, which a high rate would leave. The running
-    average is short, as the training."""
+    average is short, as the training.
+    """
     epochs = 1 if data.course.profile.name == "smoke" else 2
     same = {"weight_decay": 5e-2, "label_smoothing": 0.05, "augment": True}
     return Recipe(epochs, batch_size=32, lr=1e-3, average=0.5, **same)
 
 
 def fine_tune(
-    course: Course,
-    name: str,
-    checkpoint: Path,
-    mixed: Data,
-    how: str = "whole",
-    recipe: Recipe | None = None,
-    **options,
+    course, name, checkpoint, mixed: Data, how="whole", recipe=None, **options
 ) -> Run:
-    """Train the network of a checkpoint further, on the images of `mix`; resumes and
-    loads as `fit` does, whose options these are.
+    """Train the network of a checkpoint further, on the images of `mix`, as `fit` does.
 
     Parameters
     ----------
@@ -3199,6 +2947,7 @@ def fine_tune(
         All weights; all but the first third of the layers, whose edges and textures a
         drift leaves useful; or no weights at all: see `renormalise`.
     recipe : `finetune_recipe` when None
+    **options : of `fit`
     """
     if how not in FINE_TUNING:
         raise CourseError(f"how={how!r} is unknown: choose one of {FINE_TUNING}.")
@@ -3228,9 +2977,7 @@ def stem_of(model: nn.Module) -> list[nn.Module]:
 
 
 def freeze(layers: list[nn.Module]) -> None:
-    """From now on training changes nothing in these layers: no weight, and no statistic
-    of batch normalisation.
-    """
+    """From now on training changes no weight and no batch-norm statistic of these."""
     for layer in layers:
         layer.requires_grad_(False)
         layer.eval()
@@ -3241,12 +2988,12 @@ def freeze(layers: list[nn.Module]) -> None:
 def renormalise(
     course: Course, name: str, model: nn.Module, mixed: Data, recipe: Recipe
 ) -> Run:
-    """Measure the means and variances of batch normalisation anew, on pool train as it
-    is (no augmentation, no label), in one pass; no weight changes.
+    """Measure the means and variances of batch normalisation anew; no weight changes.
 
-    The pass is shuffled: the variance kept is the mean over the batches, and batches of
-    one domain each would lack what lies between the domains. Source: Li et al.,
-    Revisiting Batch Normalization for Practical Domain Adaptation (2016).
+    One pass over pool train as it is, without augmentation or labels. It is shuffled:
+    the variance kept is the mean over the batches, and batches of one domain each would
+    lack what lies between the domains. Source: Li et al., Revisiting Batch
+    Normalization for Practical Domain Adaptation (2016).
     """
     if not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
         raise CourseError(
@@ -3264,15 +3011,13 @@ def renormalise(
 
 
 def save_candidate(
-    course: Course, run: Run, mixed: Data, path: Path | None = None, **extra
+    course: Course, run: Run, mixed: Data, path: Path | None = None
 ) -> Path:
-    """Store a fine-tuned network with what its parent's checkpoint says, but a
-    temperature and a threshold fitted on the mixed pool val; as
-    checkpoints/model_retrained.pth unless told.
+    """Store a fine-tuned network with a temperature and threshold fitted on mixed val.
 
-    `trained_on` is new: the hashes of all images that the weights, the temperature or
-    the choice among candidates depend on, its parent's included, so that the gate can
-    prove that it judges on others.
+    The rest is what its parent's checkpoint says, and `trained_on`: the hashes of all
+    images that the weights, the temperature or the choice among candidates depend on,
+    its parent's included, so that the gate can prove that it judges on others.
     """
     origin = read_json(run.path / "origin.json")
     if origin.pop("learned", None) != mixed.key:
@@ -3298,12 +3043,10 @@ def save_candidate(
         "budget": int(learned.loc[learned["drifted"], "source"].nunique()),
     }
     path = path or course.checkpoints / "model_retrained.pth"
-    return save_checkpoint(path, run.model, **origin | own | extra)
+    return save_checkpoint(path, run.model, **origin | own)
 
 
-# --------------------------------------------------------------------------------------
-# The gate: what a candidate must prove before it may serve
-# --------------------------------------------------------------------------------------
+# ---- The gate: what a candidate must prove before it may serve -----------------------
 
 
 @dataclass(frozen=True)
@@ -3339,8 +3082,7 @@ def not_worse(name: str, old, new, margin: float, alpha: float) -> Check:
 
 
 def better(name: str, old, new, alpha: float) -> Check:
-    """Superiority, by McNemar's exact test, one-sided, as a model that is worse is
-    refused anyway.
+    """Superiority, by McNemar's exact test; one-sided: a worse model is refused anyway.
 
     The interval belongs to the test: that of Clopper and Pearson (1934) for the share
     won among the images on which just one of both is right, times their number.
@@ -3357,16 +3099,13 @@ def better(name: str, old, new, alpha: float) -> Check:
 
 
 def better_balanced(name: str, old, new, labels, alpha: float) -> Check:
-    """Superiority of balanced accuracy: a gain that is paid for by giving up a small
-    class does not count.
-    """
+    """Superiority of balanced accuracy: to give up a small class is no gain."""
     ends = paired_balanced_difference(old, new, labels, 1 - 2 * alpha)
     return Check(name, *ends, 0.0, len(labels), above=True)
 
 
 def calibration_kept(answers: Answers, margin: float, alpha: float) -> Check:
-    """Confidence less accuracy, the candidate's against that of the model in service:
-    it must not become surer than it is right.
+    """Confidence less accuracy: the candidate must not become surer than it is right.
 
     A mean of paired differences, so its interval is that of a mean; the calibration
     error itself would test nothing, see `expected_calibration_error`.
@@ -3394,20 +3133,14 @@ def leakage(sets: tuple[Answers, ...], trained_on) -> Check:
 
 
 def gate_checks(
-    clean: Answers,
-    drifted: Answers,
-    classes,
-    limits: GateLimits | None = None,
-    *,
-    trained_on=(),
-    proof: tuple[Check, ...] = (),
-    new: str = "",
-    current: str = "",
+    clean, drifted, classes, limits=None, *, trained_on=(), proof=(), new="", current=""
 ) -> GateReport:
     """Every check of the gate: ten, and one more with three classes.
 
     Parameters
     ----------
+    clean, drifted : Answers
+    limits : GateLimits
     trained_on : sequence of str
         Hashes of the images that the candidate depends on, from its checkpoint.
     proof : tuple of Check
@@ -3439,18 +3172,12 @@ def gate_checks(
 
 
 def latency_ratio(
-    new: OnnxModel,
-    current: OnnxModel,
-    pixels: np.ndarray,
-    rounds: int = 15,
-    seconds: float = 0.03,
-    limit: float = 1.25,
+    new: OnnxModel, current: OnnxModel, pixels, rounds=15, seconds=0.03, limit=1.25
 ) -> Check:
-    """How many times as long the candidate takes for one image: the median over
-    interleaved rounds, with an interval from the ordered ratios.
+    """How many times as long the candidate takes for one image, in interleaved rounds.
 
-    Each end holds at 95 %, by the sign test (Thompson, 1936), so that a few disturbed
-    rounds move nothing. It takes five rounds.
+    The median over the rounds, each end of its interval at 95 % by the sign test
+    (Thompson, 1936), so that a few disturbed rounds move nothing. It takes five.
     """
     from scipy.stats import quantile_test
 
@@ -3468,29 +3195,20 @@ def latency_ratio(
     return Check("latency", value, float(low), float(high), limit, rounds, of="rounds")
 
 
-# --------------------------------------------------------------------------------------
-# Shadow: the candidate sees the traffic before it may answer
-# --------------------------------------------------------------------------------------
+# ---- Shadow: the candidate sees the traffic before it may answer ---------------------
 
 
-def run_in_shadow(
-    current,
-    candidate,
-    data: Data,
-    rows: np.ndarray,
-    logger: InferenceLogger,
-    drifted: Data | None = None,
-) -> dict:
-    """Replay requests of one image: the current model answers each, then the candidate
-    sees the same pixels; both are logged, told apart by their role.
+def run_in_shadow(current, candidate, data, rows, logger, drifted=None) -> dict:
+    """Replay requests of one image: the current model answers, then the candidate sees
+    the same pixels. Both are logged, told apart by their role.
 
     The answer stands before the candidate starts, so that neither an error nor a slow
     answer of its own can touch it. No label is needed: it shows crashes, latency, and
     how many answers would change, not which of both is right.
 
-    Returns the answers, float32 (n, K), of the current model, and of the candidate how
-    many requests failed (errors), and which share of the n others it answered with the
-    same class (agreement, with Wilson's low and high).
+    Returns `answers`, float32 (n, K), of the current model; of the candidate `errors`,
+    failed requests, and `agreement` (Wilson: low, high), the share of the n others that
+    it answered with the same class.
     """
     service = MonitoredModel(current, logger, role="service")
     shadow = MonitoredModel(candidate, logger, role="shadow")
@@ -3510,9 +3228,7 @@ def run_in_shadow(
     return {"answers": np.stack(answers)} | counts | found
 
 
-# --------------------------------------------------------------------------------------
-# The whole chain in one call
-# --------------------------------------------------------------------------------------
+# ---- The whole chain in one call -----------------------------------------------------
 
 
 def retrain_and_gate(
@@ -3524,7 +3240,6 @@ def retrain_and_gate(
     how="whole",
     *,
     path: Path | None = None,
-    against: Path | None = None,
     dry_run=False,
     seed=42,
     **limits,
@@ -3532,21 +3247,21 @@ def retrain_and_gate(
     """From the decision to the verdict, without a hand: buy labels, mix, fine-tune,
     export, shadow, gate, promote.
 
-    `dry_run` stops before the promotion, and may judge `against` another stored model.
-    A candidate that the gate does not accept changes nothing; the audit log has it.
+    `dry_run` stops before the promotion. A candidate that the gate does not accept
+    changes nothing; the audit log has it.
     """
     decision = read_drift_report(course)["decision"]
-    if not dry_run and (decision != "retrain" or against):
+    if not dry_run and decision != "retrain":
         raise CourseError(
-            f"Theme 6 decided {decision!r}; a promotion needs 'retrain', and the model"
-            " in service to compare with: rehearse with dry_run=True."
+            f"Theme 6 decided {decision!r}; a promotion needs 'retrain': rehearse with"
+            " dry_run=True."
         )
     mixed = mix(data, drifted, buy_labels(drifted, budget, seed), share, seed=seed)
     name, best = f"retrain-{budget}-{share:.0%}", course.checkpoints / "best_model.pth"
     run = fine_tune(course, name, best, mixed, how)
     checkpoint = save_candidate(course, run, mixed, path)
     stored, device = export_onnx(course, checkpoint), course.device.type
-    files = (stored, against or course.exports / "model.onnx")
+    files = stored, course.exports / "model.onnx"
     new, current = (OnnxModel(file, course.classes, device) for file in files)
     if new.hash == current.hash:
         raise CourseError(f"{new.hash} is in service already: nothing to do.")
@@ -3565,15 +3280,12 @@ def retrain_and_gate(
 
 
 def measure_candidate(
-    course: Course,
-    new: OnnxModel,
-    current: OnnxModel,
-    checkpoint: Path,
-    data: Data,
-    drifted: Data,
+    course, new: OnnxModel, current: OnnxModel, checkpoint, data, drifted
 ) -> tuple[Check, ...]:
-    """What the gate asks for beside answers: latency, the shadow on drifted traffic,
-    agreement of file and checkpoint (on the CPU, where no TF32 rounds one of both).
+    """What the gate asks for beside answers: latency, the shadow, the same answers.
+
+    The shadow sees drifted traffic. File and checkpoint are compared on the CPU, where
+    no TF32 rounds one of both.
     """
     gate = np.array(data.pixels[data.where("gate")])
     requests = data.where("production")[:100]
@@ -3598,9 +3310,7 @@ def measure_candidate(
 
 
 def summary_backends(course: Course, results: dict) -> list[Backend]:
-    """The variants of the summary that exist here, ready to be timed side by side; one
-    that does not start is said.
-    """
+    """The variants of the summary that exist here, ready to be timed side by side."""
     device, backends = course.device.type, []
     for name, file in (("baseline", "baseline.pth"), ("optimised", "best_model.pth")):
         path = course.checkpoints / file
@@ -3624,12 +3334,11 @@ def summary_backends(course: Course, results: dict) -> list[Backend]:
 def serving_table(
     rows: list, backends: list[Backend], price: float | None
 ) -> pd.DataFrame:
-    """One row a variant, from the rows of `benchmark`: p50_ms and p95_ms of one image,
-    images_s in the largest batch, cost_per_million one by one (without a price none),
-    size_mb of its file, runtime.
+    """One row a variant, from the rows of `benchmark`, by its median call.
 
-    Speed and cost are those of the median call: one slow call of a busy machine moves a
-    mean.
+    p50_ms and p95_ms of one image, images_s in the largest batch, cost_per_million one
+    by one (without a price none), size_mb of its file, runtime. One slow call of a busy
+    machine would move a mean.
     """
     speed = benchmark_table(rows).set_index(["batch", "backend"])
     batch = max(speed.index.unique("batch"))
@@ -3647,8 +3356,7 @@ def serving_table(
 def performance_table(
     home: str | Path, results: dict, serving: pd.DataFrame | None = None, resamples=1000
 ) -> pd.DataFrame:
-    """One row a variant that has answered the test images; what was not measured is
-    NaN.
+    """One row a variant that has answered the test images; NaN was not measured.
 
     Columns: n; accuracy, balanced_accuracy and auroc, each with _low and _high (95 %,
     see `evaluate`); ece; train_seconds (of the retrained model: of the fine-tuning) and
@@ -3676,9 +3384,7 @@ def performance_table(
 
 
 def right_answers(home: str | Path) -> dict[str, np.ndarray]:
-    """By variant, which test images it got right, bool (N,); only variants that have
-    answered the same images.
-    """
+    """Which test images each variant got right, bool (N,); of the same images only."""
     stored = {name: stored_predictions(home, file) for name, file in VARIANTS.items()}
     known = stored["optimised"]
     return {
@@ -3701,8 +3407,8 @@ def paired_tests(home: str | Path) -> pd.DataFrame:
 
 
 def with_verdicts(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """A table of `paired_row`, with p_holm (corrected over its rows) and what it says
-    of the second model: "better", "worse" or "no difference shown".
+    """A table of `paired_row`, with p_holm over its rows and what it says of the second
+    model: "better", "worse" or "no difference shown".
     """
     p_holm = holm(table["p_value"])
     said = np.where(table["difference"] > 0, "better", "worse")
@@ -3711,11 +3417,10 @@ def with_verdicts(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
 
 
 def lost_accuracy(home: str | Path) -> pd.Series:
-    """By variant, the most accuracy it may have lost against the optimised model: the
-    low end of `paired_difference`.
+    """By variant, the most accuracy that it may have lost against the optimised model.
 
-    Answers that are all the same prove no more than their number: of 150 images, a loss
-    of 2.5 points stays possible.
+    The low end of `paired_difference`: answers that are all the same prove no more than
+    their number. Of 150 images, a loss of 2.5 points stays possible.
     """
     right = right_answers(home)
     lost = {
@@ -3728,9 +3433,7 @@ def lost_accuracy(home: str | Path) -> pd.Series:
 
 
 def not_shown_worse(home: str | Path, alpha: float = 0.05) -> tuple[str, list[str]]:
-    """The variant with the most right answers, and those that these images do not show
-    to be worse (McNemar, Holm).
-    """
+    """The variant most often right, and those not shown to be worse (McNemar, Holm)."""
     right = right_answers(home)
     best = max(right, key=lambda name: right[name].sum())
     others = [name for name in right if name != best]

@@ -141,35 +141,6 @@ def test_biases_are_not_decayed():
     )
 
 
-def test_learning_rate_finder_puts_the_weights_back(data):
-    model, loader = network(), data.loader("train", 16, shuffle=True)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    table, suggestion = utils.find_learning_rate(
-        model, loader, nn.CrossEntropyLoss(), steps=30
-    )
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert table["lr"].iloc[0] == pytest.approx(1e-5) and suggestion in set(table["lr"])
-    assert loader.epoch == 0
-
-
-def test_learning_rate_finder_stops_where_the_loss_first_rises(data, monkeypatch):
-    """A made-up loss: falls until a rate of 1e-3, rises, and is lowest of
-    all later on.
-    """
-    rates = np.geomspace(1e-5, 1.0, 40)
-    curve = iter(
-        np.where(
-            rates < 1e-3, 0.7 - 0.01 * np.arange(40), np.where(rates < 0.1, 0.9, 0.1)
-        )
-    )
-    monkeypatch.setattr(utils, "validate", lambda *arguments: (next(curve), 0.5))
-    loader = data.loader("train", 16, shuffle=True)
-    _, suggestion = utils.find_learning_rate(
-        network(), loader, nn.CrossEntropyLoss(), steps=40
-    )
-    assert 4e-4 < suggestion < 1e-3
-
-
 # --- what goes wrong
 
 
@@ -636,24 +607,6 @@ def test_search_in_which_nothing_finishes(data, monkeypatch):
         utils.CourseError, match="No trial of the search finished.*lower lr"
     ):
         utils.search(data.course, data, "search", RECIPE, 2)
-
-
-def test_learning_rate_finder_survives_an_overflow(data, monkeypatch):
-    """A step that float16 refuses must end the sweep, not break the loss scaler."""
-    monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
-    table, _ = utils.find_learning_rate(
-        network(), data.loader("train", 16, shuffle=True), Broken(8, lambda x: x * 1e9)
-    )
-    assert np.isfinite(table["loss"]).all()
-
-
-def test_learning_rate_finder_without_a_first_loss(data):
-    with pytest.raises(utils.TrainingStopped, match="broken images"):
-        utils.find_learning_rate(
-            network(),
-            data.loader("train", 16),
-            Broken(1, lambda loss: loss * torch.nan),
-        )
 
 
 @pytest.mark.parametrize(
