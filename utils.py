@@ -39,6 +39,7 @@ from kit.files import (  # noqa: F401
     CourseError,
     alone,
     atomic,
+    check_choice,
     copy_back,
     copy_to_home,
     hash_file,
@@ -423,10 +424,7 @@ class BatchLoader:
         self, data: Data, rows: np.ndarray, batch_size, augment=None, shuffle=False
     ):
         if len(rows) == 0:
-            raise CourseError(
-                "This pool has no images: run notebooks/theme1_data_analysis.ipynb"
-                " again."
-            )
+            raise CourseError("This pool is empty: run the notebook of theme 1 again.")
         if len(rows) < batch_size and shuffle:
             print(
                 f"The pool has {len(rows)} images, fewer than a batch of {batch_size}:"
@@ -827,10 +825,8 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
     """Weights float32 (classes,), inverse to frequency, of mean 1 over the samples."""
     counts = np.bincount(labels, minlength=classes)
     if (counts == 0).any():
-        raise CourseError(
-            f"Class {int(np.argmin(counts))} has no training image: look at the pools"
-            " of theme 1."
-        )
+        rare = int(np.argmin(counts))
+        raise CourseError(f"Class {rare} has no training image: see theme 1's pools.")
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
 
 
@@ -875,6 +871,7 @@ def make_optimizer(model, recipe: Recipe, steps: int):
     Biases and normalisation weights are not decayed: pulling them to zero regularises
     nothing.
     """
+    check_choice("schedule", recipe.schedule, ("onecycle", "cosine", "constant"))
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -888,13 +885,8 @@ def make_optimizer(model, recipe: Recipe, steps: int):
         schedule = schedules.OneCycleLR(optimizer, recipe.lr, steps + 1, **shape)
     elif recipe.schedule == "cosine":  # Loshchilov and Hutter, SGDR (2017)
         schedule = schedules.CosineAnnealingLR(optimizer, steps)
-    elif recipe.schedule == "constant":
-        schedule = schedules.ConstantLR(optimizer, factor=1.0)
     else:
-        raise CourseError(
-            f"schedule={recipe.schedule!r} is unknown: choose onecycle, cosine or"
-            " constant."
-        )
+        schedule = schedules.ConstantLR(optimizer, factor=1.0)
     return optimizer, schedule
 
 
@@ -1380,8 +1372,9 @@ def positive_probability(probabilities: np.ndarray) -> np.ndarray:
 def choose_threshold(
     probabilities: np.ndarray, labels: np.ndarray, cost_missed, cost_false_alarm=1.0
 ) -> tuple[float, pd.DataFrame]:
-    """Threshold on P(positive) of the lowest mean cost per image on val, and the table
-    (threshold, cost, missed, false_alarms) that it was read from.
+    """Threshold on P(positive) of the lowest mean cost per image on val, and its table.
+
+    The table has a row a threshold: threshold, cost, missed, false_alarms.
     """
     score, positive = positive_probability(probabilities), labels > 0
     rows = []
@@ -1474,18 +1467,11 @@ def search(course, data, name, recipe, trials, tracker="none", storage=None):
 
     Trial 0 is the course's own choice, its parameters in `user_attrs["own"]`; TPE
     proposes the others (Bergstra et al., 2011), and one that lags behind the median
-    after an epoch is pruned. An interrupted search goes on, a finished one loads. Every
-    process that makes this call works on the same study, and tries again what a dead
-    one left.
+    after an epoch is pruned. An interrupted search goes on, a finished one loads.
 
-    Parameters
-    ----------
-    trials : int
-        Of the study, not of each worker; two that look at the same moment may begin
-        one more.
-    storage : str, optional
-        Address of a database that all workers reach, such as "postgresql://HOST/NAME";
-        a file in runs/ of the home when None.
+    All processes that make this call work on the same study of `trials`, and try again
+    what a dead one left. They share `storage`, the address of a database such as
+    "postgresql://HOST/NAME"; None is a file in runs/ of the home.
     """
     own = {name: ARCHITECTURES[course.dataset][name] for name in ("width", "depth")}
     own |= {"dropout": 0.1, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
@@ -1595,8 +1581,9 @@ def _latencies(run, images, num_runs: int, warmup: int) -> dict:
 
 
 def timed(run, pixels) -> float:
-    """Milliseconds of one call, whose answer lies in host memory: a GPU that was only
-    told what to do would look very fast.
+    """Milliseconds of one call, whose answer lies in host memory.
+
+    A GPU that was only told what to do would look very fast.
     """
     began = time.perf_counter()
     run(pixels)
@@ -1905,14 +1892,11 @@ class InferenceLogger:
     def log_batch(self, preds, confidences, latencies, **extra) -> None:
         """Log a batch, all lines in one write.
 
-        Parameters
-        ----------
-        preds : N class numbers
-        confidences : N probabilities of the predicted class, 0..1
-        latencies : N times in ms; every image of a batch waits for the whole batch
-        extra : one value for all, or a list of N
-            Columns of LOG_COLUMNS (`timestamp`: the time now if missing; `status`: "ok"
-            or the name of an error); other names go into the column `extra` as JSON.
+        preds are N class numbers, confidences their probabilities, latencies times in
+        ms: every image waits for the whole batch. `extra` is one value for all, or a
+        list of N: a column of LOG_COLUMNS (`timestamp`: the time now if missing;
+        `status`: "ok" or the name of an error); other names go into the column `extra`,
+        as JSON.
         """
         n = len(preds)
         columns = {"timestamp": datetime.now(UTC), "run_id": self.run_id, "batch": n}
@@ -2101,12 +2085,11 @@ def _ticks(times: pd.DatetimeIndex, every: int, until: datetime | None):
 
 
 def _deviations(window, means: pd.DataFrame, baseline: dict) -> pd.DataFrame:
-    """How far a window is from a quiet day, in standard errors: (m - m0) / (s √(1/n +
-    1/n0)).
+    """How far a window is from a quiet day, in standard errors.
 
-    s is the larger of both standard deviations: one odd image in a small window widens
-    its own yardstick. `class_mix_z` is the largest such deviation of the shares of all
-    classes, without its sign.
+    (m - m0) / (s √(1/n + 1/n0)), where s is the larger of both standard deviations: one
+    odd image in a small window widens its own yardstick. `class_mix_z` is the largest
+    such deviation of the shares of all classes, without its sign.
     """
     shares, z = [name for name in baseline if name.startswith("share_")], {}
     for name in (*COMPARED, *shares):
@@ -2177,25 +2160,17 @@ class AlertRule:
     runbook: str = ""  # what the on-call engineer does first
 
     def __post_init__(self):
-        known = {
-            "metric": METRICS,
-            "sign": CONDITIONS,
-            "severity": ("warning", "critical"),
-        }
-        for what, names in known.items():
-            if getattr(self, what) not in names:
-                raise CourseError(
-                    f"Rule {self.name!r}: {what} {getattr(self, what)!r} is unknown: "
-                    f"choose one of {', '.join(names)}."
-                )
+        rule = f"Rule {self.name!r}:"
+        check_choice(f"{rule} metric", self.metric, METRICS)
+        check_choice(f"{rule} sign", self.sign, CONDITIONS)
+        check_choice(f"{rule} severity", self.severity, ("warning", "critical"))
 
     def breached(self, row) -> bool | None:
         """Verdict on a row of `window_statistics`; None where requests are too few."""
         if self.metric not in row:
             raise CourseError(
                 f"Rule {self.name!r} watches {self.metric}, which this table lacks:"
-                " call window_statistics(...,"
-                " baseline=monitoring_baseline(quiet_log))."
+                " call window_statistics with the baseline of a quiet log."
             )
         if row["requests"] < self.least or math.isnan(row[self.metric]):
             return None
@@ -2406,9 +2381,8 @@ def fit_reference(
     """Observe the reference images, uint8 (N, C, S, S) with labels int64 (N,)."""
     seen = observe(model, pixels)
     check_features(seen.embedding, "reference embedding")
-    known = np.asarray(labels), model.hash, tuple(model.classes)
-    views = seen.statistics, seen.probabilities, seen.embedding
-    return Reference(*views, *known, key=seen.key)
+    about = {"model": model.hash, "classes": tuple(model.classes)}
+    return Reference(**vars(seen), labels=np.asarray(labels), **about)
 
 
 # ---- Detectors: is this window drawn from what the reference was drawn from? ---------
@@ -2472,15 +2446,14 @@ def _kernel_matrix(x, y, kernel: str, gamma: float | None) -> torch.Tensor:
 
     A row is not compared with itself: the diagonal is 0.
     """
+    check_choice("kernel", kernel, ("rbf", "linear"))
     rows = torch.from_numpy(np.concatenate([x, y]))
     if kernel == "rbf":
         gamma = median_gamma(x) if gamma is None else gamma
         rows = rows - rows.mean(dim=0)  # keeps digits: cdist takes |x|² + |y|² - 2 x·y
         k = torch.cdist(rows, rows).square_().mul_(-gamma).exp_()
-    elif kernel == "linear":
-        k = rows @ rows.T
     else:
-        raise CourseError(f"kernel={kernel!r} is unknown: choose rbf or linear.")
+        k = rows @ rows.T
     return k.fill_diagonal_(0)
 
 
@@ -2804,17 +2777,10 @@ def validate_retrained_model(
 ) -> GateReport:
     """May the candidate replace the model in service? Each check with its interval.
 
-    Parameters
-    ----------
-    new_model, current_model
-        OnnxModel, or networks that map normalised images to logits.
-    clean_loader, drifted_loader : BatchLoader
-        `data.loader("gate")` of clean and of drifted images. Networks also take any
-        loader of (images, labels) that repeats its order.
-    classes : sequence of str, optional
-        The models' own when None, else "class 0", "class 1", ...
-    trained_on, proof : see `gate_checks`
-    **limits : of GateLimits
+    Models are OnnxModel, or networks that map normalised images to logits. The loaders
+    are `data.loader("gate")` of clean and of drifted images; networks also take any
+    loader of (images, labels) that repeats its order. `classes` are the models' own
+    when None; `trained_on` and `proof` those of `gate_checks`, `limits` of GateLimits.
     """
     limits, models, sets = GateLimits(**limits), (new_model, current_model), []
     for loader in (clean_loader, drifted_loader):
@@ -2839,10 +2805,7 @@ def _answers(model, loader, device: torch.device) -> tuple[np.ndarray, np.ndarra
         return model.predict_all(pixels)[0], loader.labels
     batches = [(images.to(device), labels) for images, labels in loader]
     if not batches:
-        raise CourseError(
-            "The loader of the gate is empty, or an iterator that was read before: pass"
-            " a loader."
-        )
+        raise CourseError("The gate got no images: pass a loader, not an iterator.")
     logits, labels = predict(model.to(device), batches)
     return softmax(logits), labels
 
@@ -2866,9 +2829,8 @@ def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
     pool = drifted.where("adapt")
     if not 0 < budget <= len(pool):
         raise CourseError(
-            f"A labelling budget of {budget} cannot be spent: it is the number of"
-            f" drifted images that people label; choose 1 to {len(pool)}, the images of"
-            " pool adapt."
+            f"A budget of {budget} labels cannot be spent: choose 1 to {len(pool)}, the"
+            " images of pool adapt."
         )
     rows = np.sort(np.random.default_rng(seed).permutation(pool)[:budget])
     if len(seen := np.unique(drifted.labels[rows])) < 2:
@@ -2883,8 +2845,8 @@ def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
 def mix(
     data: Data, drifted: Data, rows: np.ndarray, share=0.1, images=None, seed=42
 ) -> Data:
-    """The training set of a candidate: clean images, each once, so that nothing is
-    forgotten, and a share of drifted ones, the `rows` of `buy_labels` in turn.
+    """The training set of a candidate: clean images, so that nothing is forgotten, each
+    once, and a share of drifted ones, the `rows` of `buy_labels` in turn.
 
     Pool "val" is the old one twice, clean and drifted. Mean and std are those of
     `data`: one normalisation for one model. The index gains `source` (hash of the clean
@@ -2949,8 +2911,7 @@ def fine_tune(
     recipe : `finetune_recipe` when None
     **options : of `fit`
     """
-    if how not in FINE_TUNING:
-        raise CourseError(f"how={how!r} is unknown: choose one of {FINE_TUNING}.")
+    check_choice("how", how, FINE_TUNING)
     model, state = load_model(checkpoint, course.classes)
     recipe, name = recipe or finetune_recipe(mixed), f"{name}-{how.replace(' ', '-')}"
     if how == "frozen stem":
@@ -3022,9 +2983,8 @@ def save_candidate(
     origin = read_json(run.path / "origin.json")
     if origin.pop("learned", None) != mixed.key:
         raise CourseError(
-            f"{run.path.name} has not learned from these images: pass the run of"
-            " fine_tune with the mix that it was given, or the record of what it has"
-            " seen would be false."
+            f"{run.path.name} has not learned from these images: pass the mix that"
+            " fine_tune was given."
         )
     logits, labels = predict(run.model, mixed.loader("val", 256))
     temperature = fit_temperature(logits, labels)
@@ -3098,12 +3058,6 @@ def better(name: str, old, new, alpha: float) -> Check:
     return Check(name, (won - lost) / n, low, high, 0.0, n, above=True, note=note)
 
 
-def better_balanced(name: str, old, new, labels, alpha: float) -> Check:
-    """Superiority of balanced accuracy: to give up a small class is no gain."""
-    ends = paired_balanced_difference(old, new, labels, 1 - 2 * alpha)
-    return Check(name, *ends, 0.0, len(labels), above=True)
-
-
 def calibration_kept(answers: Answers, margin: float, alpha: float) -> Check:
     """Confidence less accuracy: the candidate must not become surer than it is right.
 
@@ -3153,11 +3107,14 @@ def gate_checks(
     limits = limits or GateLimits()
     alpha, there = limits.alpha, (drifted.old_right, drifted.new_right)
     old, right = clean.old_right, clean.new_right
+    # a gain that is paid for by giving up a small class does not count
+    balanced = paired_balanced_difference(*there, drifted.labels, 1 - 2 * alpha)
+    n = len(drifted.labels)
     checks = [
         leakage((clean, drifted), trained_on),
         not_worse("clean accuracy", old, right, limits.clean_margin, alpha),
         better("drifted accuracy", *there, alpha),
-        better_balanced("drifted balanced accuracy", *there, drifted.labels, alpha),
+        Check("drifted balanced accuracy", *balanced, 0.0, n, above=True),
     ]
     for k, name in enumerate(classes):
         own = clean.labels == k
@@ -3199,12 +3156,12 @@ def latency_ratio(
 
 
 def run_in_shadow(current, candidate, data, rows, logger, drifted=None) -> dict:
-    """Replay requests of one image: the current model answers, then the candidate sees
-    the same pixels. Both are logged, told apart by their role.
+    """Replay requests of one image: current model first, then the candidate, unheard.
 
-    The answer stands before the candidate starts, so that neither an error nor a slow
-    answer of its own can touch it. No label is needed: it shows crashes, latency, and
-    how many answers would change, not which of both is right.
+    Both are logged, told apart by their role. The answer stands before the candidate
+    starts, so that neither an error nor a slow answer of its own can touch it. No label
+    is needed: it shows crashes, latency, and how many answers would change, not which
+    of both is right.
 
     Returns `answers`, float32 (n, K), of the current model; of the candidate `errors`,
     failed requests, and `agreement` (Wilson: low, high), the share of the n others that
@@ -3244,11 +3201,11 @@ def retrain_and_gate(
     seed=42,
     **limits,
 ) -> GateReport:
-    """From the decision to the verdict, without a hand: buy labels, mix, fine-tune,
-    export, shadow, gate, promote.
+    """From the decision to the verdict, without a hand.
 
-    `dry_run` stops before the promotion. A candidate that the gate does not accept
-    changes nothing; the audit log has it.
+    Buy labels, mix, fine-tune, export, shadow, gate, promote; `dry_run` stops before
+    the promotion. A candidate that the gate does not accept changes nothing; the audit
+    log has it.
     """
     decision = read_drift_report(course)["decision"]
     if not dry_run and decision != "retrain":
@@ -3407,8 +3364,9 @@ def paired_tests(home: str | Path) -> pd.DataFrame:
 
 
 def with_verdicts(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """A table of `paired_row`, with p_holm over its rows and what it says of the second
-    model: "better", "worse" or "no difference shown".
+    """A table of `paired_row`, with p_holm over its rows and what it says.
+
+    That is, of the second model: "better", "worse" or "no difference shown".
     """
     p_holm = holm(table["p_value"])
     said = np.where(table["difference"] > 0, "better", "worse")

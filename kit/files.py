@@ -31,6 +31,13 @@ class CourseError(RuntimeError):
         return [str(self)]  # what a notebook shows instead of the traceback
 
 
+def check_choice(what: str, value, known) -> None:
+    if value not in known:
+        raise CourseError(
+            f"{what}={value!r} is unknown: choose one of {', '.join(known)}."
+        )
+
+
 # What the system says when there is no room: of the disk, of a quota, of the size that
 # one file may have.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

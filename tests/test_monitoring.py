@@ -244,7 +244,7 @@ def test_error_budget():
 @pytest.mark.parametrize(
     "wrong, told",
     [
-        ({"metric": "accuracy"}, "metric 'accuracy' is unknown: .*latency_p95"),
+        ({"metric": "accuracy"}, "metric='accuracy' is unknown: .*latency_p95"),
         ({"sign": "="}, "abs>"),
         ({"severity": "bad"}, "warning, critical"),
     ],

@@ -126,7 +126,7 @@ def test_schedules_end_where_they_should(schedule, last):
         scheduler.step()
     assert max(rates) == pytest.approx(3e-3, rel=0.01)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(last, abs=2e-6)
-    with pytest.raises(utils.CourseError, match="choose onecycle, cosine or constant"):
+    with pytest.raises(utils.CourseError, match="choose one of onecycle, cosine"):
         utils.make_optimizer(model, Recipe(schedule="zigzag"), 40)
 
 
