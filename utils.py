@@ -48,7 +48,15 @@ from kit.files import (  # noqa: F401
     write_json,
 )
 from kit.fingerprint import fingerprint, remember_sources
-from kit.gate import Answers, Check, GateReport, check_mix, counted, unmeasured
+from kit.gate import (
+    Answers,
+    Check,
+    GateReport,
+    check_mix,
+    counted,
+    mix_size,
+    unmeasured,
+)
 from kit.handout import from_handout, missing_name
 from kit.home import DATASETS, POOLS, PROFILES, Course, catch_up, greet, open_home  # noqa: F401
 from kit.images import (
@@ -59,7 +67,7 @@ from kit.images import (
     pixel_cache,
     stored_index,
 )
-from kit.log import AppendOnlyCsv, new_run_id, rows_of
+from kit.log import AppendOnlyCsv, new_run_id, rows_of, ticks_of
 from kit.machine import (  # noqa: F401
     amp_dtype,
     best_device,
@@ -1991,7 +1999,6 @@ class MonitoredModel:
 LOW_CONFIDENCE = 0.7
 # grey levels; a picture of nothing still has the sensor's noise, about one
 BLANK_CONTRAST = 2.0
-MAX_TICKS = 20_000  # of one table; a clock that was set back to 1970 asks for millions
 NO_LINES = (
     "The log has no lines: serve some predictions first, or read it with another"
     " run_id."
@@ -2054,7 +2061,7 @@ def window_statistics(
     lines, normal = _quantities(log), baseline or {}
     # a class that nobody had today still has its share, 0
     lines = lines.reindex(columns=lines.columns.union([*normal]), fill_value=0.0)
-    start, ticks = _ticks(lines.index, every, until)
+    start, ticks = ticks_of(lines.index, every, until)
     # a tick is a row without numbers, after all lines up to its time
     rows = pd.concat([lines, pd.DataFrame(index=ticks)]).sort_index(kind="stable")
     window = rows.rolling(pd.Timedelta(minutes=minutes))
@@ -2068,20 +2075,6 @@ def window_statistics(
         table = pd.concat([table, _deviations(window, table, normal)], axis=1)
     table = table[rows["error_rate"].isna()].rename_axis("timestamp").reset_index()
     return table[[name for name in ("timestamp", *METRICS) if name in table]]
-
-
-def _ticks(times: pd.DatetimeIndex, every: int, until: datetime | None):
-    """Start of the step of the first line, and the ticks from its end to the last."""
-    step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or times[-1])
-    # a Timedelta holds 292 years at most
-    if end.timestamp() - times[0].timestamp() > MAX_TICKS * step.total_seconds():
-        raise CourseError(
-            f"The log goes from {times[0]:%Y-%m-%d} to {end:%Y-%m-%d}, more than"
-            f" {MAX_TICKS:,} steps of {every} minutes: choose one run_id, or a larger"
-            " `every`."
-        )
-    first = times[0].floor(step) + step
-    return first - step, pd.date_range(first, max(end.ceil(step), first), freq=step)
 
 
 def _deviations(window, means: pd.DataFrame, baseline: dict) -> pd.DataFrame:
@@ -2813,10 +2806,6 @@ def _answers(model, loader, device: torch.device) -> tuple[np.ndarray, np.ndarra
 # ---- From a labelling budget to a candidate ------------------------------------------
 
 
-# Training images of a candidate, at most: it starts from a network that knows its work,
-# and a wish must not take hours. Fewer clean ones forget more: 800 for 1,400 cost 2 to
-# 3 points of clean validation accuracy (real X-rays, two draws).
-MIX_IMAGES = {"smoke": 64, "quick": 1400, "full": 4096}
 FINE_TUNING = ("whole", "frozen stem", "batch norm")
 
 
@@ -2871,20 +2860,6 @@ def mix(
     key = fingerprint(mix, data.key, drifted.key, chosen, old)
     labels = data.labels[chosen]
     return replace(data, index=index, pixels=pixels, labels=labels, key=key)
-
-
-def mix_size(data: Data, bought: int, share: float) -> int:
-    """As many images as pool train has, at most MIX_IMAGES of the profile.
-
-    More where it takes them to use every bought label once, and there are clean ones.
-    """
-    train = len(data.where("train"))
-    images = min(train, MIX_IMAGES[data.course.profile.name])
-    if 0 < share:
-        images = max(images, math.ceil(bought / share))
-    if share < 1:
-        images = min(images, math.floor(train / (1 - share)))
-    return images
 
 
 def finetune_recipe(data: Data) -> Recipe:

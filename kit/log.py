@@ -20,6 +20,7 @@ from kit.files import CourseError, _plain, clear_disk_errors
 # that a line which was cut is never taken for a whole one.
 SCHEMA = "schema1"
 MOVE = "move the file away, and a new one is started."
+MAX_TICKS = 20_000  # of one table; a clock that was set back to 1970 asks for millions
 
 
 class AppendOnlyCsv:
@@ -182,3 +183,19 @@ def rows_of(columns: dict, n: int) -> list[dict]:
                 " each."
             )
     return [{name: lists[name][i] for name in lists} for i in range(n)]
+
+
+def ticks_of(times: pd.DatetimeIndex, every: int, until: datetime | None = None):
+    """Start of the step (minutes) of the first line, and the ticks from its end to
+    `until` or the last line.
+    """
+    step, end = pd.Timedelta(minutes=every), pd.Timestamp(until or times[-1])
+    # a Timedelta holds 292 years at most
+    if end.timestamp() - times[0].timestamp() > MAX_TICKS * step.total_seconds():
+        raise CourseError(
+            f"The log goes from {times[0]:%Y-%m-%d} to {end:%Y-%m-%d}, more than"
+            f" {MAX_TICKS:,} steps of {every} minutes: choose one run_id, or a larger"
+            " `every`."
+        )
+    first = times[0].floor(step) + step
+    return first - step, pd.date_range(first, max(end.ceil(step), first), freq=step)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kit.files import CourseError, atomic, load_arrays, read_json
+from kit.files import CourseError, atomic, check_choice, load_arrays, read_json
 from kit.fingerprint import fingerprint
 from kit.home import Course
 from kit.log import AppendOnlyCsv
@@ -304,11 +304,7 @@ def check_policy(policy, estimates, detectors) -> None:
             f"consecutive={policy.consecutive} must lie between 1 and the smaller of"
             f" lasting={policy.lasting} and horizon={policy.horizon}."
         )
-    if policy.estimate not in estimates:
-        raise CourseError(
-            f"estimate={policy.estimate!r} is unknown: choose one of"
-            f" {', '.join(estimates)}."
-        )
+    check_choice("estimate", policy.estimate, estimates)
     if not policy.detectors or not set(policy.detectors) <= set(detectors):
         raise CourseError(
             f"detectors={policy.detectors} must be names of DETECTORS:"
@@ -327,10 +323,7 @@ def check_window(window: Observation, size: int) -> None:
 
 def check_detector(detectors: dict, name: str) -> None:
     """Is there a detector of this name, and does its entry say what it looks at?"""
-    if name not in detectors:
-        raise CourseError(
-            f"detector={name!r} is unknown: choose one of {', '.join(detectors)}."
-        )
+    check_choice("detector", name, detectors)
     if not isinstance(detectors[name], tuple):
         raise CourseError(
             f"DETECTORS[{name!r}] must say what it looks at: statistics,"
@@ -367,27 +360,6 @@ def check_reach(n, m, alpha, what="This test", permutations=None) -> None:
             f"{what} at alpha={alpha:.2g} can say nothing of a window of {m} images"
             f" beside {n} of the reference: wait for more traffic or make the window"
             " larger."
-        )
-
-
-HANDOUT_OPTIONS = {
-    "threshold": "give alpha, the share of false alarms that you accept, such as 0.05:"
-    " what a distance means depends on its kernel and the number of images",
-    "num_samples": "leave it out: one image is one observation, and all of the loader"
-    " count",
-}
-
-
-def refuse_handout(alpha: float, options: dict) -> None:
-    """A sentence for what the handout's functions took and these do not."""
-    for name in options:
-        if name not in HANDOUT_OPTIONS:
-            raise TypeError(f"there is no argument {name!r}")
-        raise CourseError(f"{name}= is the handout's: {HANDOUT_OPTIONS[name]}.")
-    if alpha > 0.2:
-        raise CourseError(
-            f"alpha={alpha:g} would be an alarm in {alpha:.0%} of all undrifted windows"
-            f" (the handout's threshold stood here): {HANDOUT_OPTIONS['threshold']}."
         )
 
 
