@@ -524,10 +524,9 @@ class NaiveImages(torch.utils.data.Dataset):
         return len(self.files)
 
     def __getitem__(self, item: int):
-        from PIL import Image
+        from torchvision.datasets.folder import default_loader
 
-        with Image.open(self.files[item]) as image:
-            return self.transform(image.convert("RGB")), int(self.labels[item])
+        return self.transform(default_loader(self.files[item])), int(self.labels[item])
 
 
 def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict]:
@@ -1092,11 +1091,11 @@ def train_all(job: Job, session: Session, curves, progress: bool, on_epoch) -> N
                 job.criterion,
                 job.optimizer,
                 train.device,
-                job.scaler,
-                job.scheduler,
-                step,
-                session.totals,
-                on_step,
+                scaler=job.scaler,
+                scheduler=job.scheduler,
+                step=step,
+                totals=session.totals,
+                on_step=on_step,
             )
             take_buffers_of_rank0(job.judged)
             val = validate(job.judged, job.val, job.criterion, train.device)
@@ -2777,13 +2776,14 @@ def validate_retrained_model(
     """
     limits, models, sets = GateLimits(**limits), (new_model, current_model), []
     for loader in (clean_loader, drifted_loader):
-        new, old = (_answers(model, loader, torch.device(device)) for model in models)
-        if not np.array_equal(new[1], old[1]):
+        answers = [_answers(model, loader, torch.device(device)) for model in models]
+        (new, labels), (old, same) = answers
+        if not np.array_equal(labels, same):
             raise CourseError(
                 "The loader gave the two models other images, or in another order: a"
                 " gate compares image by image, so switch shuffling off."
             )
-        sets.append(Answers(new[0], old[0], *new[1:], getattr(loader, "hashes", ())))
+        sets.append(Answers(new, old, labels, getattr(loader, "hashes", ())))
     known = classes or getattr(new_model, "classes", ())
     names = known or [f"class {k}" for k in range(sets[0].new.shape[1])]
     hashes = [getattr(model, "hash", "") for model in models]
@@ -3184,10 +3184,7 @@ def retrain_and_gate(
     """
     decision = read_drift_report(course)["decision"]
     if not dry_run and decision != "retrain":
-        raise CourseError(
-            f"Theme 6 decided {decision!r}; a promotion needs 'retrain': rehearse with"
-            " dry_run=True."
-        )
+        raise CourseError(f"Theme 6 decided {decision!r}: rehearse with dry_run=True.")
     mixed = mix(data, drifted, buy_labels(drifted, budget, seed), share, seed=seed)
     name, best = f"retrain-{budget}-{share:.0%}", course.checkpoints / "best_model.pth"
     run = fine_tune(course, name, best, mixed, how)
@@ -3197,10 +3194,10 @@ def retrain_and_gate(
     new, current = (OnnxModel(file, course.classes, device) for file in files)
     if new.hash == current.hash:
         raise CourseError(f"{new.hash} is in service already: nothing to do.")
-    limits["trained_on"] = load_checkpoint(checkpoint)["trained_on"]
-    limits["proof"] = measure_candidate(course, new, current, checkpoint, data, drifted)
-    loaders = (images.loader("gate", 256) for images in (data, drifted))
-    report = validate_retrained_model(new, current, *loaders, course.device, **limits)
+    proof = measure_candidate(course, new, current, checkpoint, data, drifted)
+    known = {"trained_on": load_checkpoint(checkpoint)["trained_on"], "proof": proof}
+    sides = new, current, data.loader("gate", 256), drifted.loader("gate", 256)
+    report = validate_retrained_model(*sides, course.device, **known, **limits)
     if not dry_run:
         why = f"{how}, {share:.0%} drifted, {budget} labels"
         try:
