@@ -261,6 +261,7 @@ def flag_and_group(table: pd.DataFrame) -> pd.DataFrame:
     """Flag copies, and number the families: images that must stay in one pool."""
     seen = ~table["flags"].str.contains("unreadable|blank|animated")
     test = table["split"] == "test"
+    # the same file twice
     copies = table[seen & table["sha256"].duplicated(keep=False)]
     for _, same in copies.groupby("sha256"):
         if same["label"].nunique() > 1:  # which label is right?
@@ -268,6 +269,7 @@ def flag_and_group(table: pd.DataFrame) -> pd.DataFrame:
         elif len(same) > 1:  # kept is the official test image, else the first
             kept = test[same.index].idxmax()
             add_flag(table, same.index.drop(kept), "exact_duplicate")
+    # the same picture in two files
     rows = np.flatnonzero(seen)
     pairs = near_duplicates(np.stack(table.loc[rows, "thumbnail"]))
     pairs = rows[np.array(pairs, dtype=int).reshape(-1, 2)]  # (P, 2)

@@ -79,13 +79,7 @@ def verify_onnx(path: Path) -> str:
     return digest
 
 
-def make_session(
-    path: Path,
-    provider: str = "cpu",
-    level: str = "all",
-    threads: int | None = None,
-    **options,
-):
+def make_session(path: Path, provider="cpu", level="all", threads=None, **options):
     """An ONNX Runtime session that runs where it was asked to run, or a CourseError
     with what ONNX Runtime said.
 

@@ -73,10 +73,16 @@ def effects(table: pd.DataFrame, title: str, label: str):
     return figure
 
 
+# How the trials of a search look, by what became of them.
+TRIALS = {
+    "finished": {"color": COLOURS[0], "marker": "o"},
+    "best": {"color": COLOURS[2], "marker": "D", "lw": 3},
+    "pruned": {"color": COLOURS[1], "marker": "x", "ls": "--"},
+}
+
+
 def search(study):
-    """The trials of an Optuna study: lowest losses, pruned ones apart, and the learning
-    curves.
-    """
+    """The trials of an Optuna study: lowest losses, and their learning curves."""
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
@@ -86,35 +92,22 @@ def search(study):
         for trial in study.trials
         if trial.state.name in ("COMPLETE", "PRUNED") and trial.intermediate_values
     ]
+    told, own = set(), ""
     for trial in trials:
-        values, pruned = trial.intermediate_values, trial.state.name == "PRUNED"
-        best = trial.number == study.best_trial.number
-        look = (
-            {"ls": "--", "marker": "x"}
-            if pruned
-            else {"marker": "D" if best else "o", "lw": 3 if best else 1.5}
-        )
-        colour = COLOURS[1] if pruned else COLOURS[2] if best else COLOURS[0]
-        left.plot(
-            trial.number, min(values.values()), look["marker"], color=colour, ms=8
-        )
-        right.plot(values.keys(), values.values(), color=colour, **look)
-    lost = any(trial.state.name == "PRUNED" for trial in trials)
-    for label, colour, mark in (
-        ("finished", 0, "o"),
-        ("best", 2, "D"),
-        *([("pruned", 1, "x")] if lost else []),
-    ):
-        left.plot([], [], mark, color=COLOURS[colour], label=label)
+        kind = "finished" if trial.state.name == "COMPLETE" else "pruned"
+        kind = "best" if trial.number == study.best_trial.number else kind
+        values, look = trial.intermediate_values, TRIALS[kind]
+        right.plot(values.keys(), values.values(), **look)
+        label = None if kind in told else kind
+        told.add(kind)
+        point = look | {"ls": "none", "ms": 8, "label": label}
+        left.plot(trial.number, min(values.values()), **point)
+        if trial.params == study.user_attrs["own"]:
+            own = own or f" (number {trial.number}: our own recipe)"
     left.legend()
     loss = "val loss (weighted)"
-    own = [
-        f" (number {trial.number}: our own recipe)"
-        for trial in trials
-        if trial.params == study.user_attrs["own"]
-    ]
     title = f"{len(trials)} trial{'s' * (len(trials) != 1)}"
-    left.set(xlabel="".join(["trial", *own[:1]]), ylabel=f"lowest {loss}", title=title)
+    left.set(xlabel=f"trial{own}", ylabel=f"lowest {loss}", title=title)
     right.set(xlabel="epoch", ylabel=loss, title="Their learning curves")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
