@@ -1294,10 +1294,11 @@ def paired_difference(
     value = (won - lost) / n
 
     def excluded(delta):  # were it true, what was seen would be z errors away
+        # most likely share of images lost: 2n q² + b q - lost * delta * (1 - delta) = 0
         b = (2 * n - won + lost) * delta - won - lost
         root = math.sqrt(max(b * b + 8 * n * lost * delta * (1 - delta), 0))
-        share = (root - b) / (4 * n)  # of images lost, the most likely under delta
-        variance = max(n * (2 * share + delta * (1 - delta)), 0)
+        q = (root - b) / (4 * n)
+        variance = max(n * (2 * q + delta * (1 - delta)), 0)
         return n * abs(value - delta) > z * math.sqrt(variance)
 
     ends = []

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import re
 
-from kit.files import CourseError, clear_disk_errors, copy_back, copy_to_home
+from kit.files import (
+    CourseError,
+    check_choice,
+    clear_disk_errors,
+    copy_back,
+    copy_to_home,
+)
 from kit.home import Course, on_colab
 from kit.ranks import rank_and_world
 
@@ -24,10 +30,7 @@ class Curves:
     """
 
     def __init__(self, tracker: str, course: Course, name: str, settings: dict):
-        if tracker not in TRACKERS:
-            raise CourseError(
-                f"tracker={tracker!r} is unknown: choose one of {', '.join(TRACKERS)}."
-            )
+        check_choice("tracker", tracker, TRACKERS)
         self.course, self.settings, self.name = course, settings, name[:-13]
         self.folder = course.local / "runs" / "tensorboard" / name
         self.run, self.writer = None, None
