@@ -590,9 +590,7 @@ AUGMENT = {
 AUGMENT["pneumonia3"] = AUGMENT["pneumonia"]
 
 
-def draw_augmentation(
-    count: int, ranges: dict, generator: torch.Generator
-) -> dict[str, torch.Tensor]:
+def draw_augmentation(count: int, ranges: dict, generator) -> dict[str, torch.Tensor]:
     """A whole epoch's augmentation: of each effect one number a sample, float32."""
 
     def uniform(low, high):
@@ -719,12 +717,8 @@ def train_epoch(
     `scaler` (torch.amp.GradScaler) is at work in float16 only, whose small gradients
     would become zero. `scheduler` is stepped after every batch, a skipped one too.
     `totals`, float64 (3,), says where an interrupted epoch stood: sum of losses,
-    correct answers, images; `on_step(totals)` is called after every step.
-
-    Raises
-    ------
-    TrainingStopped
-        The loss became NaN or infinite.
+    correct answers, images; `on_step(totals)` is called after every step. A loss that
+    is NaN or infinite raises TrainingStopped.
     """
     device = torch.device(device)
     scaler = scaler or make_scaler(device)
@@ -793,12 +787,8 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
     """Read a checkpoint; with a model, put the weights into it.
 
     A bare `state_dict`, as torch.save(model.state_dict(), path) writes it, is taken for
-    the weights of that model.
-
-    Raises
-    ------
-    CourseError
-        Missing or damaged file; another architecture, shapes or class list.
+    the weights of that model. CourseError where the file is missing or damaged, or of
+    another architecture, shapes or class list.
     """
     state = read_state(Path(path), best_device(), model, classes)
     if model is not None:
@@ -990,13 +980,9 @@ def fit(
     of an uninterrupted run. New: trains. Code, first weights, recipe, data and seed
     say which training it is. Under torchrun the processes share each batch.
 
-    Parameters
-    ----------
-    tracker : {"tensorboard", "wandb", "none"}
-        Where the curves go, below runs/.
-    on_epoch : callable(epoch, row), optional
-        Called after each epoch, may raise to stop (pruning). A training that goes on
-        tells its earlier epochs again.
+    `tracker`, where the curves go: "tensorboard", "wandb" or "none". `on_epoch(epoch,
+    row)` is called after each epoch, may raise to stop (pruning), and is told the
+    earlier epochs again by a training that goes on.
     """
     ranges = AUGMENT[course.dataset] if recipe.augment else None
     own = OWN.get("augmentation", {}) if ranges else {}
@@ -1162,9 +1148,7 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10
-) -> float:
+def expected_calibration_error(probabilities, labels, bins=10) -> float:
     """Mean gap between confidence and accuracy over the bins (Naeini et al., 2015).
 
     Report it with the number of images and without an interval: gaps are taken without
@@ -1231,24 +1215,12 @@ def bootstrap(
     return float(low), float(high)
 
 
-def evaluate(
-    probabilities: np.ndarray, labels: np.ndarray, classes, resamples=1000, seed=42
-) -> pd.DataFrame:
-    """Every metric of the course with its 95 % interval, a row each.
+def evaluate(probabilities, labels, classes, resamples=1000, seed=42) -> pd.DataFrame:
+    """Every metric of the course with its 95 % interval, on (N, K) and int64 (N,).
 
-    Proportions: Wilson; the others: stratified bootstrap over images; ece: none, see
-    `expected_calibration_error`.
-
-    Parameters
-    ----------
-    probabilities : float (N, K)
-    labels : int64 (N,)
-    classes : sequence of str
-
-    Returns
-    -------
-    DataFrame of value, low, high, n: accuracy, balanced_accuracy, f1_macro, auroc, ece,
-    recall <class> ...
+    A row each of accuracy, balanced_accuracy, f1_macro, auroc, ece, recall <class> ...:
+    value, low, high, n. Proportions: Wilson; the others: stratified bootstrap over
+    images; ece: none, see `expected_calibration_error`.
     """
     k, n, predicted = len(classes), len(labels), probabilities.argmax(axis=1)
     hits = int((predicted == labels).sum())
@@ -1276,9 +1248,7 @@ def evaluate(
 # ---- Two models on the same images ---------------------------------------------------
 
 
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, level: float = 0.95
-) -> tuple[float, float, float]:
+def paired_difference(first, second, level=0.95) -> tuple[float, float, float]:
     """Share of images that `second` gets right minus that of `first`: value, low, high.
 
     Both are bool (N,), of the same images: only those count on which just one is right.
@@ -1314,10 +1284,8 @@ def paired_difference(
     return value, *ends
 
 
-def paired_balanced_difference(
-    first: np.ndarray, second: np.ndarray, labels: np.ndarray, level: float = 0.95
-) -> tuple[float, float, float]:
-    """The same for balanced accuracy, the mean over the classes.
+def paired_balanced_difference(first, second, labels, level=0.95) -> tuple[float, ...]:
+    """The same for balanced accuracy, the mean over the classes; `labels` int64 (N,).
 
     The intervals of the classes are joined by the square-and-add method. Source:
     Newcombe (1998); Zou and Donner, Construction of confidence limits about effect
@@ -1332,9 +1300,7 @@ def paired_balanced_difference(
     return float(middle), float(middle - below), float(middle + above)
 
 
-def mcnemar(
-    first: np.ndarray, second: np.ndarray, alternative: str = "two-sided"
-) -> float:
+def mcnemar(first, second, alternative="two-sided") -> float:
     """p-value of McNemar's exact test on bool (N,), which images each model gets right.
 
     Of those on which just one is right, is it as often the one as the other? With
@@ -1397,10 +1363,8 @@ def choose_threshold(
     return float(table["threshold"][table["cost"].idxmin()]), table
 
 
-def grad_cam(
-    model, images: torch.Tensor, target: torch.Tensor, least: int = 7
-) -> np.ndarray:
-    """Where the network looked: maps in 0..1, (N, S, S); `target` classes (N,).
+def grad_cam(model, images, target, least=7) -> np.ndarray:
+    """Where the network looked: images (N, C, S, S), classes (N,) -> 0..1, (N, S, S).
 
     The gradient of the class score weights the deepest feature maps of at least `least`
     x `least`: on small images the very last maps are 4 x 4 and point nowhere. Source:
@@ -1543,10 +1507,7 @@ def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
 def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
     """Latency of a PyTorch network on random images (N, C, H, W), copies included.
 
-    Returns
-    -------
-    dict
-        latency_p50, latency_p95, latency_p99 (ms), throughput (images/s).
+    Returns latency_p50, latency_p95, latency_p99 (ms) and throughput (images/s).
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise CourseError('There is no GPU here: pass device="cpu".')
@@ -1630,10 +1591,7 @@ class ServedNetwork(nn.Module):
 def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dict]:
     """The network of a checkpoint, on the CPU in float32, and the state of the file.
 
-    Raises
-    ------
-    CourseError
-        Missing or damaged checkpoint, or one of other classes, image size or channels.
+    CourseError where that is missing or damaged, or of other classes, size or channels.
     """
     model, state = load_model(checkpoint, course.classes)
     state = {"temperature": 1.0, "threshold": 0.5, "channels": course.channels} | state
@@ -1652,18 +1610,12 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
 ABOUT = "architecture size channels mean std threshold temperature seed".split()
 
 
-def export_onnx(
-    course: Course, checkpoint: Path, fuse: bool = True, dtype=torch.float32
-) -> Path:
+def export_onnx(course, checkpoint, fuse=True, dtype=torch.float32) -> Path:
     """Write the network of a checkpoint as one file, exports/models/<hash>.onnx.
 
-    Parameters
-    ----------
-    fuse : bool
-        Let the exporter fold constants and batch normalisation into the convolutions.
-    dtype : torch.float32 or torch.float16
-        Of the network alone: what goes in and comes out keeps its type. Half precision
-        is for GPUs.
+    `fuse` lets the exporter fold constants and batch normalisation into convolutions.
+    `dtype`, torch.float32 or, on GPUs, torch.float16, is that of the network alone:
+    what goes in and comes out keeps its type.
     """
     network, state = served_network(course, checkpoint)
     network.model.to(dtype)
@@ -1694,14 +1646,12 @@ def export_onnx(
     return store_onnx(course, model, about)
 
 
-def agreement(
-    network: ServedNetwork, model: OnnxModel, pixels: np.ndarray, batches=(1, 2, 7, 32)
-) -> pd.DataFrame:
+def agreement(network, model, pixels, batches=(1, 2, 7, 32)) -> pd.DataFrame:
     """Largest difference between PyTorch and ONNX Runtime, one row a batch size.
 
-    Columns: max_abs_diff (of a probability), embedding_diff (relative to its largest
-    value), changed (images whose most probable class, or side of the threshold,
-    differs), n.
+    Of `pixels`, uint8 (N, C, S, S). Columns: max_abs_diff (of a probability),
+    embedding_diff (relative to its largest value), changed (images whose most probable
+    class, or side of the threshold, differs), n.
     """
     table = pd.DataFrame(index=pd.Index(batches, name="batch"))
     for batch in batches:
@@ -1740,9 +1690,7 @@ def calibration_rows(data: Data, images: int = 200, least: int = 8) -> np.ndarra
     return np.sort(np.concatenate(chosen))
 
 
-def quantize_int8(
-    course: Course, path: Path, pixels: np.ndarray, keep_float=(), only=()
-) -> Path:
+def quantize_int8(course, path, pixels, keep_float=(), only=()) -> Path:
     """Static INT8 of an exported network: weights and activations as 8-bit integers.
 
     Activations are uint8, weights int8 with one scale per output channel (QDQ, U8S8):
@@ -1871,19 +1819,9 @@ LOG_COLUMNS = {
 class InferenceLogger:
     """Append one line a prediction to a CSV file, safely with several processes.
 
-    On a local disk: network drives do not promise locks. A crash loses no line.
-
-    Parameters
-    ----------
-    log_file : path
-        Made if missing, never truncated.
-    run_id : str, optional
-        Stands in every line, and `read_log` selects by it; a new one when None.
-
-    Raises
-    ------
-    CourseError
-        The file has another schema or cannot be written; what it held is untouched.
+    On a local disk: network drives do not promise locks. `log_file` is made if missing,
+    never truncated: one of another schema, or that cannot be written, is a CourseError.
+    `run_id` stands in every line, and `read_log` selects by it; a new one when None.
     """
 
     def __init__(self, log_file: str | Path, run_id: str | None = None):
@@ -1892,9 +1830,7 @@ class InferenceLogger:
         self._file.append([])  # a log that cannot be written is told now
         self._start = 0 if run_id else self.path.stat().st_size
 
-    def log(
-        self, pred_class: int, confidence: float, latency_ms: float, **extra
-    ) -> None:
+    def log(self, pred_class, confidence, latency_ms, **extra) -> None:
         """Log one prediction; see `log_batch` for `extra`."""
         extra = {name: [value] for name, value in extra.items()}
         self.log_batch([pred_class], [confidence], [latency_ms], **extra)
@@ -2097,9 +2033,7 @@ def _deviations(window, means: pd.DataFrame, baseline: dict) -> pd.DataFrame:
     return z[[*COMPARED]].add_suffix("_z").assign(class_mix_z=mix)
 
 
-def error_budget(
-    log: pd.DataFrame, objective: float = 0.99, limit_ms: float = 50.0
-) -> pd.Series:
+def error_budget(log, objective=0.99, limit_ms=50.0) -> pd.Series:
     """A service-level objective in requests: bad ones allowed, spent and left.
 
     A request is good when it was answered within `limit_ms`; budget_left is 1
@@ -2255,10 +2189,8 @@ def read_alerts(path: str | Path, run_id: str | None = None) -> pd.DataFrame:
     return AppendOnlyCsv(path, "theme5_monitoring", ALERT_COLUMNS).read(run_id)
 
 
-def judge_windows(
-    log: pd.DataFrame, manager: AlertManager, baseline: dict | None = None, **options
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The windows of a log, and the events that the manager makes of them."""
+def judge_windows(log, manager, baseline=None, **options) -> tuple:
+    """Windows of a log, and the events that the manager makes of them: two tables."""
     windows = window_statistics(log, baseline=baseline, **options)
     events = []
     for row in windows.to_dict("records"):
@@ -2275,9 +2207,7 @@ def judge_windows(
 
 
 @from_handout
-def extract_embeddings(
-    model: nn.Module, loader, device
-) -> tuple[np.ndarray, np.ndarray]:
+def extract_embeddings(model, loader, device) -> tuple[np.ndarray, np.ndarray]:
     """What the network knows before it decides: what its last linear layer reads.
 
     Embeddings float32 (N, D), and the labels int64 (N,) of the loader.
@@ -2313,9 +2243,7 @@ def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
 
 
 @from_handout
-def detect_pixel_drift(
-    baseline_loader, production_loader, alpha: float = 0.05
-) -> DriftResult:
+def detect_pixel_drift(baseline_loader, production_loader, alpha=0.05) -> DriftResult:
     """Have the pictures changed? KS test (Holm) of statistics of whole images.
 
     Not of pixels: ten thousand pixels of one picture are no ten thousand observations,
@@ -2370,9 +2298,7 @@ def observe(model: OnnxModel, pixels: np.ndarray) -> Observation:
     return Observation(drift_statistics(pixels), *model.predict_all(pixels), key=key)
 
 
-def fit_reference(
-    model: OnnxModel, pixels: np.ndarray, labels: np.ndarray
-) -> Reference:
+def fit_reference(model: OnnxModel, pixels, labels) -> Reference:
     """Observe the reference images, uint8 (N, C, S, S) with labels int64 (N,)."""
     seen = observe(model, pixels)
     check_features(seen.embedding, "reference embedding")
@@ -2582,10 +2508,9 @@ def alarm_rates(
     """How often does each detector raise a false alarm? A row for each of `detectors`.
 
     Reference and window are drawn from undrifted images, disjoint, again and again.
-    This proves that the code keeps its level. It does not prove that production is like
-    validation: drawn from one pool, the two are alike by construction. And the
-    intervals (low, high: Wilson) count resamples of the same images as independent, so
-    they are narrow.
+    This proves that the code keeps its level, not that production is like validation:
+    drawn from one pool, the two are alike by construction. And the intervals (low,
+    high: Wilson) are narrow: resamples of the same images count as independent.
 
     `groups`, an array (N,), names the patient or building of each image: windows then
     hold whole groups, as they come in life, and at least `window` images.
@@ -2834,9 +2759,7 @@ def buy_labels(drifted: Data, budget: int, seed: int = 42) -> np.ndarray:
     return rows
 
 
-def mix(
-    data: Data, drifted: Data, rows: np.ndarray, share=0.1, images=None, seed=42
-) -> Data:
+def mix(data: Data, drifted: Data, rows, share=0.1, images=None, seed=42) -> Data:
     """The training set of a candidate: clean images, so that nothing is forgotten, each
     once, and a share of drifted ones, the `rows` of `buy_labels` in turn.
 
@@ -2881,13 +2804,9 @@ def fine_tune(
 ) -> Run:
     """Train the network of a checkpoint further, on the images of `mix`, as `fit` does.
 
-    Parameters
-    ----------
-    how : {"whole", "frozen stem", "batch norm"}
-        All weights; all but the first third of the layers, whose edges and textures a
-        drift leaves useful; or no weights at all: see `renormalise`.
-    recipe : `finetune_recipe` when None
-    **options : of `fit`
+    `how` says what learns: the "whole" network; all but a "frozen stem", the first
+    third of the layers, whose edges and textures a drift leaves useful; or no weight at
+    all, but "batch norm" (see `renormalise`). `options` are those of `fit`.
     """
     check_choice("how", how, FINE_TUNING)
     model, state = load_model(checkpoint, course.classes)
@@ -2924,9 +2843,7 @@ def freeze(layers: list[nn.Module]) -> None:
         layer.train = lambda mode=True: None
 
 
-def renormalise(
-    course: Course, name: str, model: nn.Module, mixed: Data, recipe: Recipe
-) -> Run:
+def renormalise(course, name, model, mixed: Data, recipe: Recipe) -> Run:
     """Measure the means and variances of batch normalisation anew; no weight changes.
 
     One pass over pool train as it is, without augmentation or labels. It is shuffled:
@@ -2949,9 +2866,7 @@ def renormalise(
     return Run(name, model.eval(), history, seconds, *about)
 
 
-def save_candidate(
-    course: Course, run: Run, mixed: Data, path: Path | None = None
-) -> Path:
+def save_candidate(course, run: Run, mixed: Data, path=None) -> Path:
     """Store a fine-tuned network with a temperature and threshold fitted on mixed val.
 
     The rest is what its parent's checkpoint says, and `trained_on`: the hashes of all
@@ -3069,16 +2984,10 @@ def gate_checks(
 ) -> GateReport:
     """Every check of the gate: ten, and one more with three classes.
 
-    Parameters
-    ----------
-    clean, drifted : Answers
-    limits : GateLimits
-    trained_on : sequence of str
-        Hashes of the images that the candidate depends on, from its checkpoint.
-    proof : tuple of Check
-        Of `measure_candidate`; what is not there does not pass.
-    new, current : str
-        Hashes of the two exported files, which `promote` compares with what it finds.
+    `clean` and `drifted` are Answers, `limits` GateLimits. `trained_on` has the hashes
+    of the images that the candidate depends on, from its checkpoint. `proof` is what
+    `measure_candidate` returns; what is not there does not pass. `new` and `current`
+    are the hashes of the exported files, which `promote` compares with what it finds.
     """
     for answers in (clean, drifted):
         answers.check(classes)
@@ -3106,9 +3015,7 @@ def gate_checks(
     return GateReport(tuple(checks), new, current)
 
 
-def latency_ratio(
-    new: OnnxModel, current: OnnxModel, pixels, rounds=15, seconds=0.03, limit=1.25
-) -> Check:
+def latency_ratio(new, current, pixels, rounds=15, seconds=0.03, limit=1.25) -> Check:
     """How many times as long the candidate takes for one image, in interleaved rounds.
 
     The median over the rounds, each end of its interval at 95 % by the sign test
@@ -3141,9 +3048,8 @@ def run_in_shadow(current, candidate, data, rows, logger, drifted=None) -> dict:
     is needed: it shows crashes, latency, and how many answers would change, not which
     of both is right.
 
-    Returns `answers`, float32 (n, K), of the current model; of the candidate `errors`,
-    failed requests, and `agreement` (Wilson: low, high), the share of the n others that
-    it answered with the same class.
+    Returns the current model's `answers`, float32 (n, K), the candidate's `errors`, and
+    its `agreement` (Wilson: low, high), the share of the n others answered alike.
     """
     service = MonitoredModel(current, logger, role="service")
     shadow = MonitoredModel(candidate, logger, role="shadow")
@@ -3211,13 +3117,11 @@ def retrain_and_gate(
     return report
 
 
-def measure_candidate(
-    course, new: OnnxModel, current: OnnxModel, checkpoint, data, drifted
-) -> tuple[Check, ...]:
-    """What the gate asks for beside answers: latency, the shadow, the same answers.
+def measure_candidate(course, new, current, checkpoint, data, drifted) -> tuple:
+    """What the gate asks for beside answers: three of its checks.
 
-    The shadow sees drifted traffic. File and checkpoint are compared on the CPU, where
-    no TF32 rounds one of both.
+    Latency; the shadow, on drifted traffic; agreement of file and checkpoint, on the
+    CPU, where no TF32 rounds one of both.
     """
     gate = np.array(data.pixels[data.where("gate")])
     requests = data.where("production")[:100]
@@ -3263,9 +3167,7 @@ def summary_backends(course: Course, results: dict) -> list[Backend]:
     return backends
 
 
-def serving_table(
-    rows: list, backends: list[Backend], price: float | None
-) -> pd.DataFrame:
+def serving_table(rows, backends: list[Backend], price) -> pd.DataFrame:
     """One row a variant, from the rows of `benchmark`, by its median call.
 
     p50_ms and p95_ms of one image, images_s in the largest batch, cost_per_million one
@@ -3285,9 +3187,7 @@ def serving_table(
     return table.rename_axis("model")
 
 
-def performance_table(
-    home: str | Path, results: dict, serving: pd.DataFrame | None = None, resamples=1000
-) -> pd.DataFrame:
+def performance_table(home, results, serving=None, resamples=1000) -> pd.DataFrame:
     """One row a variant that has answered the test images; NaN was not measured.
 
     Columns: n; accuracy, balanced_accuracy and auroc, each with _low and _high (95 %,
