@@ -419,8 +419,7 @@ def mean_and_std(pixels: np.ndarray, rows: np.ndarray) -> tuple[list, list]:
 
 
 class BatchLoader:
-    """Batches of (images, labels) on the device: float32 normalised (N, C, S, S) and
-    int64 (N,).
+    """Batches on the device: images float32 normalised (N, C, S, S), labels int64 (N,).
 
     The pixels travel as uint8, four times less than float32, from pinned memory on a
     GPU; augmentation then runs on the whole batch, with one draw per sample. Every pass
@@ -430,15 +429,12 @@ class BatchLoader:
     With `shared`, each process of a training takes its share of every batch.
     """
 
-    def __init__(
-        self, data: Data, rows: np.ndarray, batch_size, augment=None, shuffle=False
-    ):
+    def __init__(self, data, rows, batch_size, augment=None, shuffle=False):
         if len(rows) == 0:
             raise CourseError("This pool is empty: run the notebook of theme 1 again.")
         if len(rows) < batch_size and shuffle:
             print(
-                f"The pool has {len(rows)} images, fewer than a batch of {batch_size}:"
-                " the batch is made as small."
+                f"The pool has {len(rows)} images, fewer than a batch of {batch_size}."
             )
         self.dataset = rows  # len(loader.dataset), as torch's own loader has it
         self.pixels = torch.from_numpy(data.pixels)
@@ -1937,10 +1933,7 @@ class MonitoredModel:
 LOW_CONFIDENCE = 0.7
 # grey levels; a picture of nothing still has the sensor's noise, about one
 BLANK_CONTRAST = 2.0
-NO_LINES = (
-    "The log has no lines: serve some predictions first, or read it with another"
-    " run_id."
-)
+NO_LINES = "The log has no lines: serve some predictions, or read another run_id."
 # what a window compares with a quiet day
 COMPARED = ("positive_share", "confidence", "brightness", "sharpness")
 METRICS = (
