@@ -1163,12 +1163,6 @@ def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.nda
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def recall_intervals(counts: np.ndarray) -> np.ndarray:
-    """Recall of each class with its 95 % interval (Wilson): counts -> (K, 3)."""
-    rows = zip(np.diag(counts), counts.sum(axis=1), strict=True)
-    return np.array([(hits / max(n, 1), *wilson(hits, n)) for hits, n in rows])
-
-
 def balanced_accuracy(predicted, labels, classes: int) -> float:
     """Mean recall of the classes."""
     counts = confusion(predicted, labels, classes)
@@ -1235,8 +1229,8 @@ def evaluate(probabilities, labels, classes, resamples=1000, seed=42) -> pd.Data
     ece = expected_calibration_error(probabilities, labels)
     rows["ece"] = (ece, math.nan, math.nan, n)
     counts = confusion(predicted, labels, k)
-    recalls = zip(classes, recall_intervals(counts), counts.sum(axis=1), strict=True)
-    rows |= {f"recall {name}": (*recall, int(own)) for name, recall, own in recalls}
+    for name, hits, own in zip(classes, np.diag(counts), counts.sum(1), strict=True):
+        rows[f"recall {name}"] = (hits / max(own, 1), *wilson(hits, own), int(own))
     columns = ["value", "low", "high", "n"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
