@@ -1426,7 +1426,7 @@ def build_trial(course: Course, params: dict, recipe: Recipe):
     return optimized_network(course, **shape), replace(recipe, **rates)
 
 
-def search(course, data, name, recipe, trials, tracker="none", storage=None):
+def search(course, data, name, recipe, trials, storage=None):
     """Optuna study over width, depth, dropout, learning rate and weight decay.
 
     Trial 0 is the course's own choice, its parameters in `user_attrs["own"]`; TPE
@@ -1442,15 +1442,12 @@ def search(course, data, name, recipe, trials, tracker="none", storage=None):
     # only who has the same code, networks, recipe, data and seed may join
     title = f"{name}-{fingerprint(trial_loss, name, recipe, data, course.seed)}"
     study = studies.open_study(course, title, own, storage)
-
-    def objective(trial):
-        return trial_loss(trial, course, data, name, recipe, tracker)
-
+    objective = partial(trial_loss, course=course, data=data, name=name, recipe=recipe)
     studies.work_on(course, study, objective, trials, storage)
     return study
 
 
-def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
+def trial_loss(trial, course, data, name, recipe) -> float:
     """Propose parameters, train, return the lowest validation loss; or TrialPruned."""
     optuna = studies.quiet_optuna()
     # one seed a trial: a resumed search repeats nothing, two workers look elsewhere
@@ -1470,7 +1467,7 @@ def trial_loss(trial, course, data, name, recipe, tracker="none") -> float:
         if epoch < chosen.epochs and trial.should_prune():
             raise optuna.TrialPruned
 
-    options = {"tracker": tracker, "progress": False, "on_epoch": report}
+    options = {"tracker": "none", "progress": False, "on_epoch": report}
     try:
         run = fit(course, f"{name}-trial", model, data, chosen, **options)
     except TrainingStopped:  # this rate makes the loss explode: a result, too

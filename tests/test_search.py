@@ -55,9 +55,7 @@ def quick(data, monkeypatch):
             return SimpleNamespace(history=history, loaded=False)
 
         monkeypatch.setattr(utils, "fit", training)
-        return utils.search(
-            data.course, data, "search", recipe, trials, "none", storage
-        )
+        return utils.search(data.course, data, "search", recipe, trials, storage)
 
     return search
 
