@@ -2083,7 +2083,7 @@ class AlertRule:
         if self.metric not in row:
             raise CourseError(
                 f"Rule {self.name!r} watches {self.metric}, which this table lacks:"
-                " call window_statistics with the baseline of a quiet log."
+                " call window_statistics(..., baseline=monitoring_baseline(quiet_log))."
             )
         if row["requests"] < self.least or math.isnan(row[self.metric]):
             return None
