@@ -48,15 +48,7 @@ from kit.files import (  # noqa: F401
     write_json,
 )
 from kit.fingerprint import fingerprint, remember_sources
-from kit.gate import (
-    Answers,
-    Check,
-    GateReport,
-    check_mix,
-    counted,
-    mix_size,
-    unmeasured,
-)
+from kit.gate import Answers, Check, GateReport, counted, size_of_mix, unmeasured
 from kit.handout import from_handout, missing_name
 from kit.home import DATASETS, POOLS, PROFILES, Course, catch_up, greet, open_home  # noqa: F401
 from kit.images import (
@@ -2752,9 +2744,8 @@ def mix(data: Data, drifted: Data, rows, share=0.1, images=None, seed=42) -> Dat
     file, for the gate's check of leakage) and `drifted` (bool).
     """
     train, val, rows = data.where("train"), data.where("val"), np.unique(rows)
-    images = mix_size(data, len(rows), share) if images is None else images
+    images = size_of_mix(data, rows, share, images)
     count = round(share * images)  # of drifted ones
-    check_mix(data, rows, share, images)
     rng = np.random.default_rng([seed, 1])
     # in turn: none is repeated twice before all once
     bought = np.resize(rng.permutation(rows), count).astype(np.int64)

@@ -18,22 +18,21 @@ from kit.files import CourseError
 MIX_IMAGES = {"smoke": 64, "quick": 1400, "full": 4096}
 
 
-def mix_size(data, bought: int, share: float) -> int:
-    """As many images as pool train has, at most MIX_IMAGES of the profile; more where
-    it takes them to use every bought label once, and there are clean ones for it.
+def size_of_mix(data, rows, share: float, images: int | None = None) -> int:
+    """How many images: as many as pool train has, at most MIX_IMAGES of the profile;
+    more where it takes them to use every bought label once, and there are clean ones.
+
+    CourseError where these drifted images may not be learned from, or where there are
+    too few clean ones for that many.
     """
     train = len(data.where("train"))
-    images = min(train, MIX_IMAGES[data.course.profile.name])
-    if 0 < share:
-        images = max(images, math.ceil(bought / share))
-    if share < 1:
-        images = min(images, math.floor(train / (1 - share)))
-    return images
-
-
-def check_mix(data, rows, share: float, images: int) -> None:
-    """May these drifted images be learned from, and are there as many clean ones?"""
-    pools, train = data.index["pool"].iloc[rows], len(data.where("train"))
+    if images is None:
+        images = min(train, MIX_IMAGES[data.course.profile.name])
+        if 0 < share:
+            images = max(images, math.ceil(len(rows) / share))
+        if share < 1:
+            images = min(images, math.floor(train / (1 - share)))
+    pools = data.index["pool"].iloc[rows]
     if (foreign := pools[pools != "adapt"]).size:
         raise CourseError(
             f"{len(foreign)} of the {len(rows)} drifted images are of pool"
@@ -48,6 +47,7 @@ def check_mix(data, rows, share: float, images: int) -> None:
             f" is no mix: choose a share of 0 (clean images only) to 1 (drifted images"
             f" only); pool train has {train} clean images."
         )
+    return images
 
 
 @dataclass(frozen=True)
