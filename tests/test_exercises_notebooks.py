@@ -41,7 +41,9 @@ def test_a_theme_asks_for_each_of_its_exercises_once(theme):
 def test_statement_cell_and_folded_solution(name):
     cell = asked(name)
     kind = "implement|build" if name in WRITTEN else "predict|measure"
-    assert re.search(rf"\*\*Exercise \d \(({kind})\)\.\*\*", cell.statement)
+    assert re.search(
+        rf"\*\*Exercise \d \(({kind})(, optional)?\)\.\*\*", cell.statement
+    )
     assert "# exercise: " in cell.source
     # numbers are evidence: they are shown below a valid prediction only
     assert "if MY_PREDICTION:" not in cell.source
