@@ -139,6 +139,16 @@ def occlusion(images, percent, rng):
     return images.masked_fill(hidden, 40)
 
 
+def orientation(images, percent, rng):
+    """Some pictures lie on their side: a program ignores how the file was held."""
+    return some(images, images.rot90(1, (2, 3)), percent, rng)
+
+
+def colour_order(images, percent, rng):
+    """Some pictures come as blue, green, red: a program expects red, green, blue."""
+    return some(images, images.flip(1), percent, rng)
+
+
 def class_prior(images, odds, rng):
     """The pictures stay as they are, but positives become rarer."""
     return images  # `drift_window` draws others
@@ -148,6 +158,12 @@ def vision():
     from torchvision.transforms.v2 import functional  # takes seconds to import
 
     return functional
+
+
+def some(images, changed, percent, rng):
+    """So many changed images of a hundred, drawn by chance, the others as they are."""
+    drawn = torch.from_numpy(rng.random(len(images)) < percent / 100)
+    return torch.where(drawn.view(-1, 1, 1, 1), changed, images)
 
 
 def turned(images, angle):
@@ -170,6 +186,9 @@ def sample(images, x, y):
 LUNGS, ROOFS = ("pneumonia", "pneumonia3"), ("solar",)
 DRIFTS = {
     "scanner": Drift(scanner, "gamma", (1.15, 1.35, 1.6, 1.9, 2.2), LUNGS),
+    # these two leave the grey levels as they are: statistics of the pixels see nothing
+    "orientation": Drift(orientation, "% of images", (10, 25, 45, 70, 100), LUNGS),
+    "colour_order": Drift(colour_order, "% of images", (10, 25, 45, 70, 100), ROOFS),
     "shadow": Drift(shadow, "% less light", (15, 30, 45, 60, 75), ROOFS),
     "cloud": Drift(cloud, "% veil", (8, 16, 26, 38, 52), ROOFS),
     "view_angle": Drift(view_angle, "° off vertical", (15, 30, 42, 52, 60), ROOFS),

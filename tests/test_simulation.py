@@ -5,19 +5,23 @@ data, scenarios.
 import io
 import math
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 
+import sample_data
 import utils
 from kit import figures
 from kit.drifts import DRIFTS, Drift, drift_data, drift_scenario
 
 PIXEL_KINDS = [kind for kind in DRIFTS if kind != "class_prior"]
+OF_SOME = ("orientation", "colour_order")  # happens to some images, to the others not
 
 
 def level(kind: str, severity: int) -> float:
@@ -70,13 +74,20 @@ def test_table_of_drifts():
         assert f"{drift.levels[2]:.3g}" in drift.label(3)
     assert utils.drifts_of("pneumonia") == utils.drifts_of("pneumonia3")
     only = set(utils.drifts_of("pneumonia")) ^ set(utils.drifts_of("solar"))
-    assert only == {"scanner", "shadow", "cloud", "view_angle"}
+    assert only == {"scanner", "orientation"} | {
+        "shadow",
+        "cloud",
+        "view_angle",
+        "colour_order",
+    }
     odds = DRIFTS["class_prior"].levels
     assert np.allclose(odds, np.exp(-0.4 * np.arange(1, 6)), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", PIXEL_KINDS)
 def test_every_drift(roofs, kind):
+    if kind in OF_SOME:  # enough for each severity to hold more of them
+        roofs = np.resize(roofs, (80, *roofs.shape[1:]))
     before = roofs.copy()
     grid = [utils.drift_images(roofs, kind, severity) for severity in range(6)]
     assert np.array_equal(roofs, before) and np.array_equal(grid[0], roofs)
@@ -88,12 +99,13 @@ def test_every_drift(roofs, kind):
     few = utils.drift_images(roofs[:3], kind, 4)
     assert np.array_equal(grid[4][:3], few), "the others of the batch have a say"
     many = utils.drift_images(np.resize(roofs, (80, *roofs.shape[1:])), kind, 4)
-    assert np.array_equal(many[:16], grid[4])  # whatever the size of a block
-    assert (
-        (many[60:70] != np.resize(roofs, many.shape)[60:70]).any(axis=(1, 2, 3)).all()
-    )
+    assert np.array_equal(many[: len(roofs)], grid[4])  # whatever the size of a block
+    changed = (many[60:70] != np.resize(roofs, many.shape)[60:70]).any(axis=(1, 2, 3))
+    assert changed.any() if kind in OF_SOME else changed.all()
+    if kind == "colour_order":
+        return
     grey = utils.drift_images(roofs[:, :1], kind, 3)
-    assert grey.shape == (16, 1, 64, 64) and (grey != roofs[:, :1]).any()
+    assert grey.shape == (len(roofs), 1, 64, 64) and (grey != roofs[:, :1]).any()
 
 
 @pytest.mark.parametrize(
@@ -304,6 +316,51 @@ def test_window_takes_rows_in_order_or_draws():
     assert len(set(paired[0])) == 20 and set(paired[0]) <= set(pool)
     assert len(draw("blur", size=500, replace=True)) == 500
     assert np.array_equal(utils.drift_window(data, pool, "class_prior", 0)[1], pool)
+
+
+@pytest.mark.parametrize("kind", OF_SOME)
+def test_some_are_held_or_read_in_another_way(roofs, kind):
+    pixels = np.resize(roofs, (400, *roofs.shape[1:]))
+    other = np.rot90(pixels, axes=(2, 3)) if kind == "orientation" else pixels[:, ::-1]
+    for severity in range(1, 6):
+        drifted = utils.drift_images(pixels, kind, severity)
+        changed = (drifted != pixels).any(axis=(1, 2, 3))
+        assert np.array_equal(drifted[changed], other[changed])
+        assert changed.mean() == pytest.approx(level(kind, severity) / 100, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "kind"), [("pneumonia", "orientation"), ("solar", "colour_order")]
+)
+def test_only_the_embedding_sees(open_course, tmp_path, dataset, kind):
+    """Statistics of the pixels keep their rate of false alarms, the network alarms."""
+    draw = {"pneumonia": sample_data.draw_chest_xray}
+    draw.get(dataset, sample_data.draw_solar_panels)(tmp_path / "raw", 240, seed=1)
+    course = open_course(dataset, tmp_path / "raw")
+    utils.build_index(course)
+    data = utils.load_data(course)
+    torch.manual_seed(0)
+    model, everyone = utils.BaselineCNN(course.channels), np.arange(len(data.pixels))
+    recipe = replace(utils.baseline_recipe(data), epochs=8)
+    quiet = {"tracker": "none", "progress": False}
+    run = utils.fit(course, "small", model, data, recipe, **quiet)
+
+    def seen(pixels):
+        loader = utils.BatchLoader(replace(data, pixels=pixels), everyone, 64)
+        embedding, _ = utils.extract_embeddings(run.model, loader, course.device)
+        return utils.drift_statistics(pixels), embedding
+
+    (statistics, embedding), (turned, elsewhere) = map(
+        seen, (data.pixels, utils.drift_images(data.pixels, kind, 5))
+    )
+    alarms = np.zeros(2, int)
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(len(embedding))
+        inside, rest = order[:40], order[40:]
+        pixel = utils.ks_test(statistics.iloc[rest], turned.iloc[inside])
+        network = utils.mmd_test(embedding[rest], elsewhere[inside], 0.05, 200)
+        alarms += [pixel.drift, network.drift]
+    assert alarms[0] <= 3 and alarms[1] >= 15, alarms
 
 
 @pytest.mark.parametrize("positives", [0.75, 0.3])
