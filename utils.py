@@ -186,9 +186,9 @@ def start(
     """
     asked = theme, dataset, source, profile, image_size, seed, drive, home
     home, local, settings = open_home(*asked)
-    load_own(home)
     set_seed(seed, int(os.environ.get("COURSE_THREADS", settings["threads"])))
     course = open_dataset(theme, home, local, settings)
+    load_own(home, (course.channels, len(course.classes), course.image_size))
     copy_back(course, course.logs)  # after a lost runtime: the lines that were kept
     record_settings(course, settings)
     greet(course, settings.get("why_sample", ""))
@@ -2461,10 +2461,13 @@ def detect(
     """
     check_detector(DETECTORS, detector)
     view, test = DETECTORS[detector]
+    sides = [getattr(side, view) for side in (reference, window)]
+    if detector in OWN.get("detector", {}):  # a group's: arrays, which it may change
+        sides = [np.array(side) for side in sides]
     options = {"alpha": alpha, "permutations": permutations, "seed": seed}
     named = inspect.signature(test).parameters
     options = {name: value for name, value in options.items() if name in named}
-    answer = test(getattr(reference, view), getattr(window, view), **options)
+    answer = test(*sides, **options)
     return as_result(answer, detector, alpha, len(window), len(reference))
 
 
@@ -3258,5 +3261,6 @@ TABLES |= {
     "model": (MODELS, lambda network: network),
     "detector": (DETECTORS, lambda test: (getattr(test, "view", "embedding"), test)),
     "drift": (DRIFTS, Drift),
+    "rule": (RUNBOOKS, lambda rule: rule.runbook),
 }
 remember_sources()  # as they stand now: see kit.fingerprint

@@ -14,13 +14,10 @@ number: nothing is marked here, so whoever looks a solution up only skips the ex
 """
 
 import copy
-import signal
 import sysconfig
 import textwrap
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,9 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-
-class TooSlow(BaseException):
-    """No Exception, so that a student's `except Exception` does not swallow it."""
+from kit.own import TooSlow, time_limit
 
 
 @dataclass(frozen=True)
@@ -296,7 +291,7 @@ def judge(name: str, answer) -> Verdict:
     exercise = find(name)
     try:
         # the random numbers of the notebook go on where they stood
-        with _time_limit(exercise.seconds), torch.random.fork_rng(devices=[]):
+        with time_limit(exercise.seconds), torch.random.fork_rng(devices=[]):
             return exercise.judge(answer)
     except TooSlow:
         return Verdict(
@@ -348,32 +343,6 @@ def _print(verdict: Verdict) -> None:
             break_long_words=False,
         )
     )
-
-
-@contextmanager
-def _time_limit(seconds: float):
-    """TooSlow after so many seconds, and again every half second in case a bare
-    `except:` swallows it.
-
-    Works where there are timers and in the main thread, as in a notebook on Linux and
-    macOS; elsewhere without limit."""
-    if (
-        not hasattr(signal, "setitimer")
-        or threading.current_thread() is not threading.main_thread()
-    ):
-        yield
-        return
-
-    def stop(*_):
-        raise TooSlow
-
-    earlier = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
 
 
 def _told(error: BaseException) -> str:

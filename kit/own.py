@@ -11,7 +11,9 @@ import importlib.util
 import inspect
 import linecache
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -46,7 +48,8 @@ BLOCK = re.compile(r"^# --- (?P<kind>\w+): (?P<name>\w+) ---\n", re.MULTILINE)
 OF_A_CELL = ("__main__", "my_code")
 PLAIN = (bool, int, float, str, type(None), tuple, list, dict)
 _opened: list[Path] = []  # my_code.py of the home that this kernel has open
-
+_shape = [1, 3, 64]  # channels, classes and side of the pictures of that home
+SECONDS = 20.0  # for a trial of what is registered
 
 OWN: dict[str, dict[str, object]] = {}  # kind: name: thing, of this kernel
 # Tables of the kit in which a kind stands beside the kit's own, and as what.
@@ -73,21 +76,40 @@ def register_model(model_class: type) -> None:
     CourseError
         It cannot be built so, gives another shape, or ends in another layer.
     """
-    name = model_class.__name__
-    with _sentence(f"{name}(channels, classes) cannot be used"):
-        model = model_class(1, 3).eval()
-        images = torch.rand(2, 1, 64, 64)
-        with torch.no_grad():
-            logits = model(images)
-            body, head = split_head(model)
-            same = torch.allclose(head(body(images)), logits, atol=1e-5)
-    if logits.shape != (2, 3) or not same:
-        raise CourseError(
-            f"{name}(1, 3) makes {tuple(logits.shape)} of 2 images, by"
-            f" {'its' if same else 'more than its'} last nn.Linear: it must return the"
-            " logits (2, 3) of that layer, without a softmax."
-        )
+    name, (channels, classes, _) = model_class.__name__, _shape
+    images = _pictures(2)
+    with _trial(f"{name}(channels, classes) cannot be used", images) as (given,):
+        fault = _fault(model_class(channels, classes).eval(), given, classes)
+    if fault:
+        raise CourseError(f"{name}({channels}, {classes}) {fault}")
     keep_own("model", name, model_class)
+
+
+@torch.no_grad()
+def _fault(model: nn.Module, images: torch.Tensor, classes: int) -> str:
+    """What later themes could not work with; "" if there is nothing."""
+    logits = model(images)  # (2, K)
+    if getattr(logits, "shape", None) != (2, classes):
+        made = tuple(getattr(logits, "shape", [type(logits).__name__]))
+        return f"makes {made} of 2 images: it must return the logits (2, {classes})."
+    if not torch.allclose(model(images), logits, atol=1e-5):
+        return (
+            "answers the same images differently each time: F.dropout wants"
+            " training=self.training, so that it stops where nothing is learned."
+        )
+    alone = model(images[:1])
+    if alone.shape != (1, classes) or not torch.allclose(alone, logits[:1], atol=1e-4):
+        return (
+            "answers one image alone otherwise than in a batch: squeeze() drops the"
+            " axis of the images, flatten(1) keeps it."
+        )
+    body, head = split_head(model)
+    if not torch.allclose(head(body(images)), logits, atol=1e-5):
+        return (
+            "does more after its last nn.Linear: it must return the logits of that"
+            " layer, without a softmax."
+        )
+    return ""
 
 
 def split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
@@ -115,10 +137,9 @@ def register_augmentation(function: Callable) -> None:
     """Use a function on batches, images (N, C, S, S) in 0..1 -> the same, on top of the
     course's augmentation in every training from theme 3 on.
     """
-    name = function.__name__
-    images = torch.rand(4, 1, 32, 32)
-    with _sentence(f"{name}(images) cannot be used"):
-        made = function(images.clone())
+    name, images = function.__name__, _pictures(4)
+    with _trial(f"{name}(images) cannot be used", images) as (given,):
+        made = function(given)
         good = made.shape == images.shape and made.dtype == images.dtype
         good = good and bool(((made >= 0) & (made <= 1)).all())
     if not good:
@@ -143,8 +164,9 @@ def register_detector(function: Callable, view: str = "embedding") -> None:
             f"view={view!r} is unknown: choose one of {', '.join(views)}."
         )
     rng = np.random.default_rng(0)
-    with _sentence(f"{name}(reference, window) cannot be used"):
-        answer = function(rng.normal(size=(40, 6)), rng.normal(size=(30, 6)))
+    sides = rng.normal(size=(40, 6)), rng.normal(size=(30, 6))
+    with _trial(f"{name}(reference, window) cannot be used", *sides) as given:
+        answer = function(*given)
     number = isinstance(answer, (int, float, np.number)) and not isinstance(
         answer, bool
     )
@@ -162,20 +184,26 @@ def register_drift(function: Callable) -> None:
     levels 0..255, float32 (n, C, S, S), a severity of 1 to 5 and a NumPy generator ->
     the same shape. Its docstring says what happens in the world.
     """
-    name, images = function.__name__, torch.full((2, 1, 32, 32), 128.0)
-    with _sentence(f"{name}(images, severity, rng) cannot be used"):
-        made = torch.as_tensor(function(images.clone(), 3, np.random.default_rng(0)))
-    if made.shape != images.shape:
-        raise CourseError(
-            f"{name}(images, severity, rng) must return the shape of images,"
-            f" {tuple(images.shape)}, not {tuple(made.shape)}."
-        )
+    name, images, rng = function.__name__, 255 * _pictures(2), np.random.default_rng(0)
+    for severity in (1, 5):
+        with _trial(f"{name}(images, severity, rng) cannot be used", images) as (
+            given,
+        ):
+            made = torch.as_tensor(function(given, severity, rng))
+            good = made.shape == images.shape and bool(made.isfinite().all())
+        if not good:
+            raise CourseError(
+                f"{name}(images, severity, rng) must return finite numbers in the shape"
+                f" of images, {tuple(images.shape)}; it returned {tuple(made.shape)}."
+            )
     keep_own("drift", name, function)
 
 
 def register_rule(rule) -> None:
     """Watch for one more thing: an `AlertRule` beside those of the course."""
-    keep_own("rule", re.sub(r"\W", "_", rule.name), rule)
+    with _trial("register_rule takes an AlertRule"):
+        name = re.sub(r"\W", "_", rule.name)
+    keep_own("rule", name, rule)
 
 
 def seeded(function: Callable, images: torch.Tensor, numbers: list[int]):
@@ -188,15 +216,61 @@ def seeded(function: Callable, images: torch.Tensor, numbers: list[int]):
         return function(images)
 
 
+def _pictures(count: int) -> torch.Tensor:
+    """Noise in 0..1 in the shape of the home's pictures, (count, C, S, S)."""
+    channels, _, side = _shape
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(count, channels, side, side, generator=generator)
+
+
 @contextmanager
-def _sentence(says: str):
-    """A student's function that stops: in one sentence, with its error."""
+def _trial(says: str, *given):
+    """Copies of some arguments, for a call of a student's function. That it fails, does
+    not end, or changes them becomes one sentence; what it draws by chance is unnoticed.
+    """
+    copies = copy.deepcopy(given)
     try:
-        yield
+        with time_limit(SECONDS), same_generators(torch.device("cpu")):
+            yield copies
     except CourseError:
         raise
+    except TooSlow:
+        why = f"no answer after {SECONDS:g} s: a loop that never ends?"
+        raise CourseError(f"{says}: {why}") from None
     except Exception as error:
         raise CourseError(f"{says}: {type(error).__name__}: {error}.") from error
+    if not all(map(np.array_equal, copies, given)):
+        raise CourseError(f"{says}: it changes what it is given; let it make a copy.")
+
+
+class TooSlow(BaseException):
+    """No Exception, so that a student's `except Exception` does not swallow it."""
+
+
+@contextmanager
+def time_limit(seconds: float):
+    """TooSlow after so many seconds, and again every half second in case a bare
+    `except:` swallows it.
+
+    Works where there are timers and in the main thread, as in a notebook on Linux and
+    macOS; elsewhere without limit."""
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+
+    def stop(*_):
+        raise TooSlow
+
+    earlier = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
 
 
 # --------------------------------------------------------------------------------------
@@ -204,9 +278,9 @@ def _sentence(says: str):
 # --------------------------------------------------------------------------------------
 
 
-def load_own(home: Path) -> list[tuple[str, str, object]]:
+def load_own(home: Path, shape=(1, 3, 64)) -> list[tuple[str, str, object]]:
     """Open my_code.py of a home: (kind, name, thing) of all that it registers, which
-    from now on stands in OWN.
+    from now on stands in OWN. Its pictures have `shape`: channels, classes, side.
 
     Raises
     ------
@@ -214,7 +288,7 @@ def load_own(home: Path) -> list[tuple[str, str, object]]:
         The file does not run, and the line where it stops.
     """
     path = home / FILE
-    _opened[:] = [path]
+    _opened[:], _shape[:] = [path], shape
     for kind, things in OWN.items():  # of another home
         for name in things if kind in TABLES else ():
             TABLES[kind][0].pop(name, None)

@@ -4,6 +4,7 @@ import itertools
 import linecache
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,8 @@ def test_everything_registered_is_there_in_a_new_kernel(tmp_path, notebook):
     ]
 
 
+FOREVER, LOOP = "def Mine(", "while True: pass"
+RIGHT = "def Right(x, y):\n    return 0.5"
 WRONG = [
     (
         "model",
@@ -217,7 +220,51 @@ WRONG = [
         LINEAR.replace("channels, classes", "classes"),
         "Mine.channels, classes.",
     ),
-    ("model", LINEAR.replace("nn.Linear(4, classes)", "nn.Identity()"), "no nn.Linear"),
+    (
+        "model",
+        LINEAR.replace("nn.Linear(4, classes)", "nn.Identity()").replace(
+            "(channels, 4, 3)", "(channels, classes, 3)"
+        ),
+        "Mine has no nn.Linear: end it with one",
+    ),
+    (
+        "model",
+        LINEAR.replace("return self.last(", "x -= 0.1\n        return self.last("),
+        "changes what it is given; let it make a copy",
+    ),
+    (
+        "model",
+        LINEAR.replace("(2, 3)))", "(2, 3)).squeeze())"),
+        "answers one image alone otherwise",
+    ),
+    (
+        "model",
+        LINEAR.replace("self.last(", "self.last(nn.functional.dropout(").replace(
+            "(2, 3)))", "(2, 3))))"
+        ),
+        "F.dropout wants training=self.training",
+    ),
+    (
+        "model",
+        LINEAR.replace("(2, 3)))", "(2, 3))), x"),
+        r"makes \('tuple',\) of 2 images",
+    ),
+    ("detector", "def Mine(x, y):\n    y -= y.mean()\n    return 0.5", "let it make a"),
+    ("augmentation", "def Mine(images):\n    return images.mul_(0.5)", "let it make a"),
+    ("augmentation", f"{FOREVER}images):\n    {LOOP}", "no answer after .* s: a loop"),
+    ("detector", f"{FOREVER}x, y):\n    {LOOP}", "no answer after .* s: a loop"),
+    ("drift", f"{FOREVER}images, severity, rng):\n    {LOOP}", "no answer after"),
+    (
+        "drift",
+        "def Mine(images, severity, rng):\n    images[:] = 0\n    return images",
+        "let it make a copy",
+    ),
+    (
+        "drift",
+        "def Mine(images, severity, rng):\n    return images * float('nan')",
+        "must return finite numbers",
+    ),
+    ("rule", "def Mine(row):\n    return True", "takes an AlertRule: .* no attribute"),
     ("detector", "def Mine(x, y):\n    return 2.0", "p-value.*returned 2.0"),
     ("detector", "def Mine(x, y):\n    return float('nan')", "returned nan"),
     ("detector", "def Mine(x, y):\n    return 0.1, True", r"returned \(0.1, True\)"),
@@ -234,10 +281,62 @@ WRONG = [
 
 @pytest.mark.parametrize(("kind", "text", "says"), WRONG)
 def test_what_cannot_be_used_is_said_before_it_is_kept(
-    tmp_path, notebook, kind, text, says
+    tmp_path, notebook, monkeypatch, kind, text, says
 ):
+    monkeypatch.setattr(own, "SECONDS", 0.3)
+    cell(RIGHT, notebook)
+    own.register_detector(notebook["Right"])
+    before, known = (tmp_path / own.FILE).read_bytes(), dict(own.OWN)
     cell(text, notebook)
     register = getattr(own, f"register_{kind}")
-    with pytest.raises(utils.CourseError, match=says):
+    with pytest.raises(utils.CourseError, match=says) as caught:
         register(notebook["Mine"])
-    assert not (tmp_path / own.FILE).exists() and own.OWN == {}
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / own.FILE).read_bytes() == before and own.OWN == known
+
+
+def test_a_trial_draws_nothing_that_the_notebook_would_miss(notebook):
+    notebook["torch"] = torch
+    cell("def noisy(images):\n    return torch.rand_like(images)", notebook)
+    before = torch.random.get_rng_state()
+    own.register_augmentation(notebook["noisy"])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_network_of_one_size_is_tried_on_that_of_its_home(tmp_path):
+    fixed = LINEAR.replace("(4, classes)", "(4 * 38 * 38, classes)").replace(
+        ".mean(dim=(2, 3))", ".flatten(1)"
+    )
+    notebook = {"__name__": "__main__"}
+    cell(fixed, notebook)
+    own.load_own(tmp_path, (3, 2, 40))
+    own.register_model(notebook["Mine"])
+    own.load_own(tmp_path, (3, 2, 64))
+    with pytest.raises(utils.CourseError, match="shapes cannot be multiplied"):
+        own.register_model(notebook["Mine"])
+
+
+def test_a_rule_takes_no_name_of_the_course(tmp_path, notebook):
+    """Else the alarms of all later notebooks would stop at two rules of one name."""
+    rule = utils.AlertRule("class mix", "low_confidence_share", ">", 0.2)
+    with pytest.raises(utils.CourseError, match="has a rule class_mix of its own"):
+        own.register_rule(rule)
+    assert not (tmp_path / own.FILE).exists()
+    own.register_rule(replace(rule, name="mine"))
+    assert utils.default_rules(10)[-1].name == "mine" and "mine" in utils.RUNBOOKS
+    own.load_own(tmp_path / "elsewhere")
+    assert "mine" not in utils.RUNBOOKS
+
+
+def test_a_detector_gets_arrays_of_its_own(notebook):
+    """One that goes wrong in use harms no reference, and says which number is wrong."""
+    cell(
+        "def centred(x, y):\n    if len(x) == 40: return 0.5\n"
+        "    x -= 1.0\n    return 1.0 + x[0, 0]",
+        notebook,
+    )
+    own.register_detector(notebook["centred"], view="statistics")
+    statistics = utils.pd.DataFrame(np.ones((50, 3)))
+    seen = utils.Observation(statistics, np.full((50, 2), 0.5), np.ones((50, 4)))
+    assert utils.detect(seen, seen, "centred").p_value == 1.0
+    assert (seen.statistics == 1).all(axis=None)
