@@ -49,7 +49,8 @@ def cell(text: str, space: dict) -> None:
 @pytest.fixture
 def notebook(tmp_path):
     own.load_own(tmp_path)
-    return {"__name__": "__main__"}
+    yield {"__name__": "__main__"}
+    own.load_own(tmp_path / "nowhere")  # other tests do not know what was registered
 
 
 def in_a_new_kernel(home: Path, code: str) -> str:
@@ -283,7 +284,8 @@ WRONG = [
 def test_what_cannot_be_used_is_said_before_it_is_kept(
     tmp_path, notebook, monkeypatch, kind, text, says
 ):
-    monkeypatch.setattr(own, "SECONDS", 0.3)
+    if LOOP in text:
+        monkeypatch.setattr(own, "SECONDS", 0.3)
     cell(RIGHT, notebook)
     own.register_detector(notebook["Right"])
     before, known = (tmp_path / own.FILE).read_bytes(), dict(own.OWN)
@@ -303,11 +305,10 @@ def test_a_trial_draws_nothing_that_the_notebook_would_miss(notebook):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_network_of_one_size_is_tried_on_that_of_its_home(tmp_path):
+def test_a_network_of_one_size_is_tried_on_that_of_its_home(tmp_path, notebook):
     fixed = LINEAR.replace("(4, classes)", "(4 * 38 * 38, classes)").replace(
         ".mean(dim=(2, 3))", ".flatten(1)"
     )
-    notebook = {"__name__": "__main__"}
     cell(fixed, notebook)
     own.load_own(tmp_path, (3, 2, 40))
     own.register_model(notebook["Mine"])
