@@ -26,9 +26,8 @@ def write_dashboard(
     Parameters
     ----------
     windows, log, events : DataFrames of `judge_windows` and `replay_day`
-        Become scalars, histograms of confidence and latency by hour, and texts.
     unsure : lines of the log, with `row`, the image's place in `pixels`
-        Their pictures are shown, with their ids in the tags.
+        Their pictures are shown.
     pixels : uint8 (N, C, S, S)
     """
     from torch.utils.tensorboard import SummaryWriter

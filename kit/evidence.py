@@ -93,16 +93,13 @@ CHECKLIST = (
 )
 
 
-def checklist(
-    home: str | Path, results: dict, project: str | Path | None = None
-) -> pd.DataFrame:
+def checklist(home: str | Path, results: dict) -> pd.DataFrame:
     """The course's checklist before submission: part ("Code", "Report", "Hand-in"),
     item, evidence (a sentence with measured values), passed (True, False, or None: a
-    human must judge). `project` is the folder of notebooks and README, the home's own
-    or else this kit.
+    human must judge). Notebooks and README are the home's own or else this kit's.
     """
     home = Path(home)
-    project = Path(project or (home if (home / "notebooks").is_dir() else KIT))
+    project = home if (home / "notebooks").is_dir() else KIT
     report = read_json(home / "report" / "report.json")
     sections = {row["key"]: row for row in report.get("sections", [])}
 
@@ -297,7 +294,7 @@ def _of_the_gate(section: dict) -> Iterator[tuple[str, str]]:
         )
 
 
-def with_intervals(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """The same table for reading: `x`, `x_low` and `x_high` in one column, "0.956
     [0.932, 0.972]"; nothing for NaN.
     """
@@ -307,14 +304,13 @@ def with_intervals(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
             return str(value)
         if math.isnan(value):
             return ""
-        return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
     shown = {}
     for name in table.columns:
         if f"{name}_low" in table:
             ends = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
-            text = "{:.{d}f} [{:.{d}f}, {:.{d}f}]"
-            shown[name] = [text.format(*row, d=digits) for row in ends]
+            shown[name] = ["{:.3f} [{:.3f}, {:.3f}]".format(*row) for row in ends]
         elif not name.endswith(("_low", "_high")):
             shown[name] = [number(value) for value in table[name]]
     return pd.DataFrame(shown, index=table.index)

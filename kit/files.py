@@ -75,12 +75,9 @@ def clear_disk_errors(
             raise
         reason, advice = why_not_written(error), "check the permissions of the folder"
         if full:
-            place = next(
-                parent for parent in Path(path).absolute().parents if parent.exists()
-            )
-            reason += (
-                f"; {shutil.disk_usage(place).free / 1e6:,.1f} MB are free on that disk"
-            )
+            place = next(p for p in Path(path).absolute().parents if p.exists())
+            free = shutil.disk_usage(place).free / 1e6
+            reason += f"; {free:,.1f} MB are free on that disk"
             advice = "free some space there (on Google Drive: empty the trash as well)"
         told = (
             f"{path} could not be written ({reason}): {advice}, then run the cell"
@@ -168,32 +165,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def copy_to_home(course, path: Path, mirror: bool = False) -> None:
+def copy_to_home(course, path: Path) -> None:
     """Copy a file or folder of the local disk to the home: a safe point. Nothing to do
     where both are one.
 
     Where the home cannot take it (Drive full, or gone), says so and goes on: the next
     safe point copies it again.
-
-    mirror : bool
-        Also remove from the folder in the home what the local one no longer has.
     """
     kept = course.home / path.relative_to(course.local)
     if course.home == course.local:
         return
     try:
-        files = (
-            [file for file in path.rglob("*") if file.is_file()]
-            if path.is_dir()
-            else [path]
-        )
-        files = [file for file in files if not LEFTOVER.fullmatch(file.name)]
-        for file in files:
-            with atomic(kept / file.relative_to(path)) as temporary:
-                shutil.copy(file, temporary)
-        for file in kept.rglob("*") if mirror else ():
-            if file.is_file() and path / file.relative_to(kept) not in files:
-                file.unlink()
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            if file.is_file() and not LEFTOVER.fullmatch(file.name):
+                with atomic(kept / file.relative_to(path)) as temporary:
+                    shutil.copy(file, temporary)
     except (CourseError, OSError) as error:
         print(
             f"\nNot on Drive yet ({error.__cause__ or error}): the work goes on, kept"
@@ -270,10 +256,7 @@ def _finite(values):
     readers than Python refuse.
     """
     if isinstance(values, dict):
-        return {
-            str(_plain(key)) if not isinstance(key, str) else key: _finite(value)
-            for key, value in values.items()
-        }
+        return {str(_plain(key)): _finite(value) for key, value in values.items()}
     if isinstance(values, (list, tuple)):
         return [_finite(value) for value in values]
     if values is None or isinstance(values, (str, bool, int)):
@@ -308,9 +291,8 @@ def alone(course, name: str, quiet: bool = False):
 
     The lock goes with the process that holds it: after a kill, the file that is left
     keeps nobody out."""
-    with locked(
-        course.local / "runs" / ".locks" / f"{name}.lock", "" if quiet else name
-    ):
+    path = course.local / "runs" / ".locks" / f"{name}.lock"
+    with locked(path, "" if quiet else name):
         yield
 
 
@@ -332,10 +314,8 @@ def locked(path: Path, name: str = ""):
             lock.acquire(timeout=0)
         except Timeout:
             if name:
-                print(
-                    f"{name}: another notebook is at work on this; waiting for its"
-                    " result"
-                )
+                told = "another notebook is at work on this; waiting for its result"
+                print(f"{name}: {told}")
             lock.acquire()
     try:
         yield

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import re
 import subprocess
 import sys
 import textwrap
@@ -186,16 +184,6 @@ class Course:
         return self.local / "logs"
 
 
-def check_versions() -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if sys.version_info < (3, 11) or found < (2, 6):
-        raise CourseError(
-            f"Python {platform.python_version()} with torch {torch.__version__} is too"
-            " old: the course needs Python 3.11 and torch 2.6 or newer (on Colab:"
-            " Runtime > Change runtime type > Latest)."
-        )
-
-
 def on_colab() -> bool:
     return "google.colab" in sys.modules
 
@@ -288,7 +276,6 @@ def open_home(
 
 def check_asked(dataset, profile, image_size, seed) -> None:
     """Refuse names that are unknown and numbers that cannot be."""
-    check_versions()
     if dataset not in DATASETS:
         names = ", ".join(DATASETS)
         raise CourseError(f"DATASET={dataset!r} is unknown: choose one of {names}.")
@@ -454,43 +441,23 @@ def greet(course: Course, why_sample: str) -> None:
         f" {course.profile.name} at {course.image_size} px · seed {course.seed} ·"
         f" {hardware()} · {precision}"
     )
-    print(
-        f"Results in {course.home}"
-        + (": run one notebook at a time" if course.home != course.local else "")
-    )
+    alone = ": run one notebook at a time" if course.home != course.local else ""
+    print(f"Results in {course.home}{alone}")
     print(_gpu_advice(course))
     if course.sample:
         lines = [f"SAMPLE DATA · {sample_data.DISCLAIMER}"]
         if why_sample:
-            lines += [
-                f"Why: {why_sample}.",
-                (
-                    "For the real images choose another HOME with SOURCE='kaggle' in"
-                    " theme 1."
-                ),
-            ]
-        bar, text = "=" * 80, [textwrap.fill(line, 78) for line in lines]
-        print(bar, textwrap.indent("\n".join(text), "  "), bar, sep="\n")
+            way = "For the real images choose another HOME with SOURCE='kaggle' in"
+            lines += [f"Why: {why_sample}.", f"{way} theme 1."]
+        bar, text = "=" * 80, "\n".join(textwrap.fill(line, 78) for line in lines)
+        print(bar, textwrap.indent(text, "  "), bar, sep="\n")
 
 
 def _gpu_advice(course: Course) -> str:
-    """Whether there is a GPU, how to switch it on on Colab, and what another one than
-    the course's T4 changes.
-    """
+    """Whether there is a GPU, and how to switch it on on Colab."""
     profile = course.profile.name
     if course.device.type == "cuda":
-        name = torch.cuda.get_device_name()
-        other = (
-            ""
-            if "T4" in name.split()
-            else ", not the T4 that the course's times are for: yours will differ"
-        )
-        held = (
-            ""
-            if profile == "full"
-            else f" This home holds profile {profile}: for full choose another HOME."
-        )
-        return f"GPU: {name}{other}.{held}"
+        return f"GPU: {torch.cuda.get_device_name()}."
     hours = ", which takes hours" if profile == "full" else ""
     switch = (
         " Switch one on: Runtime > Change runtime type > T4 GPU (Exécution > Modifier"

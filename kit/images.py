@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -338,29 +338,26 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     key = fingerprint(decode, index["sha256"].tolist(), size, channels)
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
-    shape = (len(index), channels, size, size)
     with alone(course, f"pixels-{key}"):
         if path.exists() and read_json(stamp).get("sha256") == hash_file(path):
-            # NumPy raises half a dozen kinds of error on a header that is none
-            with suppress(Exception):
-                pixels = np.lib.format.open_memmap(path, mode="c")
-                if (pixels.shape, pixels.dtype) == (shape, np.uint8):
-                    return pixels
+            return np.load(path, mmap_mode="c")
         with atomic(path) as temporary:
-            _decode_all(course, index, temporary, shape)
+            _decode_all(course, index, temporary)
         done = {"sha256": hash_file(path), "images": len(index), "date": now()}
         write_json(stamp, done)
         return np.load(path, mmap_mode="c")
 
 
-def _decode_all(course: Course, index: pd.DataFrame, path: Path, shape) -> None:
+def _decode_all(course: Course, index: pd.DataFrame, path: Path) -> None:
     """Write the pixels of all images as one .npy file."""
+    size, channels = course.image_size, course.channels
+    shape = (len(index), channels, size, size)
 
     def read(relative, digest):
         try:
             content = (course.root / relative).read_bytes()
             if hashlib.sha256(content).hexdigest()[:16] == digest:
-                return decode(io.BytesIO(content), course.image_size, course.channels)
+                return decode(io.BytesIO(content), size, channels)
             problem = None
         except OSError as error:
             problem = error

@@ -4,7 +4,6 @@ disk.
 
 from __future__ import annotations
 
-import json
 import operator
 import re
 from pathlib import Path
@@ -206,11 +205,8 @@ def record(course, section: str, values: dict) -> None:
     # another notebook may record at this moment
     with alone(course, "results", quiet=True):
         results = open_record(course)
-        results[section] = (
-            results.get(section, {})
-            | values
-            | ({} if section == "headline" else {"recorded": now()})
-        )
+        dated = {} if section == "headline" else {"recorded": now()}
+        results[section] = results.get(section, {}) | values | dated
         write_json(path, results | {"schema": SCHEMA, "tags": HEADLINE_TAGS})
 
 
@@ -219,20 +215,21 @@ def open_record(course) -> dict:
     shape, which would be mixed in.
     """
     path = course.exports / "results.json"
-    results = read_json(path, precious=True)
-    if results and results.get("schema") != SCHEMA:
-        raise _other_schema(path, results)
+    results = _of_this_schema(path) if path.exists() else {}
     if not is_record(results):
         raise damaged(path)
     return results
 
 
-def _other_schema(path: Path, results: dict) -> CourseError:
-    return CourseError(
-        f"{path} has schema {results.get('schema')!r}, this kit reads schema {SCHEMA}:"
-        " read it with the version of the kit that wrote it, or run the notebooks"
-        " again from theme 1, with another HOME."
-    )
+def _of_this_schema(path: Path) -> dict:
+    results = read_json(path, precious=True)
+    if results.get("schema") != SCHEMA:
+        raise CourseError(
+            f"{path} has schema {results.get('schema')!r}, this kit reads schema"
+            f" {SCHEMA}: read it with the version of the kit that wrote it, or run the"
+            " notebooks again from theme 1, with another HOME."
+        )
+    return results
 
 
 def is_record(results: dict) -> bool:
@@ -240,19 +237,18 @@ def is_record(results: dict) -> bool:
     student's notes may be there.
     """
     ours = re.compile(r"theme[1-8]|meta|headline|tags|criteria")
-    sections = {name: part for name, part in results.items() if ours.fullmatch(name)}
-    if not all(isinstance(part, dict) for part in sections.values()):
+    sections = [part for name, part in results.items() if ours.fullmatch(name)]
+    if not all(isinstance(part, dict) for part in sections):
         return False
-    parts = [
-        rows
-        for name, rows in sections.get("criteria", {}).items()
-        if name != "recorded"
-    ]
-    return all(isinstance(rows, list) for rows in parts) and all(
+    criteria = results.get("criteria", {})
+    tables = [rows for name, rows in criteria.items() if name != "recorded"]
+    if not all(isinstance(rows, list) for rows in tables):
+        return False
+    return all(
         isinstance(row, dict)
         and {"name", "value", "target", "passed"} <= row.keys()
         and type(row["passed"]) is bool
-        for rows in parts
+        for rows in tables
         for row in rows
     )
 
@@ -271,21 +267,9 @@ def read_record(home: str | Path) -> dict:
             f"{path} is missing: run notebooks/theme1_data_analysis.ipynb first (with"
             " the same HOME)."
         )
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        says = "it is nested too deep" if isinstance(error, RecursionError) else error
-        raise CourseError(
-            f"{path} is damaged ({says}): restore it from a backup, or move it away and"
-            " run the notebooks again from theme 1 (finished trainings load)."
-        ) from error
-    if isinstance(results, dict) and results.get("schema") != SCHEMA:
-        raise _other_schema(path, results)
-    if not isinstance(results, dict) or not isinstance(results.get("meta"), dict):
-        raise CourseError(
-            f"{path} is not a record of this course: run the notebooks again from"
-            " theme 1."
-        )
+    results = _of_this_schema(path)
+    if not isinstance(results.get("meta"), dict):
+        raise damaged(path)
     return results
 
 
@@ -345,11 +329,7 @@ def check_criteria(course, *criteria: tuple) -> pd.DataFrame:
         {
             "name": name,
             "value": value,
-            "target": (
-                f"{sign} {target:.4g}"
-                if isinstance(target, float)
-                else f"{sign} {target}"
-            ),
+            "target": f"{sign} {_shown(target)}",
             "passed": bool(COMPARE[sign](value, target)),
         }
         for name, value, sign, target in criteria
@@ -357,11 +337,11 @@ def check_criteria(course, *criteria: tuple) -> pd.DataFrame:
     record(course, "criteria", {f"theme{course.theme}": rows})
     passed = sum(row["passed"] for row in rows)
     print(f"Theme {course.theme}: {passed} of {len(rows)} criteria met.")
-    return pd.DataFrame(rows).assign(
-        value=[
-            f"{v:.4g}" if isinstance(v, float) else str(v) for _, v, _, _ in criteria
-        ]
-    )
+    return pd.DataFrame(rows).assign(value=[_shown(row["value"]) for row in rows])
+
+
+def _shown(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def save_figure(course, figure, name: str) -> Path:
@@ -425,19 +405,11 @@ def check_stored_answers(probabilities: np.ndarray, labels: np.ndarray) -> None:
     """Raise ValueError unless these are finite probabilities (N, K) and class numbers
     (N,), of one image at least.
     """
-    if (
-        probabilities.ndim != 2
-        or 0 in probabilities.shape
-        or labels.shape != probabilities.shape[:1]
-    ):
-        raise ValueError(
-            f"probabilities {probabilities.shape} for labels {labels.shape}"
-        )
-    if (
-        probabilities.dtype.kind != "f"
-        or labels.dtype.kind not in "iu"
-        or not np.isfinite(probabilities).all()
-    ):
+    shape = probabilities.shape
+    if len(shape) != 2 or 0 in shape or labels.shape != shape[:1]:
+        raise ValueError(f"probabilities {shape} for labels {labels.shape}")
+    kinds = probabilities.dtype.kind == "f" and labels.dtype.kind in "iu"
+    if not kinds or not np.isfinite(probabilities).all():
         raise ValueError("probabilities or labels that are no such numbers")
-    if not ((labels >= 0) & (labels < probabilities.shape[1])).all():
+    if labels.min() < 0 or labels.max() >= shape[1]:
         raise ValueError("labels of other classes")

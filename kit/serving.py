@@ -93,17 +93,10 @@ def make_session(path: Path, provider="cpu", level="all", threads=None, **option
     settings.intra_op_num_threads = threads or torch.get_num_threads()
     chosen = [(wanted, {key: str(value) for key, value in options.items()})]
     if wanted != PROVIDERS["cpu"]:
-        if wanted not in ort.get_available_providers():
-            raise CourseError(
-                f"{wanted} cannot start: onnxruntime {ort.__version__} as installed"
-                f" here was built without it.{WAY_ON}"
-            )
-        ort.preload_dlls()  # the CUDA libraries that came with torch
+        _load_libraries(wanted)
         # not even a single operator may go to the CPU unseen
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if wanted == PROVIDERS["tensorrt"]:
-        with suppress(ImportError):
-            import tensorrt  # noqa: F401 - loads libraries that the system does not find
         chosen.append(PROVIDERS["cuda"])
     try:
         session = ort.InferenceSession(
@@ -122,6 +115,21 @@ def make_session(path: Path, provider="cpu", level="all", threads=None, **option
             f" {session.get_providers()[0]}; its message is printed above.{WAY_ON}"
         )
     return session
+
+
+def _load_libraries(provider: str) -> None:
+    """Load what a provider for GPUs needs and the system does not find by itself."""
+    import onnxruntime as ort
+
+    if provider not in ort.get_available_providers():
+        raise CourseError(
+            f"{provider} cannot start: onnxruntime {ort.__version__} as installed here"
+            f" was built without it.{WAY_ON}"
+        )
+    ort.preload_dlls()  # the CUDA libraries that came with torch
+    if provider == PROVIDERS["tensorrt"]:
+        with suppress(ImportError):
+            import tensorrt  # noqa: F401
 
 
 def _settings(level: str):

@@ -293,24 +293,6 @@ MENU = (
     "device, name, profile, says",
     [
         ("cuda", "Tesla T4", "full", "GPU: Tesla T4."),
-        (
-            "cuda",
-            "NVIDIA L4",
-            "full",
-            (
-                "GPU: NVIDIA L4, not the T4 that the course's times are for: yours will"
-                " differ."
-            ),
-        ),
-        (
-            "cuda",
-            "Tesla T4",
-            "quick",
-            (
-                "GPU: Tesla T4. This home holds profile quick: for full choose another"
-                " HOME."
-            ),
-        ),
         ("cpu", "", "quick", f"No GPU: profile quick on the CPU. {MENU}"),
         (
             "cpu",

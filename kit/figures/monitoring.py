@@ -38,6 +38,17 @@ def mark_alerts(axis, events: pd.DataFrame, windows: pd.DataFrame, metric: str) 
         axis.annotate(event.rule, (hour, value), **text, **place)
 
 
+def mark_incidents(axis, incidents, named: bool) -> None:
+    """A shade over the hours of each incident, with its name above."""
+    for incident in incidents:
+        begin, end = incident.start, incident.start + incident.hours
+        axis.axvspan(begin, end, color=COLOURS[4], alpha=0.25, lw=0)
+        if named:
+            words = incident.name.replace(" ", "\n")
+            above = {"ha": "center", "transform": axis.get_xaxis_transform()}
+            axis.text((begin + end) / 2, 1.02, words, **above, fontsize=9)
+
+
 def dashboard(
     windows: pd.DataFrame,
     events=None,
@@ -72,15 +83,7 @@ def dashboard(
         if metrics[0] in ("error_rate", "throughput"):
             axis.set_ylim(bottom=0)
         axis.set(ylabel=label, xlim=(0, 24), xticks=range(0, 25, 3))
-        for incident in incidents:
-            begin, end = incident.start, incident.start + incident.hours
-            axis.axvspan(begin, end, color=COLOURS[4], alpha=0.25, lw=0)
-    for axis in axes[0]:
-        for incident in incidents:
-            at = incident.start + incident.hours / 2, 1.02
-            words = incident.name.replace(" ", "\n")
-            above = {"ha": "center", "transform": axis.get_xaxis_transform()}
-            axis.text(*at, words, **above, fontsize=9)
+        mark_incidents(axis, incidents, named=axis in axes[0])
     for axis in axes[-1]:
         axis.set_xlabel("hour of the day (UTC)")
     figure.suptitle(title)

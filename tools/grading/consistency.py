@@ -6,11 +6,11 @@ criteria. Whoever edits a record consistently is found by running it again.
 """
 
 import io
-import operator
 import re
 from collections.abc import Iterator
 
 import utils
+from kit import record
 from tools.grading.finding import Check, Finding
 from tools.grading.hostile import load_answers
 from tools.shared.foreign import SubmissionError, shown
@@ -34,23 +34,12 @@ SPEEDUPS = {  # headline figure: backend and batch of its row in theme 4's bench
     "ort_speedup_b32": ("ONNX Runtime fp32", 32),
     "int8_speedup_b1": ("ONNX Runtime int8", 1),
 }
-CRITERIA = {  # headline figure: the criterion of the kit's notebooks that shows it
-    "loader_speedup": "optimised loader, speedup over naive",
-    "baseline_test_accuracy": "baseline test accuracy",
-    "optimized_test_accuracy": "optimised test accuracy",
-    "ort_speedup_b1": "ONNX Runtime float32 speedup, batch 1",
-    "int8_speedup_b1": "INT8 speedup, batch 1",
-    "int8_accuracy_drop": "INT8 accuracy lost on test",
-    "drift_false_alarms": "undrifted windows flagged, share",
-    "drift_windows_flagged": "drifted windows flagged, share",
-    "gate_passed": "the gate accepts the candidate",
-}
-COMPARE = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-    "==": operator.eq,
+# Headline figure: the criterion of the kit's notebooks that shows it.
+CRITERIA = {
+    name: says
+    for rows in record.CRITERIA.values()
+    for name, says, *_ in rows
+    if name in record.HEADLINE_TAGS
 }
 
 
@@ -213,7 +202,7 @@ def _met(value, target) -> bool | None:
     or a rounded target is near.
     """
     parts = re.fullmatch(r"(\S+) (\S+)", target) if isinstance(target, str) else None
-    if not parts or parts[1] not in COMPARE:
+    if not parts or parts[1] not in record.COMPARE:
         return None
     try:
         goal = float(parts[2])
@@ -222,7 +211,7 @@ def _met(value, target) -> bool | None:
         return str(value) == parts[2] if known else None
     if not is_number(value) or 0 < abs(value - goal) <= 1e-3 * abs(goal):
         return None
-    return bool(COMPARE[parts[1]](value, goal))
+    return bool(record.COMPARE[parts[1]](value, goal))
 
 
 def _answers(look, name: str):

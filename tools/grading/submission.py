@@ -292,9 +292,6 @@ def _record(root: Path, files: list[Path]) -> tuple[dict, dict, list[Finding]]:
     except utils.CourseError as error:
         says = shown(str(error).replace(f"{root}{os.sep}", ""))
         findings.append(RECORD.fail(says, str(RESULTS)))
-    except RecursionError:
-        says = "It is nested too deep to be a record."
-        findings.append(RECORD.fail(says, str(RESULTS)))
     told = record.get("meta") or _story_file(root, files)
     story = {
         key: told[key]

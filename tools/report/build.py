@@ -37,14 +37,10 @@ def build(home: str | Path, lang: str | None = None, final: bool = False) -> dic
     home = Path(home).expanduser().resolve()
     folder, results = home / "report", read_record(home)
     if made := create(home, lang):
-        print(
-            f"{len(made)} files made in {folder}: yours to edit, never written again."
-        )
+        print(f"{len(made)} files made in {folder}: yours to edit.")
     written = language(folder / "group.toml")
     if lang and lang != written:
-        print(
-            f"Headings and captions are in {lang!r}; your own texts stay as they are."
-        )
+        print(f"Headings and captions are in {lang!r}; your own texts stay.")
     draft = open_draft(home, results, lang or written, final)
     try:
         pdf, measured, data = typeset(draft)
