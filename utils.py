@@ -986,7 +986,7 @@ def fit(
             session = Session(course, folder, job.parts, save_every)
             with session.clear_errors(recipe.batch_size):
                 train_all(job, session, curves, progress, on_epoch)
-            curves.describe(job.pictures(), session.best_loss)
+            curves.describe(job.train, session.best_loss)
         return _as_run(name, model, session.finish(asdict(recipe)), folder)
 
 
@@ -1035,11 +1035,6 @@ class Job:
         """The network that validation judges: the average where there is one."""
         return self.average.module if self.average else self.model
 
-    def pictures(self) -> torch.Tensor:
-        """Some training images as a step sees them, 0..1."""
-        images = next(iter(self.train))[0][:16]
-        return (images * self.train.std + self.train.mean).clamp(0, 1)
-
 
 def train_all(job: Job, session: Session, curves, progress: bool, on_epoch) -> None:
     """The epochs that are left of a training: the loop of the course."""
@@ -1075,9 +1070,14 @@ def train_all(job: Job, session: Session, curves, progress: bool, on_epoch) -> N
             )
             take_buffers_of_rank0(job.judged)
             val = validate(job.judged, job.val, job.criterion, train.device)
-            row = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy}
-            row |= {"val_loss": val[0], "val_accuracy": val[1]}
-            row["lr"] = job.scheduler.get_last_lr()[0]
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                "val_loss": val[0],
+                "val_accuracy": val[1],
+                "lr": job.scheduler.get_last_lr()[0],
+            }
             session.close_epoch(row, job.judged.state_dict())
             tell(session.history[-1])
 
@@ -3042,8 +3042,8 @@ def run_in_shadow(current, candidate, data, rows, logger, drifted=None) -> dict:
             same.append(bool(answers[-1].argmax() == other.argmax()))
     low, high = wilson(sum(same), len(same))
     counts = {"requests": len(rows), "errors": len(rows) - len(same), "n": len(same)}
-    agreement = float(np.mean(same)) if same else math.nan
-    found = {"agreement": agreement, "low": low, "high": high}
+    alike = float(np.mean(same)) if same else math.nan
+    found = {"agreement": alike, "low": low, "high": high}
     return {"answers": np.stack(answers)} | counts | found
 
 

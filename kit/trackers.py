@@ -52,8 +52,10 @@ class Curves:
         if self.writer:
             copy_to_home(self.course, self.folder)
 
-    def describe(self, images, best_loss: float) -> None:
-        """A batch of training images, 0..1, the recipe, and what it led to."""
+    def describe(self, loader, best_loss: float) -> None:
+        """Some images as a step sees them, the recipe, and what it led to."""
+        images = next(iter(loader))[0][:16]
+        images = (images * loader.std + loader.mean).clamp(0, 1)
         plain = (int, float, str, bool)
         recipe = {n: v for n, v in self.settings.items() if isinstance(v, plain)}
         self._try("add_images", "training batch", images)
