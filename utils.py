@@ -2053,7 +2053,7 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class AlertRule:
-    """When to wake whom, as data: JSON keeps it, by `asdict` and back by **."""
+    """When to wake whom, as data for JSON: `AlertRule(**asdict(rule)) == rule`."""
 
     name: str
     metric: str  # a column of `window_statistics`: one of METRICS
@@ -2847,9 +2847,10 @@ def renormalise(course, name, model, mixed: Data, recipe: Recipe) -> Run:
 def save_candidate(course, run: Run, mixed: Data, path=None) -> Path:
     """Store a fine-tuned network with a temperature and threshold fitted on mixed val.
 
-    The rest is what its parent's checkpoint says, and `trained_on`: the hashes of all
-    images that the weights, the temperature or the choice among candidates depend on,
-    its parent's included, so that the gate can prove that it judges on others.
+    In checkpoints/model_retrained.pth, unless told. The rest is what its parent's
+    checkpoint says, and `trained_on`: the hashes of all images that the weights, the
+    temperature or the choice among candidates depend on, its parent's included, so that
+    the gate can prove that it judges on others.
     """
     origin = read_json(run.path / "origin.json")
     if origin.pop("learned", None) != mixed.key:
@@ -3217,9 +3218,9 @@ def paired_tests(home: str | Path) -> pd.DataFrame:
 
 
 def with_verdicts(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """A table of `paired_row`, with p_holm over its rows and what it says.
+    """A table of `paired_row` with Holm's correction over its rows, and a verdict each.
 
-    That is, of the second model: "better", "worse" or "no difference shown".
+    `says` of the second model: "better", "worse" or "no difference shown".
     """
     p_holm = holm(table["p_value"])
     said = np.where(table["difference"] > 0, "better", "worse")
