@@ -367,11 +367,12 @@ def test_networks_of_a_group_run_where_they_are_scored_and_the_page_says_so(
 ):
     own = submission / "models" / "baseline_cnn.py"
     own.write_text(own.read_text() + "\n# ours\n")
+    (submission / "my_code.py").write_text("# ours, too\n")
     status, report, _ = run_check(submission, "--level", "evaluate", "--until", "2")
     assert status == 0
     assert figures(report, "weights") == {"baseline_test_accuracy": "identical"}
     assert (
-        "models/baseline_cnn.py is not the kit's and ran"
+        "my_code.py, models/baseline_cnn.py are not the kit's and ran"
         in found(report, "weights", "human")[0]
     )
 

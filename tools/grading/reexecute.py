@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import utils
+from kit import own
 from kit.files import KIT
 from kit.home import PREREQUISITES
 from tools.grading import sandbox
@@ -95,7 +96,7 @@ def score(
         shutil.copytree(KIT / name, kit / name, ignore=caches)
     for name in ("utils.py", "sample_data.py"):
         shutil.copy(KIT / name, kit / name)
-    findings = _copy_networks(submission, kit) + _copy_weights(submission, home)
+    findings = _copy_networks(submission, kit, home) + _copy_weights(submission, home)
     index = Path("data") / submission.story["dataset"] / "index.csv"
     if index in submission.files:
         (work / "index.csv").write_bytes(read(submission.root, index, MAX_RECORD))
@@ -133,12 +134,14 @@ def _networks(submission: Submission) -> list[Path]:
     return [
         path
         for path in submission.files
-        if path.parts[0] == "models" and path.suffix == ".py"
+        if path == Path(own.FILE) or path.parts[0] == "models" and path.suffix == ".py"
     ]
 
 
-def _copy_networks(submission: Submission, kit: Path) -> list[Finding]:
-    """The only foreign code of this level: models/*.py. Without them, the kit's own."""
+def _copy_networks(submission: Submission, kit: Path, home: Path) -> list[Finding]:
+    """The only foreign code of this level: my_code.py, which a home loads, and
+    models/*.py. Without them, the kit's own.
+    """
     (kit / "models").mkdir()
     (kit / "models" / "__init__.py").touch()
     for path in (KIT / "models").glob("*.py"):
@@ -146,24 +149,25 @@ def _copy_networks(submission: Submission, kit: Path) -> list[Finding]:
     findings = []
     for path in _networks(submission):
         try:
-            (kit / path).parent.mkdir(parents=True, exist_ok=True)
-            (kit / path).write_bytes(read(submission.root, path))
+            target = (home if path == Path(own.FILE) else kit) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(read(submission.root, path))
         except SubmissionError as error:
             findings.append(WEIGHTS.human(str(error), shown(path)))
     return findings
 
 
 def own_networks(submission: Submission) -> list[str]:
-    """Modules in models/ that are not the kit's, byte for byte."""
-    own = []
+    """my_code.py, and modules in models/ that are not the kit's, byte for byte."""
+    found = []
     for path in _networks(submission):
         kit = KIT / path
         try:
             same = kit.is_file() and kit.read_bytes() == read(submission.root, path)
         except SubmissionError:  # _copy_networks says so
             continue
-        own += [] if same else [shown(path)]
-    return own
+        found += [] if same else [shown(path)]
+    return found
 
 
 def _copy_weights(submission: Submission, home: Path) -> list[Finding]:
