@@ -384,10 +384,13 @@ def _sources(name: str, thing) -> list[str]:
             found[name] = f"import {thing.__name__} as {name}"
         elif isinstance(thing, PLAIN) or is_dataclass(type(thing)):
             found[name] = f"{name} = {thing!r}"
-        elif not hasattr(thing, "__name__") or thing.__module__ in OF_A_CELL:
-            add_definition(name, thing, user)
-        else:
+        elif hasattr(thing, "__name__") and thing.__module__ not in OF_A_CELL:
             found[name] = f"from {thing.__module__} import {thing.__name__} as {name}"
+        elif getattr(thing, "__name__", name) != name:  # as in Block = MyBlock
+            add(thing.__name__, thing, user)
+            found[name] = f"{name} = {thing.__name__}"
+        else:
+            add_definition(name, thing, user)
 
     def add_definition(name: str, thing, user: str) -> None:
         text, space = _source(thing, user)

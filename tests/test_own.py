@@ -2,6 +2,7 @@
 
 import itertools
 import linecache
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from support.books import asked, code
 
 import utils
 from kit import own
@@ -78,6 +81,20 @@ def test_a_class_with_what_it_uses(tmp_path, notebook):
     assert said == "model MyCNN torch.Size([3, 2])\n"
 
 
+def test_what_is_called_by_another_name(tmp_path, notebook):
+    """`Block = exercises.check("theme3/residual_block", MyBlock)`."""
+    cell(BLOCK.replace("class Block", "class MyBlock"), notebook)
+    cell("Block = MyBlock", notebook)
+    cell(NET, notebook)
+    own.register_model(notebook["MyCNN"])
+    said = in_a_new_kernel(
+        tmp_path,
+        "import torch\n[(kind, name, MyCNN)] = own.load_own(home)\n"
+        "print(MyCNN(1, 2)(torch.zeros(3, 1, 8, 8)).shape)",
+    )
+    assert said == "torch.Size([3, 2])\n"
+
+
 def test_registered_again_it_replaces_only_itself(tmp_path, notebook):
     cell(
         "def mine(x, y):\n    return 0.1\n\ndef other(x, y):\n    return 0.2", notebook
@@ -137,6 +154,31 @@ def test_what_a_file_cannot_hold(tmp_path, notebook, text, says):
     assert (tmp_path / own.FILE).read_bytes() == before
 
 
+BUILT = [
+    (3, "class MyCNN"),
+    (5, "unsure ="),
+    (6, "def my_drift"),
+    (6, "def my_detector"),
+]
+
+
+@pytest.mark.parametrize(("theme", "begins"), BUILT)
+def test_an_exercise_that_registers_is_right_as_it_stands(
+    tmp_path, notebook, theme, begins
+):
+    """Its mistakes: WRONG, below."""
+    text = "\n\n".join(code(f"theme{theme}"))
+    text = text[text.index(begins) :]
+    text = text[: re.search(r"^utils\.register_\w+\([^)]*\)", text, re.M).end()]
+    notebook |= {"utils": utils, "torch": torch, "nn": torch.nn, "stats": stats}
+    solved = asked("theme3/residual_block").folded.source
+    cell(re.search(r"```python\n(.+?)```", solved, re.S)[1], notebook)
+    cell("Block = MyBlock", notebook)
+    cell(text, notebook)
+    [(_, name, _)] = own.load_own(tmp_path)
+    assert f"def {name}" in text or f"class {name}" in text or f'"{name}"' in text
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -148,9 +190,22 @@ def test_what_a_file_cannot_hold(tmp_path, notebook, text, says):
 def test_a_file_that_does_not_run_names_its_line(tmp_path, notebook, line, says):
     path = tmp_path / own.FILE
     path.write_text(f"# -*- by hand -*-\r\n\r\n{line}\r\n", newline="")
+    before = path.read_bytes()
     with pytest.raises(utils.CourseError, match=rf"my_code.py, line 3: {says}.*Mend"):
         own.load_own(tmp_path)
-    assert path.exists()
+    assert path.read_bytes() == before
+
+
+def test_a_broken_file_costs_nothing_of_its_home(open_course, tmp_path):
+    utils.build_index(open_course())
+    home = tmp_path / "home"
+    (home / own.FILE).write_text("def broken(:\n")
+    before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    with pytest.raises(utils.CourseError, match=r"my_code.py, line 1: SyntaxError"):
+        open_course()
+    assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
+    (home / own.FILE).unlink()
+    assert utils.load_data(open_course()).pixels.size
 
 
 # --- what can be registered
