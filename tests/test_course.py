@@ -1,6 +1,7 @@
 """What hangs on the course itself: its checkpoint, its variants, catching up."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,35 @@ def test_variant_leaves_its_home_as_it_is(open_course):
     assert course.variant(image_size=40).image_size == 40
     with pytest.raises(utils.CourseError, match="SEED=-1"):
         course.variant(seed=-1)
+
+
+def test_an_interrupted_theme_is_asked_for_and_goes_on(open_course):
+    course = open_course()
+    utils.build_index(course)
+    data = utils.load_data(course)
+    recipe = replace(utils.baseline_recipe(data), epochs=2)
+
+    def train(**options):
+        utils.set_seed(1)
+        model = utils.BaselineCNN(1, 2, width=4)
+        quiet = {"tracker": "none", "progress": False, "save_every": 0.0}
+        return utils.fit(course, "baseline", model, data, recipe, **quiet, **options)
+
+    def interrupt(epoch, row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(on_epoch=interrupt)
+    [run] = course.runs.glob("baseline-*")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(
+        utils.CourseError, match=r"baseline\.pth is missing: .*theme2_baseline_model"
+    ):
+        open_course(theme=3)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before != {}
+    told = []
+    assert train(on_epoch=lambda epoch, row: told.append(epoch)).path == run
+    assert told == [1, 2]
 
 
 @pytest.fixture
