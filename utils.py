@@ -145,6 +145,12 @@ def set_seed(seed: int = 42, threads: int | None = None) -> None:
     Floating-point addition is not associative: another number of threads gives other
     last bits, and after an epoch other weights. `start` takes the number of the home,
     which COURSE_THREADS overrides.
+
+    Parameters
+    ----------
+    seed : int
+        Of Python, NumPy and PyTorch, on the CPU and on every GPU.
+    threads : int, None leaves the number as it is
     """
     seed_generators(seed)
     if threads is not None:
@@ -702,11 +708,18 @@ def train_epoch(
 ) -> tuple[float, float]:
     """Train for one epoch: mean loss and accuracy, measured while the weights changed.
 
-    `scaler` (torch.amp.GradScaler) is at work in float16 only, whose small gradients
-    would become zero. `scheduler` is stepped after every batch, a skipped one too.
-    `totals`, float64 (3,), says where an interrupted epoch stood: sum of losses,
-    correct answers, images; `on_step(totals)` is called after every step. A loss that
-    is NaN or infinite raises TrainingStopped.
+    Parameters
+    ----------
+    loader : yields images, float (N, C, H, W), and labels, int64 (N,)
+    scaler : torch.amp.GradScaler, at work in float16, whose small gradients become zero
+    scheduler : stepped after every batch, a skipped one too
+    totals : float64 (3,), where an interrupted epoch stood: losses, correct, images
+    on_step : callable, gets the totals after every step
+
+    Raises
+    ------
+    TrainingStopped
+        The loss is NaN or infinite.
     """
     device = torch.device(device)
     scaler = scaler or make_scaler(device)
@@ -736,7 +749,16 @@ def _means(totals: torch.Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def validate(model, loader, criterion, device) -> tuple[float, float]:
-    """Mean loss and accuracy over a loader; nothing is learned."""
+    """Mean loss and accuracy over a loader; nothing is learned.
+
+    Parameters
+    ----------
+    loader : yields images, float (N, C, H, W), and labels, int64 (N,)
+
+    Returns
+    -------
+    (loss, accuracy) : means over the images; the accuracy is a fraction
+    """
     device = torch.device(device)
     totals = torch.zeros(3, dtype=torch.float64, device=device)
     model.eval()
@@ -758,8 +780,16 @@ def validate(model, loader, criterion, device) -> tuple[float, float]:
 def save_checkpoint(path, model, optimizer=None, **state) -> Path:
     """Store weights, architecture and whatever else serving needs, atomically.
 
-    `state` (classes, mean, std, size, threshold, temperature ...) holds plain Python
-    values: lists and numbers, no NumPy scalars.
+    Parameters
+    ----------
+    state : plain Python values
+        classes, mean, std, size, threshold, temperature ...: what `load_checkpoint`
+        returns again.
+
+    Raises
+    ------
+    CourseError
+        A value that could not be read again: a NumPy scalar, an object.
     """
     content = {
         "architecture": type(model).__name__,
@@ -775,8 +805,16 @@ def load_checkpoint(path, model=None, optimizer=None, classes=None) -> dict:
     """Read a checkpoint; with a model, put the weights into it.
 
     A bare `state_dict`, as torch.save(model.state_dict(), path) writes it, is taken for
-    the weights of that model. CourseError where the file is missing or damaged, or of
-    another architecture, shapes or class list.
+    the weights of that model.
+
+    Returns
+    -------
+    dict : architecture, config, weights, and the `state` of `save_checkpoint`
+
+    Raises
+    ------
+    CourseError
+        The file is missing or damaged, or of another architecture, shapes or classes.
     """
     state = read_state(Path(path), best_device(), model, classes)
     if model is not None:
@@ -1484,9 +1522,16 @@ def trial_loss(trial, course, data, name, recipe) -> float:
 
 
 def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) -> dict:
-    """Latency of a PyTorch network on random images (N, C, H, W), copies included.
+    """Latency of a PyTorch network on random images, copies included.
 
-    Returns latency_p50, latency_p95, latency_p99 (ms) and throughput (images/s).
+    Parameters
+    ----------
+    input_shape : (N, C, H, W)
+    num_runs, warmup : int, calls that are measured, and calls before them
+
+    Returns
+    -------
+    dict : latency_p50, latency_p95, latency_p99 in ms, throughput in images/s
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise CourseError('There is no GPU here: pass device="cpu".')
@@ -1503,10 +1548,21 @@ def benchmark_model(model, input_shape, device="cuda", num_runs=100, warmup=10) 
 def benchmark_onnx(
     onnx_path, input_shape, num_runs=100, warmup=10, providers=None
 ) -> dict:
-    """The same of an ONNX file, on random pixels of the type that it asks for.
+    """Latency of an ONNX file on random pixels of the type that it asks for.
 
-    Of `providers`, names of ONNX Runtime, the first must start: the CPU's when None.
-    The dict also has `provider`, the one that really ran.
+    Parameters
+    ----------
+    input_shape : (N, C, H, W)
+    providers : list of names of ONNX Runtime, None for the CPU's
+
+    Returns
+    -------
+    dict : as of `benchmark_model`, and `provider`, the one that really ran
+
+    Raises
+    ------
+    CourseError
+        The first of the providers does not start; an input of another shape.
     """
     session = make_session(onnx_path, (providers or ["cpu"])[0])
     source = session.get_inputs()[0]
@@ -1817,11 +1873,14 @@ class InferenceLogger:
     def log_batch(self, preds, confidences, latencies, **extra) -> None:
         """Log a batch, all lines in one write.
 
-        preds are N class numbers, confidences their probabilities, latencies times in
-        ms: every image waits for the whole batch. `extra` is one value for all, or a
-        list of N: a column of LOG_COLUMNS (`timestamp`: the time now if missing;
-        `status`: "ok" or the name of an error); other names go into the column `extra`,
-        as JSON.
+        Parameters
+        ----------
+        preds, confidences : N class numbers, and the probability of each
+        latencies : N times in ms; every image waits for the whole batch
+        extra : one value for all, or a list of N
+            A column of LOG_COLUMNS (`timestamp`: the time now if missing; `status`:
+            "ok" or the name of an error); other names go into the column `extra`, as
+            JSON.
         """
         n = len(preds)
         columns = {"timestamp": datetime.now(UTC), "run_id": self.run_id, "batch": n}
@@ -2186,7 +2245,10 @@ def judge_windows(log, manager, baseline=None, **options) -> tuple:
 def extract_embeddings(model, loader, device) -> tuple[np.ndarray, np.ndarray]:
     """What the network knows before it decides: what its last linear layer reads.
 
-    Embeddings float32 (N, D), and the labels int64 (N,) of the loader.
+    Returns
+    -------
+    embeddings : float32 (N, D)
+    labels : int64 (N,), of the loader
     """
     body, _ = split_head(model)  # shares the weights of `model`
     body.eval()
@@ -2201,12 +2263,13 @@ def extract_embeddings(model, loader, device) -> tuple[np.ndarray, np.ndarray]:
 def compute_mmd(X, Y, kernel: str = "rbf", gamma: float | None = None) -> float:
     """Unbiased squared maximum mean discrepancy: how far apart are two clouds?
 
-    mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over different points of X, float
-    (n, D), and Y, float (m, D): 0 on average without drift, so it can fall a little
-    below. Source: Gretton et al., A kernel two-sample test (2012), equation 3.
+    mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over different points: 0 on average
+    without drift, so it can fall a little below. Source: Gretton et al., A kernel
+    two-sample test (2012), equation 3.
 
     Parameters
     ----------
+    X, Y : float (n, D) and (m, D)
     kernel : "rbf", exp(-gamma |x - y|²), or "linear", x·y, which sees the means only
     gamma : float, None takes the median heuristic on X
     """
@@ -2224,6 +2287,14 @@ def detect_pixel_drift(baseline_loader, production_loader, alpha=0.05) -> DriftR
 
     Not of pixels: ten thousand pixels of one picture are no ten thousand observations,
     and such a test finds drift in every window.
+
+    Parameters
+    ----------
+    baseline_loader, production_loader : yield images, float (N, C, H, W), and labels
+
+    Returns
+    -------
+    DriftResult : `bool(result)` says whether a p-value, after Holm, is below `alpha`
     """
     pixels = grey_levels(baseline_loader, production_loader)
     reference, window = (drift_statistics(part) for part in pixels)
@@ -2234,7 +2305,17 @@ def detect_pixel_drift(baseline_loader, production_loader, alpha=0.05) -> DriftR
 def detect_embedding_drift(
     model, baseline_loader, production_loader, device, alpha=0.05, permutations=1000
 ) -> DriftResult:
-    """Does the network see something else? Permutation test of MMD on embeddings."""
+    """Does the network see something else? Permutation test of MMD on embeddings.
+
+    Parameters
+    ----------
+    baseline_loader, production_loader : yield images, float (N, C, H, W), and labels
+    permutations : int, the p-value is a multiple of 1 / (permutations + 1)
+
+    Returns
+    -------
+    DriftResult : with the statistic and its p-value; `bool(result)` is its `drift`
+    """
     reference, _ = extract_embeddings(model, baseline_loader, device)
     window, _ = extract_embeddings(model, production_loader, device)
     result = mmd_test(reference, window, alpha, permutations)
@@ -2676,10 +2757,23 @@ def validate_retrained_model(
 ) -> GateReport:
     """May the candidate replace the model in service? Each check with its interval.
 
-    Models are OnnxModel, or networks that map normalised images to logits. The loaders
-    are `data.loader("gate")` of clean and of drifted images; networks also take any
-    loader of (images, labels) that repeats its order. `classes` are the models' own
-    when None; `trained_on` and `proof` those of `gate_checks`, `limits` of GateLimits.
+    Parameters
+    ----------
+    new_model, current_model : OnnxModel, or networks from images to logits
+    clean_loader, drifted_loader : `data.loader("gate")`
+        Networks also take any loader of (images, labels) that repeats its order.
+    classes : list of str, None for the models' own
+    trained_on, proof : those of `gate_checks`
+    limits : fields of GateLimits
+
+    Returns
+    -------
+    GateReport : one row a check; `bool(report)` is `accepted`
+
+    Raises
+    ------
+    CourseError
+        A loader that gives no images, or others the second time.
     """
     limits, models, sets = GateLimits(**limits), (new_model, current_model), []
     for loader in (clean_loader, drifted_loader):

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -335,12 +335,17 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
         An image has gone or changed since it was indexed; the disk is full.
     """
     size, channels = course.image_size, course.channels
+    shape = (len(index), channels, size, size)
     key = fingerprint(decode, index["sha256"].tolist(), size, channels)
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
     with alone(course, f"pixels-{key}"):
         if path.exists() and read_json(stamp).get("sha256") == hash_file(path):
-            return np.load(path, mmap_mode="c")
+            # NumPy raises half a dozen kinds of error on a header that is none
+            with suppress(Exception):
+                pixels = np.load(path, mmap_mode="c")
+                if (pixels.shape, pixels.dtype) == (shape, np.uint8):
+                    return pixels
         with atomic(path) as temporary:
             _decode_all(course, index, temporary)
         done = {"sha256": hash_file(path), "images": len(index), "date": now()}

@@ -6,6 +6,8 @@ import io
 import json
 import math
 import os
+import pickle
+import re
 import sys
 import time
 from contextlib import contextmanager, nullcontext, suppress
@@ -350,9 +352,24 @@ def set_aside(path: Path) -> None:
 def save_state(path: Path, state: dict) -> Path:
     """torch.save through memory and a temporary file, so that a full disk raises and
     leaves the old file.
+
+    Raises
+    ------
+    CourseError
+        A value that `torch.load(..., weights_only=True)` would refuse.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer, weights_only=True)
+    except pickle.UnpicklingError as error:
+        kind = re.search(r"GLOBAL (\S+)", str(error))
+        raise CourseError(
+            f"{path} cannot hold {kind[1] if kind else 'one of these values'}: a"
+            " checkpoint takes tensors, numbers, texts, lists and dicts; float(x) or"
+            " x.tolist() makes one of a NumPy value."
+        ) from error
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     return path

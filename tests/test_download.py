@@ -388,7 +388,7 @@ def test_auto_falls_back_with_a_banner_that_says_why_and_kaggle_never_does(
     utils.start(2, source="auto", profile="smoke", home=tmp_path / "home")
     later = capsys.readouterr().out
     for printed in (first, later):
-        banner = printed.split("=" * 100)[1]
+        banner = printed.split("=" * 80)[1]
         assert "SAMPLE DATA" in banner
         assert f"Why: {str(caught.value).split(': ')[0]}." in " ".join(banner.split())
         assert "SOURCE='kaggle'" in banner

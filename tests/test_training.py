@@ -481,6 +481,22 @@ def test_checkpoint_brings_back_model_optimizer_and_state(tmp_path):
     assert fresh.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
 
 
+@pytest.mark.parametrize(
+    "value, kind",
+    [
+        (np.float64(0.3), "numpy"),
+        (np.arange(3), "numpy"),
+        (Path("x"), "pathlib"),
+        (object(), "one of these values|object"),
+    ],
+)
+def test_checkpoint_refuses_what_it_could_not_read(tmp_path, value, kind):
+    path = utils.save_checkpoint(tmp_path / "m.pth", network(), threshold=0.3)
+    with pytest.raises(utils.CourseError, match=f"cannot hold .*({kind}).*tolist"):
+        utils.save_checkpoint(path, network(), threshold=value)
+    assert utils.load_checkpoint(path)["threshold"] == 0.3
+
+
 def test_missing_checkpoint_names_the_notebook(tmp_path):
     with pytest.raises(
         utils.CourseError,

@@ -239,6 +239,6 @@ def load_answers(file) -> tuple[np.ndarray, np.ndarray]:
         file.seek(0)
     stored = load_arrays(file)
     if missing := {"probabilities", "labels"} - stored.keys():
-        raise ValueError(f"no {' and no '.join(sorted(missing))}")
+        raise ValueError(f"it has no array {' and no '.join(sorted(missing))}")
     check_stored_answers(stored["probabilities"], stored["labels"])
     return stored["probabilities"], stored["labels"]
