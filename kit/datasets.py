@@ -38,9 +38,11 @@ def open_dataset(theme: int, home: Path, local: Path, settings: dict) -> Course:
     """
     dataset, seed = settings["dataset"], settings["seed"]
     profile, raw = PROFILES[settings["profile"]], local / "data" / "raw"
-    origin, root, why = acquire(
-        dataset, settings["source"], raw, profile.sample_images, seed
-    )
+    if theme > 1 and _rests_on_drive(home, local, settings):
+        origin, root, why = settings["source"], raw / DATASETS[dataset].folder, ""
+    else:
+        images = profile.sample_images
+        origin, root, why = acquire(dataset, settings["source"], raw, images, seed)
     why = why or settings.pop("why_sample", "")
     settings["source"] = origin
     if origin == "sample" and why:
@@ -49,6 +51,22 @@ def open_dataset(theme: int, home: Path, local: Path, settings: dict) -> Course:
     where = home, local, root, best_device()
     size, drawn = settings["image_size"], origin == "sample"
     return Course(theme, dataset, origin, profile, size, seed, *where, sample=drawn)
+
+
+def _rests_on_drive(home: Path, local: Path, settings: dict) -> bool:
+    """Whether the decoded images lie on Drive: the files are then not downloaded, until
+    `pixel_cache` asks for them (another size).
+    """
+    caches = home / "data" / settings["dataset"] / "cache"
+    known = settings["source"] in ("kaggle", "sample")
+    return home != local and known and any(caches.glob("*.npy"))
+
+
+def fetch_again(course: Course) -> None:
+    """The files of a course that began without them."""
+    if not course.root.exists():
+        raw, images = course.root.parent, course.profile.sample_images
+        acquire(course.dataset, course.source, raw, images, course.seed)
 
 
 def acquire(

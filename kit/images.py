@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit.datasets import list_images
+from kit.datasets import fetch_again, list_images
 from kit.files import (
     CourseError,
     alone,
     atomic,
+    copy_back,
+    copy_to_home,
     hash_file,
     now,
     read_json,
@@ -323,7 +325,8 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     """Decode every usable image once, in parallel, into one memory-mapped file.
 
     The file is named by the content of the images, the size and the channels, and
-    carries a checksum: a changed or half-written cache is rebuilt, never trusted.
+    carries a checksum: a changed or half-written cache is rebuilt, never trusted. With
+    Drive a copy lies there, so that the next notebook has nothing to download.
 
     Returns
     -------
@@ -340,16 +343,21 @@ def pixel_cache(course: Course, index: pd.DataFrame) -> np.ndarray:
     path = course.local / "data" / course.dataset / "cache" / f"{key}.npy"
     stamp = path.with_suffix(".json")
     with alone(course, f"pixels-{key}"):
+        for file in (path, stamp):  # with Drive: decoded in an earlier session
+            copy_back(course, file)
         if path.exists() and read_json(stamp).get("sha256") == hash_file(path):
             # NumPy raises half a dozen kinds of error on a header that is none
             with suppress(Exception):
                 pixels = np.load(path, mmap_mode="c")
                 if (pixels.shape, pixels.dtype) == (shape, np.uint8):
                     return pixels
+        fetch_again(course)
         with atomic(path) as temporary:
             _decode_all(course, index, temporary)
         done = {"sha256": hash_file(path), "images": len(index), "date": now()}
         write_json(stamp, done)
+        for file in (path, stamp):
+            copy_to_home(course, file)
         return np.load(path, mmap_mode="c")
 
 
