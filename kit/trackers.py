@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from types import ModuleType
 
 from kit.files import (
     CourseError,
@@ -38,6 +40,8 @@ class Curves:
             return
         if tracker == "wandb":
             self.run = start_wandb(course, name, settings)
+        # else TensorFlow, where it is installed (Colab), is loaded: 0.5 GB and seconds
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
         from torch.utils.tensorboard import SummaryWriter  # after wandb has hooked it
 
         copy_back(course, self.folder)

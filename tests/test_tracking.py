@@ -46,6 +46,32 @@ def test_unknown_tracker_is_refused_before_anything(data):
     assert not made(data.course.runs)
 
 
+def test_tensorflow_is_not_loaded_where_it_is_installed(tmp_path):
+    """Colab has it; half a gigabyte and seconds, for a writer of a few numbers."""
+    package = tmp_path / "packages" / "tensorflow" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("raise SystemExit('tensorflow was imported')")
+    code = """
+import sys, utils
+from kit.trackers import Curves
+course = utils.start(1, source="sample", profile="smoke", home=sys.argv[1])
+with utils.closing(Curves("tensorboard", course, "probe-0123456789ab", {})) as curves:
+    curves.add(dict.fromkeys(["train_loss", "train_accuracy", "val_loss"], 0.5)
+               | {"val_accuracy": 0.5, "lr": 0.1, "epoch": 1})
+assert curves.writer
+"""
+    path = os.pathsep.join([str(KIT), str(package.parent.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "home"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    events = next((tmp_path / "home" / "runs" / "tensorboard").rglob("events*"))
+    assert events.stat().st_size > 100
+
+
 def test_none_writes_nothing_and_a_finished_run_loads_whatever_the_tracker(
     data, monkeypatch
 ):
