@@ -1,5 +1,6 @@
 """TensorRT (a bonus): both ways to it are tried, and what happens is written down."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,13 @@ def build_engine(course: Course, path: Path) -> str:
     return f"exports/model.trt, built with TensorRT {trt.__version__}"
 
 
+def _why(error: Exception) -> str:
+    """What the attempt met; a library that is simply not there said so."""
+    told = f"{type(error).__name__}: {error}"
+    absent = r"libnvinfer\S*: cannot open|No module named 'tensorrt'"
+    return f"TensorRT is not installed. {told}" if re.search(absent, told) else told
+
+
 def attempt(course: Course, path: Path) -> dict:
     """What both ways answer, also in exports/tensorrt_attempt.json: a documented
     failure costs no marks.
@@ -59,7 +67,7 @@ def attempt(course: Course, path: Path) -> dict:
         try:
             works, message = True, route(course, path)
         except Exception as error:  # whatever it says is what the report needs
-            works, message = False, f"{type(error).__name__}: {error}"
+            works, message = False, _why(error)
         row = {"route": route.__name__, "works": works, "message": message}
         told["attempts"].append(row)
     write_json(course.exports / "tensorrt_attempt.json", told)
