@@ -128,7 +128,8 @@ def split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
             " logits."
         )
     head = model.get_submodule(names[-1])
-    body = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    shared = (*model.parameters(), *model.buffers())
+    body = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     body.set_submodule(names[-1], nn.Identity())
     return body, head
 
