@@ -19,7 +19,7 @@ from contextlib import closing, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,14 @@ from torch.optim import swa_utils
 
 # What the chapters stand on; `noqa` marks the few names that only notebooks call.
 from kit import studies
-from kit.bench import Backend, benchmark_table, onnx_backend, torch_backend
+from kit.bench import (  # noqa: F401
+    Backend,
+    CalmRounds,
+    benchmark_table,
+    onnx_backend,
+    ratio_row,
+    torch_backend,
+)
 from kit.datasets import open_dataset
 from kit.drifts import DRIFTS, Drift, drift_images, drift_window, drifts_of  # noqa: F401
 from kit.evidence import PAIRS, VARIANTS
@@ -64,6 +71,7 @@ from kit.machine import (  # noqa: F401
     amp_dtype,
     best_device,
     environment,
+    gpu_memory,
     hardware,
     multiplies_int8,
     same_generators,
@@ -354,6 +362,17 @@ class Data:
     key: str
     course: Course
 
+    @cached_property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`pixels` and `labels` for loaders: copied to the GPU where they take less
+        than a tenth of it, so that no batch has to travel.
+        """
+        device, pixels = self.course.device, torch.from_numpy(self.pixels)
+        labels = torch.from_numpy(self.labels)
+        if device.type == "cuda" and 10 * pixels.nbytes < gpu_memory(device):
+            return pixels.to(device), labels.to(device)
+        return pixels, labels
+
     @property
     def about(self) -> dict:
         """What a checkpoint must know of the images that its network learned from."""
@@ -378,6 +397,8 @@ class Data:
             raise CourseError(
                 f"Pool {pool} is for measuring: only 'train' is shuffled or augmented."
             )
+        if pool != "train":  # 256 images of 448 px would need four times the memory
+            batch_size = min(batch_size, max(1, 256 * 224**2 // self.pixels[0, 0].size))
         rows = self.where(pool)
         loader = BatchLoader(self, rows, batch_size, augment, shuffle)
         # theme 7's gate proves with them that it judges on unseen images
@@ -419,10 +440,11 @@ def mean_and_std(pixels: np.ndarray, rows: np.ndarray) -> tuple[list, list]:
 class BatchLoader:
     """Batches on the device: images float32 normalised (N, C, S, S), labels int64 (N,).
 
-    The pixels travel as uint8, four times less than float32, from pinned memory on a
-    GPU; augmentation then runs on the whole batch, with one draw per sample. Every pass
-    is one epoch: its order and its draws depend on (seed, epoch) alone, so a training
-    that was interrupted can go on in the middle. A look at one batch is no pass.
+    The pixels travel as uint8, four times less than float32, or lie on the GPU already
+    (`Data.tensors`); augmentation then runs on the whole batch, with one draw per
+    sample, whose numbers travel once an epoch. Every pass is one epoch: its order and
+    its draws depend on (seed, epoch) alone, so a training that was interrupted can go
+    on in the middle. A look at one batch is no pass.
 
     With `shared`, each process of a training takes its share of every batch.
     """
@@ -435,8 +457,7 @@ class BatchLoader:
                 f"The pool has {len(rows)} images, fewer than a batch of {batch_size}."
             )
         self.dataset = rows  # len(loader.dataset), as torch's own loader has it
-        self.pixels = torch.from_numpy(data.pixels)
-        self.targets = torch.from_numpy(data.labels)
+        self.pixels, self.targets = data.tensors
         self.rows, self.batch_size = torch.from_numpy(rows), min(batch_size, len(rows))
         self.augment, self.shuffle, self.shared = augment, shuffle, False
         self.own = [*OWN.get("augmentation", {}).values()] if augment else []
@@ -450,44 +471,47 @@ class BatchLoader:
 
     @property
     def labels(self) -> np.ndarray:
-        return self.targets[self.rows].numpy()
+        return self.targets.cpu()[self.rows].numpy()
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        count = len(self.rows)
-        order, draws = torch.arange(count), {}
+        order, draws = torch.arange(len(self.rows)), {}
         if self.shuffle:
-            order = torch.randperm(count, generator=generator)
+            order = torch.randperm(len(order), generator=generator)
         if self.augment:
-            draws = draw_augmentation(count, self.augment, generator)
-        for batch in order.split(self.batch_size)[self.first_batch :]:
-            chosen = self._own_share(batch)
-            if len(chosen) == 0:
+            draws = draw_augmentation(len(order), self.augment, generator)
+        rows = self.rows[order].to(self.pixels.device)  # (N,)
+        drawn = torch.stack([draw[order] for draw in draws.values()] or [order])
+        drawn = self._to_device(drawn)  # (effects, N)
+        for first in range(0, len(order), self.batch_size)[self.first_batch :]:
+            batch = slice(first, first + self.batch_size)
+            own = self._own_share(rows[batch])
+            if len(own) == 0:
                 continue
-            rows = self.rows[chosen]
-            images = self._to_device(self.pixels[rows]).float() / 255  # (N, C, S, S)
+            images = self._to_device(self.pixels[own]).float() / 255  # (N, C, S, S)
             if draws:
-                own = {n: self._to_device(draw[chosen]) for n, draw in draws.items()}
-                images = augment(images, own)
+                numbers = self._own_share(drawn[:, batch]).unbind()
+                images = augment(images, dict(zip(draws, numbers, strict=True)))
             for function in self.own:  # of the group, its draws as repeatable as ours
-                images = seeded(
-                    function, images, [self.seed, self.epoch, int(batch[0])]
-                )
-            labels = self._to_device(self.targets[rows])  # (N,)
+                number = [self.seed, self.epoch, int(order[first])]
+                images = seeded(function, images, number)
+            labels = self._to_device(self.targets[own])  # (N,)
             yield (images - self.mean) / self.std, labels
         self.epoch, self.first_batch = self.epoch + 1, 0
 
     def _own_share(self, batch: torch.Tensor) -> torch.Tensor:
-        """What this process takes of a batch. In training all take as many: where the
-        images do not go round, the first ones serve twice, as in torch's sampler.
+        """What this process takes of a batch, (..., N). In training all take as many:
+        where the images do not go round, the first ones serve twice, as in torch's
+        sampler.
         """
         rank, world = rank_and_world() if self.shared else (0, 1)
-        if self.shuffle:
-            batch = batch.repeat(world)[: math.ceil(len(batch) / world) * world]
-        return batch[rank::world]
+        if self.shuffle and world > 1:
+            size = math.ceil(batch.shape[-1] / world) * world
+            batch = torch.cat([batch] * world, dim=-1)[..., :size]
+        return batch[..., rank::world]
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type != "cuda":
+        if tensor.device.type == self.device.type:
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
@@ -530,6 +554,7 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict
 
     Both augment every sample and deliver normalised float32 batches of 64 on the
     device; the start of the worker processes counts, as it does in every epoch.
+    Returns a list of dict: naive, cached, round, others (cores of other programs).
     """
     rows = data.where("train")[:images]
     options = {"batch_size": 64, "shuffle": True, "num_workers": 2}
@@ -537,8 +562,9 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict
         "naive": torch.utils.data.DataLoader(NaiveImages(data, rows), **options),
         "cached": BatchLoader(data, rows, 64, AUGMENT[data.course.dataset], True),
     }
-    table = [{} for _ in range(rounds)]
-    for row in table:
+    turns = CalmRounds(rounds)
+    for _ in turns:
+        row = {}
         for name, loader in loaders.items():
             began = time.perf_counter()
             for pixels, _ in loader:
@@ -546,7 +572,8 @@ def compare_loaders(data: Data, rounds: int = 3, images: int = 600) -> list[dict
             if data.course.device.type == "cuda":
                 torch.cuda.synchronize()
             row[name] = len(rows) / (time.perf_counter() - began)
-    return table
+        turns.rows.append(row)
+    return turns.calmest()
 
 
 # ---- Augmentation: one draw per sample, applied to the batch on its device -----------
@@ -731,12 +758,13 @@ def train_epoch(
         loss, correct = step(model, images, labels, criterion, optimizer, scaler)
         if scheduler is not None:
             scheduler.step()
-        count = torch.tensor(len(labels), device=device)
-        totals = totals + torch.stack([loss * count, correct, count])  # no waiting
+        sums = [loss * len(labels), correct, torch.ones_like(loss) * len(labels)]
+        totals = totals + torch.stack(sums)  # on the device: nothing waits for it
         if on_step is not None:
             on_step(totals)
     loss, accuracy = _means(totals)
-    if not math.isfinite(loss):
+    # a scale that fell so far: float16 gradients stay infinite, every step is skipped
+    if not math.isfinite(loss) or scaler.get_scale() < 1e-3:
         raise stopped(loss, optimizer.param_groups[0]["lr"])
     return loss, accuracy
 
@@ -768,8 +796,8 @@ def validate(model, loader, criterion, device) -> tuple[float, float]:
             logits = model(images)  # (N, K)
         loss = criterion(logits.float(), labels)
         correct = (logits.argmax(dim=1) == labels).sum()
-        count = torch.tensor(len(labels), device=device)
-        totals += torch.stack([loss * count, correct, count])
+        count = torch.ones_like(loss) * len(labels)
+        totals += torch.stack([loss * len(labels), correct, count])
     return _means(totals)
 
 
@@ -915,24 +943,40 @@ def make_optimizer(model, recipe: Recipe, steps: int):
     return optimizer, schedule
 
 
-def running_average(model: nn.Module, decay: float) -> swa_utils.AveragedModel:
+class RunningAverage:
     """A copy of the network whose weights follow it slowly; often better than the last.
 
-    The decay grows from 0 to its limit with the number of steps, so that a short
-    training forgets its start. Source: Polyak and Juditsky (1992).
+    The decay grows with the number of steps to its limit, so that a short training
+    forgets its start. Source: Polyak and Juditsky (1992). PyTorch's own AveragedModel
+    asks the GPU twice a step how often it was called; this one counts on the CPU.
     """
 
-    def follow(averages, weights, steps):
-        """All tensors of one kind at once: average += share * (weight - average)."""
-        if not averages[0].is_floating_point():  # how many batches batch norm has seen
-            torch._foreach_copy_(averages, weights)
-            return
-        share = 1 - torch.clamp((1 + steps) / (10 + steps), max=decay)
-        change = torch._foreach_sub(weights, averages)
-        torch._foreach_mul_(change, share)
-        torch._foreach_add_(averages, change)
+    def __init__(self, model: nn.Module, decay: float):
+        self.module, self.decay, self.steps = deepcopy(model), decay, 0
 
-    return swa_utils.AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """average += share * (weight - average), all tensors of one kind at once."""
+        decay = min((1 + self.steps) / (10 + self.steps), self.decay)
+        share = 1 - decay if self.steps else 1.0
+        averages, weights = (
+            self.module.state_dict().values(),
+            model.state_dict().values(),
+        )
+        pairs = defaultdict(list)  # what is counted (batches of batch norm) is copied
+        for pair in zip(averages, weights, strict=True):
+            pairs[pair[0].is_floating_point()].append(pair)
+        torch._foreach_lerp_(*zip(*pairs[True], strict=True), share)
+        if pairs[False]:
+            torch._foreach_copy_(*zip(*pairs[False], strict=True))
+        self.steps += 1
+
+    def state_dict(self) -> dict:
+        return {"weights": self.module.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.module.load_state_dict(state["weights"])
+        self.steps = state["steps"]
 
 
 # ---- A whole training ----------------------------------------------------------------
@@ -1059,7 +1103,7 @@ class Job:
         self.average = None
         if recipe.average:
             memory = max(recipe.average * len(self.train), 1.0)  # in steps
-            self.average = running_average(model, 1 - 1 / memory)
+            self.average = RunningAverage(model, 1 - 1 / memory)
 
     @property
     def parts(self) -> dict:
@@ -1081,7 +1125,7 @@ def train_all(job: Job, session: Session, curves, progress: bool, on_epoch) -> N
 
     def on_step(totals):
         if job.average:
-            job.average.update_parameters(job.model)
+            job.average.update(job.model)
         session.after_step(totals)
 
     def tell(row):
@@ -1770,10 +1814,12 @@ def quantize_int8(course, path, pixels, keep_float=(), only=()) -> Path:
 # ---- One fair benchmark for every way to serve ---------------------------------------
 
 
-def warm_up(run, pixels: np.ndarray, most: int = 30) -> int:
-    """Call until two groups of three calls agree within 10 %; how many it took."""
-    ms = []
-    while len(ms) < most:
+def warm_up(run, pixels: np.ndarray, most: int = 30, seconds: float = 2.0) -> int:
+    """Call until two groups of three calls agree within 10 %, or for so long; how many
+    calls it took.
+    """
+    ends, ms = time.perf_counter() + seconds, []
+    while len(ms) < 3 or (len(ms) < most and time.perf_counter() < ends):
         ms.append(timed(run, pixels))
         if len(ms) >= 6 and abs(np.median(ms[-3:]) / np.median(ms[-6:-3]) - 1) < 0.1:
             break
@@ -1787,24 +1833,29 @@ def benchmark(
 
     Other programs and the clock of the processor disturb whoever happens to run: in
     every round all backends take their turn, each round starts with another one, and
-    each turn starts with calls that are not counted.
+    each turn starts with calls that are not counted. Rounds beside which other programs
+    worked are taken again (see CalmRounds).
 
     `pixels`, uint8 (N, C, S, S), are repeated up to the largest batch. Returns a list
-    of dict: backend, batch, round, ms (latency of each call).
+    of dict: backend, batch, ms (latency of each call), round, others.
     """
     pixels = np.concatenate([pixels] * math.ceil(max(batches) / len(pixels)))
-    rows = []
-    for number, batch in itertools.product(range(rounds), batches):
-        first, images = number % len(backends), np.array(pixels[:batch])
-        for backend in backends[first:] + backends[:first]:
+    turns = CalmRounds(rounds)
+    for number in turns:
+        first = number % len(backends)
+        order = backends[first:] + backends[:first]
+        for batch, backend in itertools.product(batches, order):
+            if batch > backend.largest_batch:
+                continue
+            images = np.array(pixels[:batch])
             time.sleep(0.02)  # the threads of the one before stop spinning
             warm_up(backend.run, images)
             ends, ms = time.perf_counter() + seconds, []
             while time.perf_counter() < ends or len(ms) < 3:
                 ms.append(round(timed(backend.run, images), 4))
-            row = {"backend": backend.name, "batch": batch, "round": number, "ms": ms}
-            rows.append(row)
-    return rows
+            row = {"backend": backend.name, "batch": batch, "ms": ms}
+            turns.rows.append(row)
+    return turns.calmest()
 
 
 def pareto(table: pd.DataFrame, low=(), high=()) -> list[bool]:
@@ -2425,7 +2476,7 @@ def _kernel_matrix(x, y, kernel: str, gamma: float | None) -> torch.Tensor:
     A row is not compared with itself: the diagonal is 0.
     """
     check_choice("kernel", kernel, ("rbf", "linear"))
-    rows = torch.from_numpy(np.concatenate([x, y]))
+    rows = torch.from_numpy(np.concatenate([x, y])).to(best_device())
     if kernel == "rbf":
         gamma = median_gamma(x) if gamma is None else gamma
         rows = rows - rows.mean(dim=0)  # keeps digits: cdist takes |x|² + |y|² - 2 x·y
@@ -2475,13 +2526,13 @@ def mmd_test(
     n, m = len(x), len(y)
     check_reach(n, m, alpha, "MMD", permutations)
     k = _kernel_matrix(x, y, "rbf", gamma)  # (N, N), N = n + m
-    w = torch.from_numpy(_shuffled(n, m, permutations, seed))  # (B, N), 0/1
+    w = torch.from_numpy(_shuffled(n, m, permutations, seed)).to(k.device)  # (B, N)
     to_window = w @ k  # (B, N): for every split, each row's sum over the window
     within = (to_window * w).sum(dim=1)  # (B,): pairs inside the window
     across = to_window.sum(dim=1) - within  # one of the pair inside
     rest = k.sum() - within - 2 * across  # none inside
     values = rest / (n * (n - 1)) + within / (m * (m - 1)) - 2 * across / (n * m)
-    p_value, threshold = _permutation_p(values.numpy(), alpha)
+    p_value, threshold = _permutation_p(values.cpu().numpy(), alpha)
     return DriftResult("MMD", float(values[0]), p_value, threshold, alpha, m, n)
 
 
@@ -2795,7 +2846,7 @@ def validate_retrained_model(
 def _answers(model, loader, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) and labels (N,) of one model over one loader."""
     if isinstance(model, OnnxModel):  # it normalises by itself, and needs the pixels
-        pixels = loader.pixels[loader.rows].numpy()
+        pixels = loader.pixels.cpu()[loader.rows].numpy()
         return model.predict_all(pixels)[0], loader.labels
     batches = [(images.to(device), labels) for images, labels in loader]
     if not batches:
@@ -3171,9 +3222,9 @@ def retrain_and_gate(
     name, best = f"retrain-{budget}-{share:.0%}", course.checkpoints / "best_model.pth"
     run = fine_tune(course, name, best, mixed, how)
     checkpoint = save_candidate(course, run, mixed, path)
-    stored, device = export_onnx(course, checkpoint), course.device.type
+    stored = export_onnx(course, checkpoint)
     files = stored, course.exports / "model.onnx"
-    new, current = (OnnxModel(file, course.classes, device) for file in files)
+    new, current = (OnnxModel(f, course.classes, course.provider) for f in files)
     if new.hash == current.hash:
         raise CourseError(f"{new.hash} is in service already: nothing to do.")
     proof = measure_candidate(course, new, current, checkpoint, data, drifted)
@@ -3220,18 +3271,18 @@ def measure_candidate(course, new, current, checkpoint, data, drifted) -> tuple:
 
 def summary_backends(course: Course, results: dict) -> list[Backend]:
     """The variants of the summary that exist here, ready to be timed side by side."""
-    device, backends = course.device.type, []
+    provider, backends = course.provider, []
     for name, file in (("baseline", "baseline.pth"), ("optimised", "best_model.pth")):
         path = course.checkpoints / file
         if path.exists():
             network, _ = served_network(course, path)
-            backends.append(torch_backend(network, path, name, device))
+            backends.append(torch_backend(network, path, name, course.device.type))
     exported = results.get("theme4", {}).get("models", {})
     deployed = results.get("theme7", {}).get("models", {})
     served = (
-        ("ONNX float32", exported.get("fp32"), device),
+        ("ONNX float32", exported.get("fp32"), provider),
         ("ONNX INT8", exported.get("int8"), "cpu"),
-        ("retrained", deployed.get("after"), device),
+        ("retrained", deployed.get("after"), provider),
     )
     for name, digest, where in served:
         path = course.exports / "models" / f"{digest}.onnx"

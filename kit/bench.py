@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 
 from kit.files import CourseError
-from kit.machine import hardware
+from kit.machine import BUSY, OtherPrograms, hardware
 from kit.serving import OnnxModel
 
 
@@ -22,6 +23,48 @@ def conditions() -> list:
 
     here = [hardware(), torch.get_num_threads()]
     return [*here, torch.__version__, onnxruntime.__version__]
+
+
+class CalmRounds:
+    """The rounds of a measurement: `rows` takes what each found, and gets its number
+    (`round`) and the cores that other programs used meanwhile (`others`).
+
+    A round that these disturbed is taken again, up to as many as there are rounds.
+    """
+
+    def __init__(self, rounds: int):
+        self.rounds, self.rows = rounds, []
+
+    def __iter__(self):
+        calm = 0
+        for number in range(2 * self.rounds):
+            others, before = OtherPrograms(), len(self.rows)
+            yield number
+            cores = others.cores()
+            for row in self.rows[before:]:
+                row |= {"round": number, "others": round(cores, 2)}
+            calm += cores < BUSY
+            if calm == self.rounds:
+                return
+
+    def calmest(self) -> list[dict]:
+        """The rows of so many rounds, those beside which others did least."""
+        cores = {row["round"]: row["others"] for row in self.rows}
+        kept = sorted(cores, key=cores.get)[: self.rounds]
+        return [row for row in self.rows if row["round"] in kept]
+
+
+def ratio_row(ratios: pd.Series, others: pd.Series) -> pd.Series:
+    """A speedup over rounds: its median, smallest and largest, and whether to trust it.
+
+    It is `busy` where other programs used BUSY cores or more (the median over the
+    rounds), or where the middle half of the rounds spans more than half of the median.
+    """
+    middle, cores = ratios.median(), others.median()
+    apart = (ratios.quantile(0.75) - ratios.quantile(0.25)) / middle
+    row = {"speedup": middle, "speedup_low": ratios.min()}
+    row |= {"speedup_high": ratios.max(), "others": cores}
+    return pd.Series(row | {"busy": bool(cores >= BUSY or apart > 0.5)})
 
 
 @dataclass
@@ -40,6 +83,12 @@ class Backend:
     file: Path
     # so that `load_or_run` measures again on another machine
     conditions: list = field(default_factory=conditions, repr=False)
+
+    @property
+    def largest_batch(self) -> float:
+        """Beside a GPU nobody serves many images on the CPU: 128 take it seconds."""
+        beside_gpu = self.device == "cpu" and torch.cuda.is_available()
+        return 32 if beside_gpu else math.inf
 
 
 def torch_backend(
@@ -74,6 +123,8 @@ def onnx_backend(path: Path, name: str, provider: str = "cpu", **options) -> lis
     """[an exported file, as one way to serve], or [] after saying why it does not start
     there: a row is left out, never run elsewhere.
     """
+    if provider == "cuda":  # the quickest kernel for each size, as PyTorch's side has
+        options = {"cudnn_conv_algo_search": "EXHAUSTIVE"} | options
     try:
         model = OnnxModel(path, provider=provider, **options)
     except CourseError as error:
@@ -94,16 +145,14 @@ def benchmark_table(
     ----------
     against : str or dict, optional
         The reference backend, or one for each backend. Its median over the median of
-        the backend, round by round: speedup is the median of these ratios, speedup_low
-        and speedup_high the smallest and largest.
+        the backend, round by round, gives the columns of `ratio_row`.
     """
-    frame = pd.DataFrame(rows)
+    frame, table = pd.DataFrame(rows), []
     medians = (
         frame.assign(ms=frame["ms"].map(np.median))
         .set_index(["backend", "batch", "round"])["ms"]
         .sort_index()
     )
-    table = []
     for (name, batch), group in frame.groupby(["backend", "batch"], sort=False):
         ms = np.concatenate(group["ms"].to_list())
         row = {
@@ -116,8 +165,7 @@ def benchmark_table(
         if against:
             reference = against[name] if isinstance(against, dict) else against
             ratios = medians[reference, batch] / medians[name, batch]
-            row |= {"speedup": ratios.median()}
-            row |= {"speedup_low": ratios.min(), "speedup_high": ratios.max()}
+            row |= ratio_row(ratios, group["others"])
         table.append(row)
     return pd.DataFrame(table)
 

@@ -6,6 +6,7 @@ import platform
 import random
 import re
 import subprocess
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -118,8 +119,43 @@ def _gpu_driver() -> str:
         return "unknown"
 
 
+# Cores that other programs may use before a time that was measured beside them is one
+# of a busy machine.
+BUSY = 0.25
+
+
+class OtherPrograms:
+    """How many cores the programs beside this one have used since it was asked."""
+
+    def __init__(self):
+        self.began = time.perf_counter(), *self._seconds()
+
+    def cores(self) -> float:
+        """On average since then: all that the machine worked, less what we did."""
+        began, busy, ours = self.began
+        now_busy, now_ours = self._seconds()
+        worked = (now_busy - busy) - (now_ours - ours)
+        return max(0.0, worked / max(time.perf_counter() - began, 1e-9))
+
+    @staticmethod
+    def _seconds() -> tuple[float, float]:
+        """Processor seconds of the machine, and of this process with its children."""
+        import psutil
+
+        # what a guest does is counted as `user` already
+        rest = {"idle", "iowait", "guest", "guest_nice"}
+        times = psutil.cpu_times()._asdict()
+        busy = sum(seconds for name, seconds in times.items() if name not in rest)
+        return busy, sum(psutil.Process().cpu_times()[:4])
+
+
 def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpu_memory(device: torch.device) -> int:
+    """Bytes of the whole GPU."""
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def amp_dtype(device: torch.device) -> torch.dtype | None:

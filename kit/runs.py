@@ -70,10 +70,15 @@ class TrainingStopped(CourseError):
 
 
 def stopped(loss: float, rate: float) -> TrainingStopped:
-    """The error of a loss that became NaN or infinite at this learning rate."""
+    """The error of a loss, or else of gradients, that became NaN or infinite at this
+    learning rate.
+    """
+    what = "the gradients became infinite in float16, step after step,"
+    if not math.isfinite(loss):
+        what = f"the loss became {loss}"
     return TrainingStopped(
-        f"the loss became {loss} at a learning rate near {rate:.2g}: lower lr (try"
-        f" {rate / 10:.1g}) or look for broken images"
+        f"{what} at a learning rate near {rate:.2g}: lower lr (try {rate / 10:.1g}) or"
+        " look for broken images"
     )
 
 

@@ -30,9 +30,16 @@ LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+CUDA_OPTIONS = {
+    # where we say float32, it is: newer GPUs would round to 10 bits of the mantissa
+    "use_tf32": 0,
+    # else every new size of batch is tried with all algorithms, for seconds
+    "cudnn_conv_algo_search": "HEURISTIC",
+}
 WAY_ON = (
     " On a machine with an NVIDIA GPU the first cell of the notebook installs"
-    ' onnxruntime-gpu; or serve on the CPU: provider="cpu".'
+    " onnxruntime-gpu; or serve on the CPU, and the course goes on: run %env"
+    " COURSE_PROVIDER=cpu in a new cell, then this cell again."
 )
 
 
@@ -83,13 +90,15 @@ def make_session(path: Path, provider="cpu", level="all", threads=None, **option
     """An ONNX Runtime session that runs where it was asked to run, or a CourseError
     with what ONNX Runtime said.
 
-    provider: a key of PROVIDERS or a name of ONNX Runtime, its options (use_tf32=0) in
-    **options; level: a key of LEVELS; threads: of one operator, the course's number
-    when None.
+    provider: a key of PROVIDERS or a name of ONNX Runtime, its options (beside
+    CUDA_OPTIONS) in **options; level: a key of LEVELS; threads: of one operator, the
+    course's number when None.
     """
     import onnxruntime as ort
 
     wanted, settings = PROVIDERS.get(provider, provider), _settings(level)
+    if wanted == PROVIDERS["cuda"]:
+        options = CUDA_OPTIONS | options
     settings.intra_op_num_threads = threads or torch.get_num_threads()
     chosen = [(wanted, {key: str(value) for key, value in options.items()})]
     if wanted != PROVIDERS["cpu"]:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 os.environ["COURSE_THREADS"] = "1"  # two test processes share two cores
 os.environ["MPLBACKEND"] = "agg"
+# the suite is the same everywhere: tests marked `gpu` run with COURSE_TEST_GPU=1 alone
+if os.environ.get("COURSE_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # what a script puts in the background
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

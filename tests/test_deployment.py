@@ -6,7 +6,9 @@ import itertools
 import json
 import shutil
 import sys
+import time
 import types
+from collections import namedtuple
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -24,6 +26,7 @@ import utils
 from kit import tensorrt
 from kit.bench import torch_backend
 from kit.files import KIT
+from kit.machine import OtherPrograms
 from kit.serving import (
     PROVIDERS,
     graph_table,
@@ -248,7 +251,7 @@ def test_provider_that_does_not_start_is_refused_with_the_way_on(
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     cuda, cpu = PROVIDERS["cuda"], PROVIDERS["cpu"]
-    way_on = f'{cuda}.*or serve on the CPU: provider="cpu"'
+    way_on = f"{cuda}.*or serve on the CPU.*COURSE_PROVIDER=cpu"
     for ask in (
         lambda: utils.make_session(stored, "cuda"),
         lambda: utils.benchmark_onnx(stored, (1, 1, 32, 32), providers=[cuda, cpu]),
@@ -347,7 +350,19 @@ def fake(name, run=lambda pixels: pixels):
     return utils.Backend(name, run, "cpu", "float32", "fake", Path(__file__))
 
 
-def test_rounds_are_interleaved_on_the_same_images():
+@pytest.fixture
+def others(monkeypatch):
+    """Sets what other programs use in each round: cores, the last one for ever."""
+
+    def use(*cores):
+        rounds = itertools.chain(cores, itertools.repeat(cores[-1]))
+        monkeypatch.setattr("kit.bench.OtherPrograms.cores", lambda self: next(rounds))
+
+    return use
+
+
+def test_rounds_are_interleaved_on_the_same_images(others):
+    others(0.0)
     calls = []
 
     def backend(name):
@@ -360,6 +375,47 @@ def test_rounds_are_interleaved_on_the_same_images():
     turns = [key for key, _ in itertools.groupby(calls)]
     assert "".join(name for name, batch in turns if batch == 8) == "abcbcacab"
     assert all(len(row["ms"]) >= 3 for row in rows) and len(rows) == 3 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    "cores, kept, busy",
+    [
+        ([0.1, 0.0, 0.2], {0, 1, 2}, False),
+        ([0.1, 1.5, 0.2, 0.9, 0.0], {0, 2, 4}, False),  # two rounds are taken again
+        ([1.5, 1.2, 0.3, 1.4, 1.9, 0.9], {1, 2, 5}, True),  # six, none of them calm
+        ([1.5, 0.2, 0.3, 1.4, 0.1, 0.9], {1, 2, 4}, False),  # two calm ones of three
+    ],
+)
+def test_disturbed_rounds_are_taken_again_and_told(others, cores, kept, busy):
+    others(*cores, 0.0)
+    rows = utils.benchmark([fake("a"), fake("b")], np.zeros((1, 1)), (1,), 3, 0)
+    assert {row["round"] for row in rows} == kept
+    rows = [row | {"ms": [1.0 + (row["backend"] == "a")]} for row in rows]
+    table = utils.benchmark_table(rows, "a").set_index("backend")
+    assert (table["busy"] == busy).all() and table.loc["b", "speedup"] == 2
+
+
+@pytest.mark.parametrize(
+    "ratios, busy",
+    [([3.0, 3.3, 4.0, 3.1, 3.2], False), ([3.0, 3.3, 9.0, 3.1, 3.2], False)]
+    + [([3.0, 3.3, 9.0, 8.0, 3.2], True)],
+)
+def test_rounds_far_from_one_another_tell_that_something_disturbed(ratios, busy):
+    """One round of five moves no median; two that differ leave no figure."""
+    assert utils.ratio_row(pd.Series(ratios), pd.Series([0.0] * 5))["busy"] == busy
+
+
+def test_the_work_of_other_programs_is_told_from_ours(monkeypatch):
+    """In 2 s the machine worked 3 s, 1 s of it we and a child of ours."""
+    whole = namedtuple("whole", "user system idle iowait guest")
+    machine = iter([whole(10, 5, 100, 1, 4), whole(12, 6, 101, 9, 5)])
+    ours = iter([(2.0, 1.0, 0.5, 0.0, 7.0), (2.25, 1.25, 0.75, 0.25, 9.0)])
+    clock = iter([50.0, 52.0])
+    monkeypatch.setattr("psutil.cpu_times", lambda: next(machine))
+    process = types.SimpleNamespace(cpu_times=lambda: next(ours))
+    monkeypatch.setattr("psutil.Process", lambda: process)
+    monkeypatch.setattr("kit.machine.time.perf_counter", lambda: next(clock))
+    assert OtherPrograms().cores() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -376,10 +432,15 @@ def test_warm_up_ends_when_the_times_are_stable(monkeypatch, times, calls):
     assert utils.warm_up(None, None) == calls
 
 
+def test_warm_up_of_slow_calls_is_short():
+    assert utils.warm_up(lambda _: time.sleep(0.05), None, seconds=0.01) == 3
+
+
 def test_table_against_numpy():
     rng = np.random.default_rng(0)
     rows = [
-        {"backend": name, "batch": 4, "round": n, "ms": rng.gamma(4, scale, 50)}
+        {"backend": name, "batch": 4, "round": n, "others": 0.1}
+        | {"ms": rng.gamma(4, scale, 50)}
         for n in range(3)
         for name, scale in (("slow", 2.0), ("quick", 0.5))
     ]
@@ -515,7 +576,8 @@ def test_tensorrt_without_a_gpu_is_a_documented_result(data, stored):
     written = utils.read_json(data.course.exports / "tensorrt_attempt.json")
     assert written == told and not any(row["works"] for row in told["attempts"])
     assert "TensorrtExecutionProvider" in told["attempts"][0]["message"]
-    assert "No module named 'tensorrt'" in told["attempts"][1]["message"]
+    says = "TensorRT is not installed. ModuleNotFoundError: No module named 'tensorrt'"
+    assert told["attempts"][1]["message"] == says
     assert not (data.course.exports / "model.trt").exists()
 
 

@@ -94,10 +94,10 @@ def test_loss_is_that_of_pytorch_averaged_over_the_images():
 
 def test_running_average_closed_form():
     model = nn.Linear(1, 1, bias=False)
-    average, expected = utils.running_average(model, 0.9), 0.0
+    average, expected = utils.RunningAverage(model, 0.9), 0.0
     for step in range(200):
         nn.init.constant_(model.weight, step)
-        average.update_parameters(model)
+        average.update(model)
         decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
         expected = decay * expected + (1 - decay) * step
     assert average.module.weight.item() == pytest.approx(expected, rel=1e-4)
@@ -105,10 +105,10 @@ def test_running_average_closed_form():
 
 def test_running_average_counts_the_batches_of_batch_norm():
     model = network()
-    average = utils.running_average(model, 0.9)
+    average = utils.RunningAverage(model, 0.9)
     for _ in range(3):
         model.train()(torch.rand(4, 1, 32, 32))
-        average.update_parameters(model)
+        average.update(model)
     counts = [b for n, b in average.module.named_buffers() if "num_batches" in n]
     assert counts and all(count == 3 for count in counts)
 
@@ -311,6 +311,27 @@ def test_schedule_counts_a_skipped_step_and_nobody_is_warned(monkeypatch):
     assert scheduler.get_last_lr()[0] < recipe.lr
 
 
+def test_float16_whose_gradients_stay_infinite_stops(monkeypatch):
+    monkeypatch.setattr(utils, "amp_dtype", lambda device: torch.float16)
+    model = utils.BaselineCNN(width=4)
+    next(model.parameters()).register_hook(lambda grad: grad * torch.inf)
+    optimizer, _ = utils.make_optimizer(model, Recipe(), 10)
+    batch = torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-9)
+    with pytest.raises(utils.TrainingStopped, match=r"infinite in float16.*lower lr"):
+        utils.train_epoch(
+            *(model, [batch], nn.CrossEntropyLoss(), optimizer, "cpu", scaler)
+        )
+
+
+@pytest.mark.parametrize("size, pool, batch", [(64, "val", 256), (448, "val", 64)])
+def test_large_images_are_judged_fewer_at_a_time(data, size, pool, batch):
+    large = replace(data, pixels=np.zeros((len(data.labels), 1, size, size), np.uint8))
+    rows = np.repeat(large.where("train")[:1], 300)
+    large.where = lambda pool: rows
+    assert large.loader(pool, 256).batch_size == batch
+
+
 # --- one call, three things
 
 
@@ -385,8 +406,8 @@ def test_interrupted_training_ends_with_the_same_weights(
     course = open_course(home=tmp_path / "other")
     utils.build_index(course)
     other = utils.load_data(course)
-    average, steps = utils.swa_utils.AveragedModel, []
-    update = average.update_parameters
+    average, steps = utils.RunningAverage, []
+    update = average.update
 
     def interrupt(self, model):
         steps.append(1)
@@ -395,10 +416,10 @@ def test_interrupted_training_ends_with_the_same_weights(
         update(self, model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(average, "update_parameters", interrupt)
+        patch.setattr(average, "update", interrupt)
         with pytest.raises(Interrupted):
             train(course, other, save_every=0.0)
-        patch.setattr(average, "update_parameters", update)
+        patch.setattr(average, "update", update)
         torch.rand(3)  # whatever else the notebook drew in between
         resumed = train(course, other, save_every=0.0)
     assert "resumed " in capsys.readouterr().out

@@ -36,6 +36,7 @@ COMMON = {
     "setuptools": "75.2.0",
     "scikit-learn": "1.6.1",
     "tqdm": "4.67.3",
+    "psutil": "5.9.5",
     "ml-dtypes": "0.5.4",
     "typing-extensions": "4.15.0",
     "google-colab": "1.0.0",
