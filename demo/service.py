@@ -101,9 +101,9 @@ def open_model(course: utils.Course) -> utils.OnnxModel:
     """The model in service, on the GPU where ONNX Runtime finds it."""
     path = course.exports / "model.onnx"
     try:
-        return utils.OnnxModel(path, course.classes, course.device.type)
+        return utils.OnnxModel(path, course.classes, course.provider)
     except utils.CourseError:
-        if course.device.type == "cpu":
+        if course.provider == "cpu":
             raise
         return utils.OnnxModel(path, course.classes)
 

@@ -149,6 +149,13 @@ class Course:
         return f"{self.dataset}-{self.profile.name}-{self.image_size}-{self.seed}"
 
     @property
+    def provider(self) -> str:
+        """Where themes 4 to 8 serve: "cpu" or "cuda", as COURSE_PROVIDER says, else on
+        the device.
+        """
+        return os.environ.get("COURSE_PROVIDER", self.device.type)
+
+    @property
     def spec(self) -> Dataset:
         return DATASETS[self.dataset]
 

@@ -207,8 +207,8 @@ def test_clone_that_fails_leaves_no_kit_and_can_be_repeated(runtime, fault, says
     assert done.returncode == 1 and "Traceback" not in done.stderr
     reason, sentence = done.stderr.splitlines()[-2:]
     assert says in reason
-    assert sentence.startswith("git did not fetch https://github.com/")
-    assert sentence.endswith(": mend what it says, run again.")
+    assert sentence.startswith("No kit from https://github.com/")
+    assert sentence.endswith(": is that the link you were given?")
     assert list(machine.content.iterdir()) == [] and machine.commands == []
     machine.fault("")
     if fault == "no git":
@@ -251,7 +251,7 @@ def test_folder_that_is_not_the_whole_kit_is_left_alone(runtime):
     mine.parent.mkdir()
     mine.write_text("mine")
     done = machine.run()
-    assert "already exists" in done.stderr and "git did not fetch" in done.stderr
+    assert "already exists" in done.stderr and "No kit from" in done.stderr
     assert mine.read_text() == "mine" and machine.commands == []
 
 

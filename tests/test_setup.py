@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +14,8 @@ import utils
 from kit import home as home_room
 from kit import machine
 from kit.record import read_record
+from tools.grading import consistency
+from tools.shared.sections import timing_of
 
 
 def test_set_seed_fixes_every_generator():
@@ -258,6 +261,33 @@ def test_checkpoint_compares(open_course, capsys):
         "theme1"
     ]
     assert [row["name"] for row in stored] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_time_of_a_busy_machine_meets_no_target(open_course, busy):
+    course = open_course()
+    rates = pd.Series([3.0, 3.1, 3.3]), pd.Series([0.0, 1.0 * busy, 1.0 * busy])
+    row = utils.ratio_row(*rates)
+    others = {"environment_documented": True, "crossing_groups": 0, "usable_share": 1.0}
+    table = course.finish(loader_speedup=row, **others)
+    assert table["passed"].tolist() == [True, not busy, True, True]
+    assert table["name"].str.contains("busy machine").sum() == busy
+    stored = utils.read_json(course.exports / "results.json")
+    assert stored["headline"]["loader_speedup"] == 3.1
+    told = timing_of(stored, "loader_speedup")
+    assert told == {"speedup": 3.1, "speedup_low": 3.0, "speedup_high": 3.3} | {
+        "others": 1.0 * busy,
+        "busy": busy,
+    }
+    assert not list(consistency._unmet_criteria(stored))
+
+
+@pytest.mark.parametrize("said, asked", [(None, "cpu"), ("cuda", "cuda")])
+def test_one_setting_says_where_to_serve(open_course, monkeypatch, said, asked):
+    monkeypatch.delenv("COURSE_PROVIDER", raising=False)
+    if said:
+        monkeypatch.setenv("COURSE_PROVIDER", said)
+    assert open_course().provider == asked
 
 
 def test_atomic_leaves_the_old_file(tmp_path):

@@ -7,6 +7,7 @@ import pandas as pd
 
 from kit.figures.look import COLOURS, arms
 
+BUSY_NOTE = " · busy machine: other programs disturbed it"
 MARKS, LINES = "osD^vP*", ("-", "--", "-.", ":")
 
 
@@ -34,6 +35,7 @@ def steps(table: pd.DataFrame, title: str):
     axis.set_ylim(-0.6, len(names) - 0.3)
     axis.set_xlabel("speedup (logarithmic): median of the rounds, smallest to largest")
     # one disturbed round stretches its own bar, and hides no other
+    title += BUSY_NOTE * bool(table["busy"].any())
     axis.set(ylabel="backend", xscale="log", title=title)
     axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
@@ -98,7 +100,7 @@ def latency(table: pd.DataFrame, title: str):
     left.set_title("Latency: p50, bar up to p99 (points moved apart)")
     left.set_ylabel("latency of a call (ms)")
     right.set(title="Throughput", ylabel="throughput (images/s)")
-    figure.suptitle(title)
+    figure.suptitle(title + BUSY_NOTE * bool(table["busy"].any()))
     lines = right.get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=3)
     return figure

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import utils
 from kit import record
+from kit.record import BUSY_LABEL
 from tools.grading.finding import Check, Finding
 from tools.grading.hostile import load_answers
 from tools.shared.foreign import SubmissionError, shown
@@ -188,6 +189,8 @@ def _unmet_criteria(record: dict) -> Iterator[str]:
     """Criteria whose verdict their own value and target contradict."""
     for theme, row in _all_criteria(record):
         met = _met(row.get("value"), row.get("target"))
+        if str(row.get("name")).endswith(BUSY_LABEL):
+            met = False  # a time of a busy machine meets nothing
         if met is not None and met != row.get("passed"):
             name, value, target, passed = (
                 shown(row.get(key))[:50]

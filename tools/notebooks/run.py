@@ -14,6 +14,7 @@ from pathlib import Path
 from tools.notebooks import timing
 from tools.shared import options as shared
 from tools.shared import text
+from tools.shared.sections import timing_of
 
 KIT = Path(__file__).resolve().parents[2]
 DAY = 86_400  # seconds: no cell takes one
@@ -165,7 +166,7 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
     lines += [f"all {text.duration(sum(seconds.values()))}", ""]
     lines += [f"headline figures ({results['meta']['hardware']}):"]
     for key, value in results.get("headline", {}).items():
-        lines.append(f"  {key:<36}{text.shown(value)}")
+        lines.append(f"  {key:<36}{text.shown(value)}{_spread(results, key)}")
     if results["meta"]["source"] == "sample":
         lines += ["", SAMPLE]
     parts = ("notebooks", "figures", "tables", "results.json", "MODEL_CARD.md")
@@ -174,6 +175,13 @@ def summary(home: Path, seconds: dict[int, float]) -> str:
     lines += [""]
     lines += [f"{path.name + ':':<24}{path}" for path in written if path.exists()]
     return "\n".join(lines)
+
+
+def _spread(results: dict, key: str) -> str:
+    row = timing_of(results, key)
+    ends = [text.shown(row[end]) for end in ("speedup_low", "speedup_high") if row]
+    busy = " on a busy machine" if row.get("busy") else ""
+    return f" [{', '.join(ends)}]{busy}" if row else ""
 
 
 def main(arguments: list[str]) -> int:

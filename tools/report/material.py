@@ -11,7 +11,7 @@ from kit.record import stale_sections
 from tools.report.group import Draft, mentioned, toml
 from tools.report.tables import layout
 from tools.shared import text
-from tools.shared.sections import ON_GATE, WRITTEN, Section
+from tools.shared.sections import ON_GATE, WRITTEN, Section, timing_of
 
 KINDS = {"figures": ".png", "tables": ".csv"}
 CALLS = {"tables": "table-of", "figures": "figure-of"}  # as a section places them
@@ -178,6 +178,11 @@ def headline_rows(results: dict, lang: str) -> list[list[str]]:
         if row := measured_with(results, key):
             low, high = (_unit(row[end], kind, words) for end in ("low", "high"))
             interval = f"[{low}, {high}], n = {row['n']:.0f}"
+        elif row := timing_of(results, key):
+            ends = [
+                _unit(row[f"speedup_{end}"], kind, words) for end in ("low", "high")
+            ]
+            interval = f"[{', '.join(ends)}]" + words["busy"] * row["busy"]
         name = about.get(lang, humanised(key))
         rows.append([name, _unit(value, kind, words), interval])
     return rows

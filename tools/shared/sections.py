@@ -66,3 +66,19 @@ ON_GATE = {
     "drift_accuracy_before": ("old model", "drifted"),
     "drift_accuracy_after": ("candidate", "drifted"),
 }
+
+
+def timing_of(results: dict, name: str) -> dict:
+    """The `kit.bench.ratio_row` of a headline figure: its spread, and whether the
+    machine was busy; {} where the record has none.
+    """
+    for theme in range(1, 9):
+        section = results.get(f"theme{theme}")
+        timings = section.get("timings") if isinstance(section, dict) else None
+        row = timings.get(name) if isinstance(timings, dict) else None
+        if (
+            isinstance(row, dict)
+            and {"speedup_low", "speedup_high", "busy"} <= row.keys()
+        ):
+            return row
+    return {}
