@@ -14,7 +14,7 @@ import torch
 import sample_data
 from kit import record
 from kit.files import KIT, CourseError, damaged, read_json, write_json
-from kit.machine import amp_dtype, hardware
+from kit.machine import BUSY, OtherPrograms, amp_dtype, hardware
 
 COLAB = Path("/content")
 
@@ -352,19 +352,27 @@ def open_settings(home: Path, dataset, source, profile, image_size, seed) -> dic
             " holds one run of the course: choose another folder with HOME (or --home),"
             " or ask for what it holds."
         )
-    return {"threads": free_cores()} | known | asked
+    threads = known.get("threads") or max(1, round(our_cores() - used_by_others()))
+    return {"threads": threads} | known | asked
 
 
-def free_cores() -> int:
-    """Cores that nobody uses at this moment, at most 8.
-
-    Two threads on a core that others use wait for one another: fewer are faster.
-    """
-    cores = os.cpu_count() or 1
+def our_cores() -> int:
+    """Cores that this process may use, at most 8: more bring our networks nothing."""
     if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
-    return min(max(cores - round(busy), 1), 8)
+        return min(len(os.sched_getaffinity(0)), 8)
+    return min(os.cpu_count() or 1, 8)
+
+
+_others = OtherPrograms()  # from the first `import utils` on
+
+
+def used_by_others() -> float:
+    """Cores that other programs have used since the course was imported.
+
+    Two threads that share their work wait for one another after every layer: where one
+    of them has to wait for its core, both do, and one thread alone is faster.
+    """
+    return _others.cores()
 
 
 _asked: dict = {}  # of the last `start`, for `catch_up`
@@ -451,6 +459,13 @@ def greet(course: Course, why_sample: str) -> None:
     alone = ": run one notebook at a time" if course.home != course.local else ""
     print(f"Results in {course.home}{alone}")
     print(_gpu_advice(course))
+    busy, cores = used_by_others(), our_cores()
+    if busy >= BUSY:
+        print(
+            f"Other programs use {busy:.1f} of {cores} cores: times are not to be"
+            " trusted, and a training may take several times as long. Close what you"
+            " can (another notebook, videos), or wait."
+        )
     if course.sample:
         lines = [f"SAMPLE DATA · {sample_data.DISCLAIMER}"]
         if why_sample:

@@ -282,6 +282,13 @@ def test_a_time_of_a_busy_machine_meets_no_target(open_course, busy):
     assert not list(consistency._unmet_criteria(stored))
 
 
+@pytest.mark.parametrize("cores, told", [(0.1, False), (1.6, True)])
+def test_a_busy_machine_is_told(open_course, monkeypatch, capsys, cores, told):
+    monkeypatch.setattr(home_room, "used_by_others", lambda: cores)
+    open_course()
+    assert ("Other programs use 1.6 of" in capsys.readouterr().out) == told
+
+
 @pytest.mark.parametrize("said, asked", [(None, "cpu"), ("cuda", "cuda")])
 def test_one_setting_says_where_to_serve(open_course, monkeypatch, said, asked):
     monkeypatch.delenv("COURSE_PROVIDER", raising=False)
@@ -388,7 +395,7 @@ def test_threads_are_those_of_the_home_unless_told_otherwise(
     monkeypatch.setattr(home_room.os, "sched_getaffinity", lambda _: range(4))
     chosen = []
     for busy in (0.2, 3.8):  # the second time the machine is busy
-        monkeypatch.setattr(home_room.os, "getloadavg", lambda: (busy, 0, 0))  # noqa: B023
+        monkeypatch.setattr(home_room, "used_by_others", lambda: busy)  # noqa: B023
         open_course(home=tmp_path / "home")
         chosen.append(torch.get_num_threads())
     open_course(home=tmp_path / "made while it is busy")
