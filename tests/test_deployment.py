@@ -242,6 +242,19 @@ def test_a_new_model_goes_into_service_whole_or_not_at_all(
     assert not list(model.path.parent.glob(".*.tmp"))
 
 
+def test_every_operator_of_an_export_runs_on_a_gpu(data, checkpoint, stored):
+    """Those that ONNX Runtime has CUDA kernels for at opset 18, and none that works on
+    shapes, which would go back to the CPU.
+    """
+    kernels = "Add AveragePool Cast Concat Conv Div Gemm MaxPool ReduceMax ReduceMean"
+    kernels = {*kernels.split(), "Relu", "Softmax", "Sub"}
+    half = utils.export_onnx(data.course, checkpoint, dtype=torch.float16)
+    for path in (stored, half):
+        model = onnx.load(path)
+        assert {node.op_type for node in model.graph.node} <= kernels
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+
+
 # --- providers
 
 
