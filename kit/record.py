@@ -363,6 +363,8 @@ def save_figure(course, figure, name: str) -> Path:
     path = course.exports / "figures" / f"theme{course.theme}_{name}.png"
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
+    # the layout is found: what the cell shows need not look for it again
+    figure.set_layout_engine("none")
     return path
 
 
