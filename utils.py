@@ -112,7 +112,14 @@ from kit.runs import (  # noqa: F401
     save_state,
     stopped,
 )
-from kit.serving import LAYERS, OnnxModel, make_session, open_to_quantize, store_onnx
+from kit.serving import (
+    LAYERS,
+    OnnxModel,
+    export_once,
+    make_session,
+    open_to_quantize,
+    store_onnx,
+)
 from kit.trackers import Curves, show_tensorboard  # noqa: F401
 from kit.watching import (
     Decision,
@@ -1690,7 +1697,8 @@ ABOUT = "architecture size channels mean std threshold temperature seed".split()
 
 
 def export_onnx(course, checkpoint, fuse=True, dtype=torch.float32) -> Path:
-    """Write the network of a checkpoint as one file, exports/models/<hash>.onnx.
+    """Write the network of a checkpoint as one file, exports/models/<hash>.onnx; what
+    was exported before is found again.
 
     `fuse` lets the exporter fold constants and batch normalisation into convolutions.
     `dtype`, torch.float32 or, on GPUs, torch.float16, is that of the network alone:
@@ -1698,6 +1706,23 @@ def export_onnx(course, checkpoint, fuse=True, dtype=torch.float32) -> Path:
     """
     network, state = served_network(course, checkpoint)
     network.model.to(dtype)
+    about = {key: state[key] for key in ABOUT if key in state} | {
+        "classes": list(course.classes),
+        "dataset": course.dataset,
+        "sample": course.sample,
+        "precision": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "checkpoint": hash_file(checkpoint)[:16],
+    }
+
+    def export() -> Path:
+        return store_onnx(course, to_onnx(network, state, fuse), about)
+
+    return export_once(course, fingerprint(to_onnx, network, fuse, about), export)
+
+
+def to_onnx(network: ServedNetwork, state: dict, fuse: bool):
+    """The graph of a network, for any number of images, as `onnx.ModelProto`."""
     example = torch.zeros(2, state["channels"], *2 * [state["size"]], dtype=torch.uint8)
     program = torch.onnx.export(
         network,
@@ -1714,15 +1739,7 @@ def export_onnx(course, checkpoint, fuse=True, dtype=torch.float32) -> Path:
     model = program.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces with the paths of this machine
-    about = {key: state[key] for key in ABOUT if key in state} | {
-        "classes": list(course.classes),
-        "dataset": course.dataset,
-        "sample": course.sample,
-        "precision": str(dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "checkpoint": hash_file(checkpoint)[:16],
-    }
-    return store_onnx(course, model, about)
+    return model
 
 
 def agreement(network, model, pixels, batches=(1, 2, 7, 32)) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kit.files import CourseError, atomic, hash_file
+from kit.files import CourseError, atomic, hash_file, read_json, write_json
 from kit.home import Course
 
 PROVIDERS = {
@@ -59,6 +59,18 @@ def store_onnx(course: Course, model, about: dict) -> Path:
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return path
+
+
+def export_once(course: Course, key: str, export) -> Path:
+    """The stored file of an export that was made before under this key, else that of
+    `export()`.
+    """
+    note = course.runs / f"export-{key}" / "result.json"
+    stored = course.exports / "models" / read_json(note).get("file", "none")
+    if not stored.exists() or hash_file(stored)[:16] != stored.stem:
+        stored = export()
+        write_json(note, {"file": stored.name})
+    return stored
 
 
 def put_in_service(course: Course, stored: Path, name: str = "model.onnx") -> Path:

@@ -242,6 +242,21 @@ def test_a_new_model_goes_into_service_whole_or_not_at_all(
     assert not list(model.path.parent.glob(".*.tmp"))
 
 
+def test_an_export_is_made_once_and_again_where_its_file_was_damaged(
+    data, checkpoint, monkeypatch
+):
+    path = utils.export_onnx(data.course, checkpoint)
+    whole = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
+        assert utils.export_onnx(data.course, checkpoint) == path
+        path.write_bytes(whole[:-10])
+        with pytest.raises(ZeroDivisionError):
+            utils.export_onnx(data.course, checkpoint)
+    assert utils.export_onnx(data.course, checkpoint) == path
+    assert path.read_bytes() == whole
+
+
 def test_every_operator_of_an_export_runs_on_a_gpu(data, checkpoint, stored):
     """Those that ONNX Runtime has CUDA kernels for at opset 18, and none that works on
     shapes, which would go back to the CPU.
