@@ -275,6 +275,12 @@ def open_home(
     that is asked for; refused where it does not fit.
     """
     check_asked(dataset, profile, image_size, seed)
+    if (busy := used_by_others()) >= BUSY:
+        print(
+            f"Other programs use {busy:.1f} of {our_cores()} cores: times are not to be"
+            " trusted, and a training may take several times as long. Close what you"
+            " can (another notebook, videos), or wait."
+        )
     home, local = open_folders(home or os.environ.get("COURSE_HOME"), drive)
     settings = open_settings(home, dataset, source, profile, image_size, seed)
     check_earlier_theme(theme, home, local, settings)
@@ -459,13 +465,6 @@ def greet(course: Course, why_sample: str) -> None:
     alone = ": run one notebook at a time" if course.home != course.local else ""
     print(f"Results in {course.home}{alone}")
     print(_gpu_advice(course))
-    busy, cores = used_by_others(), our_cores()
-    if busy >= BUSY:
-        print(
-            f"Other programs use {busy:.1f} of {cores} cores: times are not to be"
-            " trusted, and a training may take several times as long. Close what you"
-            " can (another notebook, videos), or wait."
-        )
     if course.sample:
         lines = [f"SAMPLE DATA · {sample_data.DISCLAIMER}"]
         if why_sample:
