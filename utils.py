@@ -765,12 +765,12 @@ def train_epoch(
         loss, correct = step(model, images, labels, criterion, optimizer, scaler)
         if scheduler is not None:
             scheduler.step()
-        sums = [loss * len(labels), correct, torch.ones_like(loss) * len(labels)]
-        totals = totals + torch.stack(sums)  # on the device: nothing waits for it
+        one = torch.ones_like(loss)  # sums stay on the device: nothing waits for them
+        totals = totals + torch.stack([loss * len(labels), correct, one * len(labels)])
         if on_step is not None:
             on_step(totals)
     loss, accuracy = _means(totals)
-    # a scale that fell so far: float16 gradients stay infinite, every step is skipped
+    # so small a scale: gradients stay infinite in float16, every step is skipped
     if not math.isfinite(loss) or scaler.get_scale() < 1e-3:
         raise stopped(loss, optimizer.param_groups[0]["lr"])
     return loss, accuracy
@@ -2828,8 +2828,7 @@ def validate_retrained_model(
     Parameters
     ----------
     new_model, current_model : OnnxModel, or networks from images to logits
-    clean_loader, drifted_loader : `data.loader("gate")`
-        Networks also take any loader of (images, labels) that repeats its order.
+    clean_loader, drifted_loader : of the gate; they must repeat their order
     classes : list of str, None for the models' own
     trained_on, proof : those of `gate_checks`
     limits : fields of GateLimits

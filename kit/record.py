@@ -159,9 +159,7 @@ def finish(course, reads=(), **values) -> pd.DataFrame:
             " measure it, then this one again."
         )
     values = {name: _in_rows(value) for name, value in values.items()}
-    timings = {
-        n: row for n, row in values.items() if isinstance(row, dict) and "busy" in row
-    }
+    timings = {n: row for n, row in values.items() if _is_timing(row)}
     values |= {name: row["speedup"] for name, row in timings.items()}
     busy = {name for name, row in timings.items() if row["busy"]}
     headline = {n: value for n, value in values.items() if n in HEADLINE_TAGS}
@@ -173,10 +171,13 @@ def finish(course, reads=(), **values) -> pd.DataFrame:
     record(course, f"theme{course.theme}", section)
     copy_to_home(course, course.logs)
     criteria = [
-        (says, values[name], sign, goal, name in busy)
-        for name, says, sign, goal in rows
+        (says, values[n], sign, goal, n in busy) for n, says, sign, goal in rows
     ]
     return check_criteria(course, *criteria)
+
+
+def _is_timing(value) -> bool:
+    return isinstance(value, dict) and "busy" in value
 
 
 def _in_rows(value):
