@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import colab_dry_run
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -196,3 +197,54 @@ def test_failing_pip_ends_in_one_sentence_and_nothing_is_removed(machine, fails)
     # what IPython shows instead of the traceback
     assert caught.value._render_traceback_() == [sentence]
     assert [command[0] for command in commands] == ["install"]
+
+
+# --- Colab's published list, tried every week by colab_dry_run.py
+
+PUBLISHED = """# Do not modify this file directly; it is generated
+GDAL==3.8.4
+Pillow==11.3.0
+google-colab @ file:///colabtools/dist/google_colab-1.0.0.tar.gz
+kernel @ git+https://github.com/googlecolab/kernel_gateway@b134e99#sha==1
+ml_dtypes==0.5.4
+onnxruntime==1.32.0
+packaging==26.2
+torch==2.11.0+cu128
+
+"""
+
+
+def test_a_published_list_gives_versions_by_the_names_of_an_index():
+    there = colab_dry_run.listed(PUBLISHED)
+    names = "gdal pillow ml-dtypes onnxruntime packaging torch".split()
+    assert list(there) == names and there["torch"] == "2.11.0+cu128"
+    assert colab_dry_run.cuda_of(there) == "12.8"
+    assert colab_dry_run.cuda_of({"torch": "2.14.0+cu130"}) == "13.0"
+    with pytest.raises(SystemExit, match="no torch that was built for CUDA"):
+        colab_dry_run.cuda_of({"torch": "2.14.0+cpu"})
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_dry_run_keeps_what_it_does_not_ask_for(monkeypatch, capsys, status):
+    asked = {}
+
+    def run(command, **options):
+        asked["pins"] = Path(command[command.index("-c") + 1]).read_text().split()
+        asked["command"] = command
+        said = "Collecting onnx\nWould install onnx-1.22.0\n"
+        errors = "ERROR: Cannot install onnx\nERROR: ResolutionImpossible\n"
+        return SimpleNamespace(returncode=status, stdout=said, stderr=errors)
+
+    monkeypatch.setattr(colab_dry_run.subprocess, "run", run)
+    assert colab_dry_run.main(PUBLISHED) == status
+    assert {"--dry-run", "--ignore-installed", CUDA12, "onnx>=1.18"} <= set(
+        asked["command"]
+    )
+    # it has no pandas, and may not get one; its runtime is the wrong one and goes
+    assert not any(need.startswith("pandas") for need in asked["command"])
+    kept = ["gdal==3.8.4", "pillow==11.3.0", "ml-dtypes==0.5.4", "packaging==26.2"]
+    assert asked["pins"] == [*kept, "torch==2.11.0+cu128"]
+    told = capsys.readouterr().out
+    assert "CUDA 12.8" in told and "uninstalled: onnxruntime\n" in told
+    last = "installs nothing of this: Cannot install onnx" if status else "onnx-1.22.0"
+    assert told.strip().endswith(last)
