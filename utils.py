@@ -892,19 +892,24 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
 
 
 class WeightedCrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy with class weights, averaged over the images.
+    """Cross-entropy, each image with the weight of its class, averaged over the images.
 
     PyTorch's own divides by the sum of the weights in the batch, so that the mean of
-    two halves is not the whole: processes that share a batch would learn otherwise.
-    Label smoothing: Szegedy et al. (2016).
+    two halves is not the whole: processes that share a batch would learn otherwise. And
+    it weights what label smoothing (Szegedy et al., 2016) gives to the other classes by
+    theirs, which pulls a frequent class towards a rare one.
     """
 
     def __init__(self, weights: torch.Tensor | None = None, label_smoothing=0.0):
-        super().__init__(weights, reduction="sum", label_smoothing=label_smoothing)
+        super().__init__(reduction="none", label_smoothing=label_smoothing)
+        self.register_buffer("weights", weights)
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """logits (N, K), labels int64 (N,) -> scalar"""
-        return super().forward(logits, labels) / len(labels)
+        losses = super().forward(logits, labels)  # (N,)
+        return (
+            losses if self.weights is None else losses * self.weights[labels]
+        ).mean()
 
 
 def make_criterion(loader: BatchLoader, classes: int, recipe: Recipe) -> nn.Module:

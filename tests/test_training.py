@@ -92,6 +92,16 @@ def test_loss_is_that_of_pytorch_averaged_over_the_images():
     torch.testing.assert_close(sum(halves) / 2, whole)
 
 
+def test_label_smoothing_pulls_no_class_towards_a_rare_one():
+    """Each image's smoothed loss, by hand, times the weight of its own class."""
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    weights = torch.tensor([3.0, 0.5, 0.2])
+    told = utils.WeightedCrossEntropy(weights, 0.1)(logits, labels)
+    target = 0.9 * F.one_hot(labels, 3) + 0.1 / 3
+    by_hand = -(target * logits.log_softmax(dim=1)).sum(dim=1) * weights[labels]
+    torch.testing.assert_close(told, by_hand.mean())
+
+
 def test_running_average_closed_form():
     model = nn.Linear(1, 1, bias=False)
     average, expected = utils.RunningAverage(model, 0.9), 0.0
