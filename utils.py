@@ -970,8 +970,8 @@ class RunningAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """average += share * (weight - average), all tensors of one kind at once."""
-        decay = min((1 + self.steps) / (10 + self.steps), self.decay)
-        share = 1 - decay if self.steps else 1.0
+        self.steps += 1
+        share = 1 - min((1 + self.steps) / (10 + self.steps), self.decay)
         averages, weights = (
             self.module.state_dict().values(),
             model.state_dict().values(),
@@ -982,7 +982,6 @@ class RunningAverage:
         torch._foreach_lerp_(*zip(*pairs[True], strict=True), share)
         if pairs[False]:
             torch._foreach_copy_(*zip(*pairs[False], strict=True))
-        self.steps += 1
 
     def state_dict(self) -> dict:
         return {"weights": self.module.state_dict(), "steps": self.steps}

@@ -104,11 +104,12 @@ def test_label_smoothing_pulls_no_class_towards_a_rare_one():
 
 def test_running_average_closed_form():
     model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
     average, expected = utils.RunningAverage(model, 0.9), 0.0
-    for step in range(200):
+    for step in range(1, 200):
         nn.init.constant_(model.weight, step)
         average.update(model)
-        decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
+        decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert average.module.weight.item() == pytest.approx(expected, rel=1e-4)
 
