@@ -3302,7 +3302,7 @@ def summary_backends(course: Course, results: dict) -> list[Backend]:
         path = course.checkpoints / file
         if path.exists():
             network, _ = served_network(course, path)
-            backends.append(torch_backend(network, path, name, course.device.type))
+            backends.append(torch_backend(network, path, name, provider))
     exported = results.get("theme4", {}).get("models", {})
     deployed = results.get("theme7", {}).get("models", {})
     served = (

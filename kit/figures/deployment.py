@@ -7,7 +7,7 @@ import pandas as pd
 
 from kit.figures.look import COLOURS, arms
 
-BUSY_NOTE = " · busy machine: other programs disturbed it"
+BUSY_NOTE = " · busy machine or uneven rounds: measure again"
 MARKS, LINES = "osD^vP*", ("-", "--", "-.", ":")
 
 
