@@ -405,6 +405,17 @@ class Data:
         key = fingerprint(self.key, mean, std)
         return replace(self, mean=mean, std=std, key=key)
 
+    def few(self, count: int) -> Data:
+        """The same with only `count` images to train on, drawn by the seed; fewer are
+        part of more.
+        """
+        train = self.where("train")
+        drawn = np.random.default_rng(self.course.seed).permutation(train)
+        pool = self.index["pool"].copy()
+        pool.iloc[drawn[count:]] = ""
+        index = self.index.assign(pool=pool)
+        return replace(self, index=index, key=fingerprint(self.key, drawn[:count]))
+
     def where(self, pool: str) -> np.ndarray:
         """Row numbers of a pool, int64 (n,)."""
         return np.flatnonzero(self.index["pool"] == pool)
@@ -425,8 +436,10 @@ class Data:
         return loader
 
 
-def load_data(course: Course) -> Data:
-    """Index, pixels and labels of all images that have a pool, their mean and std."""
+def load_data(course: Course, checkpoint: Path | None = None) -> Data:
+    """Index, pixels and labels of all images that have a pool; mean and std are those
+    of the training pixels, or those with which the network of a checkpoint learned.
+    """
     index = load_index(course)
     index = index[index["pool"] != ""].reset_index(drop=True)
     pixels = pixel_cache(course, index)
@@ -436,7 +449,11 @@ def load_data(course: Course) -> Data:
     hashes, pools = index["sha256"].tolist(), index["pool"].tolist()
     parts = hashes, pools, labels, course.image_size, course.channels
     key = fingerprint(decode, *parts)
-    return Data(index, pixels, labels, course.classes, mean, std, key, course)
+    data = Data(index, pixels, labels, course.classes, mean, std, key, course)
+    if checkpoint is None:
+        return data
+    state = load_checkpoint(checkpoint)
+    return data.normalised(state["mean"], state["std"])
 
 
 def mean_and_std(pixels: np.ndarray, rows: np.ndarray) -> tuple[list, list]:

@@ -34,6 +34,8 @@ class PretrainedCNN(nn.Module):
         super().__init__()
         import timm  # takes two seconds, and only this network needs it
 
+        if not timm.is_model(backbone):  # "hf-hub:…" would ask the network
+            raise ValueError(f"timm has no network {backbone!r}")
         self.config = {
             "channels": channels,
             "classes": classes,

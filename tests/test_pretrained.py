@@ -111,6 +111,11 @@ def test_an_unknown_backbone_and_too_small_a_picture(open_course):
         utils.pretrained_network(open_course())  # smoke: 32 pixels
 
 
+def test_a_name_that_asks_the_network_builds_nothing():
+    with pytest.raises(ValueError, match="no network 'hf-hub:someone/net'"):
+        PretrainedCNN(1, 2, "hf-hub:someone/net")
+
+
 def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, data):
     path = tmp_path / "small.pth"
     utils.save_checkpoint(path, PretrainedCNN(1, 2, "resnet18"), **data.about)
