@@ -48,6 +48,7 @@ def networks(data) -> dict:
         return {
             "baseline": utils.BaselineCNN(course.channels, len(course.classes)),
             "optimised": utils.optimized_network(course),
+            "pretrained": utils.PretrainedCNN(course.channels, len(course.classes)),
         }
 
 
