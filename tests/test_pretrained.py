@@ -151,3 +151,43 @@ def test_the_backbone_learns_at_its_own_rate():
     assert {rates[id(p)] for p in model.features.parameters()} == {1e-3}
     assert {rates[id(p)] for p in model.classifier.parameters()} == {1e-2}
     assert len(rates) == len([*model.parameters()])
+
+
+def test_fewer_training_images_are_part_of_more(data):
+    few, more = data.few(10), data.few(30)
+    assert len(few.where("train")) == 10 and len({few.key, more.key, data.key}) == 3
+    assert set(few.where("train")) < set(more.where("train")) < set(data.where("train"))
+    np.testing.assert_array_equal(few.where("val"), data.where("val"))
+
+
+@pytest.mark.course
+def test_every_later_theme_takes_it(open_course):
+    course = open_course("solar", image_size=64)
+    utils.build_index(course)
+    model, data = utils.pretrained_network(course), utils.load_data(course)
+    data, rows = data.normalised(model.mean, model.std), data.where("val")
+    path = course.checkpoints / "best_model.pth"
+    about = data.about | {"threshold": 0.5, "temperature": 1.0}
+    utils.save_checkpoint(path, model, **about)
+    logits, labels = utils.predict(model.eval(), data.loader("val"))
+    # export, INT8
+    stored = utils.export_onnx(course, path)
+    served = utils.OnnxModel(stored, course.classes)
+    answers, embedding = served.predict_all(data.pixels[rows])
+    np.testing.assert_allclose(answers, utils.softmax(logits), atol=1e-5)
+    assert embedding.shape == (len(rows), model.classifier.in_features)
+    int8 = utils.quantize_int8(course, stored, data.pixels[data.where("train")])
+    rough = utils.OnnxModel(int8, course.classes).predict_all(data.pixels[rows])[0]
+    assert np.abs(rough - answers).max() < 0.5
+    # Grad-CAM; a frozen stem learns nothing, the head does
+    images, _ = next(iter(data.loader("val", 4)))
+    assert utils.grad_cam(model, images, torch.zeros(4).long()).shape == (4, 64, 64)
+    again = utils.load_data(course, path)
+    assert again.mean == model.mean
+    mixed = utils.mix(again, again, again.where("adapt"), 0.5)
+    run = utils.fine_tune(course, "retrain", path, mixed, "frozen stem")
+    old, new = model.state_dict(), run.model.state_dict()
+    assert torch.equal(
+        old["features.conv_stem.weight"], new["features.conv_stem.weight"]
+    )
+    assert not torch.equal(old["classifier.weight"], new["classifier.weight"])
