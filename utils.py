@@ -1571,8 +1571,8 @@ def pretrained_network(course: Course, backbone="tf_efficientnet_lite0"):
 
 def pretrained_recipe(data: Data) -> Recipe:
     """How a pretrained network is fine-tuned; chosen on validation images."""
-    epochs = _passes(data, 4)
-    rates = {"lr": 4e-3, "backbone_rate": 0.25, "weight_decay": 5e-2}
+    epochs = _passes(data, 5)
+    rates = {"lr": 8e-3, "backbone_rate": 0.25, "weight_decay": 5e-2}
     more = {"label_smoothing": 0.05, "augment": True, "average": 1.0}
     # half precision slows a depthwise convolution down on CPUs
     half = data.course.device.type == "cuda"
