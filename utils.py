@@ -90,6 +90,7 @@ from kit.own import (  # noqa: F401
     seeded,
     split_head,
 )
+from kit.pretrained import SMALLEST, build_pretrained
 from kit.promotion import promote, read_audit  # noqa: F401
 from kit.ranks import add_up, parallel, rank_and_world, take_buffers_of_rank0
 from kit.record import (  # noqa: F401
@@ -143,8 +144,10 @@ from kit.watching import (
 from kit.webhook import send_alert
 from models.baseline_cnn import BaselineCNN
 from models.optimized_cnn import OptimizedCNN
+from models.pretrained_cnn import PretrainedCNN
 
-MODELS = {"BaselineCNN": BaselineCNN, "OptimizedCNN": OptimizedCNN}
+NETWORKS = (BaselineCNN, OptimizedCNN, PretrainedCNN)
+MODELS = {network.__name__: network for network in NETWORKS}
 # From 1.29 on, ONNX Runtime sends what it runs to its maker, and keeps an identifier in
 # the user's folder, unless told.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -395,6 +398,24 @@ class Data:
             "seed": course.seed,
         }
 
+    def normalised(self, mean: list[float], std: list[float]) -> Data:
+        """The same images, for a network that learned with another mean and std."""
+        if (mean, std) == (self.mean, self.std):
+            return self
+        key = fingerprint(self.key, mean, std)
+        return replace(self, mean=mean, std=std, key=key)
+
+    def few(self, count: int) -> Data:
+        """The same with only `count` images to train on, drawn by the seed; fewer are
+        part of more.
+        """
+        train = self.where("train")
+        drawn = np.random.default_rng(self.course.seed).permutation(train)
+        pool = self.index["pool"].copy()
+        pool.iloc[drawn[count:]] = ""
+        index = self.index.assign(pool=pool)
+        return replace(self, index=index, key=fingerprint(self.key, drawn[:count]))
+
     def where(self, pool: str) -> np.ndarray:
         """Row numbers of a pool, int64 (n,)."""
         return np.flatnonzero(self.index["pool"] == pool)
@@ -415,8 +436,10 @@ class Data:
         return loader
 
 
-def load_data(course: Course) -> Data:
-    """Index, pixels and labels of all images that have a pool, their mean and std."""
+def load_data(course: Course, checkpoint: Path | None = None) -> Data:
+    """Index, pixels and labels of all images that have a pool; mean and std are those
+    of the training pixels, or those with which the network of a checkpoint learned.
+    """
     index = load_index(course)
     index = index[index["pool"] != ""].reset_index(drop=True)
     pixels = pixel_cache(course, index)
@@ -426,7 +449,11 @@ def load_data(course: Course) -> Data:
     hashes, pools = index["sha256"].tolist(), index["pool"].tolist()
     parts = hashes, pools, labels, course.image_size, course.channels
     key = fingerprint(decode, *parts)
-    return Data(index, pixels, labels, course.classes, mean, std, key, course)
+    data = Data(index, pixels, labels, course.classes, mean, std, key, course)
+    if checkpoint is None:
+        return data
+    state = load_checkpoint(checkpoint)
+    return data.normalised(state["mean"], state["std"])
 
 
 def mean_and_std(pixels: np.ndarray, rows: np.ndarray) -> tuple[list, list]:
@@ -938,22 +965,35 @@ def make_optimizer(model, recipe: Recipe, steps: int):
     nothing.
     """
     check_choice("schedule", recipe.schedule, ("onecycle", "cosine", "constant"))
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    groups = []
+    for part, rate in rates_of(model, recipe).items():
+        decayed = [p for p in part if p.ndim > 1]
+        plain = [p for p in part if p.ndim <= 1]
+        groups += [
+            {"params": decayed, "lr": rate, "weight_decay": recipe.weight_decay},
+            {"params": plain, "lr": rate, "weight_decay": 0.0},
+        ]
+    optimizer = torch.optim.AdamW(groups, fused=True)
     schedules = torch.optim.lr_scheduler
     if recipe.schedule == "onecycle":  # Smith and Topin, Super-Convergence (2018)
         shape = {"pct_start": 0.3, "div_factor": 10, "final_div_factor": 100}
-        schedule = schedules.OneCycleLR(optimizer, recipe.lr, steps + 1, **shape)
+        rates = [group["lr"] for group in groups]
+        schedule = schedules.OneCycleLR(optimizer, rates, steps + 1, **shape)
     elif recipe.schedule == "cosine":  # Loshchilov and Hutter, SGDR (2017)
         schedule = schedules.CosineAnnealingLR(optimizer, steps)
     else:
         schedule = schedules.ConstantLR(optimizer, factor=1.0)
     return optimizer, schedule
+
+
+def rates_of(model: nn.Module, recipe: Recipe) -> dict[tuple, float]:
+    """Learning rate of the parameters: that of a pretrained backbone is smaller."""
+    if recipe.backbone_rate == 1:
+        return {tuple(model.parameters()): recipe.lr}
+    backbone = tuple(model.features.parameters())
+    known = {id(p) for p in backbone}
+    head = tuple(p for p in model.parameters() if id(p) not in known)
+    return {backbone: recipe.backbone_rate * recipe.lr, head: recipe.lr}
 
 
 class RunningAverage:
@@ -1001,6 +1041,7 @@ class Recipe:
     epochs: int = 6
     batch_size: int = 64  # of all processes together
     lr: float = 3e-3
+    backbone_rate: float = 1.0  # share of `lr` for a backbone that has learned already
     weight_decay: float = 1e-4
     schedule: str = "onecycle"  # or "cosine", "constant"
     label_smoothing: float = 0.0
@@ -1503,6 +1544,39 @@ def optimized_network(course: Course, **changes) -> OptimizedCNN:
     widths = [width * growth for growth in (1, 2, 4, 6, 8, 8, 8, 8)][:stages]
     torch.manual_seed(course.seed)
     return OptimizedCNN(course.channels, len(course.classes), widths, **config)
+
+
+def pretrained_network(course: Course, backbone="tf_efficientnet_lite0"):
+    """A backbone with the weights of ImageNet and a new head, which the seed draws.
+
+    The weights of EfficientNet-Lite0 come from a package; those of all other networks
+    of timm, by name, from its hub. Normalise the images as it was:
+    `data.normalised(model.mean, model.std)`. Source: Yosinski et al., How transferable
+    are features in deep neural networks? (2014); Tan and Le, EfficientNet (2019).
+
+    Raises
+    ------
+    CourseError
+        The images are smaller than 64 x 64, the weights are missing or damaged, or the
+        backbone is unknown.
+    """
+    if course.image_size < SMALLEST:
+        raise CourseError(
+            f"A pretrained network halves a picture five times: of {course.image_size}"
+            f" pixels nothing would be left. IMAGE_SIZE = {SMALLEST} or more, please."
+        )
+    torch.manual_seed(course.seed)
+    return build_pretrained(course.channels, len(course.classes), backbone)
+
+
+def pretrained_recipe(data: Data) -> Recipe:
+    """How a pretrained network is fine-tuned; chosen on validation images."""
+    epochs = _passes(data, 5)
+    rates = {"lr": 8e-3, "backbone_rate": 0.25, "weight_decay": 5e-2}
+    more = {"label_smoothing": 0.05, "augment": True, "average": 1.0}
+    # half precision slows a depthwise convolution down on CPUs
+    half = data.course.device.type == "cuda"
+    return Recipe(epochs, 32, **rates, **more, mixed_precision=half)
 
 
 def build_trial(course: Course, params: dict, recipe: Recipe):

@@ -185,7 +185,7 @@ MATURITY = (
 # Test, the theme whose section of the record shows it, and what stands there.
 MATURITY_EVIDENCE = {
     "expectations about the inputs are written down": (1, "kinds of faulty files"),
-    "hyperparameters were tuned": (3, "the search and the ablation"),
+    "hyperparameters were tuned": (3, "the ablation, on validation images"),
     "a simpler model is not better": (3, "optimised against baseline, paired"),
     "training and serving do not differ": (4, "largest difference of an answer"),
     "speed and memory have not got worse": (5, "a rule on latency; memory is not seen"),

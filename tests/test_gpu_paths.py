@@ -3,6 +3,9 @@ and against PyTorch's and ONNX Runtime's own lists.
 """
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,7 @@ import utils
 
 CUDA = torch.device("cuda")
 DATASETS = ("pneumonia", "pneumonia3", "solar")
+NETWORKS = ("baseline", "optimised", "pretrained")
 
 
 @pytest.fixture
@@ -48,6 +52,7 @@ def networks(data) -> dict:
         return {
             "baseline": utils.BaselineCNN(course.channels, len(course.classes)),
             "optimised": utils.optimized_network(course),
+            "pretrained": utils.PretrainedCNN(course.channels, len(course.classes)),
         }
 
 
@@ -61,7 +66,7 @@ def parts_of_a_step(network, classes):
 
 
 @pytest.mark.parametrize("memory", [15 * 10**9, 10**6])
-@pytest.mark.parametrize("name", ["baseline", "optimised"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_training_stays_on_the_gpu_and_hardly_waits(
     on_t4, monkeypatch, tmp_path, dataset, name, memory
@@ -93,10 +98,11 @@ def test_a_training_stays_on_the_gpu_and_hardly_waits(
     # at the end of the epoch: the three sums, and the scale of float16
     assert traffic.waits <= 4 and traffic.from_gpu == 0
     kernels = sum(n for k, n in traffic.kernels.items() if not k.startswith("prim"))
-    assert kernels / len(loader) < 350  # 638 in the first edition
+    if name != "pretrained":  # has three times as many layers
+        assert kernels / len(loader) < 350  # 638 in the first edition
 
 
-@pytest.mark.parametrize("name", ["baseline", "optimised"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_what_looks_at_a_network_stays_on_the_gpu(
     on_t4, monkeypatch, tmp_path, dataset, name
@@ -169,6 +175,7 @@ def test_no_operator_of_a_training_is_non_deterministic_on_a_gpu(
     for network in (
         utils.BaselineCNN(data.course.channels, len(data.classes)),
         utils.optimized_network(data.course),
+        utils.PretrainedCNN(data.course.channels, len(data.classes)),
     ):
         loader = data.loader("train", 16, utils.AUGMENT[dataset], shuffle=True)
         recipe = utils.Recipe(label_smoothing=0.05)
@@ -216,3 +223,15 @@ OF_OTHERS = {"AvgPool3d", "AdaptiveAvgPool3d", "FractionalMaxPool3d", "MaxUnpool
 OF_OTHERS |= {"MaxUnpool3d", "ReflectionPad1d", "ReflectionPad3d", "CTCLoss"}
 OF_OTHERS |= {"EmbeddingBag", "Embedding", "index_put", "index_reduce", "kthvalue"}
 OF_OTHERS |= {"MaxPool2d", "MaxPool3d", "resize_", "RuntimeError"}
+
+
+# --- With one: COURSE_TEST_GPU=1 pytest -m gpu
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_first_gpu_finds_nothing_wrong():
+    script = Path(__file__).parents[1] / "benchmarks" / "first_gpu.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

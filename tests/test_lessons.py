@@ -19,7 +19,8 @@ VISIBLE = {
     " zero_grad backward step train eval no_grad argmax SummaryWriter add_scalar"
     " LogisticRegression paired_difference",
     3: "BatchNorm2d relu autocast GradScaler scale update OneCycleLR minimize_scalar"
-    " log_softmax binomtest register_forward_hook grad register_model",
+    " log_softmax binomtest register_forward_hook grad register_model"
+    " pretrained_network extract_embeddings StandardScaler LogisticRegression",
     4: "benchmark_model benchmark_onnx"
     " export InferenceSession run get_providers perf_counter synchronize quantile"
     " quant_pre_process quantize_static",

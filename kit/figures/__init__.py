@@ -19,6 +19,6 @@ from kit.figures.retraining import (
     timeline,
     tradeoff,
 )
-from kit.figures.training import confusion, effects, heat, history, search
+from kit.figures.training import confusion, effects, heat, history, search, transfer
 
 style()

@@ -73,6 +73,28 @@ def effects(table: pd.DataFrame, title: str, label: str):
     return figure
 
 
+def transfer(table: pd.DataFrame, title: str):
+    """Accuracy against the number of training images, a line a network: columns
+    images, network, accuracy, low, high.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8.5, 4.2))
+    for number, (name, rows) in enumerate(table.groupby("network", sort=False)):
+        # side by side: three intervals at one place would hide one another
+        x = rows["images"] * 1.04 ** (number - 1)
+        look = {"marker": "os^D"[number], "capsize": 4, "color": COLOURS[number]}
+        axis.errorbar(x, rows["accuracy"], arms(rows), label=name, **look)
+    counts = np.unique(table["images"])
+    axis.set_xscale("log")
+    axis.set_xticks(counts, counts)
+    axis.minorticks_off()
+    axis.set_xlabel("training images (logarithmic)")
+    axis.set(ylabel="accuracy on val, 95 %", title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 # How the trials of a search look, by what became of them.
 TRIALS = {
     "finished": {"color": COLOURS[0], "marker": "o"},

@@ -142,7 +142,10 @@ def _logits(case: Case, checkpoint: str) -> tuple[np.ndarray, dict]:
     """Answers of a checkpoint on the test pool, and its state."""
     path = case.course.checkpoints / checkpoint
     model, state = hostile.load_model(path, case.course.classes)
-    return utils.predict(model, case.data.loader("test", 256))[0], state
+    data = case.data
+    if hostile.can_serve(state, case.course.channels):
+        data = data.normalised(state["mean"], state["std"])
+    return utils.predict(model, data.loader("test", 256))[0], state
 
 
 def baseline(case: Case) -> None:
