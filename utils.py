@@ -1913,13 +1913,13 @@ LOG_COLUMNS = {
     "model": "str",
     "image": "str",
     "pred_class": "Int64",
-    "confidence": "float",
+    "confidence": "share",
     "latency_ms": "float",
     "batch": "float",
     "brightness": "float",
     "contrast": "float",
     "sharpness": "float",
-    "status": "str",
+    "status": "status",
     "extra": "str",
 }
 
@@ -1952,8 +1952,13 @@ class InferenceLogger:
         latencies : N times in ms; every image waits for the whole batch
         extra : one value for all, or a list of N
             A column of LOG_COLUMNS (`timestamp`: the time now if missing; `status`:
-            "ok" or the name of an error); other names go into the column `extra`, as
-            JSON.
+            "ok" or the name of an error, and "nan" where a model answered NaN); other
+            names go into the column `extra`, as JSON.
+
+        Raises
+        ------
+        CourseError
+            A value that `read_log` would not read: no line of the batch is written.
         """
         n = len(preds)
         columns = {"timestamp": datetime.now(UTC), "run_id": self.run_id, "batch": n}
@@ -2066,8 +2071,8 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
     answered, number = log["status"] == "ok", log["pred_class"].astype(float)
     names = ["latency_ms", "confidence", "brightness", "contrast", "sharpness"]
     table = log[names].assign(
-        low_confidence_share=log["confidence"] < LOW_CONFIDENCE,
-        blank_share=log["contrast"] < BLANK_CONTRAST,
+        low_confidence_share=_below(log["confidence"], LOW_CONFIDENCE),
+        blank_share=_below(log["contrast"], BLANK_CONTRAST),
         positive_share=number > 0,
     )
     for one in sorted(number.dropna().unique()):
@@ -2075,6 +2080,11 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
     table = table.astype(float).where(answered)
     table["error_rate"] = 1.0 - answered
     return table.set_index(log["timestamp"]).sort_index(kind="stable")
+
+
+def _below(values: pd.Series, limit: float) -> pd.Series:
+    """Is each value below? A missing one is neither."""
+    return (values < limit).astype(float).where(values.notna())
 
 
 def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -2086,6 +2096,8 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
             " least 100 quiet ones."
         )
     table = _quantities(answered).agg(["mean", "std", "count"])
+    if silent := [name for name in table if not table.at["count", name]]:
+        print(f"No line has {', '.join(silent)}: rules that watch them stay silent.")
     return table.rename(index={"count": "n"}).to_dict()
 
 
