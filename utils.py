@@ -116,6 +116,7 @@ from kit.runs import (  # noqa: F401
 from kit.serving import (
     LAYERS,
     OnnxModel,
+    check_numbers,
     export_once,
     make_session,
     open_to_quantize,
@@ -1682,7 +1683,8 @@ class ServedNetwork(nn.Module):
 def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dict]:
     """The network of a checkpoint, on the CPU in float32, and the state of the file.
 
-    CourseError where that is missing or damaged, or of other classes, size or channels.
+    CourseError where that is missing or damaged, of other classes, size or channels, or
+    holds NaN.
     """
     model, state = load_model(checkpoint, course.classes)
     state = {"temperature": 1.0, "threshold": 0.5, "channels": course.channels} | state
@@ -1694,7 +1696,9 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
             " notebook that writes it again."
         )
     model = model.cpu().to(memory_format=torch.contiguous_format)
-    return ServedNetwork(model, state).eval(), state
+    network = ServedNetwork(model, state).eval()
+    check_numbers(network, checkpoint)
+    return network, state
 
 
 # what the file says of the checkpoint that it comes from
@@ -1709,6 +1713,7 @@ def export_onnx(course, checkpoint, fuse=True, dtype=torch.float32) -> Path:
     `dtype`, torch.float32 or, on GPUs, torch.float16, is that of the network alone:
     what goes in and comes out keeps its type.
     """
+    check_choice("dtype", dtype, (torch.float32, torch.float16))
     network, state = served_network(course, checkpoint)
     network.model.to(dtype)
     about = {key: state[key] for key in ABOUT if key in state} | {
@@ -1801,6 +1806,9 @@ def quantize_int8(course, path, pixels, keep_float=(), only=()) -> Path:
     Source: Jacob et al., Quantization and Training of Neural Networks (2018).
 
     `keep_float` names nodes that stay in float32, `only` the ones to quantize.
+
+    CourseError for a network that is quantized already, no `pixels` or others than it
+    takes, and nodes that it has not.
     """
     import onnx
     from onnxruntime import quantization as q
@@ -1813,7 +1821,8 @@ def quantize_int8(course, path, pixels, keep_float=(), only=()) -> Path:
             return None if batch is None else {"pixels": batch}
 
     eight = multiplies_int8()
-    with open_to_quantize(path) as (model, about, target):
+    named = [*keep_float, *only]
+    with open_to_quantize(path, pixels, named) as (model, about, target):
         q.quantize_static(
             model,
             target,

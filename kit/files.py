@@ -34,7 +34,7 @@ class CourseError(RuntimeError):
 def check_choice(what: str, value, known) -> None:
     if value not in known:
         raise CourseError(
-            f"{what}={value!r} is unknown: choose one of {', '.join(known)}."
+            f"{what}={value!r} is unknown: choose one of {', '.join(map(str, known))}."
         )
 
 
