@@ -2934,7 +2934,7 @@ def mix(data: Data, drifted: Data, rows, share=0.1, images=None, seed=42) -> Dat
     file, for the gate's check of leakage) and `drifted` (bool).
     """
     train, val, rows = data.where("train"), data.where("val"), np.unique(rows)
-    images = size_of_mix(data, rows, share, images)
+    images = size_of_mix(data, drifted, rows, share, images)
     count = round(share * images)  # of drifted ones
     rng = np.random.default_rng([seed, 1])
     # in turn: none is repeated twice before all once
