@@ -57,7 +57,16 @@ from kit.files import (  # noqa: F401
 from kit.fingerprint import fingerprint, remember_sources
 from kit.gate import Answers, Check, GateReport, counted, size_of_mix, unmeasured
 from kit.handout import from_handout, missing_name
-from kit.home import DATASETS, POOLS, PROFILES, Course, catch_up, greet, open_home  # noqa: F401
+from kit.home import (  # noqa: F401
+    DATASETS,
+    POOLS,
+    PROFILES,
+    Course,
+    asked_threads,
+    catch_up,
+    greet,
+    open_home,
+)
 from kit.images import (
     EXCLUDING,
     add_flag,
@@ -106,6 +115,7 @@ from kit.record import (  # noqa: F401
 from kit.runs import (  # noqa: F401
     Session,
     TrainingStopped,
+    check_recipe,
     fill_in,
     load_or_run,
     one_training,
@@ -209,7 +219,7 @@ def start(
     """
     asked = theme, dataset, source, profile, image_size, seed, drive, home
     home, local, settings = open_home(*asked)
-    set_seed(seed, int(os.environ.get("COURSE_THREADS", settings["threads"])))
+    set_seed(seed, asked_threads(settings))
     course = open_dataset(theme, home, local, settings)
     load_own(home, (course.channels, len(course.classes), course.image_size))
     copy_back(course, course.logs)  # after a lost runtime: the lines that were kept
@@ -398,6 +408,7 @@ class Data:
 
     def where(self, pool: str) -> np.ndarray:
         """Row numbers of a pool, int64 (n,)."""
+        check_choice("pool", pool, ("test", *POOLS))
         return np.flatnonzero(self.index["pool"] == pool)
 
     def loader(self, pool: str, batch_size=64, augment=None, shuffle=False):
@@ -1014,6 +1025,9 @@ class Recipe:
     average: float = 0.0
     patience: int | None = None
 
+    def __post_init__(self):
+        check_recipe(self)
+
 
 def _passes(data: Data, epochs: int, longer: float = 1.0) -> int:
     """More epochs, up to three times, for fewer than 1,300 images; in smoke no more."""
@@ -1265,6 +1279,7 @@ def f1_macro(predicted, labels, classes: int) -> float:
 
 def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """accuracy, low, high (Wilson, 95 %), balanced_accuracy and n, for a table."""
+    check_features(probabilities, "answer")  # else NaN would be class 0
     predicted, n = probabilities.argmax(axis=1), len(labels)
     hits = int((predicted == labels).sum())
     balanced = balanced_accuracy(predicted, labels, probabilities.shape[1])
@@ -1299,6 +1314,7 @@ def evaluate(probabilities, labels, classes, resamples=1000, seed=42) -> pd.Data
     value, low, high, n. Proportions: Wilson; the others: stratified bootstrap over
     images; ece: none, see `expected_calibration_error`.
     """
+    check_features(probabilities, "answer")
     k, n, predicted = len(classes), len(labels), probabilities.argmax(axis=1)
     hits = int((predicted == labels).sum())
 

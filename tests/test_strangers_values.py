@@ -177,6 +177,109 @@ def test_a_model_that_answers_nan_has_failed_and_wakes_somebody(tmp_path):
         utils.monitoring_baseline(log)
 
 
+# --- training, answers, drift
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"batch_size": 0},
+        {"batch_size": -3},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"lr": "0.01"},
+        {"clip": 0.0},
+        {"patience": 0},
+        {"weight_decay": -1},
+        {"label_smoothing": 2},
+        {"average": -1.0},
+    ],
+    ids=str,
+)
+def test_a_recipe_that_cannot_train_is_refused_before_anything_is_stored(wrong):
+    (name, value), *_ = wrong.items()
+    told = re.escape(f"recipe with {name}={value!r} cannot train: give")
+    with pytest.raises(utils.CourseError, match=told):
+        utils.Recipe(**wrong)
+    with pytest.raises(utils.CourseError, match=told):
+        utils.replace(utils.Recipe(), **wrong)
+
+
+def test_a_pool_that_is_none_is_told(data):
+    with pytest.raises(utils.CourseError, match="pool='valid' is unknown: choose one"):
+        data.loader("valid")
+
+
+def test_nan_is_no_answer_of_class_0(data):
+    answers, labels = np.full((6, 2), 0.5), np.array([0, 0, 1, 1, 0, 1])
+    answers[2] = np.nan
+    for measure in (
+        lambda: utils.accuracy_row(answers, labels),
+        lambda: utils.evaluate(answers, labels, ("A", "B"), resamples=10),
+    ):
+        with pytest.raises(utils.CourseError, match="NaN .*in 1 of 6 images"):
+            measure()
+    with pytest.raises(utils.CourseError, match="'mine' are not stored"):
+        utils.save_predictions(data.course, "mine", answers, labels)
+    assert utils.stored_predictions(data.course.home, "mine") is None
+
+
+TESTS = (utils.ks_test, utils.mmd_test, utils.classifier_test, utils.compute_mmd)
+
+
+def table(n: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame({"age": rng.normal(50, 9, n), "dose": rng.normal(size=n)})
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_columns_are_compared_by_name(test):
+    reference, window = table(80, 0), table(50, 1)
+    answers = [test(reference, w) for w in (window, window[["dose", "age"]])]
+    assert str(answers[0]) == str(answers[1])
+    assert not getattr(answers[0], "drift", False)
+
+
+@pytest.mark.parametrize("test", TESTS)
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda t: t.rename(columns={"dose": "Dose"}), "lacks 'dose', and has 'Dose'"),
+        (lambda t: t.assign(more=1), "lacks none, and has 'more'"),
+        (lambda t: t[["age", "dose", "dose"]], "each once"),
+        (
+            lambda t: t.assign(dose="B"),
+            "Column 'dose' of the window holds .*no numbers",
+        ),
+        (lambda t: t.assign(dose=pd.Timestamp("2026")), "Column 'dose' .*datetime64"),
+        (
+            lambda t: t.assign(dose=pd.array([1, None] * (len(t) // 2), "Int64")),
+            "window has NaN .*in 25 of 50",
+        ),
+        (lambda t: t * 1e200, "values beyond 1e.150"),
+        (
+            lambda t: t.to_numpy().reshape(-1, 1, 1, 2),
+            r"shape \(50, 1, 1, 2\).*drift_s",
+        ),
+        (lambda t: [["a", "b"]] * 50, "window holds no numbers"),
+        (lambda t: 1.0, r"shape \(\)"),
+        (lambda t: np.ones((50, 0)), r"shape \(50, 0\)"),
+    ],
+)
+def test_what_no_test_can_compare_is_named(test, change, told):
+    with pytest.raises(utils.CourseError, match=told):
+        test(table(80, 0), change(table(50, 1)))
+
+
+@pytest.mark.parametrize("threads", ["two", "0", "-1", "1.5"])
+def test_threads_that_cannot_be(open_course, monkeypatch, threads):
+    monkeypatch.setenv("COURSE_THREADS", threads)
+    with pytest.raises(utils.CourseError, match=f"COURSE_THREADS='{threads}' cannot"):
+        open_course()
+
+
 def test_a_quiet_day_without_pictures_says_what_stays_silent(tmp_path, capsys):
     logger = utils.InferenceLogger(tmp_path / "p.csv")
     logger.log_batch([0, 1] * 60, [0.9, 0.8] * 60, [5.0] * 120)
