@@ -57,7 +57,16 @@ from kit.files import (  # noqa: F401
 from kit.fingerprint import fingerprint, remember_sources
 from kit.gate import Answers, Check, GateReport, counted, size_of_mix, unmeasured
 from kit.handout import from_handout, missing_name
-from kit.home import DATASETS, POOLS, PROFILES, Course, catch_up, greet, open_home  # noqa: F401
+from kit.home import (  # noqa: F401
+    DATASETS,
+    POOLS,
+    PROFILES,
+    Course,
+    asked_threads,
+    catch_up,
+    greet,
+    open_home,
+)
 from kit.images import (
     EXCLUDING,
     add_flag,
@@ -107,6 +116,7 @@ from kit.record import (  # noqa: F401
 from kit.runs import (  # noqa: F401
     Session,
     TrainingStopped,
+    check_recipe,
     fill_in,
     load_or_run,
     one_training,
@@ -117,6 +127,7 @@ from kit.runs import (  # noqa: F401
 from kit.serving import (
     LAYERS,
     OnnxModel,
+    check_numbers,
     export_once,
     make_session,
     open_to_quantize,
@@ -211,7 +222,7 @@ def start(
     """
     asked = theme, dataset, source, profile, image_size, seed, drive, home
     home, local, settings = open_home(*asked)
-    set_seed(seed, int(os.environ.get("COURSE_THREADS", settings["threads"])))
+    set_seed(seed, asked_threads(settings))
     course = open_dataset(theme, home, local, settings)
     load_own(home, (course.channels, len(course.classes), course.image_size))
     copy_back(course, course.logs)  # after a lost runtime: the lines that were kept
@@ -418,6 +429,7 @@ class Data:
 
     def where(self, pool: str) -> np.ndarray:
         """Row numbers of a pool, int64 (n,)."""
+        check_choice("pool", pool, ("test", *POOLS))
         return np.flatnonzero(self.index["pool"] == pool)
 
     def loader(self, pool: str, batch_size=64, augment=None, shuffle=False):
@@ -1054,6 +1066,9 @@ class Recipe:
     average: float = 0.0
     patience: int | None = None
 
+    def __post_init__(self):
+        check_recipe(self)
+
 
 def _passes(data: Data, epochs: int, longer: float = 1.0) -> int:
     """More epochs, up to three times, for fewer than 1,300 images; in smoke no more."""
@@ -1305,6 +1320,7 @@ def f1_macro(predicted, labels, classes: int) -> float:
 
 def accuracy_row(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """accuracy, low, high (Wilson, 95 %), balanced_accuracy and n, for a table."""
+    check_features(probabilities, "answer")  # else NaN would be class 0
     predicted, n = probabilities.argmax(axis=1), len(labels)
     hits = int((predicted == labels).sum())
     balanced = balanced_accuracy(predicted, labels, probabilities.shape[1])
@@ -1339,6 +1355,7 @@ def evaluate(probabilities, labels, classes, resamples=1000, seed=42) -> pd.Data
     value, low, high, n. Proportions: Wilson; the others: stratified bootstrap over
     images; ece: none, see `expected_calibration_error`.
     """
+    check_features(probabilities, "answer")
     k, n, predicted = len(classes), len(labels), probabilities.argmax(axis=1)
     hits = int((predicted == labels).sum())
 
@@ -1756,7 +1773,8 @@ class ServedNetwork(nn.Module):
 def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dict]:
     """The network of a checkpoint, on the CPU in float32, and the state of the file.
 
-    CourseError where that is missing or damaged, or of other classes, size or channels.
+    CourseError where that is missing or damaged, of other classes, size or channels, or
+    holds NaN.
     """
     model, state = load_model(checkpoint, course.classes)
     state = {"temperature": 1.0, "threshold": 0.5, "channels": course.channels} | state
@@ -1768,7 +1786,9 @@ def served_network(course: Course, checkpoint: Path) -> tuple[ServedNetwork, dic
             " notebook that writes it again."
         )
     model = model.cpu().to(memory_format=torch.contiguous_format)
-    return ServedNetwork(model, state).eval(), state
+    network = ServedNetwork(model, state).eval()
+    check_numbers(network, checkpoint)
+    return network, state
 
 
 # what the file says of the checkpoint that it comes from
@@ -1783,6 +1803,7 @@ def export_onnx(course, checkpoint, fuse=True, dtype=torch.float32) -> Path:
     `dtype`, torch.float32 or, on GPUs, torch.float16, is that of the network alone:
     what goes in and comes out keeps its type.
     """
+    check_choice("dtype", dtype, (torch.float32, torch.float16))
     network, state = served_network(course, checkpoint)
     network.model.to(dtype)
     about = {key: state[key] for key in ABOUT if key in state} | {
@@ -1875,6 +1896,9 @@ def quantize_int8(course, path, pixels, keep_float=(), only=()) -> Path:
     Source: Jacob et al., Quantization and Training of Neural Networks (2018).
 
     `keep_float` names nodes that stay in float32, `only` the ones to quantize.
+
+    CourseError for a network that is quantized already, no `pixels` or others than it
+    takes, and nodes that it has not.
     """
     import onnx
     from onnxruntime import quantization as q
@@ -1887,7 +1911,8 @@ def quantize_int8(course, path, pixels, keep_float=(), only=()) -> Path:
             return None if batch is None else {"pixels": batch}
 
     eight = multiplies_int8()
-    with open_to_quantize(path) as (model, about, target):
+    named = [*keep_float, *only]
+    with open_to_quantize(path, pixels, named) as (model, about, target):
         q.quantize_static(
             model,
             target,
@@ -1987,13 +2012,13 @@ LOG_COLUMNS = {
     "model": "str",
     "image": "str",
     "pred_class": "Int64",
-    "confidence": "float",
+    "confidence": "share",
     "latency_ms": "float",
     "batch": "float",
     "brightness": "float",
     "contrast": "float",
     "sharpness": "float",
-    "status": "str",
+    "status": "status",
     "extra": "str",
 }
 
@@ -2026,8 +2051,13 @@ class InferenceLogger:
         latencies : N times in ms; every image waits for the whole batch
         extra : one value for all, or a list of N
             A column of LOG_COLUMNS (`timestamp`: the time now if missing; `status`:
-            "ok" or the name of an error); other names go into the column `extra`, as
-            JSON.
+            "ok" or the name of an error, and "nan" where a model answered NaN); other
+            names go into the column `extra`, as JSON.
+
+        Raises
+        ------
+        CourseError
+            A value that `read_log` would not read: no line of the batch is written.
         """
         n = len(preds)
         columns = {"timestamp": datetime.now(UTC), "run_id": self.run_id, "batch": n}
@@ -2140,8 +2170,8 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
     answered, number = log["status"] == "ok", log["pred_class"].astype(float)
     names = ["latency_ms", "confidence", "brightness", "contrast", "sharpness"]
     table = log[names].assign(
-        low_confidence_share=log["confidence"] < LOW_CONFIDENCE,
-        blank_share=log["contrast"] < BLANK_CONTRAST,
+        low_confidence_share=_below(log["confidence"], LOW_CONFIDENCE),
+        blank_share=_below(log["contrast"], BLANK_CONTRAST),
         positive_share=number > 0,
     )
     for one in sorted(number.dropna().unique()):
@@ -2149,6 +2179,11 @@ def _quantities(log: pd.DataFrame) -> pd.DataFrame:
     table = table.astype(float).where(answered)
     table["error_rate"] = 1.0 - answered
     return table.set_index(log["timestamp"]).sort_index(kind="stable")
+
+
+def _below(values: pd.Series, limit: float) -> pd.Series:
+    """Is each value below? A missing one is neither."""
+    return (values < limit).astype(float).where(values.notna())
 
 
 def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -2160,6 +2195,8 @@ def monitoring_baseline(log: pd.DataFrame) -> dict[str, dict[str, float]]:
             " least 100 quiet ones."
         )
     table = _quantities(answered).agg(["mean", "std", "count"])
+    if silent := [name for name in table if not table.at["count", name]]:
+        print(f"No line has {', '.join(silent)}: rules that watch them stay silent.")
     return table.rename(index={"count": "n"}).to_dict()
 
 
@@ -2987,7 +3024,7 @@ def mix(data: Data, drifted: Data, rows, share=0.1, images=None, seed=42) -> Dat
     file, for the gate's check of leakage) and `drifted` (bool).
     """
     train, val, rows = data.where("train"), data.where("val"), np.unique(rows)
-    images = size_of_mix(data, rows, share, images)
+    images = size_of_mix(data, drifted, rows, share, images)
     count = round(share * images)  # of drifted ones
     rng = np.random.default_rng([seed, 1])
     # in turn: none is repeated twice before all once

@@ -6,21 +6,36 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 import sample_data
-from kit.files import CourseError, clear_disk_errors, locked, read_json, write_json
+from kit.files import CourseError, clear_disk_errors, locked, read_text, write_json
 from kit.home import DATASETS, PROFILES, Course, Dataset
 from kit.machine import best_device
+from kit.names import is_litter, original, plain
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-OWN_NOTES = (".drawn.json", "classes.json")  # not the archive's fault
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # whatever a name ends in
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
+# How the names of the X-rays give kind and patient: the current release, and the older
+# one.
+PATIENTS = [
+    re.compile(r"person(?P<person>\d+)_(?P<kind>bacteria|virus)"),
+    re.compile(r"(?P<person>(?:normal\d*-)?im-\d+)"),
+    re.compile(r"((?P<kind>bacteria|virus)|normal)-(?P<person>\d+)-\d+"),
+]
+PATTERNS = "person1_bacteria_1.jpeg, IM-0001-0001.jpeg or VIRUS-1-0001.jpeg"
+OWN = ("classes.json", "classes.json.txt")  # Notepad adds the second ending, unseen
+NOTES = (".drawn.json", *OWN)  # not the archive's fault
 # What is repaired in the layout of a folder, and how.
 REPAIRS = {
-    "__MACOSX and ._ files": "ignored",
+    "hidden files and litter of systems": "ignored",
     "names that are no text": "ignored",
     "files that are no images": "ignored",
     "images outside train/ and test/": "ignored",
@@ -29,6 +44,7 @@ REPAIRS = {
     "two images of one name": "both kept",
     "images of the tiny val/ folder": "joined to train",
     "images in folders of no known class": "ignored",
+    "official test images": "none: 15 % of the patients of train become pool test",
 }
 
 
@@ -104,12 +120,13 @@ def acquire(
 
 def _given(place: Path, folder: str) -> Path:
     """The folder of a dataset at or below a place of somebody's own."""
-    for found in (place / folder, place):
-        if found.name == folder and found.is_dir():
+    inside = sorted(place.iterdir()) if place.is_dir() else []
+    alike = [path for path in inside if original(path.name) == folder]
+    for found in (place / folder, *alike, place):
+        if original(found.name) == folder and found.is_dir():
             return found
-    held = "nothing: no such folder"
-    if place.is_dir():
-        held = sorted(path.name for path in place.iterdir())[:6]
+    held = [path.name for path in inside[:6]] or "nothing"
+    held = held if place.is_dir() else "nothing: no such folder"
     raise CourseError(
         f"{place} holds no folder {folder}/ (it holds {held}): give the folder above"
         f" {folder}/."
@@ -150,129 +167,232 @@ def _draw(folder: str, raw: Path, images: int, seed: int) -> None:
 
 def list_images(course: Course) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All images of the dataset with label, subtype and patient, and what was repaired
-    to find them.
+    to find them; what nobody should overlook is printed as well.
     """
-    files, repairs = find_images(course.root, course.dataset)
+    root, spec = course.root, course.spec
+    found = find_images(root, course.dataset)
+    files = found[found["folder"] != ""].drop(columns="problem")
     if files.empty:
+        told = [f"{n} {what}" for what, n, _ in _repairs(found)]
         raise CourseError(
-            f"{course.root} holds no images in class folders: complete it or delete it"
-            " and run again."
+            f"{root} holds no images in class folders"
+            f"{' below train/ and test/' * (spec.folder == 'chest_xray')} (it holds"
+            f" {', '.join(told) or 'nothing'}): complete it or delete it and run again."
         )
-    table = label_images(files, course.root, course.dataset)
-    if lost := len(files) - len(table):
-        what = "images in folders of no known class"
-        repairs.loc[len(repairs)] = [what, lost, REPAIRS[what]]
-    return table, repairs
+    table = label_images(files.reset_index(drop=True), root, course.dataset)
+    lost = files[~files["path"].isin(table["path"])]
+    what = "images in folders of no known class"
+    found.loc[lost.index, "problem"] = f"{what}: " + lost["folder"]
+    repairs = _repairs(found)
+    if spec.folder == "chest_xray":
+        if not (table["split"] == "test").any():
+            repairs.append(("official test images", 0, REPAIRS["official test images"]))
+            print(f"{root} holds no official test images: {repairs[-1][2]}.")
+        unknown = table.loc[table["patient"] == table["path"], "path"]
+        if len(unknown):
+            print(
+                f"{len(unknown)} of {len(table)} images have names that give no patient"
+                f" (such as {unknown.iloc[0]}; {PATTERNS} would): each counts as a"
+                " patient of its own, and images of one patient may stand in several"
+                " pools."
+            )
+    return table, pd.DataFrame(repairs, columns=["what", "files", "action"])
 
 
-def find_images(root: Path, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """List the images of a dataset folder and repair its layout, saying what was
+def find_images(root: Path, dataset: str) -> pd.DataFrame:
+    """List the files of a dataset folder, links followed, and how its layout is to be
     repaired.
 
     Returns
     -------
-    files : DataFrame
-        path (relative to `root`), folder (class folder), split (train, test or "").
-    repairs : DataFrame
-        what, files, action: one row for each repair.
+    DataFrame, one row a file: path (relative to `root`), folder (class folder, "" where
+    it is no image to use), split (train, test or ""), problem (of REPAIRS, or "").
     """
     split_up = DATASETS[dataset].folder == "chest_xray"
-    counts, kept = dict.fromkeys(REPAIRS, 0), {}
-    paths = [path for path in root.rglob("*") if path.is_file()]
+    rows, kept = [], {}
+    paths = walk(root)
     for path in sorted(paths, key=lambda path: (len(path.parts), str(path))):
-        relative = path.relative_to(root)
-        split = path.parent.parent.name.lower() if split_up else ""
-        key = split, path.parent.name, path.name
-        if problem := _no_image(relative):
-            counts[problem] += path.name not in OWN_NOTES
-        elif split_up and split not in ("train", "test", "val"):
-            counts["images outside train/ and test/"] += 1
+        relative, split, folder, below = path.relative_to(root), "", path.parent.name, 1
+        if split_up:
+            split, folder, below = _place(relative.parts)
+        key = split, original(folder), *relative.parts[-below:]
+        problem, used = _no_image(path, relative), False
+        if problem:
+            pass
+        elif split_up and not split:
+            problem = "images outside train/ and test/"
         elif key not in kept:
-            kept[key] = relative
-            counts["images of the tiny val/ folder"] += split == "val"
-        elif filecmp.cmp(root / kept[key], path, shallow=False):
-            counts["second copy of an image"] += 1
+            kept[key], used = path, True
+            problem = "images of the tiny val/ folder" if split == "val" else ""
+        elif filecmp.cmp(kept[key], path, shallow=False):
+            problem = "second copy of an image"
         elif split_up:
-            counts["second copy that differs"] += 1
+            problem = "second copy that differs"
         else:
-            kept[(*key[:2], relative)] = relative
-            counts["two images of one name"] += 1
-    rows = [
-        (relative.as_posix(), folder, "train" if split == "val" else split)
-        for (split, folder, _), relative in kept.items()
-    ]
-    files = pd.DataFrame(rows, columns=["path", "folder", "split"])
-    done = [(what, n, REPAIRS[what]) for what, n in counts.items() if n]
-    repairs = pd.DataFrame(done, columns=["what", "files", "action"])
-    return files.sort_values("path", ignore_index=True), repairs
+            problem, used = "two images of one name", True
+        split = "train" if split == "val" else split
+        rows.append((relative.as_posix(), folder if used else "", split, problem))
+    table = pd.DataFrame(rows, columns=["path", "folder", "split", "problem"])
+    return table.sort_values("path", ignore_index=True)
 
 
-def _no_image(path: Path) -> str:
+def _place(parts: tuple[str, ...]) -> tuple[str, str, int]:
+    """Split and class folder of an X-ray, and how many parts of its path lie below
+    them: a hospital may have a folder for each patient.
+    """
+    for place in reversed(range(len(parts) - 2)):
+        if split := SPLITS.get(original(parts[place])):
+            return split, parts[place + 1], len(parts) - place - 2
+    return "", parts[-2] if len(parts) > 1 else "", 1
+
+
+def walk(root: Path) -> list[Path]:
+    """All files below a folder, also those behind links.
+
+    Raises
+    ------
+    CourseError
+        A link that leads nowhere, or a folder that may not be read: what it holds would
+        be missing, and nobody would notice.
+    """
+    files = []
+
+    def refuse(error: OSError):
+        told = f"{error.filename} cannot be read ({error.strerror})"
+        raise CourseError(f"{told}: make it readable, then run again.")
+
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        above = {os.path.realpath(p) for p in (folder, *Path(folder).parents)}
+        # a link back to a folder above would be followed for ever
+        folders[:] = [
+            name
+            for name in folders
+            if os.path.realpath(os.path.join(folder, name)) not in above
+        ]
+        files += [Path(folder, name) for name in names]
+    dead = [p for p in files if os.path.islink(p) and not os.path.exists(p)]
+    dead = [path for path in dead if not is_litter(path.relative_to(root))]
+    if dead:
+        raise CourseError(
+            f"{dead[0]} is a link to {os.readlink(dead[0])}, which is not there"
+            f" ({len(dead)} such links below {root}): connect the disk that it leads"
+            " to, or remove the link, then run again."
+        )
+    return [path for path in files if os.path.isfile(path)]
+
+
+def _no_image(path: Path, relative: Path) -> str:
     """Why a file below the dataset's folder counts as no image; "" where it does."""
-    if "__MACOSX" in path.parts or path.name.startswith("._"):
-        return "__MACOSX and ._ files"
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(path)):  # no table could hold it
+    if is_litter(relative):
+        return "hidden files and litter of systems"
+    # no table could hold it
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(relative)):
         return "names that are no text"
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        return "files that are no images"
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES and not _holds_image(path):
+        return f"files that are no images: {suffix or 'no ending'}"
     return ""
 
 
+def _holds_image(path: Path) -> bool:
+    """What a file is, whatever its name: Windows saves a JPEG as .jfif."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # PIL raises a dozen kinds on what is none
+        return False
+
+
+def _repairs(found: pd.DataFrame) -> list[tuple[str, int, str]]:
+    """What was repaired, how often and how; kinds of one problem in one row."""
+    counts = {what: Counter() for what in REPAIRS}
+    for path, problem in zip(found["path"], found["problem"], strict=True):
+        what, _, kind = problem.partition(": ")
+        if what and original(path.rpartition("/")[2]) not in NOTES:
+            counts[what][kind] += 1
+    rows = []
+    for what, kinds in counts.items():
+        named = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common() if kind)
+        told = f"{what} ({named})" if named else what
+        rows += [(told, kinds.total(), REPAIRS[what])] if kinds else []
+    return rows
+
+
 def label_images(files: pd.DataFrame, root: Path, dataset: str) -> pd.DataFrame:
-    """Add label, subtype and patient to the table of files.
+    """Add label, subtype and patient to the table of files; a name that gives no
+    patient leaves the image alone: its patient is its path.
 
     The patient key of the X-rays is (subtype, person): `person1_bacteria_1` and
     `person1_virus_6` are two people."""
     spec, own = DATASETS[dataset], root / "classes.json"
+    for path in sorted(root.glob("*.*")):
+        own = path if original(path.name) in OWN else own
     mapping = _own_classes(own, spec) if own.exists() else spec.folders
-    found = sorted(files["folder"].unique())
-    unknown = [name for name in found if name.lower() not in mapping]
-    wanted = sorted(set(spec.folders.values()))
-    if unknown and len(found) == 2:
-        example = json.dumps(dict(zip(found, wanted, strict=True)))
-        raise CourseError(
-            f"{root} has the class folders {found}, and which is which is unknown: "
-            f"write {own} with, for example, {example}, then run again."
-        )
-    label = files["folder"].str.lower().map(mapping)
-    missing = [name for name in wanted if name not in set(label)]
-    if missing:
-        raise CourseError(
-            f"{root} has no images of class {', '.join(missing)} (class folders found:"
-            f" {', '.join(found) or 'none'}): complete it, or delete the folder to"
-            " fetch it again."
-        )
+    label = files["folder"].map(lambda name: mapping.get(original(name)))
+    _check_classes(files["folder"], label, spec, own)
     table = files.assign(label=label)[label.notna()].reset_index(drop=True)
-    name = table["path"].str.split("/").str[-1]
     if spec.folder == "solar_panels":
-        return table.assign(subtype=table["label"], patient=name)
-    person = name.str.extract(r"(?i)^person(\d+)_(bacteria|virus)")
-    normal = name.str.extract(r"(?i)^((?:normal\d*-)?im-\d+)")[0]
-    subtype = (
-        person[1]
-        .str.upper()
-        .where(table["label"] == "PNEUMONIA", "NORMAL")
-        .fillna("UNKNOWN")
-    )
-    patient = (subtype.str.lower() + "-" + person[0].fillna(normal)).fillna(name)
+        return table.assign(subtype=table["label"], patient=table["path"])
+    known = [_patient(path.rpartition("/")[2]) for path in table["path"]]
+    kind, person = (pd.Series(part, table.index) for part in zip(*known, strict=True))
+    subtype = kind.where(table["label"] == "PNEUMONIA", "NORMAL").fillna("UNKNOWN")
+    patient = (subtype.str.lower() + "-" + person).fillna(table["path"])
     if dataset == "pneumonia3":
         table["label"] = subtype
     return table.assign(subtype=subtype, patient=patient)
 
 
-def _own_classes(path: Path, spec: Dataset) -> dict[str, str]:
-    """What classes.json says: the class of each folder, by its name
-    in small letters.
-    """
-    wanted, given = sorted(set(spec.folders.values())), read_json(path)
-    if not given or not all(
-        isinstance(name, str) and name in wanted for name in given.values()
-    ):
-        example = json.dumps(
-            {f"folder {number}": name for number, name in enumerate(wanted, 1)}
-        )
+def _patient(name: str) -> tuple[str | None, str | None]:
+    """Kind and person that the name of an X-ray gives; None for what it does not."""
+    name = original(name)
+    for pattern in PATIENTS:
+        if found := pattern.match(name):
+            kind = found.groupdict().get("kind")
+            return kind and kind.upper(), found["person"]
+    return None, None
+
+
+def _check_classes(folder: pd.Series, label: pd.Series, spec: Dataset, own: Path):
+    """Refuse a dataset that lacks a class, and say how to name the folders."""
+    wanted, found = sorted(set(spec.folders.values())), sorted(folder.unique())
+    if not (missing := [name for name in wanted if name not in set(label)]):
+        return
+    unknown = sorted(folder[label.isna()].unique())
+    if len(unknown) >= len(missing):
+        guess = dict(zip(folder, label, strict=True))
+        guess |= {name: missing[n % len(missing)] for n, name in enumerate(unknown)}
+        example = json.dumps({name: guess[name] for name in found}, ensure_ascii=False)
         raise CourseError(
-            f"{path} must name a class for each folder, as {example} does: correct it,"
-            " then run again."
+            f"{own.parent} has the class folders {found}, and which is which is"
+            f" unknown: write {own} with, for example, {example}, then run again."
         )
-    return {folder.lower(): name for folder, name in given.items()}
+    raise CourseError(
+        f"{own.parent} has no images of class {', '.join(missing)} (class folders"
+        f" found: {', '.join(found) or 'none'}): complete it, or delete the folder to"
+        " fetch it again."
+    )
+
+
+def _own_classes(path: Path, spec: Dataset) -> dict[str, str]:
+    """What classes.json says: the class of each folder, by its plain name."""
+    wanted = {plain(name): name for name in sorted(set(spec.folders.values()))}
+    pairs = zip(("folder 1", "folder 2"), wanted.values(), strict=True)
+    example, why = json.dumps(dict(pairs)), ""
+    try:
+        given = json.loads(read_text(path))
+        classes = {original(f): wanted.get(plain(c)) for f, c in given.items()}
+        if odd := [name for name in given if not classes[original(name)]]:
+            why = f"; it says {given[odd[0]]!r} of {odd[0]}"
+        if classes and not odd:
+            return classes
+    except (ValueError, RecursionError) as error:
+        why = f"; {getattr(error, 'msg', 'nested too deep')}"
+        why += f", line {error.lineno}" if hasattr(error, "lineno") else ""
+    except (AttributeError, TypeError):
+        pass  # no object of texts
+    raise CourseError(
+        f"{path} must name a class for each folder, as {example} does{why}: correct"
+        " it, then run again."
+    )

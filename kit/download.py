@@ -20,7 +20,7 @@ from tqdm import tqdm
 from urllib3.exceptions import NewConnectionError
 
 from kit.archive import MIB, ArchiveError, unpack
-from kit.files import FULL, locked
+from kit.files import FULL, locked, read_text
 from kit.home import COLAB
 
 ADDRESS = "https://www.kaggle.com/api/v1/datasets/download"
@@ -172,7 +172,7 @@ def _places():
     folder = Path.home() / ".kaggle"
     yield from _named(os.environ, "")
     if (file := folder / "access_token").is_file():
-        token = file.read_text(encoding="utf-8", errors="replace").strip()
+        token = read_text(file).strip()
         yield Credentials("the token of ~/.kaggle/access_token", token)
     folders = [os.environ.get("KAGGLE_CONFIG_DIR"), folder]
     folders += [COLAB] if _colab_page() else []

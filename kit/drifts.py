@@ -325,6 +325,7 @@ def drift_data(data, kind: str, severity: int, seed: int = 42):
         index.loc[np.setdiff1d(rows, left), "pool"] = ""
         pixels[left] = harmed
     key = fingerprint(drift_images, data.key, kind, severity, seed)
+    index["drifted"] = bool(severity)  # so that it is not taken for the clean data
     return replace(data, index=index, pixels=pixels, key=key)
 
 

@@ -244,11 +244,22 @@ def limitations(results: dict) -> list[tuple[str, str]]:
     if meta.get("source") == "sample":
         asks = "Which of your conclusions would you dare to repeat on real ones?"
         found.append(("All images are drawn.", asks))
-    tellers = (("theme3", _of_the_test), ("theme6", _of_the_drift))
-    for theme, tell in (*tellers, ("theme7", _of_the_gate)):
+    tellers = [("theme1", _of_the_data), ("theme3", _of_the_test)]
+    tellers += [("theme6", _of_the_drift), ("theme7", _of_the_gate)]
+    for theme, tell in tellers:
         found += tell(results[theme]) if theme in results else ()
     fact = f"One seed ({meta.get('seed')}), one machine ({meta.get('hardware')})."
     return [*found, (fact, "Which figures would move with another seed, and how far?")]
+
+
+def _of_the_data(section: dict) -> Iterator[tuple[str, str]]:
+    for row in section.get("quality", ()):
+        if row["problem"] == "no_patient":
+            yield (
+                f"The names of {row['images']} X-rays give no patient: images of one"
+                " may stand in training and in the test.",
+                "How would you find out whether they do?",
+            )
 
 
 def _of_the_test(section: dict) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ import sysconfig
 import textwrap
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
+from importlib.util import decode_source
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +227,8 @@ def _source(module) -> str:
     own = [f.__code__ for f in functions if f.__module__ == module.__name__]
     known_by = [id(module.__spec__), *own]
     if _SOURCES.get(module.__name__, ("",))[0] != known_by:
-        text = Path(module.__file__).read_text(encoding="utf-8")
+        # as an import reads it: byte-order mark, coding line, line ends
+        text = decode_source(Path(module.__file__).read_bytes())
         _SOURCES[module.__name__] = (known_by, text)
     return _SOURCES[module.__name__][1]
 

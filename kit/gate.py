@@ -18,13 +18,21 @@ from kit.files import CourseError
 MIX_IMAGES = {"smoke": 64, "quick": 1400, "full": 4096}
 
 
-def size_of_mix(data, rows, share: float, images: int | None = None) -> int:
+def size_of_mix(data, drifted, rows, share: float, images: int | None = None) -> int:
     """How many images: as many as pool train has, at most MIX_IMAGES of the profile;
     more where it takes them to use every bought label once, and there are clean ones.
 
-    CourseError where these drifted images may not be learned from, or where there are
-    too few clean ones for that many.
+    CourseError where the two are taken for one another, where these drifted images may
+    not be learned from, or where there are too few clean ones for that many.
     """
+    if data.index.get("drifted", pd.Series(False)).any() or data.key == drifted.key:
+        wrong = "both are the same"
+        if data.key != drifted.key:
+            wrong = "the first is drifted"
+        raise CourseError(
+            f"A mix takes clean images, then drifted ones, and {wrong}: call mix(data,"
+            " drifted, rows)."
+        )
     train = len(data.where("train"))
     if images is None:
         images = min(train, MIX_IMAGES[data.course.profile.name])

@@ -153,7 +153,7 @@ class Course:
         """Where themes 4 to 8 serve: "cpu" or "cuda", as COURSE_PROVIDER says, else on
         the device.
         """
-        return os.environ.get("COURSE_PROVIDER", self.device.type)
+        return os.environ.get("COURSE_PROVIDER", self.device.type).lower()
 
     @property
     def spec(self) -> Dataset:
@@ -360,6 +360,16 @@ def open_settings(home: Path, dataset, source, profile, image_size, seed) -> dic
         )
     threads = known.get("threads") or max(1, round(our_cores() - used_by_others()))
     return {"threads": threads} | known | asked
+
+
+def asked_threads(settings: dict) -> int:
+    """Threads of a home; COURSE_THREADS overrides them."""
+    asked = os.environ.get("COURSE_THREADS") or str(settings["threads"])
+    if not asked.strip().isdecimal() or not _is_whole(int(asked), 1, 1024):
+        raise CourseError(
+            f"COURSE_THREADS={asked!r} cannot be: give a whole number from 1 to 1024."
+        )
+    return int(asked)
 
 
 def our_cores() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit.datasets import fetch_again, list_images
+from kit.datasets import PATTERNS, fetch_again, list_images
 from kit.files import (
     CourseError,
     alone,
@@ -193,6 +193,8 @@ def _inspect_all(course: Course, table: pd.DataFrame) -> pd.DataFrame:
     add_flag(table, readable & ~table["mode"].isin(usual), "odd_mode")
     if course.dataset == "pneumonia3":
         add_flag(table, table["label"] == "UNKNOWN", "unknown_subtype")
+    if course.spec.folder == "chest_xray":
+        add_flag(table, table["patient"] == table["path"], "no_patient")
     return table
 
 
@@ -220,12 +222,20 @@ def check_pools(table: pd.DataFrame, classes: tuple[str, ...]) -> None:
     for pool in ("test", *POOLS):
         few = [name for name in classes if counts.get((pool, name), 0) == 0]
         if few:
-            there = int((table["label"].isin(few) & (table["pool"] != "")).sum())
-            raise CourseError(
-                f"Pool {pool} would get no image of class {', '.join(few)}: the dataset"
-                f" has too few usable images or patients of it ({there}); add some"
-                " (about 30 a class)."
+            there = table[table["label"].isin(few) & (table["pool"] != "")]
+            unknown = table.loc[table["label"] == "UNKNOWN", "path"]
+            why = (
+                f"the dataset has too few usable images or patients of it ({len(there)}"
+                f" of {there['patient'].nunique()}); add some (about 30 a class)."
             )
+            if len(unknown) > len(there):
+                why = (
+                    f"{len(unknown)} images have names that give neither bacteria nor"
+                    f" virus (such as {unknown.iloc[0]}); rename them as {PATTERNS}, or"
+                    ' take DATASET = "pneumonia".'
+                )
+            told = f"Pool {pool} would get no image of class {', '.join(few)}"
+            raise CourseError(f"{told}: {why}")
 
 
 def load_index(course: Course) -> pd.DataFrame:
@@ -265,6 +275,7 @@ def quality_report(index: pd.DataFrame) -> pd.DataFrame:
             "excluded from all pools (cut, no image, or of more than 8 bits a channel)"
         ),
         "near_duplicate": "kept together in one pool",
+        "no_patient": "the name gives none: each a patient of its own",
         "gray_as_rgb": "read as one channel where the dataset is gray",
         "saturated": "kept, look at it",
         "tiny": "kept, enlarged",
@@ -291,7 +302,8 @@ def contact_sheet(course: Course, index: pd.DataFrame, most: int = 24):
     """
     from kit import figures
 
-    flags = index["flags"].str.replace("gray_as_rgb", "").str.strip(";")
+    flags = index["flags"].str.replace("gray_as_rgb|no_patient", "", regex=True)
+    flags = flags.str.replace(";+", ";", regex=True).str.strip(";")
     copied = index["flags"].str.contains("exact_duplicate|conflicting_label")
     kept = index["sha256"].isin(index["sha256"][copied]) & (flags == "")
     offenders = index.assign(

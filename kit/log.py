@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
 import io
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import shorten
 
+import numpy as np
 import pandas as pd
 
 from kit.files import CourseError, _plain, clear_disk_errors
@@ -20,6 +22,15 @@ from kit.files import CourseError, _plain, clear_disk_errors
 # that a line which was cut is never taken for a whole one.
 SCHEMA = "schema1"
 MOVE = "move the file away, and a new one is started."
+# What a column takes, in words, and what `read` makes of it.
+KINDS = {
+    "time": ("a datetime, or a time in ISO form", None),
+    "float": ("a finite number", "float"),
+    "share": ("a number of 0 to 1", "float"),
+    "Int64": ("a whole number", "Int64"),
+    "str": ("text", "str"),
+    "status": ('"ok", or the name of an error', "str"),
+}
 MAX_TICKS = 20_000  # of one table; a clock that was set back to 1970 asks for millions
 
 
@@ -31,8 +42,7 @@ class AppendOnlyCsv:
     notebook : str
         Who writes the file, for the sentence that it is missing.
     columns : dict
-        By name "time" (always there), "float", "Int64" or "str": what `append` takes
-        and `read` returns.
+        By name a key of KINDS: what `append` takes and `read` returns.
     """
 
     def __init__(self, path: str | Path, notebook: str, columns: dict[str, str]):
@@ -46,7 +56,7 @@ class AppendOnlyCsv:
         """Add lines, each a dict of values; what a crash left of a line is cut off.
 
         A missing value is none. Names that are no column go into the column `extra` as
-        JSON, where there is one.
+        JSON, where there is one, beside what `extra` itself says.
 
         Raises
         ------
@@ -67,17 +77,34 @@ class AppendOnlyCsv:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _texts(self, row: dict) -> list[str]:
-        texts, others = [], {n: v for n, v in row.items() if n not in self.columns}
-        if others and "extra" in self.columns:
-            row = row | {"extra": json.dumps(others, default=_plain)}
+        texts = {}
         for name, kind in self.columns.items():
             value = row.get(name)
             try:
-                texts.append(_text(value, kind))
-            except (TypeError, ValueError, OverflowError) as error:
-                told = f"{self.path.name}: {name} takes no {value!r}, but {kind}."
-                raise CourseError(told) from error
-        return [*texts, "1"]
+                value = self._others(row) if name == "extra" else value
+                texts[name] = _text(value, kind)
+            except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+                raise CourseError(
+                    f"{self.path.name}: {name} takes {KINDS[kind][0]}, not"
+                    f" {shorten(repr(value), 80)}; no line was written."
+                ) from error
+        answer = [name for name in ("pred_class", "confidence") if name in texts]
+        none = [n for n in answer if not texts[n] and row.get(n) is not None]
+        if none and texts.get("status") == "ok":  # NaN is no answer
+            texts |= dict.fromkeys(answer, "") | {"status": "nan"}
+        return [*texts.values(), "1"]
+
+    def _others(self, row: dict) -> str | None:
+        """What is no column, as JSON; a dict given as `extra`, as Python's own logging
+        has it, is part of it.
+        """
+        others = {n: v for n, v in row.items() if n not in self.columns}
+        extra = row.get("extra")
+        if isinstance(extra, dict):
+            others = extra | others
+        elif extra is not None:
+            others["extra"] = extra
+        return json.dumps(others, default=_plain) if others else None
 
     def _cut_torn_line(self, file) -> int:
         self._check(file)
@@ -89,14 +116,21 @@ class AppendOnlyCsv:
             file.truncate(end)
         return end
 
-    def _check(self, file) -> None:
+    def _check(self, file) -> int:
+        """Length of the first line, which an editor may have saved with other line ends
+        or quotes.
+        """
         file.seek(0)
-        found, expected = file.read(len(self.header)), self.header
-        if not expected.startswith(found):
-            raise CourseError(
-                f"{self.path} has another schema (it begins with {found!r}, not with"
-                f" {expected!r}): {MOVE}"
-            )
+        found, expected = file.readline(2 * len(self.header)), self.header
+        plain = found.removeprefix(codecs.BOM_UTF8).replace(b'"', b"")
+        plain = plain.replace(b"\r\n", b"\n")
+        if not expected.startswith(plain):
+            why = f"it begins with {found!r}, not with {expected!r}"
+            commas = found.translate(bytes.maketrans(b";\t", b",,"))
+            if commas != found and commas.strip() in expected:
+                why = "a spreadsheet has saved it without commas, and its numbers anew"
+            raise CourseError(f"{self.path} has another schema ({why}): {MOVE}")
+        return len(found)
 
     def read(self, run_id: str | None = None, start: int = 0) -> pd.DataFrame:
         """The whole lines from byte `start` on, of one run or of all.
@@ -112,8 +146,7 @@ class AppendOnlyCsv:
                 " writes it."
             )
         with open(self.path, "rb") as file:
-            self._check(file)
-            file.seek(max(start, len(self.header)))
+            file.seek(max(start, self._check(file)))
             lines = file.read()
         try:
             # the last line may be in the making
@@ -123,10 +156,11 @@ class AppendOnlyCsv:
             raise CourseError(f"{self.path} is damaged ({why}): {MOVE}") from error
         if run_id is None:
             return table
-        return table[table["run_id"] == run_id].reset_index(drop=True)
+        return table[table["run_id"] == _text(run_id, "str")].reset_index(drop=True)
 
     def _typed(self, lines: bytes) -> pd.DataFrame:
-        kinds = {name: kind for name, kind in self.columns.items() if kind != "time"}
+        kinds = {name: KINDS[kind][1] for name, kind in self.columns.items()}
+        kinds = {name: kind for name, kind in kinds.items() if kind}
         with warnings.catch_warnings():
             # pandas would leave out what a line has too much, and go on
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -149,19 +183,41 @@ def _text(value, kind: str) -> str:
     """A value as it stands in a file, nothing for None and NaN; raises where it is none
     of its kind.
     """
-    value = value.item() if hasattr(value, "item") else value
     if kind == "time":
-        time = pd.Timestamp(value).as_unit("ns")
-        time = time.tz_convert("UTC") if time.tz else time.tz_localize("UTC")
-        return f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03}Z"
-    if value is None or value != value:
+        return _time(value)
+    value = value.item() if hasattr(value, "item") else value
+    missing = value is None or value is pd.NA or value != value
+    if kind in ("str", "status"):
+        text = "" if missing else str(value)
+        text = " ".join(text.replace("\0", " ").splitlines())
+        # a name that is no UTF-8 is kept as it can be written
+        text = text.encode(errors="backslashreplace").decode()
+        if kind == "status" and not text.strip():
+            raise ValueError(value)  # the reader would count it as an error
+        return "ok" if kind == "status" and text.strip().lower() == "ok" else text
+    if missing:
         return ""
-    if kind == "str":
-        return " ".join(str(value).replace("\0", " ").splitlines())
     number = int(value) if kind == "Int64" else float(value)
     if number != value or abs(number) > 2**53:
         raise ValueError(value)
+    # rounding may put a probability a little above 1
+    if kind == "share" and not -1e-3 <= number <= 1.001:
+        raise ValueError(value)
     return str(number) if kind == "Int64" else f"{number:.6g}"
+
+
+def _time(value) -> str:
+    """A time in UTC, to the millisecond; raises for a number, whose unit nobody knows,
+    and for other ways to write a date, whose month nobody knows.
+    """
+    if isinstance(value, (int, float, np.number)):
+        raise TypeError(value)
+    value = datetime.fromisoformat(value) if isinstance(value, str) else value
+    time = pd.Timestamp(value).as_unit("ns")
+    if time is pd.NaT:
+        raise ValueError(value)
+    time = time.tz_convert("UTC") if time.tz else time.tz_localize("UTC")
+    return f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03}Z"
 
 
 def new_run_id() -> str:

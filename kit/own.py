@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kit.files import CourseError, atomic
+from kit.files import CourseError, atomic, read_text
 from kit.machine import same_generators, seed_generators
 from kit.syntax import globals_of
 
@@ -239,7 +239,8 @@ def _trial(says: str, *given):
         why = f"no answer after {SECONDS:g} s: a loop that never ends?"
         raise CourseError(f"{says}: {why}") from None
     except Exception as error:
-        raise CourseError(f"{says}: {type(error).__name__}: {error}.") from error
+        why = f"{type(error).__name__}: {error}{_place_of(error)}."
+        raise CourseError(f"{says}: {why}") from error
     if not all(map(np.array_equal, copies, given)):
         raise CourseError(f"{says}: it changes what it is given; let it make a copy.")
 
@@ -297,7 +298,7 @@ def load_own(home: Path, shape=(1, 3, 64)) -> list[tuple[str, str, object]]:
     if not path.exists():
         return []
     module = _run(path)
-    found = BLOCK.findall(path.read_text(encoding="utf-8-sig"))
+    found = BLOCK.findall(read_text(path))
     things = [(kind, name, getattr(module, name)) for kind, name in found]
     for kind, name, thing in things:
         _make_known(kind, name, thing)
@@ -330,7 +331,7 @@ def keep_own(kind: str, name: str, thing, after: str = "") -> None:
 
 
 def _write(path: Path, kind: str, name: str, definitions: list[str]) -> None:
-    blocks = _blocks(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
+    blocks = _blocks(read_text(path)) if path.exists() else {}
     blocks[kind, name] = "\n\n\n".join(definitions)
     parts = [HEAD.rstrip()]
     for (kind_, name_), text in blocks.items():
@@ -352,7 +353,7 @@ def _run(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_loader("my_code", loader=None, origin=str(path))
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     try:
         exec(compile(text, str(path), "exec"), vars(module))
     except Exception as error:
@@ -364,6 +365,16 @@ def _run(path: Path) -> ModuleType:
     sys.modules["my_code"] = module
     linecache.checkcache(str(path))
     return module
+
+
+def _place_of(error: Exception) -> str:
+    """The last line of a cell, or of my_code.py, on the way to an error."""
+    frames = inspect.getinnerframes(error.__traceback__)
+    own = [f for f in frames if f.frame.f_globals.get("__name__") in OF_A_CELL]
+    if not own:
+        return ""
+    code = f": {own[-1].code_context[0].strip()}" if own[-1].code_context else ""
+    return f" (line {own[-1].lineno} of its cell{code})"
 
 
 def _line_of(error: Exception, path: Path) -> int | None:

@@ -383,9 +383,14 @@ def save_predictions(
     course, name: str, probabilities: np.ndarray, labels: np.ndarray
 ) -> Path:
     """Store probabilities (N, K) and labels (N,) as exports/predictions/<name>.npz, for
-    paired comparisons later.
+    paired comparisons later; CourseError where `stored_predictions` would refuse them.
     """
     path = course.exports / "predictions" / f"{name}.npz"
+    try:
+        check_stored_answers(np.asarray(probabilities), np.asarray(labels))
+    except ValueError as error:
+        told = f"The answers {name!r} are not stored, as nobody could read them"
+        raise CourseError(f"{told} ({error}): look at the model.") from error
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, probabilities=probabilities, labels=labels)
     return path

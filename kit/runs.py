@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from contextlib import contextmanager, nullcontext, suppress
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -58,6 +59,33 @@ def load_or_run(
         result = function(*arguments)
         write_json(path, {"date": now(), "hardware": hardware(), "result": result})
         return json.loads(path.read_text())["result"]
+
+
+def _whole(value) -> bool:
+    return isinstance(value, Integral) and value >= 1
+
+
+# What the numbers of a recipe may be, in words and as a test.
+LIMITS = {
+    "epochs": ("a whole number, 1 or more", _whole),
+    "batch_size": ("a whole number, 1 or more", _whole),
+    "lr": ("a number above 0", lambda value: 0 < value < math.inf),
+    "weight_decay": ("a number, 0 or more", lambda value: 0 <= value < math.inf),
+    "label_smoothing": ("a number of 0 to 1", lambda value: 0 <= value <= 1),
+    "clip": ("a number above 0, or None", lambda value: value is None or value > 0),
+    "average": ("a number, 0 or more", lambda value: 0 <= value < math.inf),
+    "patience": ("a whole number, or None", lambda v: v is None or _whole(v)),
+}
+
+
+def check_recipe(recipe) -> None:
+    """Refuse numbers that no training could have, before anything is stored."""
+    for name, (words, fits) in LIMITS.items():
+        value = getattr(recipe, name)
+        with suppress(TypeError):  # text, a list: no number
+            if fits(value):
+                continue
+        raise CourseError(f"A recipe with {name}={value!r} cannot train: give {words}.")
 
 
 # --------------------------------------------------------------------------------------

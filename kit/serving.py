@@ -14,7 +14,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kit.files import CourseError, atomic, hash_file, read_json, write_json
+from kit.files import (
+    CourseError,
+    atomic,
+    check_choice,
+    hash_file,
+    read_json,
+    write_json,
+)
 from kit.home import Course
 
 PROVIDERS = {
@@ -49,6 +56,12 @@ def store_onnx(course: Course, model, about: dict) -> Path:
     """
     import onnx
 
+    kinds = {node.op_type for node in model.graph.node}
+    if about.get("precision", "").startswith("int8") and "QuantizeLinear" not in kinds:
+        raise CourseError(
+            "Nothing of this network would be INT8: name fewer nodes in keep_float, or"
+            " layers in only."
+        )
     del model.metadata_props[:]
     texts = {key: json.dumps(value) for key, value in about.items()}
     onnx.helper.set_model_props(model, texts)
@@ -108,7 +121,8 @@ def make_session(path: Path, provider="cpu", level="all", threads=None, **option
     """
     import onnxruntime as ort
 
-    wanted, settings = PROVIDERS.get(provider, provider), _settings(level)
+    check_choice("level", level, LEVELS)
+    wanted, settings = _provider(provider), _settings(level)
     if wanted == PROVIDERS["cuda"]:
         options = CUDA_OPTIONS | options
     settings.intra_op_num_threads = threads or torch.get_num_threads()
@@ -136,6 +150,17 @@ def make_session(path: Path, provider="cpu", level="all", threads=None, **option
             f" {session.get_providers()[0]}; its message is printed above.{WAY_ON}"
         )
     return session
+
+
+def _provider(name: str) -> str:
+    """The name that ONNX Runtime gives a provider, whatever its case."""
+    import onnxruntime as ort
+
+    known = {**PROVIDERS, **{full: full for full in ort.get_all_providers()}}
+    chosen = {key.lower(): full for key, full in known.items()}.get(str(name).lower())
+    if chosen is None:
+        check_choice("provider", name, PROVIDERS)
+    return chosen
 
 
 def _load_libraries(provider: str) -> None:
@@ -240,17 +265,59 @@ def _metadata(session, path: Path) -> dict:
     return told
 
 
+def check_numbers(network, checkpoint: Path) -> None:
+    """Refuse to serve a network whose weights, normalisation or temperature are no
+    numbers: it would answer NaN, or refuse to be quantized.
+    """
+    parts = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    parts["temperature"] = torch.tensor(float(network.temperature))
+    bad = [name for name, part in parts.items() if not part.isfinite().all()]
+    if bad:
+        first = bad[0].removeprefix("model.0.").replace("model.1.", "classifier.")
+        raise CourseError(
+            f"{checkpoint} holds NaN or infinite values in {len(bad)} of"
+            f" {len(parts)} parts (the first: {first}): its training has diverged;"
+            " train again with a lower lr."
+        )
+
+
 @contextmanager
-def open_to_quantize(path: Path):
-    """(model, what it says about itself, a place for the quantized one)."""
+def open_to_quantize(path: Path, pixels: np.ndarray, named: list[str]):
+    """(model, what it says about itself, a place for the quantized one), if there is
+    something to quantize, images to do it by, and every node that is named.
+    """
     import onnx
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     model = onnx.load(path)
+    _check_calibration(path, model, pixels, named)
     about = {item.key: json.loads(item.value) for item in model.metadata_props}
     add_pre_process_metadata(model)  # else it is asked for; the export has done it
     with tempfile.TemporaryDirectory() as folder:
         yield model, about | {"float_model": path.stem}, f"{folder}/quantized.onnx"
+
+
+def _check_calibration(path: Path, model, pixels: np.ndarray, named: list[str]) -> None:
+    nodes = {node.name: node.op_type for node in model.graph.node}
+    if "QuantizeLinear" in nodes.values():
+        raise CourseError(f"{path} is INT8 already: give the float32 file.")
+    if unknown := [name for name in named if name not in nodes]:
+        layers = [name for name, kind in nodes.items() if kind in LAYERS]
+        raise CourseError(
+            f"{path} has no node {', '.join(unknown)}: its layers are"
+            f" {', '.join(layers)} (kit.serving.layers_of says which is which)."
+        )
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    found = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {np.shape(pixels)}"
+    if (
+        not found.startswith("uint8")
+        or [*np.shape(pixels)[1:]] != shape
+        or not len(pixels)
+    ):
+        raise CourseError(
+            f"The calibration images must be uint8 (N, {', '.join(map(str, shape))}), N"
+            f" >= 1, these are {found}: pass data.pixels[utils.calibration_rows(data)]."
+        )
 
 
 def layers_of(path: Path) -> dict[str, str]:

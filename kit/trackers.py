@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
 import sys
 from types import ModuleType
 
@@ -120,9 +122,11 @@ def start_wandb(course: Course, name: str, settings: dict):
 
 def show_tensorboard(folder) -> None:
     """Open TensorBoard below the cell on Colab; elsewhere print the command."""
+    words = ["--logdir", str(folder)]  # of Drive: "Colab Notebooks"
     if on_colab():
         from tensorboard import notebook
 
-        notebook.start(f"--logdir {folder}")
+        notebook.start(shlex.join(words))
     else:
-        print(f"Start it with: tensorboard --logdir {folder}")
+        line = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+        print(f"Start it with: tensorboard {line}")

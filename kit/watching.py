@@ -266,6 +266,9 @@ def check_features(values: np.ndarray, what: str) -> None:
         )
 
 
+LARGEST = 1e150  # of a feature: its square is still a number
+
+
 def check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise CourseError(
@@ -274,14 +277,21 @@ def check_alpha(alpha: float) -> None:
 
 
 def check_pair(reference, window, alpha=0.05, what="This test", least=2):
-    """Two sets of rows as float64 (n, D) and (m, D), fit to be compared."""
+    """Two sets of rows as float64 (n, D) and (m, D), fit to be compared: tables by the
+    names of their columns, whatever their order.
+    """
     check_alpha(alpha)
+    if isinstance(reference, pd.DataFrame) and isinstance(window, pd.DataFrame):
+        window = _in_order(window, [*reference.columns])
     pair = []
     for rows, name in ((reference, "reference"), (window, "window")):
-        rows = rows.cpu() if isinstance(rows, torch.Tensor) else rows
-        rows = np.asarray(rows, dtype=np.float64)
-        rows = rows[:, None] if rows.ndim == 1 else rows
+        rows = _as_numbers(rows, name)
         check_features(rows, name)
+        if np.abs(rows).max(initial=0) > LARGEST:
+            raise CourseError(
+                f"The {name} has values beyond {LARGEST:g}, whose squares no number"
+                " holds: divide by a scale of your data."
+            )
         if len(rows) < least:
             raise CourseError(
                 f"{what} needs at least {least} images, the {name} has {len(rows)}:"
@@ -295,6 +305,44 @@ def check_pair(reference, window, alpha=0.05, what="This test", least=2):
             " of image."
         )
     return pair
+
+
+def _in_order(window: pd.DataFrame, columns: list) -> pd.DataFrame:
+    """A window with its columns as the reference has them."""
+    own = [*window.columns]
+    if len(set(own)) < len(own) or set(own) != set(columns):
+        lacks = [repr(name) for name in columns if name not in own]
+        more = [repr(name) for name in own if name not in columns]
+        raise CourseError(
+            f"Reference and window have other columns (the window lacks"
+            f" {', '.join(lacks) or 'none'}, and has {', '.join(more) or 'none'}"
+            " beside): give both the same, each once."
+        )
+    return window[columns]
+
+
+def _as_numbers(rows, name: str) -> np.ndarray:
+    """Rows of somebody's as float64 (n, D), D >= 1."""
+    rows = rows.detach().cpu() if isinstance(rows, torch.Tensor) else rows
+    if isinstance(rows, pd.DataFrame):
+        for column, kind in rows.dtypes.items():
+            if not pd.api.types.is_numeric_dtype(kind):
+                raise CourseError(
+                    f"Column {column!r} of the {name} holds {kind}, no numbers: code it"
+                    " as numbers first, or leave it out."
+                )
+        rows = rows.to_numpy(np.float64, na_value=np.nan)
+    try:
+        rows = np.asarray(rows, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise CourseError(f"The {name} holds no numbers: {error}.") from error
+    rows = rows[:, None] if rows.ndim == 1 else rows
+    if rows.ndim != 2 or 0 in rows.shape[1:]:
+        raise CourseError(
+            f"The {name} has the shape {rows.shape}, it must be (images, features): of"
+            " images take utils.drift_statistics(pixels) or an embedding."
+        )
+    return rows
 
 
 def check_policy(policy, estimates, detectors) -> None:

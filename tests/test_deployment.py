@@ -4,6 +4,7 @@ for, and is measured fairly.
 
 import itertools
 import json
+import math
 import shutil
 import sys
 import time
@@ -286,7 +287,7 @@ def test_provider_that_does_not_start_is_refused_with_the_way_on(
     ):
         with pytest.raises(utils.CourseError, match=way_on):
             ask()
-    with pytest.raises(utils.CourseError, match="Abacus cannot start"):
+    with pytest.raises(utils.CourseError, match="provider='Abacus' is unknown"):
         utils.benchmark_onnx(stored, (1, 1, 32, 32), providers=["Abacus"])
     assert utils.onnx_backend(stored, "on the GPU", "cuda") == []
     assert "on the GPU is left out: " in capsys.readouterr().out
@@ -312,6 +313,79 @@ def test_calibration_set_is_stratified_and_from_train_only(data):
         utils.CourseError, match="needs 8 training images of class NORMAL, there are 3"
     ):
         utils.calibration_rows(data)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"pixels": lambda p: p[:0]}, r"these are uint8 \(0, 1, 32, 32\)"),
+        ({"pixels": lambda p: p / np.float32(255)}, "these are float32"),
+        ({"pixels": lambda p: p[:, :, :16]}, r"these are uint8 \(\d+, 1, 16, 32\)"),
+        ({"pixels": lambda p: p.tolist()}, "these are list"),
+        ({"keep_float": lambda p: ["conv9"]}, "has no node conv9: its layers are node"),
+        ({"only": lambda p: ["conv9"]}, "has no node conv9"),
+        ({"only": lambda p: ["node_relu"]}, "Nothing of this network would be INT8"),
+        ({"path": lambda p: "int8"}, "is INT8 already"),
+    ],
+)
+def test_what_cannot_be_quantized_is_told(data, stored, calibration, change, told):
+    given = {"path": stored, "pixels": calibration}
+    (name, of), *_ = change.items()
+    given[name] = of(calibration)
+    if name == "path":
+        given["path"] = utils.quantize_int8(data.course, stored, calibration)
+    before = sorted(stored.parent.iterdir())
+    with pytest.raises(utils.CourseError, match=told):
+        utils.quantize_int8(data.course, **given)
+    assert sorted(stored.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "break_it, told",
+    [
+        (
+            lambda n, s: n.classifier.weight.data[0, 0].fill_(np.nan),
+            "first: classif",
+        ),
+        (lambda n, s: n.classifier.bias.data.fill_(np.inf), "in 1 of"),
+        (lambda n, s: s.update(temperature=math.nan), "the first: temperature"),
+        (lambda n, s: s.update(std=[math.nan]), "the first: pixel_std"),
+    ],
+)
+def test_a_network_that_has_diverged_is_not_exported(data, checkpoint, break_it, told):
+    network, state = utils.load_model(checkpoint)
+    kept = {"architecture", "config", "weights", "optimizer"}
+    state = {name: value for name, value in state.items() if name not in kept}
+    break_it(network, state)
+    path = utils.save_checkpoint(checkpoint.with_name("nan.pth"), network, **state)
+    with pytest.raises(utils.CourseError, match=rf"nan\.pth holds NaN .*{told}"):
+        utils.export_onnx(data.course, path)
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"provider": "gpu"}, "provider='gpu' is unknown: choose one of cpu, cuda"),
+        ({"provider": None}, "provider=None is unknown"),
+        ({"level": "max"}, "level='max' is unknown: choose one of none, basic"),
+    ],
+)
+def test_ways_to_serve_that_are_none(stored, options, told):
+    with pytest.raises(utils.CourseError, match=told):
+        utils.make_session(stored, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["CPU", "CPUExecutionProvider", "cpuexecutionprovider"]
+)
+def test_a_provider_by_any_of_its_names(stored, name):
+    session = utils.make_session(stored, name)
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_a_type_that_no_file_holds(data, checkpoint):
+    with pytest.raises(utils.CourseError, match="dtype=torch.bfloat16 is unknown"):
+        utils.export_onnx(data.course, checkpoint, dtype=torch.bfloat16)
 
 
 def test_int8_is_u8s8_per_channel(data, stored, model, calibration, caplog):

@@ -50,7 +50,7 @@ def test_real_layout_becomes_the_index_and_is_asked_for_once(
     repairs = {row["what"]: row["files"] for row in index.attrs["repairs"]}
     assert (
         repairs["second copy of an image"]
-        == repairs["__MACOSX and ._ files"]
+        == repairs["hidden files and litter of systems"]
         == len(index)
     )
     assert server.asked == ["ask", "GET all"]

@@ -212,12 +212,12 @@ def test_names_that_no_table_can_hold_are_passed_over_and_said(kit):
     root = kit.home / "named" / "chest_xray"
     for name in ("a.jpeg", "a\nb.jpeg", "\udcff.jpeg", "\u202f é.jpeg"):
         put(root / "train" / "NORMAL" / name, picture("JPEG", "L", (9, 9)))
-    files, repairs = datasets.find_images(root, "pneumonia")
-    assert sorted(files["path"]) == [
+    found = datasets.find_images(root, "pneumonia")
+    assert sorted(found.loc[found["folder"] != "", "path"]) == [
         "train/NORMAL/a.jpeg",
         "train/NORMAL/\u202f é.jpeg",
     ]
-    assert repairs.set_index("what")["files"]["names that are no text"] == 2
+    assert (found["problem"] == "names that are no text").sum() == 2
 
 
 def test_a_foreign_network_is_no_model_of_the_course(kit):

@@ -331,7 +331,11 @@ WRONG = [
         "shape of images",
     ),
     ("augmentation", "def Mine(images):\n    return images + 1", "floats in 0..1"),
-    ("augmentation", "def Mine(images):\n    return images.missing", "missing"),
+    (
+        "augmentation",
+        "def Mine(images):\n    return images.missing",
+        r"missing' \(line 2 of its cell: return images\.missing\)\.",
+    ),
 ]
 
 

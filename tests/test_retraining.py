@@ -17,6 +17,7 @@ from scipy import stats
 
 import utils
 from kit import figures, promotion
+from kit.drifts import drift_data
 from kit.files import make_parent
 from kit.fingerprint import hash_weights
 from kit.gate import Check, GateReport
@@ -213,6 +214,20 @@ def test_a_mix_that_cannot_be(world, options, told):
     given = {"data": world.data, "drifted": world.drifted, "rows": world.rows}
     with pytest.raises(utils.CourseError, match=told):
         utils.mix(**(given | options))
+
+
+def test_clean_and_drifted_are_not_taken_for_one_another(world):
+    drifted = drift_data(world.data, "blur", 3)
+    mixed = utils.mix(world.data, drifted, world.rows)
+    for first, second, told in (
+        (drifted, world.data, "and the first is drifted"),
+        (mixed, drifted, "and the first is drifted"),
+        (world.data, world.data, "both are the same"),
+    ):
+        with pytest.raises(utils.CourseError, match=told):
+            utils.mix(first, second, world.rows)
+    quiet = drift_data(world.data, "blur", 0)  # nothing has happened to it
+    assert utils.mix(quiet, drifted, world.rows).mean == world.data.mean
 
 
 # --- fine-tuning

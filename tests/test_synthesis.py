@@ -46,7 +46,7 @@ RECORD = {
     "theme1": {
         "images": 10,
         "usable": 9,
-        "quality": [1, 2],
+        "quality": [{"problem": "blank"}, {"problem": "no_patient", "images": 3}],
         "recorded": "2026-01-01 10:00 UTC",
         "pools": {
             "NORMAL": {"train": 4, "All": 4},

@@ -37,6 +37,8 @@ def style() -> None:
             "legend.edgecolor": "white",
             "legend.fancybox": False,
             "image.cmap": "gray",
+            # names of files and rules are strangers' text: $ is a letter
+            "text.parse_math": False,
         }
     )
 

@@ -16,6 +16,7 @@ from kit.files import clear_disk_errors, locked
 from tools.shared import options as common
 
 KINDS = {"time": "TIMESTAMP", "str": "VARCHAR", "Int64": "BIGINT", "float": "DOUBLE"}
+KINDS |= {"status": "VARCHAR", "share": "DOUBLE"}
 TYPES = {name: KINDS[kind] for name, kind in utils.LOG_COLUMNS.items()}
 AT_ONCE, MEMORY = 36, "500MB"  # windows of one question, and room for them
 
