@@ -585,6 +585,7 @@ def test_a_table_is_read_whatever_program_saved_it(tmp_path, saved):
         (b"PK\x03\x04\0\0 a spreadsheet", "this is no text"),
         (b"a,b\n1,2\n\n1\n", "line 4: 1 cells instead of 2"),
         (b"a;b\n1;2;3\n", "line 2: 3 cells instead of 2"),
+        (b'a,"b\n1,2\n', "unexpected end of data"),  # a quote that nobody closed
     ],
 )
 def test_a_table_of_the_group_s_own_is_blamed_on_no_notebook(home, saved, why):

@@ -28,7 +28,7 @@ def read_table(path: Path, words: dict) -> list[list[str]]:
     # a spreadsheet takes semicolons where the comma is the decimal sign
     mark, rows = max(",;\t", key=first.count), []
     try:
-        reader = csv.reader(io.StringIO(text), delimiter=mark)
+        reader = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
         for row in filter(None, reader):
             rows.append(row)
             if len(row) != len(rows[0]):
