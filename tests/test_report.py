@@ -457,9 +457,9 @@ def test_own_picture_is_placed(home):
     assert "does not exist" not in text and not summary["errors"]
 
 
-def picture(kind: str, mode: str = "RGB", **options) -> bytes:
+def picture(kind: str, mode: str = "RGB", size=(60, 40), **options) -> bytes:
     buffer = io.BytesIO()
-    Image.new(mode, (60, 40), 128).save(buffer, kind, **options)
+    Image.new(mode, size, 128).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -483,6 +483,7 @@ REFUSED = {
     "scan.bmp": (picture("BMP"), "format BMP"),
     "scan.TIF": (picture("TIFF"), "format TIFF"),
     "empty.png": (b"", "an empty file"),
+    "poster.png": (picture("PNG", "1", size=(20_000, 20_000)), "too many pixels"),
     "words.png": (b"no picture", "this is no picture"),
     "cut.png": (picture("PNG")[:80], "image file is truncated"),
     "cut.jpg": (picture("JPEG")[:-40], "image file is truncated"),

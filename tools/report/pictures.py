@@ -28,9 +28,8 @@ def look(home: Path, place: str, words: dict) -> dict:
     kind = kind_of(home / place)
     found = {"path": f"/{place}", "format": PRINTED.get(kind, "")}
     if kind not in PRINTED:
-        empty = not (home / place).stat().st_size
-        why = words["is_empty"] if empty else words["no_picture"]
-        return {"path": None, "why": f"{words['is_kind']} {kind}" if kind else why}
+        why = f"{words['is_kind']} {kind}" if kind else no_kind(home / place, words)
+        return {"path": None, "why": why}
     try:
         if kind not in ("SVG", "PDF"):  # Typst prints what is left of a JPEG
             with Image.open(home / place) as image:
@@ -41,6 +40,19 @@ def look(home: Path, place: str, words: dict) -> dict:
     except (OSError, typst.TypstError) as error:
         return {"path": None, "why": getattr(error, "message", str(error))}
     return found
+
+
+def no_kind(path: Path, words: dict) -> str:
+    """What a file is that no program opens as a picture."""
+    from PIL import Image
+
+    try:
+        Image.open(path).close()
+    except Image.DecompressionBombError:
+        return words["is_large"]
+    except OSError:
+        return words["no_picture"] if path.stat().st_size else words["is_empty"]
+    return words["no_picture"]
 
 
 @cache
