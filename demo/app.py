@@ -1,11 +1,14 @@
 """The page: three tabs in Gradio."""
 
 import io
+import os
 import threading
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import utils
 from demo import drift, logs, pages, pictures
@@ -49,29 +52,53 @@ def told(work, parts: int = 4):
     return handler
 
 
-def read_upload(paths: list[str] | None) -> bytes:
-    """The bytes of the one file that was sent; whatever was sent is removed from the
-    disk.
+class Uploads:
+    """Pictures that were sent, decoded for a model; whatever was sent is removed from
+    the disk.
+
+    Gradio keeps a file in a folder named by its content: the same picture of several
+    visitors is one file, which goes with the first answer. What it held stays, reduced
+    to the model's size and without a name, for the others.
     """
-    files = [Path(path) for path in paths or []]
-    try:
-        if len(files) != 1:
-            raise pictures.Refused(
-                f"{len(files)} files were sent, and one gets one answer: send a single"
-                " picture."
-            )
-        with files[0].open("rb") as file:
-            return file.read(pictures.MAX_BYTES + 1)
-    except OSError as error:
-        # Gradio names files by their content: the same picture of another visitor is
-        # this file
-        raise pictures.Refused(
-            "The file was gone before it was read, as somebody sent the same one at the"
-            " same time: send it again."
-        ) from error
-    finally:
-        for file in files:
-            file.unlink(missing_ok=True)
+
+    MOST = 500  # pictures in memory
+
+    def __init__(self, size: int, channels: int):
+        self.shape, self.seen = (size, channels), {}
+
+    def open(self, paths: list[str] | None) -> tuple[np.ndarray, float, list[str]]:
+        """As `pictures.read_picture`, of the one file that was sent."""
+        files = [Path(path) for path in paths or []]
+        try:
+            if len(files) != 1:
+                raise pictures.Refused(
+                    f"{len(files)} files were sent, and one gets one answer: send a"
+                    " single picture."
+                )
+            key = files[0].parent.name
+            if key not in self.seen:
+                self.seen[key] = self._read(files[0])
+            found = self.seen[key]
+            if len(self.seen) > self.MOST:
+                del self.seen[next(iter(self.seen))]
+        finally:
+            for file in files:
+                file.unlink(missing_ok=True)
+        if isinstance(found, str):
+            raise pictures.Refused(found)
+        return found
+
+    def _read(self, file: Path) -> tuple[np.ndarray, float, list[str]] | str:
+        """What a file gives, or why it gives nothing."""
+        try:
+            with file.open("rb") as stored:
+                content = stored.read(pictures.MAX_BYTES + 1)
+            return pictures.read_picture(content, *self.shape)
+        except FileNotFoundError as error:  # it was sent long ago
+            told = "The file is no longer there: send it again."
+            raise pictures.Refused(told) from error
+        except pictures.Refused as refused:
+            return str(refused)
 
 
 def chosen_rows(service: Service) -> np.ndarray:
@@ -97,16 +124,12 @@ def content_of(service: Service, row: int) -> bytes:
     return buffer.getvalue()
 
 
-def answered(service: Service, content: bytes, label: str | None = None) -> tuple:
-    """Values for the parts of the answer, in the order of `answer_parts`."""
-    model = service.model
-    pixels, decode_ms, notes = pictures.read_picture(
-        content, model.size, model.channels
-    )
-    found = answer(service, pixels, decode_ms, notes)
-    probabilities = dict(
-        zip(model.classes, map(float, found.probabilities), strict=True)
-    )
+def answered(service: Service, picture: tuple, label: str | None = None) -> tuple:
+    """Values for the parts of the answer, in the order of `answer_parts`, to what
+    `pictures.read_picture` gave.
+    """
+    found, classes = answer(service, *picture), service.model.classes
+    probabilities = dict(zip(classes, map(float, found.probabilities), strict=True))
     return (
         pages.verdict(service, found, label),
         probabilities,
@@ -129,7 +152,7 @@ def answer_parts() -> list:
 
 def picture_tab(service: Service) -> None:
     """One picture: upload or example, and everything about it."""
-    rows = chosen_rows(service)
+    rows, shape = chosen_rows(service), (service.model.size, service.model.channels)
     with gr.Row():
         with gr.Column(min_width=280, scale=2):
             upload = gr.File(
@@ -153,9 +176,12 @@ def picture_tab(service: Service) -> None:
     def pick(event: gr.SelectData):
         row = rows[event.index]
         label = service.model.classes[service.data.labels[row]]
-        return told(answered)(service, content_of(service, row), label)
+        content = content_of(service, row)
+        read = lambda: pictures.read_picture(content, *shape)  # noqa: E731
+        return told(lambda: answered(service, read(), label))()
 
-    read = told(lambda paths: answered(service, read_upload(paths)))
+    uploads = Uploads(*shape)
+    read = told(lambda paths: answered(service, uploads.open(paths)))
     # the field is ready for the next picture, whatever comes of this one
     upload.upload(lambda paths: (None, *read(paths)), upload, [upload, *parts], **ALONE)
     gallery.select(pick, None, parts, **ALONE)
@@ -221,7 +247,14 @@ def logged(service: Service, chosen: str | None) -> tuple:
     try:
         log, alerts = logs.read_both(home)
     except utils.CourseError as error:
-        return [], None, f"**{str(error).replace(f'{home}/', '')}**", None, None, None
+        return (
+            [],
+            None,
+            f"**{str(error).replace(f'{home}{os.sep}', '')}**",
+            None,
+            None,
+            None,
+        )
     labels = logs.list_runs(log, alerts)
     chosen = chosen if chosen in labels else next(iter(labels))
     own = alerts[alerts["run_id"] == chosen]
@@ -240,7 +273,9 @@ def logged(service: Service, chosen: str | None) -> tuple:
 def build(service: Service) -> gr.Blocks:
     """The whole page."""
     title = pages.TITLES[service.course.dataset]
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(30, 30)) as page:
+    with gr.Blocks(
+        title=title, analytics_enabled=False, delete_cache=(60, 300)
+    ) as page:
         gr.Markdown(pages.banner(service), elem_classes="sticky")
         for name, fill in {
             "One picture": picture_tab,
@@ -252,10 +287,20 @@ def build(service: Service) -> gr.Blocks:
     return page
 
 
+def hosts_of(host: str, share: bool) -> list[str]:
+    """The names under which a browser may ask: a page of another name that leads here
+    (DNS rebinding) reads nothing. Who opens the demo to a network, opens it to all of
+    its names.
+    """
+    wide = share or host in ("0.0.0.0", "::")
+    return ["*"] if wide else ["localhost", "127.0.0.1", "[::1]", host]
+
+
 def serve(service: Service, host: str, port: int, share: bool = False) -> None:
     """Listen until Ctrl+C."""
     page = build(service)
-    page.queue(max_size=32)
+    page.queue(max_size=200)
+    only = {"allowed_hosts": hosts_of(host, share), "www_redirect": False}
     sans, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     page.launch(
         server_name=host,
@@ -270,6 +315,7 @@ def serve(service: Service, host: str, port: int, share: bool = False) -> None:
         mcp_server=False,
         enable_monitoring=False,
         max_file_size=5 * pictures.MAX_BYTES,
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, **only)]},
         theme=gr.themes.Default(font=sans, font_mono=mono),  # none from the network
         css_paths=CSS,
     )

@@ -4,6 +4,7 @@ the training pictures were.
 
 import io
 import time
+from contextlib import suppress
 
 import numpy as np
 
@@ -11,6 +12,9 @@ import utils
 from kit.images import MAX_PIXELS, open_image
 
 MAX_BYTES = 20 << 20  # of one file: an X-ray or a photo is far smaller
+# A JPEG is decoded once for each scan in it: ten as a rule, thousands in one that is
+# made to keep a server busy.
+MAX_SCANNED = 10 * MAX_PIXELS
 # those of the course; PIL would open scripts, too
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 
@@ -39,21 +43,13 @@ def read_picture(
 
 
 def _inspect(content: bytes, channels: int) -> list[str]:
-    """What a picture is beside its pixels: refuse what has no clear meaning, note what
-    the decoding changes.
-    """
+    """What a picture is beside its pixels, and what the decoding changes."""
+    _refuse(content)
     # which turns whatever is raised inside into "no image"
     with open_image(io.BytesIO(content)) as image:
-        kind, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
+        mode, frames = image.mode, getattr(image, "n_frames", 1)
         turned, alpha = image.getexif().get(0x0112, 1) != 1, image.has_transparency_data
         clear = alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
-    if kind not in FORMATS:
-        raise Refused(f"{kind} files are not read: save the picture as JPEG or PNG.")
-    if frames > 1 and kind != "MPO":
-        raise Refused(
-            f"The file holds {frames} pictures, and one gets one answer: save one of"
-            " them as JPEG or PNG."
-        )
     coloured = _is_coloured(content)
     notes = {
         f"Only the first of {frames} pictures in the file is looked at.": frames > 1,
@@ -69,6 +65,30 @@ def _inspect(content: bytes, channels: int) -> list[str]:
         ),
     }
     return [note for note, holds in notes.items() if holds]
+
+
+def _refuse(content: bytes) -> None:
+    """Refuse what has no clear meaning or costs too much, before it is decoded."""
+    with open_image(io.BytesIO(content)) as image:
+        kind, pixels, several = image.format, image.width * image.height, False
+        if kind in FORMATS and kind != "MPO":
+            with suppress(EOFError):  # to count all of them may take long
+                image.seek(1)
+                several = True
+    if kind not in FORMATS:
+        raise Refused(f"{kind} files are not read: save the picture as JPEG or PNG.")
+    if several:
+        raise Refused(
+            "The file holds several pictures, and one gets one answer: save one of them"
+            " as JPEG or PNG."
+        )
+    # a start of scan: in compressed data this pair of bytes cannot stand
+    scans = content.count(b"\xff\xda") if kind in ("JPEG", "MPO") else 1
+    if scans * pixels > MAX_SCANNED:
+        raise Refused(
+            f"The JPEG holds its picture in {scans} layers, which takes too long: save"
+            " it again as JPEG or PNG."
+        )
 
 
 def _is_coloured(content: bytes) -> bool:

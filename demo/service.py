@@ -2,6 +2,7 @@
 read, never written.
 """
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,7 @@ def open_service(home: str | Path) -> Service:
         try:
             find(service)
         except utils.CourseError as error:
-            service.missing[part] = str(error).replace(f"{home}/", "")
+            service.missing[part] = str(error).replace(f"{home}{os.sep}", "")
     size = (1, course.channels, course.image_size, course.image_size)
     service.model.predict(np.zeros(size, np.uint8))  # warm
     return service

@@ -31,6 +31,10 @@ MACHINE = {
 }
 
 
+# In a name: control characters, and bytes that are no UTF-8.
+MANGLED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
 class ArchiveError(RuntimeError):
     """A zip that was not unpacked.
 

@@ -247,9 +247,10 @@ def _is_ours(module) -> bool:
     """Whether a module is no library's: a file of the kit, of a group, a notebook."""
     if not inspect.ismodule(module):
         return False
-    path = getattr(module, "__file__", None) or ""
-    installed = path.startswith(STANDARD_LIBRARY) or "-packages/" in path
-    return module.__name__ == "__main__" or (path.startswith("/") and not installed)
+    path = Path(getattr(module, "__file__", None) or "")
+    installed = any(folder.endswith("-packages") for folder in path.parts)
+    installed = installed or path.is_relative_to(STANDARD_LIBRARY)
+    return module.__name__ == "__main__" or (path.is_absolute() and not installed)
 
 
 def _live_syntax(thing) -> list[ast.stmt]:

@@ -192,7 +192,8 @@ class Course:
 
 
 def on_colab() -> bool:
-    return "google.colab" in sys.modules
+    # the image of a Kaggle kernel is made from that of Colab
+    return "google.colab" in sys.modules and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ
 
 
 def _mount_drive() -> Path:

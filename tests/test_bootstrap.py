@@ -127,6 +127,21 @@ def test_where_nothing_else_goes_only_the_five_stay(runtime):
     assert all(machine.installed[name] == colab.JUNE[name] for name in KEPT)
 
 
+def test_kaggle_kernel_is_made_ready_like_colab(runtime):
+    """Its image is made from that of Colab, without a Drive; the kit goes to the folder
+    that is kept.
+    """
+    machine = runtime(colab.JUNE, "12.8")
+    kernel = {"KAGGLE_KERNEL_RUN_TYPE": "Interactive", "COLAB_RELEASE_TAG": "r"}
+    done = machine.run(after="import onnxruntime, optuna", **kernel)
+    assert done.returncode == 0, done.stderr
+    assert (machine.content / KIT_ON_COLAB / "utils.py").exists()
+    machine.fault("network")  # Internet off: the kit that is there serves
+    assert machine.run(**kernel).returncode == 0
+    shutil.rmtree(machine.content / KIT_ON_COLAB)
+    assert machine.run(**kernel).stderr.endswith("and Internet on?\n")
+
+
 def test_ready_runtime_asks_nobody(runtime):
     machine = runtime(
         colab.JUNE
@@ -208,7 +223,7 @@ def test_clone_that_fails_leaves_no_kit_and_can_be_repeated(runtime, fault, says
     reason, sentence = done.stderr.splitlines()[-2:]
     assert says in reason
     assert sentence.startswith("No kit from https://github.com/")
-    assert sentence.endswith(": is that the link you were given?")
+    assert sentence.endswith(": is the link right, and Internet on?")
     assert list(machine.content.iterdir()) == [] and machine.commands == []
     machine.fault("")
     if fault == "no git":

@@ -70,6 +70,26 @@ def test_what_is_typed_is_read_before_anything_heavy_is_loaded(arguments, status
     assert loaded(*arguments) == (status, set())
 
 
+def test_output_into_a_file_of_windows_is_written_to_its_end():
+    """The code page lacks ✓ and ≥: their names stand there, and the status is that of
+    the work.
+    """
+    code = (
+        "import sys; from tools import cli\n"
+        "from types import SimpleNamespace\n"
+        "def main(arguments):\n"
+        "    print('✓ é ≥'); print('✗', file=sys.stderr); return 1\n"
+        "sys.modules['tools.notebooks.run'] = SimpleNamespace(main=main)\n"
+        "sys.exit(cli.main(['run']))"
+    )
+    page = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(KIT)}
+    ended = subprocess.run([sys.executable, "-c", code], env=page, capture_output=True)
+    assert ended.returncode == 1
+    said = ended.stdout.decode("cp1252").strip()
+    assert said == r"\N{CHECK MARK} é \N{GREATER-THAN OR EQUAL TO}"
+    assert ended.stderr.decode("cp1252").strip() == r"\N{BALLOT X}"
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_a_help(command, capsys):
     try:

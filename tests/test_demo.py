@@ -2,6 +2,7 @@
 a real browser.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from scipy import stats
 from scipy.spatial.distance import cdist
 
@@ -134,6 +136,13 @@ def frames(kind: str) -> bytes:
     return encode(grey[0], kind, save_all=True, append_images=grey[1:])
 
 
+def scans(more: int, side: int = 4000) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    content = encode(Image.new("L", (side, side), 99), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * more + content[-2:]
+
+
 DEEP = np.linspace(0, 60_000, 32 * 32).reshape(32, 32)
 REFUSED = {
     "no picture": (lambda: b"#!/bin/sh\necho hello", "no image"),
@@ -150,10 +159,11 @@ REFUSED = {
         "64 million pixels",
     ),
     "bomb": (lambda: encode(Image.new("1", (30_000, 30_000))), "64 million pixels"),
-    "animated GIF": (lambda: frames("GIF"), "3 pictures"),
-    "animated PNG": (lambda: frames("PNG"), "3 pictures"),
-    "animated WebP": (lambda: frames("WEBP"), "3 pictures"),
-    "pages of a TIFF": (lambda: frames("TIFF"), "3 pictures"),
+    "scan bomb": (lambda: scans(2000), "in 2006 layers"),
+    "animated GIF": (lambda: frames("GIF"), "several pictures"),
+    "animated PNG": (lambda: frames("PNG"), "several pictures"),
+    "animated WebP": (lambda: frames("WEBP"), "several pictures"),
+    "pages of a TIFF": (lambda: frames("TIFF"), "several pictures"),
     "16-bit PNG": (
         lambda: encode(Image.fromarray(DEEP.astype(np.uint16))),
         "more than 8 bits",
@@ -173,6 +183,23 @@ REFUSED = {
     "PostScript": (lambda: encode(photo(), "EPS"), "EPS files are not read"),
     "PPM": (lambda: encode(photo(), "PPM"), "PPM files are not read"),
 }
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: scans(2000), lambda: encode(Image.new("1", (30_000, 30_000)))],
+    ids=["scans", "pixels"],
+)
+def test_a_bomb_is_refused_before_a_pixel_is_decoded(make, monkeypatch):
+    content = make()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    with pytest.raises(pictures.Refused, match="layers|pixels"):
+        pictures.read_picture(content, 32, 1)
+
+
+def test_a_picture_of_many_scans_is_read_where_it_is_small():
+    pixels, *_ = pictures.read_picture(scans(50, side=64), 32, 1)
+    assert pixels.mean() == pytest.approx(99, abs=2)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -253,17 +280,57 @@ def test_odd_picture_is_decoded_like_all_others_and_says_what_changed(name):
     assert all(word in note for word, note in zip(words, notes, strict=True))
 
 
+def sent_as(folder: Path, name: str, content: bytes) -> str:
+    """A file where Gradio puts it: in a folder named by its content."""
+    path = folder / hashlib.sha256(content).hexdigest() / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
 def test_upload_is_removed_from_the_disk_whatever_comes_of_it(tmp_path):
-    paths = [tmp_path / f"{name}.png" for name in "abc"]
-    for sent in (paths[:1], paths, []):
-        for path in sent:
-            path.write_bytes(encode(photo()))
-        if len(sent) == 1:
-            assert app.read_upload([str(path) for path in sent]) == encode(photo())
+    uploads = app.Uploads(32, 3)
+    for content, told in (
+        ([encode(photo())], None),
+        ([b"no picture"], "no image"),
+        ([encode(photo()), b"a", b"b"], "3 files were sent"),
+        ([], "0 files were sent"),
+    ):
+        paths = [sent_as(tmp_path, f"{i}.png", c) for i, c in enumerate(content)]
+        if told:
+            with pytest.raises(pictures.Refused, match=told):
+                uploads.open(paths)
         else:
-            with pytest.raises(pictures.Refused, match=f"{len(sent)} files were sent"):
-                app.read_upload([str(path) for path in sent])
-        assert not list(tmp_path.iterdir())
+            pixels = uploads.open(paths)[0]
+            expected = utils.decode(io.BytesIO(content[0]), 32, 3)
+            np.testing.assert_array_equal(pixels, expected)
+        assert not files_of(tmp_path)
+
+
+def test_the_same_file_of_many_is_answered_alike_though_it_has_gone(tmp_path):
+    uploads = app.Uploads(32, 3)
+    good, bad = (
+        sent_as(tmp_path, "a.png", c) for c in (encode(photo()), b"no picture")
+    )
+    first = uploads.open([good])
+    for _ in range(3):
+        assert uploads.open([good]) is first
+        with pytest.raises(pictures.Refused, match="no image"):
+            uploads.open([bad])
+    assert uploads.open([sent_as(tmp_path, "b.png", encode(photo()))]) is first
+    with pytest.raises(pictures.Refused, match="no longer there: send it again"):
+        uploads.open([str(tmp_path / "never sent" / "a.png")])
+
+
+def test_pictures_in_memory_are_not_more_and_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(app.Uploads, "MOST", 2)
+    uploads = app.Uploads(32, 1)
+    sent = [sent_as(tmp_path, "a.png", encode(photo(size=(n, 9)))) for n in (8, 9, 10)]
+    for path in sent:
+        uploads.open([path])
+    assert len(uploads.seen) == 2
+    with pytest.raises(pictures.Refused, match="no longer there"):
+        uploads.open(sent[:1])
 
 
 # --- one picture: unlike the reference?
@@ -398,7 +465,7 @@ def test_answer_is_that_of_the_model_in_service(service, finished):
     page = page_of(service, found, "NORMAL")
     assert f"{expected.max():.1%}" in page and "Label of this picture: NORMAL" in page
     assert "CPUExecutionProvider" in page and found.model_ms > 0
-    bars = app.answered(service, content)[1]
+    bars = app.answered(service, pictures.read_picture(content, 32, 1))[1]
     assert bars == pytest.approx(
         dict(zip(service.model.classes, expected, strict=True))
     )
@@ -828,7 +895,7 @@ def test_bad_files_get_a_sentence_and_the_next_good_one_an_answer(
     (tmp_path / "large.png").write_bytes(encode(photo()) + bytes(pictures.MAX_BYTES))
     (tmp_path / "good.png").write_bytes(encode(photo()))
     assert "This is no image that can be read" in send(page, tmp_path / "notes.png")
-    assert "holds 3 pictures" in send(page, tmp_path / "moving.gif")
+    assert "holds several pictures" in send(page, tmp_path / "moving.gif")
     assert "larger than 20 MB" in send(page, tmp_path / "large.png")
     assert "2 files were sent" in send(
         page, tmp_path / "good.png", tmp_path / "notes.png"
@@ -879,23 +946,62 @@ def test_file_that_nobody_uploaded_is_neither_read_nor_removed(server, tmp_path)
     assert (tmp_path / "private.png").read_bytes() == encode(photo())
 
 
-def test_two_visitors_with_the_same_picture_both_get_an_answer_or_a_sentence(server):
+def test_forty_visitors_with_the_same_picture_get_the_same_answer(server, tmp_path):
     import httpx
 
-    sent = [
-        httpx.post(
+    def visit(number: int) -> dict:
+        (path,) = httpx.post(
             server["url"] + "gradio_api/upload",
-            files={"files": (name, encode(photo()))},
-        ).json()[0]
-        for name in ("x.png", "x.png")
-    ]
-    assert sent[0] == sent[1]  # Gradio names a file by its content
-    first, second = (
-        ask_about(server, path, f"visitor{n}") for n, path in enumerate(sent)
-    )
-    assert first["success"] and "Most probable" in str(first["output"])
-    assert second["success"] and "send it again" in str(second["output"])
-    assert "refused: The file was gone" in server["output"].read_text()
+            files={"files": ("x.png", encode(photo()))},
+            timeout=60,
+        ).json()
+        return ask_about(server, path, f"visitor{number}")
+
+    with ThreadPoolExecutor(40) as visitors:
+        answers = list(visitors.map(visit, range(40)))
+    said = {str(answer["output"]["data"][1]) for answer in answers}
+    assert all(answer["success"] for answer in answers)
+    assert all("Most probable" in words for words in said)
+    shares = {str(answer["output"]["data"][2]) for answer in answers}
+    assert len(shares) == 1
+    (tmp_path / "x.png").write_bytes(encode(photo()))
+    assert not kept_of(server, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "host, status",
+    [
+        ("localhost:{port}", 200),
+        ("127.0.0.1:{port}", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:{port}", 200),
+        ("evil.example:{port}", 400),
+        ("localhost.evil.example", 400),
+        ("127.0.0.1.nip.io:{port}", 400),
+        ("192.168.0.7:{port}", 400),
+        ("", 400),
+    ],
+)
+def test_only_the_names_of_this_machine_are_answered(server, host, status):
+    import httpx
+
+    port = server["url"].rstrip("/").rsplit(":", 1)[1]
+    for path in ("config", ""):
+        told = httpx.get(server["url"] + path, headers={"Host": host.format(port=port)})
+        assert told.status_code == status, path
+
+
+@pytest.mark.parametrize(
+    "host, share, names",
+    [
+        ("127.0.0.1", False, {"localhost", "127.0.0.1", "[::1]"}),
+        ("lab-3", False, {"localhost", "127.0.0.1", "[::1]", "lab-3"}),
+        ("0.0.0.0", False, {"*"}),
+        ("127.0.0.1", True, {"*"}),
+    ],
+)
+def test_who_opens_it_to_a_network_opens_it_to_its_names(host, share, names):
+    assert set(app.hosts_of(host, share)) == names
 
 
 def test_example_shows_its_label(open_demo):

@@ -256,6 +256,15 @@ def test_drive_auto(
     assert (told in capsys.readouterr().out) == (not allowed)
 
 
+@pytest.mark.parametrize("kaggle", [False, True])
+def test_a_kaggle_kernel_is_not_colab_though_it_has_its_packages(monkeypatch, kaggle):
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    if kaggle:
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert home_room.on_colab() != kaggle
+
+
 def test_missing_theme_on_colab_speaks_of_catching_up(drive):
     with pytest.raises(
         utils.CourseError,

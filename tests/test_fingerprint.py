@@ -11,13 +11,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from types import ModuleType
 
 import numpy as np
 import pytest
 from torch import nn
 
 import utils
+from kit import fingerprint as room
 from kit.fingerprint import fingerprint
 
 KIT = Path(utils.__file__).parent
@@ -231,3 +233,21 @@ def test_a_detector_that_a_student_registers_or_repairs_is_measured_again(monkey
         monkeypatch.setitem(utils.DETECTORS, "mine", ("embedding", mine, {}))
         told.append(fingerprint(utils.alarm_rates))
     assert len({before, *told}) == 3
+
+
+@pytest.mark.parametrize(
+    "path, ours",
+    [
+        (r"C:\kit\utils.py", True),
+        (r"C:\kit\.venv\Lib\site-packages\torch\nn\__init__.py", False),
+        (r"C:\Python312\Lib\json\__init__.py", False),
+        ("<string>", False),
+        (None, False),
+    ],
+)
+def test_a_module_of_windows_is_ours_or_a_library_s(monkeypatch, path, ours):
+    monkeypatch.setattr(room, "Path", PureWindowsPath)
+    monkeypatch.setattr(room, "STANDARD_LIBRARY", r"c:\python312\lib")
+    module = ModuleType("some")
+    module.__file__ = path
+    assert room._is_ours(module) == ours

@@ -3,6 +3,7 @@ home.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.submissions import RECORD, add_cell, edit_json
 
 from kit.record import read_record
@@ -136,16 +138,12 @@ def test_code_of_the_groups_own_comes_along(project):
         "constraints-bonus.txt",
         "constraints-scale.txt",
         "demo/look.css",
-        "demo/screenshot.png",
-        "screenshots/tensorboard.png",
-        "docs/dashboard.jpg",
         "src/net/loader.py",
         "helpers/plots.py",
         "demo/app.py",
         "demo/requirements.txt",
         ".github/workflows/ci.yml",
         "report/sections/03_theme1.typ",
-        "report/figure.png",
         "report/report.json",
         "logs/production.csv",
         "exports/figures/theme1_a.png",
@@ -155,6 +153,44 @@ def test_code_of_the_groups_own_comes_along(project):
     for name in own:
         put(project, name, b"{}")
     assert own <= names(pack.build(project)[0])
+
+
+PICTURES = {
+    "demo/screenshot.png": "PNG",
+    "screenshots/tensorboard.PNG": "PNG",
+    "screenshots/message.png": "JPEG",  # of a messenger, which renames
+    "docs/dashboard.jfif": "JPEG",
+    "report/images/CAPTURE.JPG": "JPEG",
+    "report/images/page.webp": "WEBP",
+    "report/images/old.gif": "GIF",
+    "report/images/plot.pdf": "PDF",
+    "report/images/no ending": "PNG",
+    "exports/figures/theme2_ours.JPEG": "PNG",
+}
+NO_PICTURES = {
+    "report/images/scan.bmp": "BMP",
+    "report/rapport.docx": None,
+    "screenshots/page.tif": "TIFF",
+    "screenshots/film.mp4": None,
+}
+LITTER = "screenshots/Thumbs.db report/~$rapport.docx docs/desktop.ini docs/a.md~"
+
+
+def test_pictures_go_in_by_what_they_hold_and_the_rest_is_said(project):
+    for name, kind in (PICTURES | NO_PICTURES).items():
+        buffer = io.BytesIO()
+        if kind:
+            Image.new("RGB", (8, 8)).save(buffer, kind)
+        put(project, name, buffer.getvalue() or b"no picture")
+    for name in LITTER.split():
+        put(project, name)
+    path, findings = pack.build(project)
+    kept = names(path)
+    assert PICTURES.keys() <= kept
+    assert not {*NO_PICTURES, *LITTER.split()} & kept
+    said = {f.where: f.says for f in findings if f.verdict == "human"}
+    assert said.keys() == NO_PICTURES.keys()
+    assert all("neither text nor a PNG, JPEG" in told for told in said.values())
 
 
 def test_an_honest_hand_in_passes_under_strict(project, capsys):

@@ -5,6 +5,7 @@ to stderr. Exit status: 0 done, 1 findings or a failed run, 2 usage, 3 an error 
 kit itself, 130 Ctrl-C.
 """
 
+import io
 import sys
 import traceback
 from importlib import import_module
@@ -40,6 +41,10 @@ def usage() -> str:
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # of Windows, into a file: ✓ becomes \N{CHECK MARK}, and the work is not lost
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="namereplace")
     command, *rest = arguments or [""]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]

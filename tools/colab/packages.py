@@ -206,7 +206,8 @@ def install() -> None:
         raise InstallError(
             f"{', '.join(sorted(_replaced))} replaced while this session was using it:"
             " choose Runtime > Restart session (Exécution > Redémarrer la session; in"
-            " Jupyter Kernel > Restart), then run the notebook from its first cell."
+            " Jupyter Kernel > Restart; on Kaggle Run > Restart), then run the notebook"
+            " from its first cell."
         )
 
 

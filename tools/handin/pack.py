@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import utils
+from kit.archive import MANGLED
 from kit.home import on_colab
 from kit.record import read_record
 from tools.grading import static
 from tools.grading.finding import Finding, worst_first
 from tools.grading.submission import IGNORED, inputs_of, list_files, open_submission
 from tools.shared.foreign import MIB, shown
+from tools.shared.pictures import PRINTED, kind_of
 from tools.shared.secrets import BINARY, is_secret_file, secrets_in
 
 KIT = Path(__file__).resolve().parents[2]
@@ -32,7 +34,6 @@ PROJECT = "|".join(
         r"(?!course\.json)[^/]+\.(py|md|pdf|toml|ya?ml|json)",
         r"(requirements|constraints)[^/]*\.txt|LICENSE|Makefile",
         OWN + r"\.(py|ipynb|md|txt|toml|ya?ml|json|css|html)",
-        r"(demo|docs|screenshots)/.+\.(png|jpe?g|gif|svg|webp)",
         r"report/.+\.(typ|bib|toml)",
         r"\.github/workflows/[^/]+\.ya?ml",
     )
@@ -48,10 +49,16 @@ HOME = "|".join(
         r"exports/notebooks/theme[^/]+",
         r"exports/[^/]+\.(onnx|trt|engine|json|csv|npz|md|txt)",
         r"exports/(figures|tables|predictions)/[^/]+\.(png|csv|npz)",
-        r"report/.+\.(pdf|typ|bib|toml|json|png|jpe?g|svg)",
+        r"report/.+\.(pdf|typ|bib|toml|json|csv|md|txt)",
         r"checkpoints/(baseline|best_model|model_retrained)\.pth",
     )
 )
+# Of pictures, whatever the ending of their names, those that the report prints; in
+# these folders of the project, and in these of the home.
+PROJECT_PICTURES = r"(demo|docs|screenshots)/.+"
+HOME_PICTURES = r"(report(?!/fonts)|exports/figures)/.+"
+# What the system, or an office program, leaves beside the files that it shows.
+LITTER = re.compile(r"(?i)thumbs\.db|desktop\.ini|icon\r|~\$.*|.*~|.*\.(bak|tmp|swp)")
 # Folders that are looked into without any code in them.
 NAMED = set(
     "notebooks demo docs screenshots config configs .github"
@@ -111,19 +118,33 @@ def choose(
             if path.is_symlink() and path.is_dir() and path.name not in IGNORED:
                 why = "it is a link to a folder, and links are not followed"
                 findings.append(_left_out(path.name, why))
-    for root, pattern, more in ((project, PROJECT, set()), (home, HOME, needed)):
+    for root, pattern, pictures, more in (
+        (project, PROJECT, PROJECT_PICTURES, set()),
+        (home, HOME, HOME_PICTURES, needed),
+    ):
         for path in candidates(root):
             name = path.as_posix()
             if is_secret_file(path):
                 findings.append(_left_out(name, "it holds credentials", "fail"))
-            elif (
-                re.fullmatch(pattern, name) or name in more
-            ) and root / path != output:
+            elif root / path == output:
+                continue
+            elif name in more or _is_taken(root, path, pattern, pictures):
                 if problems := list(_problems(root, path)):
                     findings += problems
                 else:
                     chosen[name] = root / path
+            elif re.fullmatch(pictures, name) and not LITTER.fullmatch(path.name):
+                why = "it is neither text nor a PNG, JPEG, GIF, WebP, SVG or PDF"
+                findings.append(_left_out(name, why))
     return chosen, list(dict.fromkeys(findings)) + _machine(record, chosen)
+
+
+def _is_taken(root: Path, path: Path, pattern: str, pictures: str) -> bool:
+    """By its name; in a folder of pictures, by what it holds."""
+    name = path.as_posix()
+    if re.fullmatch(pattern, name, re.IGNORECASE):
+        return True
+    return bool(re.fullmatch(pictures, name)) and kind_of(root / path) in PRINTED
 
 
 def candidates(root: Path) -> list[Path]:
@@ -161,7 +182,7 @@ def _problems(root: Path, path: Path) -> Iterator[Finding]:
     """Why a file of the allow-list must stay out all the same."""
     name, size = path.as_posix(), (root / path).stat().st_size
     limit = MAX_LOG if path.parts[0] == "logs" else MAX_FILE
-    if shown(name) != name:
+    if MANGLED.search(name):
         why = "its name holds characters that no other system can read"
         yield _left_out(name, why)
     elif size > limit:

@@ -43,7 +43,7 @@ def build(home: str | Path, lang: str | None = None, final: bool = False) -> dic
         print(f"Headings and captions are in {lang!r}; your own texts stay.")
     draft = open_draft(home, results, lang or written, final)
     try:
-        pdf, measured, data = typeset(draft)
+        pdf, measured = typeset(draft)
     except STRANGE as error:
         raise utils.CourseError(
             f"{home / 'exports' / 'results.json'} holds what no notebook records"
@@ -51,7 +51,7 @@ def build(home: str | Path, lang: str | None = None, final: bool = False) -> dic
         ) from error
     with utils.atomic(folder / "report.pdf") as temporary:
         temporary.write_bytes(pdf)
-    summary = summarise(draft, measured, data)
+    summary = summarise(draft, measured)
     utils.write_json(folder / "report.json", summary)
     print(describe(summary, folder / "report.pdf"))
     return summary

@@ -15,6 +15,7 @@ import jinja2
 
 import utils
 from kit.evidence import THEMES, limitations
+from kit.files import read_text
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -61,7 +62,7 @@ def authors(home: Path) -> list[str]:
     """Of the report's title page, where the group has filled it in."""
     path = home / "report" / "group.toml"
     with suppress(OSError, ValueError):
-        names = tomllib.loads(path.read_text(encoding="utf-8")).get("authors")
+        names = tomllib.loads(read_text(path)).get("authors")
         return [str(name) for name in names] if isinstance(names, list) else []
     return []
 

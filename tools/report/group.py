@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import utils
+from kit.files import read_text
 from tools.shared.sections import WRITTEN
 
 KIT = Path(__file__).resolve().parents[2]
@@ -18,8 +19,8 @@ TEMPLATES = KIT / "report" / "templates"
 
 @dataclass(frozen=True)
 class Fault:
-    """What cannot be used, and where; `kind` is group, section, bibliography or
-    reference.
+    """What cannot be used, and where; `kind` is group, section, bibliography, letters
+    or reference.
     """
 
     kind: str
@@ -83,25 +84,42 @@ def create(home: Path, lang: str | None) -> list[Path]:
 
 
 def language(path: Path) -> str:
-    """The language that group.toml names, French where it names none."""
-    try:
-        lang = tomllib.loads(path.read_text(encoding="utf-8")).get("lang")
-    except (OSError, ValueError):
-        return "fr"
-    return "en" if lang == "en" else "fr"
+    """The language that group.toml names, French where it names none that is known;
+    other lines may be broken.
+    """
+    return known_language(named_language(path)[0]) or "fr"
+
+
+def named_language(path: Path) -> tuple[str, int]:
+    """What group.toml calls its language, as it is written there, and on which line."""
+    text = read_text(path) if path.is_file() else ""
+    found = re.search(r"^[ \t]*lang[ \t]*=[ \t]*['\"]*([^'\"\n#]*)", text, re.MULTILINE)
+    if not found:
+        return "", 1
+    return found[1].strip(), text.count("\n", 0, found.start(1)) + 1
+
+
+def known_language(name: str) -> str | None:
+    """en or fr, for what people write: EN, English, anglais, en_GB, Français, fra."""
+    found = re.match(r"(en|ang)|fr", name, re.IGNORECASE)
+    return found and ("en" if found[1] else "fr")
 
 
 def open_draft(home: Path, results: dict, lang: str, final: bool) -> Draft:
-    """Read what the group has written; a group.toml that cannot be read is a fault."""
-    group, fault = read_group(home / "report" / "group.toml", toml("words.toml")[lang])
-    texts = {
-        section.path: (home / section.path).read_text("utf-8", errors="replace")
-        for section in WRITTEN
-    }
+    """Read what the group has written; a group.toml that cannot be read is a fault, and
+    so is a language that the report has not.
+    """
+    path = home / "report" / "group.toml"
+    group, fault = read_group(path, toml("words.toml")[lang])
+    texts = {section.path: read_text(home / section.path) for section in WRITTEN}
     draft = Draft(home, results, lang, final, group, texts, [], [])
     if fault:
         draft.faults.append(fault)
         draft.notices.append(f"{draft.words['group']} ({fault.message})")
+    name, line = named_language(path)
+    if name and not known_language(name):
+        told = f"lang = {name!r} is unknown: write 'fr' or 'en'"
+        draft.faults.append(Fault("group", "report/group.toml", line, told))
     return draft
 
 
@@ -111,8 +129,8 @@ def read_group(path: Path, words: dict) -> tuple[dict, Fault | None]:
     """
     fault, known = None, {}
     try:
-        known = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # a TOML or a Unicode error
+        known = tomllib.loads(read_text(path))
+    except (OSError, ValueError) as error:
         line = re.search(r"line (\d+)", str(error))
         at = int(line[1]) if line else 1
         fault = Fault("group", "report/group.toml", at, str(error))
@@ -142,7 +160,7 @@ def placeholders(draft: Draft) -> list[dict]:
     """
     found = []
     if not draft.group["authors"]:
-        text = (draft.folder / "group.toml").read_text("utf-8", errors="replace")
+        text = read_text(draft.folder / "group.toml")
         before = re.search(r"\A(.*?^)authors", text, flags=re.DOTALL | re.MULTILINE)
         line = before[1].count("\n") + 1 if before else 1
         found.append(_open("", "report/group.toml", line, draft.words["no_authors"]))
@@ -169,7 +187,8 @@ def mentioned(draft: Draft, call: str) -> set[str]:
         for path, text in draft.texts.items()
         if path not in draft.broken
     )
-    return set(re.findall(rf'{call}\(\s*"([^"\n]+)"', whole))
+    called = re.findall(rf'{call}\(\s*"([^"\n]+)"', whole)
+    return {name.replace(r"\\", "\\") for name in called}
 
 
 def reference_places(draft: Draft) -> dict[str, list[str]]:

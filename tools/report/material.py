@@ -1,21 +1,21 @@
 """What the notebooks left in exports/, as the report prints it."""
 
-import csv
 import re
 from collections import defaultdict
 from pathlib import Path
 
 import utils
-from kit.images import open_image
+from kit.archive import MANGLED
 from kit.record import stale_sections
+from tools.report import pictures
 from tools.report.group import Draft, mentioned, toml
-from tools.report.tables import layout
+from tools.report.tables import layout, read_table
 from tools.shared import text
+from tools.shared.pictures import SUFFIXES
 from tools.shared.sections import ON_GATE, WRITTEN, Section, timing_of
 
-KINDS = {"figures": ".png", "tables": ".csv"}
+KINDS = {"figures": SUFFIXES, "tables": (".csv",)}  # the first is that of the notebooks
 CALLS = {"tables": "table-of", "figures": "figure-of"}  # as a section places them
-READABLE = ("PNG", "JPEG", "GIF", "WEBP")  # by Typst, whatever the name of the file
 STEMS = {section.theme: section.file[3:-4] for section in WRITTEN if section.theme}
 INTERVALS = {
     "baseline_test_accuracy": ("theme2", "accuracy"),
@@ -30,10 +30,23 @@ def notebook(theme: str) -> str:
     return f"notebooks/{STEMS.get(theme, theme)}.ipynb"
 
 
+def places(draft: Draft, kind: str) -> dict[str, str]:
+    """Where the figures or tables of exports/ lie, by their names; of two of one name,
+    that of the notebooks.
+    """
+    ends, found = KINDS[kind], {}
+    for path in sorted((draft.home / "exports" / kind).glob("[!.]*")):
+        odd = path.suffix.lower() not in ends or MANGLED.search(path.name)
+        if odd or not path.is_file():
+            continue
+        if path.suffix == ends[0] or path.stem not in found:
+            found[path.stem] = f"exports/{kind}/{path.name}"
+    return found
+
+
 def has_run(draft: Draft, theme: str) -> bool:
-    exports = draft.home / "exports"
     return theme in draft.results or any(
-        any((exports / kind).glob(f"{theme}_*{end}")) for kind, end in KINDS.items()
+        name.startswith(f"{theme}_") for kind in KINDS for name in places(draft, kind)
     )
 
 
@@ -51,8 +64,7 @@ def names(draft: Draft, kind: str) -> list[str]:
     """
     skipped = left_out(draft, kind)
     expected = [name for name in toml("captions.toml")[kind] if name not in skipped]
-    files = (draft.home / "exports" / kind).glob(f"*{KINDS[kind]}")
-    own = {path.stem for path in files} | mentioned(draft, CALLS[kind])
+    own = places(draft, kind).keys() | mentioned(draft, CALLS[kind])
     return expected + sorted(own - set(expected) - set(skipped))
 
 
@@ -69,7 +81,7 @@ def described(draft: Draft, kind: str, name: str) -> dict:
     """Caption of one figure or table, and the sentence that stands in its place where
     it is missing.
     """
-    words, file = draft.words, f"{name}{KINDS[kind]}"
+    words, file = draft.words, f"{name}{KINDS[kind][0]}"
     caption = toml("captions.toml")[kind].get(name, {}).get(draft.lang)
     missing = damaged = f"{file} {words['nowhere']}"
     if theme := re.match(r"theme\d", name):
@@ -91,41 +103,53 @@ def humanised(name: str) -> str:
 
 def figures(draft: Draft) -> dict[str, dict]:
     """What the template needs of every figure; `path` is None for one that is missing
-    or cannot be opened.
+    or cannot be printed.
     """
-    found = {}
+    found, there = {}, places(draft, "figures")
     for name in names(draft, "figures"):
         item = found[name] = described(draft, "figures", name) | {"path": None}
-        place = f"exports/figures/{name}.png"
-        if not (draft.home / place).is_file():
-            continue
-        try:
-            with open_image(draft.home / place) as picture:
-                if picture.format not in READABLE:
-                    raise OSError(f"{picture.format} is no format of a figure")
-                picture.verify()
-            item["path"] = f"/{place}"
-        except OSError:
-            item["missing"] = item["damaged"]
+        if place := there.get(name):
+            item |= picture(draft, place)
+            if item["known"]:
+                item["missing"] = item["damaged"]
     return found
 
 
+def picture(draft: Draft, place: str) -> dict:
+    """A file that the template prints, or the sentence in its place."""
+    found = pictures.look(draft.home, place, draft.words)
+    return found | {"missing": refused(draft, place, found.get("why"), "save_picture")}
+
+
+def refused(draft: Draft, place: str, why: str | None, advice: str) -> str:
+    """Why a file of the group's own cannot be printed, and what to do."""
+    told = draft.words["unprintable"].format(why=why)
+    return f"{place} {told} {draft.words[advice]}"
+
+
+def images(draft: Draft) -> dict[str, dict]:
+    """The group's own pictures, by the names that its texts use."""
+    files = pictures.own(draft.folder / "images", mentioned(draft, "image-of"))
+    return {
+        name: picture(draft, f"report/images/{file}") for name, file in files.items()
+    }
+
+
 def tables(draft: Draft) -> dict[str, dict]:
-    """The same for tables, with their cells as they are printed; `rows` is None for one
-    that is missing.
+    """The same as `figures` for tables, with their cells as they are printed; `rows` is
+    None for one that is missing.
     """
-    found = {}
+    found, there = {}, places(draft, "tables")
     for name in names(draft, "tables"):
         item = found[name] = described(draft, "tables", name) | {"rows": None}
-        place = f"exports/tables/{name}.csv"
-        if not (draft.home / place).is_file():
+        if not (place := there.get(name)):
             continue
         try:
-            with open(draft.home / place, newline="", encoding="utf-8") as file:
-                header, *rows = [row for row in csv.reader(file) if row]
+            header, *rows = read_table(draft.home / place, draft.words)
             item |= layout(header, rows, draft.words, place)
-        except (ValueError, csv.Error):  # empty, torn, or not text
-            item["missing"] = item["damaged"]
+        except ValueError as error:  # of read_table: its sentence
+            mine = refused(draft, place, str(error), "save_table")
+            item["missing"] = item["damaged"] if item["known"] else mine
     return found
 
 
@@ -163,8 +187,8 @@ def measured_with(results: dict, key: str) -> dict | None:
     """
     if key in ON_GATE:
         rows = results.get("theme7", {}).get("on_gate", [])
-        places = {(row["model"], row["images"]): row for row in reversed(rows)}
-        return places.get(ON_GATE[key])
+        by_place = {(row["model"], row["images"]): row for row in reversed(rows)}
+        return by_place.get(ON_GATE[key])
     section, metric = INTERVALS.get(key, ("", ""))
     return results.get(section, {}).get("test", {}).get(metric)
 

@@ -17,7 +17,7 @@ def verdict(pages: int, budget: tuple[int, int] | None) -> str | None:
     return "short" if pages < budget[0] else "long" if pages > budget[1] else "within"
 
 
-def summarise(draft: Draft, measured: dict, data: dict) -> dict:
+def summarise(draft: Draft, measured: dict) -> dict:
     """The content of report.json."""
     open_ = placeholders(draft)
     asked = [entry["section"] for entry in open_]
@@ -36,12 +36,7 @@ def summarise(draft: Draft, measured: dict, data: dict) -> dict:
             }
         )
     errors = draft.faults + lost_references(draft, measured["unresolved"])
-    missing = [
-        item["missing"]
-        for kind, gap in (("figures", "path"), ("tables", "rows"))
-        for item in data[kind].values()
-        if item[gap] is None
-    ]
+    missing = list(dict.fromkeys(measured["absent"]))
     warnings = [line for section in SECTIONS for line in notices(draft, section)]
     return {
         "pages": measured["pages"],

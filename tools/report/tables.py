@@ -1,10 +1,44 @@
 """Tables of the report: cells as they are printed. Typst finds widths and type size."""
 
+import csv
+import io
 import re
+from pathlib import Path
 
+from kit.files import read_text
 from tools.shared.text import number
 
 MOST_ROWS = 60  # of a table in the report; the file keeps all
+
+
+def read_table(path: Path, words: dict) -> list[list[str]]:
+    """The rows of a CSV file, its header first, whatever program has saved it.
+
+    Raises
+    ------
+    ValueError
+        Empty, no text, or rows of different lengths: a sentence in the report's
+        language.
+    """
+    text = read_text(path)
+    if "\0" in text:
+        raise ValueError(words["no_text"])
+    text = re.sub(r"\Asep=.\n", "", text)  # a spreadsheet's note to itself
+    first = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
+    # a spreadsheet takes semicolons where the comma is the decimal sign
+    mark, rows = max(",;\t", key=first.count), []
+    try:
+        reader = csv.reader(io.StringIO(text), delimiter=mark, strict=True)
+        for row in filter(None, reader):
+            rows.append(row)
+            if len(row) != len(rows[0]):
+                told = {"line": reader.line_num, "n": len(row), "first": len(rows[0])}
+                raise ValueError(words["uneven"].format(**told))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    if not rows:
+        raise ValueError(words["is_empty"])
+    return rows
 
 
 def _numeric(cell: str) -> float | None:
@@ -62,14 +96,7 @@ def layout(
     Returns
     -------
     dict : header, rows, aligns, note.
-
-    Raises
-    ------
-    ValueError
-        Rows of different lengths.
     """
-    if len({len(row) for row in [header or rows[0], *rows]}) > 1:
-        raise ValueError("rows of different lengths")
     note = "" if rows else words["no_rows"]
     if len(rows) > MOST_ROWS:
         note = words["rows_left"].format(shown=MOST_ROWS, all=len(rows), file=file)

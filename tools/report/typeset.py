@@ -7,6 +7,7 @@ from pathlib import Path
 
 import utils
 from kit import figures
+from kit.files import read_text
 from tools.report import material
 from tools.report.group import (
     KIT,
@@ -14,6 +15,7 @@ from tools.report.group import (
     Draft,
     Fault,
     reference_places,
+    without_comments,
 )
 from tools.shared.sections import SECTIONS, WRITTEN
 
@@ -25,14 +27,12 @@ FOUNDING = (
 )
 
 
-def write_input(draft: Draft) -> dict:
-    """Write report/.build/: the template, the bibliography, data.json and main.typ.
-    Returns the data.
-    """
+def write_input(draft: Draft) -> None:
+    """Write report/.build/: the template, the bibliography, data.json and main.typ."""
     build = draft.folder / ".build"
     fallback = any(fault.kind == "bibliography" for fault in draft.faults)
     bibliography = (TEMPLATES if fallback else draft.folder) / "references.bib"
-    library = bibliography.read_text("utf-8", errors="replace")
+    library = read_text(bibliography)
     data = data_of(draft, re.findall(r"@\w+\s*\{\s*([^,\s]+)\s*,", library))
     utils.write_json(build / "data.json", data)
     for name, text in (
@@ -42,7 +42,6 @@ def write_input(draft: Draft) -> dict:
     ):
         with utils.atomic(build / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return data
 
 
 def data_of(draft: Draft, keys: list[str]) -> dict:
@@ -77,7 +76,7 @@ def data_of(draft: Draft, keys: list[str]) -> dict:
         "accent": figures.COLOURS[0],
         "alarm": figures.COLOURS[1],
         "good": figures.COLOURS[2],
-        "images": sorted(path.name for path in (draft.folder / "images").glob("*")),
+        "images": material.images(draft),
         "broken": {path: asdict(fault) for path, fault in draft.broken.items()},
     }
 
@@ -101,9 +100,10 @@ def main_text(draft: Draft) -> str:
     return "\n".join(lines)
 
 
-def compile_pdf(home: Path) -> tuple[bytes, dict]:
-    """The PDF, and what Typst measured: pages in all, first and last page of each
-    section, lost references.
+def compile_pdf(home: Path) -> tuple[bytes, dict, list[str]]:
+    """The PDF, what Typst measured (pages in all, first and last page of each section,
+    lost references, boxes in the place of something), and the characters that no font
+    has.
 
     Raises
     ------
@@ -112,11 +112,54 @@ def compile_pdf(home: Path) -> tuple[bytes, dict]:
     """
     import typst
 
-    main = str(home / "report" / ".build" / "main.typ")
-    fonts = typst.Fonts(include_system_fonts=False)
-    compiler = typst.Compiler(main, root=str(home), font_paths=fonts)
-    pdf = compiler.compile(format="pdf")
-    return pdf, json.loads(compiler.query("<measured>", field="value", one=True))
+    own, main = home / "report" / "fonts", home / "report" / ".build" / "main.typ"
+    paths = [str(own)] if own.is_dir() else []
+    fonts = typst.Fonts(include_system_fonts=False, font_paths=paths)
+    compiler = typst.Compiler(str(main), root=str(home), font_paths=fonts)
+    pdf, lost = compiler.compile(format="pdf"), ""
+    measured = json.loads(compiler.query("<measured>", field="value", one=True))
+    try:
+        # a PDF for archives must show every character: Typst names those that it cannot
+        compiler.compile(format="pdf", pdf_standards="a-2b")
+    except typst.TypstError as error:
+        lost = error.diagnostic
+    found = re.findall(r'the text `"(.+?)"` could not be displayed', lost)
+    plain = [re.sub(r"\\u\{(\w+)\}", lambda c: chr(int(c[1], 16)), c) for c in found]
+    return pdf, measured, sorted(set(plain))
+
+
+def lost_letters(draft: Draft, letters: list[str]) -> list[Fault]:
+    """One fault for each file that holds characters which no font has, at the first."""
+    if not letters:
+        return []
+    build = draft.folder / ".build" / "references.bib"
+    texts = {path: without_comments(text) for path, text in draft.texts.items()}
+    texts["report/group.toml"] = read_text(draft.folder / "group.toml")
+    texts["report/references.bib"] = read_text(build)
+    for place in material.places(draft, "tables").values():
+        texts[place] = read_text(draft.home / place)
+    faults, rest = [], set(letters)
+    for path, text in texts.items():
+        if here := [letter for letter in letters if letter in text]:
+            line = text.count("\n", 0, min(map(text.index, here))) + 1
+            faults.append(Fault("letters", path, line, no_font_has(here)))
+            rest.difference_update(here)
+    if rest:  # made by the code of a section
+        told = no_font_has(sorted(rest))
+        faults.append(Fault("letters", "report/report.pdf", 1, told))
+    return faults
+
+
+def no_font_has(letters: list[str]) -> str:
+    return (
+        f"no font of the report has {', '.join(map(named, letters))}: put one that does"
+        " (.ttf or .otf) into report/fonts/"
+    )
+
+
+def named(letter: str) -> str:
+    """A character and its numbers, as not every screen can show it."""
+    return f"{letter} ({' '.join(f'U+{ord(c):04X}' for c in letter)})"
 
 
 def blame(draft: Draft, diagnostic: str) -> list[Fault]:
@@ -125,7 +168,7 @@ def blame(draft: Draft, diagnostic: str) -> list[Fault]:
     """
     found = {}
     for part in re.split(r"^error: ", diagnostic, flags=re.MULTILINE)[1:]:
-        message = part.splitlines()[0]
+        message, part = part.splitlines()[0], part.replace("\\", "/")  # on Windows
         place = re.search(r"(report/sections/[\w.-]+\.typ):(\d+):\d+", part)
         whole = re.search(r"(report/sections/[\w.-]+\.typ)", part)
         if whole:
@@ -142,13 +185,13 @@ def blame(draft: Draft, diagnostic: str) -> list[Fault]:
     return [fault for fault in found.values() if (fault.kind, fault.file) not in known]
 
 
-def typeset(draft: Draft) -> tuple[bytes, dict, dict]:
+def typeset(draft: Draft) -> tuple[bytes, dict]:
     """Build the PDF; a section that Typst refuses gives its place to a box, until the
     rest can be built.
 
     Returns
     -------
-    the PDF, what Typst measured, and the data that the template was given.
+    the PDF, and what Typst measured.
 
     Raises
     ------
@@ -158,9 +201,13 @@ def typeset(draft: Draft) -> tuple[bytes, dict, dict]:
     import typst
 
     while True:
-        data = write_input(draft)
+        write_input(draft)
         try:
-            return *compile_pdf(draft.home), data
+            pdf, measured, letters = compile_pdf(draft.home)
+            lost = lost_letters(draft, letters)
+            new = [fault for fault in lost if fault not in draft.faults]
+            if not new:
+                return pdf, measured
         except typst.TypstError as error:
             new = blame(draft, error.diagnostic)
             if not new:
@@ -169,9 +216,19 @@ def typeset(draft: Draft) -> tuple[bytes, dict, dict]:
                     f" {error.diagnostic or error.message}\nAn earlier report.pdf is"
                     " untouched."
                 ) from error
-            draft.faults += new
-            draft.notices += [
-                f"{draft.words['bibliography']} ({fault.message})"
-                for fault in new
-                if fault.kind == "bibliography"
-            ]
+        draft.faults += new
+        draft.notices += notices_of(draft, new)
+
+
+def notices_of(draft: Draft, new: list[Fault]) -> list[str]:
+    """What the title page says of faults that belong to no section."""
+    words = draft.words
+    told = [
+        f"{words['bibliography']} ({fault.message})"
+        for fault in new
+        if fault.kind == "bibliography"
+    ]
+    lost = " ".join(fault.message for fault in new if fault.kind == "letters")
+    if numbers := sorted(set(re.findall(r"U\+\w+", lost))):
+        told.append(f"{words['letters']} {', '.join(numbers)}. {words['add_font']}")
+    return told
