@@ -218,6 +218,25 @@ def copy_back(course, path: Path) -> None:
         ) from error
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a file that any editor or shell may have saved; see `decode_text`."""
+    return decode_text(Path(path).read_bytes())
+
+
+def decode_text(content: bytes) -> str:
+    """Bytes as text with line ends \\n and no byte-order mark: UTF-8, UTF-16 or UTF-32
+    as they show themselves, else the code page of Western Windows.
+    """
+    encoding = json.detect_encoding(content)
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        # UTF-16 that was cut stays UTF-16
+        encoding = "cp1252" if encoding.startswith("utf-8") else encoding
+        text = content.decode(encoding, errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read_json(path: Path, precious: bool = False) -> dict:
     """Content of a JSON file of ours, an object; {} when it is missing, or damaged and
     not precious.
