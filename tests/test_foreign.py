@@ -304,7 +304,7 @@ def test_pip_itself_finds_the_same_requirements(way, tmp_path):
     path.write_bytes(content)
     found = parser.parse_requirements(str(path), session)
     ours = [line.text for line in requirements.parse(decode(content))]
-    assert ours == [each.requirement for each in found] and len(ours) == 8
+    assert ours == [each.requirement.strip() for each in found] and len(ours) == 8
 
 
 def test_requirements_that_pip_cannot_read(group, look):
