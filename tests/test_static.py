@@ -270,7 +270,7 @@ DAMAGES = {
         (cell("!ls\n" * 600), "does not parse as Python"),
     ],
     ("notebooks", "note"): [
-        (remove(COPY2), "Themes 2: clean"),
+        (remove(COPY2), "Themes 2: no output"),
     ],
     ("required files", "fail"): [
         *((remove(path), f"{path} is missing") for path in REQUIRED),
@@ -313,7 +313,7 @@ DAMAGES = {
             put("server.key", "-----BEGIN RSA " + "PRIVATE KEY-----"),
             "server.key, line 1",
         ),
-        (put("notes.txt", f'key = "{HEX * 2}"'.encode("utf-16")), "notes.txt"),
+        (put("notes.txt", f'kaggle key = "{HEX * 2}"'.encode("utf-16")), "notes.txt"),
         (
             notebook(lambda book: book["metadata"].update(kaggle=KEY)),
             "metadata, attachments or data",
@@ -325,11 +325,12 @@ DAMAGES = {
             "metadata, attachments or data",
         ),
         (
-            cell("x", outputs=[{"output_type": "stream", "text": f'key="{HEX * 2}"'}]),
+            cell("x", outputs=[{"output_type": "stream", "text": "hf_" + "aB1d" * 9}]),
             ", output]",
         ),
     ],
     ("secrets", "human"): [
+        (put("notes.txt", f"{{'key': '{HEX * 2}'}}"), "a Kaggle key, or a checksum?"),
         (put("older.rar", "Rar!"), "older.rar"),
     ],
     ("secrets", "note"): [
@@ -561,7 +562,7 @@ def test_a_faithful_submission_passes_every_check(whole, look):
     found = look(whole)
     assert {verdict for _, verdict, _ in found} == {"pass", "note"}
     passed = {check for check, verdict, _ in found if verdict == "pass"}
-    assert passed == set(static.CHECKS) - {"kit files"}
+    assert passed == set(static.CHECKS) - {"kit files", "models", "evidence", "method"}
     assert "8 executed from top to bottom" in of(found, "notebooks", "pass")
 
 

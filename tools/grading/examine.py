@@ -255,7 +255,7 @@ def _report(
         "containment": layer,
         "story": submission.story,
         "notes": notes + seen.notes,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [_row(finding) for finding in findings],
         "passes": len(passed),
         "passed_checks": sorted({finding.check for finding in passed}),
         "tables": seen.tables,
@@ -265,6 +265,12 @@ def _report(
         "criteria": criteria,
         "bonuses": bonuses,
     }
+
+
+def _row(finding: Finding) -> dict:
+    """A finding as check.json holds it; what grouped it is of no use there."""
+    told = asdict(finding)
+    return {key: told[key] for key in told if key not in ("kind", "what")}
 
 
 def _by_criterion(submission: Submission, seen: Seen) -> tuple[list, list]:

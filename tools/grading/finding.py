@@ -1,8 +1,17 @@
 """What a check saw: one finding each, with its verdict."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 VERDICTS = ("pass", "note", "human", "fail")  # worst last
+# What is missing before what is untidy; a check that is not named stands at "…".
+ORDER = (
+    *("containment", "check", "level", "secrets", "record", "required files"),
+    *("report", "figures", "hard-coded figures", "re-execution", "weights", "pools"),
+    *("…", "models", "artefacts", "evidence", "method", "seeds", "notebooks"),
+    *("environment", "absolute paths", "kit files", "files", "size"),
+)
+MAX_PLACES, MAX_WHATS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,11 @@ class Finding:
         File, cell, line.
     criterion : int
         Which of the course's five criteria it is evidence for (1 to 5); 0 for hygiene.
+    kind : str
+        The sentence for several of the same: {n} is their number, {what} what each is
+        about. Without it, the finding stands alone.
+    what : str
+        What this one is about.
     """
 
     check: str
@@ -29,6 +43,8 @@ class Finding:
     says: str
     where: str = ""
     criterion: int = 2
+    kind: str = ""
+    what: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,21 +57,59 @@ class Check:
     def passed(self, says: str, where: str = "") -> Finding:
         return self.finding("pass", says, where)
 
-    def note(self, says: str, where: str = "") -> Finding:
-        return self.finding("note", says, where)
+    def note(self, says: str, where: str = "", **several: str) -> Finding:
+        return self.finding("note", says, where, **several)
 
-    def human(self, says: str, where: str = "") -> Finding:
-        return self.finding("human", says, where)
+    def human(self, says: str, where: str = "", **several: str) -> Finding:
+        return self.finding("human", says, where, **several)
 
-    def fail(self, says: str, where: str = "") -> Finding:
-        return self.finding("fail", says, where)
+    def fail(self, says: str, where: str = "", **several: str) -> Finding:
+        return self.finding("fail", says, where, **several)
 
-    def finding(self, verdict: str, says: str, where: str = "") -> Finding:
-        return Finding(self.name, verdict, says, where, self.criterion)
+    def finding(
+        self, verdict: str, says: str, where: str = "", **several: str
+    ) -> Finding:
+        return Finding(self.name, verdict, says, where, self.criterion, **several)
 
 
-def worst_first(findings: list[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: -VERDICTS.index(finding.verdict))
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """By verdict, then by weight; what weighs the same stays as it was."""
+    places = {name: place for place, name in enumerate(ORDER)}
+
+    def rank(finding: Finding) -> tuple[int, int]:
+        weight = places.get(finding.check, places["…"])
+        return -VERDICTS.index(finding.verdict), weight
+
+    return sorted(findings, key=rank)
+
+
+def one_a_kind(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings of one kind together, as one, with the first of their places."""
+    groups: dict[tuple, list[Finding]] = {}
+    for each in findings:
+        kind = (each.kind,) if each.kind else (each.says, each.where)
+        key = (each.check, each.verdict, each.criterion, *kind)
+        groups.setdefault(key, []).append(each)
+    return [
+        group[0] if len(group) == 1 else _together(group) for group in groups.values()
+    ]
+
+
+def _together(group: list[Finding]) -> Finding:
+    first = group[0]
+    if not first.kind:
+        return first
+    whats = listed((each.what for each in group if each.what), MAX_WHATS)
+    says = first.kind.format(n=len(group), what=whats)
+    where = listed((each.where for each in group if each.where), MAX_PLACES, "; ")
+    return Finding(first.check, first.verdict, says, where, first.criterion)
+
+
+def listed(texts: Iterable[str], most: int, between: str = ", ") -> str:
+    """The first texts, each once, and how many more there are."""
+    texts = list(dict.fromkeys(texts))
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return between.join([*texts[:most], *more])
 
 
 def few(findings: list[Finding], most: int = 16) -> list[Finding]:

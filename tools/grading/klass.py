@@ -29,6 +29,7 @@ from kit.files import KIT
 from tools.grading import verdict
 from tools.grading.examine import SCORING, STRANGE
 from tools.shared.foreign import shown
+from tools.shared.names import is_litter
 
 REPORT = ("check.json", "check.html")
 SUMMARY = ("summary.json", "summary.html")
@@ -119,7 +120,8 @@ def submissions(folder: Path, output: Path) -> tuple[list[Path], list[Path]]:
     there = [
         path
         for path in sorted(folder.iterdir())
-        if not path.name.startswith(".") and path.resolve() != output
+        if not (path.name.startswith(".") or is_litter(path.name))
+        and path.resolve() != output
     ]
     if reports := [path for path in there if _holds_reports(path)]:
         told = ", ".join(shown(path.name) for path in reports)

@@ -2,6 +2,7 @@
 trusting any of it.
 """
 
+import filecmp
 import os
 import re
 import shutil
@@ -13,8 +14,10 @@ from pathlib import Path
 import utils
 from kit import archive
 from kit.archive import MAX_FILES
+from kit.files import KIT
 from kit.record import read_record
-from tools.grading.finding import Check, Finding, few
+from tools.grading.finding import Check, Finding, few, listed
+from tools.grading.root import find_roots
 from tools.shared.foreign import (
     MAX_FILE,
     MIB,
@@ -23,6 +26,7 @@ from tools.shared.foreign import (
     read_json,
     shown,
 )
+from tools.shared.names import is_litter
 
 FILES, RECORD = Check("files", 0), Check("record")
 RESULTS, STORY_FILE = Path("exports/results.json"), Path("course.json")
@@ -46,6 +50,8 @@ CODE_NAMES = {
     *(".gitignore", ".dockerignore", ".python-version"),
 }
 ARTEFACT_FOLDERS = {"checkpoints", "exports", "runs", "logs", "data"}
+NO_PROJECT = IGNORED | ARTEFACT_FOLDERS  # where none begins
+DOCUMENTS = {".pdf", ".docx", ".doc", ".odt", ".pages", ".pptx", ".rtf"}
 ARTEFACTS = re.compile(
     r"course\.json|checkpoints/(\.gitkeep|[^/]+\.pth)|runs/.+|logs/.+"
     r"|data/[^/]+/index\.(csv|json)|exports/models/[^/]+\.onnx"
@@ -64,7 +70,7 @@ class Submission:
     name : str
         Of the folder or zip, printable.
     root : Path
-        The folder that holds notebooks/ and utils.py.
+        The folder that holds the notebooks' folder and what else belongs to a project.
     record : dict
         exports/results.json; {} when it cannot be read, and `findings` say why.
     story : dict
@@ -100,8 +106,8 @@ def inputs_of(section) -> dict[str, str]:
 
 
 def open_submission(path: str | Path, work: str | Path) -> Submission:
-    """Open a folder, a zip, or a folder that holds nothing but a zip (as learning
-    platforms deliver them).
+    """Open a folder, a zip, or a folder or zip that holds nothing but one zip (as
+    learning platforms deliver them).
 
     Parameters
     ----------
@@ -115,64 +121,48 @@ def open_submission(path: str | Path, work: str | Path) -> Submission:
         or reaches outside its own folder, or nothing in it that looks like the course's
         project.
     """
-    path, notes = Path(path).expanduser(), []
-    name = shown(path.resolve().name).removesuffix(".zip") or "submission"
-    if not path.is_dir():
-        folder, notes = unpack(path, work)
-    elif not (folder := find_root(path)):
-        folder = path
-        if len(zips := sorted(path.glob("*.zip"))) == 1:
-            folder, notes = unpack(zips[0], work)
-    root = find_root(folder)
-    if root is None:
-        raise SubmissionError(
-            f"{shown(path)} holds neither notebooks/ nor utils.py, down to two folders"
-            " below: hand in the zip that `python course.py pack` makes."
-        )
+    path = Path(path).expanduser()
+    name = re.sub(r"(?i)\.zip$", "", shown(path.resolve().name)) or "submission"
+    folder, notes = (path, []) if path.is_dir() else unpack(path, work)
+    roots = find_roots(folder, NO_PROJECT)
+    if not roots and len(zips := _zips(folder)) == 1:
+        folder, notes = unpack(zips[0], work)
+        roots = find_roots(folder, NO_PROJECT)
+    if not roots:
+        raise SubmissionError(f"{shown(path)} {_no_project(folder)}")
+    root, *others = roots
+    if others:
+        names = listed((shown(other.relative_to(folder)) for other in others), 4)
+        says = f"Another project lies beside it, and was not looked at: {names}."
+        notes.append(FILES.human(says, shown(root.relative_to(folder))))
     files, odd = list_files(root)
     record, story, why = _record(root, files)
     return Submission(name, root, record, story, files, few([*notes, *odd, *why]))
 
 
-def find_root(folder: Path) -> Path | None:
-    """The folder that looks most like the project, at most two levels below; of
-    several, the highest one.
-    """
-    best, level = (0, None), [folder]
-    for _ in range(3):
-        for place in level:
-            rank = _likeness(place)
-            best = (rank, place) if rank > best[0] else best
-        level = [below for place in level for below in _subfolders(place)]
-    return best[1]
+def _zips(folder: Path) -> list[Path]:
+    """Zips in a folder or in the folders directly below it, as platforms nest them."""
+    found = sorted([*folder.glob("*"), *folder.glob("*/*")])
+    zips = [path for path in found if path.suffix.lower() == ".zip"]
+    return [path for path in zips if _is_own_file(path)]
 
 
-def _likeness(folder: Path) -> int:
-    has_notebooks = _real_folder(folder / "notebooks") or any(
-        folder.glob("theme[1-8]*.ipynb")
+def _is_own_file(path: Path) -> bool:
+    return not is_litter(path.name) and path.is_file() and not path.is_symlink()
+
+
+def _no_project(folder: Path) -> str:
+    """Why a folder is no hand-in: what it holds instead."""
+    says = "holds no notebook of a theme and no utils.py, down to two folders below"
+    if zips := _zips(folder):
+        names = listed((shown(zipped.name) for zipped in zips), 6)
+        remedy = "check each of them, or all with --all on the folder that holds them."
+        return f"{says}. It holds {len(zips)} zips ({names}): {remedy}"
+    inside = sorted(path.name for path in folder.iterdir() if not is_litter(path.name))
+    holds = (
+        f" (it holds {listed(map(shown, inside), 6)})" if inside else ": it is empty"
     )
-    return (
-        2 * has_notebooks
-        + (folder / "utils.py").is_file()
-        + _real_folder(folder / "exports")
-    )
-
-
-def _real_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _subfolders(folder: Path, most: int = 200) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(
-                entry.name for entry in entries if entry.is_dir(follow_symlinks=False)
-            )
-    except OSError:
-        return []
-    return [folder / name for name in found if name not in IGNORED | ARTEFACT_FOLDERS][
-        :most
-    ]
+    return f"{says}{holds}. Hand in the zip that `python course.py pack` makes."
 
 
 def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
@@ -195,6 +185,8 @@ def list_files(root: Path) -> tuple[list[Path], list[Finding]]:
             what = f"{len(entries):,} files in one folder"
             findings.append(_crowded(folder, what, MAX_FOLDER))
         for entry in entries[:MAX_FOLDER]:
+            if is_litter(entry.name):
+                continue
             path = folder / entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
             if entry.is_file(follow_symlinks=False):
@@ -377,7 +369,14 @@ def is_check(path: Path) -> bool:
 
 def is_report(path: Path) -> bool:
     in_report = path.parts[0] == "report" and len(path.parts) > 1
-    return in_report or path.suffix.lower() == ".pdf"
+    return in_report or path.suffix.lower() in DOCUMENTS
+
+
+def is_of_kit(root: Path, path: Path | str) -> bool:
+    """Whether a file is one of the kit's, byte for byte."""
+    kit, own = KIT / path, root / path
+    same = kit.is_file() and kit.stat().st_size == own.stat().st_size
+    return same and filecmp.cmp(kit, own, shallow=False)
 
 
 def copy_code(submission: Submission, target: str | Path) -> list[Finding]:

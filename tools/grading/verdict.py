@@ -2,7 +2,6 @@
 person, and its two files: a page for people, JSON for programs.
 """
 
-import filecmp
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from kit.files import KIT
 from kit.record import is_record
 from tools.grading import compare
 from tools.grading.consistency import at, is_number, rows
-from tools.grading.finding import VERDICTS, worst_first
-from tools.grading.submission import Submission, is_code
+from tools.grading.finding import VERDICTS, one_a_kind, worst_first
+from tools.grading.submission import Submission, is_code, is_of_kit
 from tools.shared.foreign import SubmissionError, decode, read, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -59,13 +58,17 @@ NO_GRADE = (
 
 
 def criteria(submission: Submission, findings: list, checklist) -> list[dict]:
-    """The five criteria, each with its evidence, worst first, and the questions."""
+    """The five criteria: what is as asked, worst first, how many findings of the page
+    bear on each, and the questions.
+    """
     evidence = {number: [] for number in CRITERIA}
+    above = {number: Counter() for number in CRITERIA}
     for finding in findings:
-        if finding.criterion in evidence:
+        if finding.criterion in evidence and finding.verdict == "pass":
             where = f" ({finding.where})" if finding.where else ""
-            told = (finding.verdict, finding.says + where)
-            evidence[finding.criterion].append(told)
+            evidence[finding.criterion].append(("pass", finding.says + where))
+        elif finding.criterion in evidence:
+            above[finding.criterion][finding.verdict] += 1
     for part, item, says, passed in checklist:
         verdict = "human" if passed is None else "pass" if passed else "note"
         evidence[2 if part == "Code" else 1].append((verdict, f"{item}: {says}"))
@@ -77,6 +80,7 @@ def criteria(submission: Submission, findings: list, checklist) -> list[dict]:
             "title": title,
             "of": of,
             "questions": QUESTIONS[number],
+            "above": _counted(above[number]),
             "evidence": [
                 {"verdict": verdict, "says": says}
                 for verdict, says in sorted(
@@ -86,6 +90,12 @@ def criteria(submission: Submission, findings: list, checklist) -> list[dict]:
         }
         for number, (title, of) in CRITERIA.items()
     ]
+
+
+def _counted(counts: Counter) -> str:
+    """2 fail, 1 human: the findings that stand above, by verdict."""
+    kinds = [kind for kind in reversed(VERDICTS) if counts[kind]]
+    return ", ".join(f"{counts[kind]} {kind}" for kind in kinds)
 
 
 def checklist_of(submission: Submission) -> list[tuple]:
@@ -133,9 +143,10 @@ def facts(submission: Submission) -> Iterator[tuple[int, str, str]]:
         yield 3, "pass", says
     counts = Counter(path.parts[:2] for path in submission.files)
     figures, tables = counts["exports", "figures"], counts["exports", "tables"]
-    yield 4, "pass", f"{figures} figures and {tables} tables were exported."
+    if figures or tables:
+        yield 4, "pass", f"{figures} figures and {tables} tables were exported."
     refused = at(record, "theme7", "refused")
-    if isinstance(refused, dict):
+    if isinstance(refused, dict) and refused:
         says = f"Theme 7 shows {len(refused)} candidates to its gate that it should"
         yield 5, "pass", f"{says} refuse."
     if isinstance(shipped := at(record, "theme4", "shipped"), str):
@@ -159,8 +170,8 @@ def _comparisons(record: dict) -> Iterator[str]:
         says = f"The ablation has {len(effects)} rows; the largest loss is"
         yield f"{says} '{shown(name)}' ({worst:+.3f})."
     table = rows(at(record, "theme4", "benchmark"))
-    if table:
-        backends = {str(row.get("backend")) for row in table}
+    backends = {str(row.get("backend")) for row in table}
+    if len(backends) > 1:
         yield f"Theme 4 measures {len(backends)} backends in one benchmark."
 
 
@@ -182,7 +193,7 @@ def bonuses(submission: Submission) -> list[dict]:
     points in all.
     """
     files = [path.as_posix() for path in submission.files]
-    changed = [name for name in files if not _of_the_kit(submission, name)]
+    changed = [name for name in files if not is_of_kit(submission.root, name)]
     # of another version of the kit, or changed
     edited = [name for name in changed if (KIT / name).is_file()]
     own = [name for name in changed if name not in edited]
@@ -251,15 +262,6 @@ def _imports(submission: Submission, names: list[str]) -> dict[str, set[str]]:
     return found
 
 
-def _of_the_kit(submission: Submission, name: str) -> bool:
-    """Whether a file is one of the kit's, byte for byte."""
-    kit = KIT / name
-    same = (
-        kit.is_file() and kit.stat().st_size == (submission.root / name).stat().st_size
-    )
-    return same and filecmp.cmp(kit, submission.root / name, shallow=False)
-
-
 # --------------------------------------------------------------------------------------
 # Files
 # --------------------------------------------------------------------------------------
@@ -292,9 +294,5 @@ def _write(name: str, values: dict, folder: Path) -> list[Path]:
 
 
 def order_findings(findings) -> list:
-    """Worst first, then by check and place, so that two runs of a check read alike."""
-    return worst_first(
-        sorted(
-            findings, key=lambda finding: (finding.check, finding.where, finding.says)
-        )
-    )
+    """Worst first and one a kind; what is missing before what is untidy."""
+    return worst_first(one_a_kind(findings))

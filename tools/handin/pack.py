@@ -189,9 +189,10 @@ def _problems(root: Path, path: Path) -> Iterator[Finding]:
         why = f"it has {size / MIB:,.0f} MiB (limit: {limit / MIB:,.0f})"
         yield _left_out(name, why)
     elif path.suffix.lower() not in BINARY:
-        for what, where in secrets_in(root, path):
-            why = f"{what[0].lower()}{what[1:]} stands in it"
-            yield _left_out(where, why, "fail")
+        for leak in secrets_in(root, path):
+            why = f"{leak.what[0].lower()}{leak.what[1:]} stands in it"
+            if leak.sure:
+                yield _left_out(leak.where, why, "fail")
 
 
 def _left_out(where: str, why: str, verdict: str = "human") -> Finding:

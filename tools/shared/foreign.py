@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from kit.archive import MIB, shown
-from kit.files import CourseError
+from kit.files import CourseError, decode_text
 
 __all__ = ["MAX_FILE", "MIB", "SubmissionError", "decode", "read", "read_json", "shown"]
 MAX_FILE = 20 * MIB
@@ -70,7 +70,8 @@ def read_json(root: Path, path: Path, most: int = MAX_FILE):
 
 
 def decode(content: bytes) -> str:
-    """The text of a file, also as PowerShell writes it; "" for a binary one."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace")
-    return "" if b"\0" in content[:1024] else content.decode("utf-8-sig", "replace")
+    """The text of a file as any editor or shell may have saved it; "" for a binary
+    one.
+    """
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "" if b"\0" in content[:1024] and not marked else decode_text(content)

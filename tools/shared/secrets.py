@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from tools.shared.foreign import MIB, SubmissionError, decode, read, shown
 from tools.shared.parsing import MAX_NOTEBOOK, output_text, read_notebook
@@ -42,6 +43,7 @@ SECRETS = {
         ),
     }.items()
 }
+KAGGLE, NEAR = re.compile(r"(?i)kaggle|user[_-]?name"), 200
 PLACEHOLDER = re.compile(r"(?i)your|xxx|example|placeholder|changeme|\.\.\.|[<>{}$*]")
 SECRET_FILES = re.compile(
     r"kaggle\.json|\.env(\..+)?|[._]netrc|id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|p12|pfx)"
@@ -65,13 +67,21 @@ DAMAGED = (
 )
 
 
+class Leak(NamedTuple):
+    """What was found and where; not `sure` where it may as well be a checksum."""
+
+    what: str
+    where: str
+    sure: bool = True
+
+
 def is_secret_file(path: Path | PurePosixPath) -> bool:
     """By its name alone. A *.key may be slides of Keynote: what is in it tells."""
     return SECRET_FILES.fullmatch(path.name) is not None
 
 
-def secrets_in(root: Path, path: Path) -> list[tuple[str, str]]:
-    """(what, where) of each secret in one file; a notebook is searched cell by cell,
+def secrets_in(root: Path, path: Path) -> list[Leak]:
+    """Each secret in one file; a notebook is searched cell by cell,
     its pictures left out.
     """
     found = []
@@ -80,7 +90,7 @@ def secrets_in(root: Path, path: Path) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def secrets_in_zip(root: Path, path: Path) -> list[tuple[str, str]] | None:
+def secrets_in_zip(root: Path, path: Path) -> list[Leak] | None:
     """The same for the texts inside one zip; None when nothing was found and not all of
     it could be searched.
     """
@@ -91,7 +101,7 @@ def secrets_in_zip(root: Path, path: Path) -> list[tuple[str, str]] | None:
                 name = PurePosixPath(member.filename)
                 where = f"{shown(path)}, {shown(name)}"
                 if is_secret_file(name):
-                    found.append((f"{shown(name.name)} holds credentials", where))
+                    found.append(Leak(f"{shown(name.name)} holds credentials", where))
                 elif name.suffix.lower() in ARCHIVES:
                     return found or None
                 elif name.suffix.lower() not in BINARY:
@@ -106,21 +116,32 @@ def secrets_in_zip(root: Path, path: Path) -> list[tuple[str, str]] | None:
     return list(dict.fromkeys(found))
 
 
-def _matches(text: str, where: str) -> list[tuple[str, str]]:
-    """(what, where) of each secret in a text."""
+def _matches(text: str, where: str) -> list[Leak]:
+    """Each secret in a text."""
     # most files by far hold none: eleven searches instead of eleven for each line
     if not any(pattern.search(text) for pattern in SECRETS.values()):
         return []
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    found, begins = [], 0
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         place = where if where.endswith("output") else f"{where}, line {number}"
         for name, pattern in SECRETS.items():
             for match in pattern.finditer(line):
                 secret = next((group for group in match.groups() if group), match[0])
                 if name != "a key or password" or _looks_real(secret):
-                    what = f"{name[0].upper()}{name[1:]} ({shown(secret[:4])}…)"
-                    found.append((what, place))
+                    low, high = begins + match.start(), begins + match.end()
+                    around = text[max(low - NEAR, 0) : high + NEAR]
+                    found.append(_leak(name, secret, place, around))
+        begins += len(line)
     return found
+
+
+def _leak(name: str, secret: str, place: str, around: str) -> Leak:
+    """32 digits called key are Kaggle's beside its name or a user's, else a question:
+    checksums look alike.
+    """
+    sure = name != "a Kaggle key" or KAGGLE.search(around) is not None
+    name = name if sure else "32 hexadecimal digits called key"
+    return Leak(f"{name[0].upper()}{name[1:]} ({shown(secret[:4])}…)", place, sure)
 
 
 def _looks_real(secret: str) -> bool:

@@ -1,6 +1,7 @@
 """Environment: versions are pinned, and all that is imported is declared."""
 
 import ast
+import os
 import re
 import shlex
 import sys
@@ -10,11 +11,11 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from tools.grading.finding import Check, Finding
+from tools.grading.finding import Check, Finding, listed
 from tools.grading.static import requirements
 from tools.grading.static.look import Look, commands, kit_text
-from tools.grading.submission import is_code
 from tools.shared.foreign import MIB, decode, shown
+from tools.shared.names import original
 from tools.shared.parsing import Source
 
 ENVIRONMENT = Check("environment")
@@ -26,59 +27,108 @@ HAVE = sys.stdlib_module_names | ALWAYS_THERE | {"__main__"}
 def environment(look: Look) -> Iterator[Finding]:
     declared, findings = _requirements(look)
     yield from findings
-    yield _pinned(look, declared)
+    yield from _pinned(look, declared)
     installed = _installed_in_cells(look)
     for name, where in installed.items():
-        says = f"{shown(name)} is installed by a cell: add it to requirements.txt, with"
-        yield ENVIRONMENT.note(f"{says} its version.", where)
+        if name not in declared:
+            says = f"{shown(name)} is installed by a cell: add it to requirements.txt,"
+            kind = "{n} packages are installed by cells, and not in requirements.txt:"
+            yield ENVIRONMENT.note(
+                f"{says} with its version.", where, kind=kind + " {what}.", what=name
+            )
     known = requirements.with_what_they_bring({*declared, *installed})
-    undeclared, optional = _undeclared(look, known)
-    for name, places in undeclared.items():
-        more = f" (and {len(places) - 1} more times)" if len(places) > 1 else ""
-        says = f"{shown(name)} is imported{more} and not in requirements.txt: add it,"
-        yield ENVIRONMENT.fail(f"{says} with its version.", places[0])
-    for name, places in optional.items():
-        if name not in undeclared:
-            says = f"{shown(name)} is used if it is there, and is not in the"
-            yield ENVIRONMENT.note(f"{says} requirements.", places[0])
-    if look.sources and not undeclared:
+    undeclared, optional, imports = _undeclared(look, known)
+    yield from _imported(undeclared, optional)
+    if imports and not undeclared:
         yield ENVIRONMENT.passed("Everything that is imported is declared.")
 
 
+def _imported(undeclared: dict, optional: dict) -> Iterator[Finding]:
+    """Packages that are imported and not declared, those of most imports first."""
+    for name in sorted(undeclared, key=lambda name: -len(undeclared[name])):
+        places, name = undeclared[name], shown(name)
+        more = f" (and {len(places) - 1} more times)" if len(places) > 1 else ""
+        says = f"{name} is imported{more} and not in requirements.txt: add it, with its"
+        kind = "{n} packages are imported and not in requirements.txt: {what}. Add"
+        yield ENVIRONMENT.fail(
+            f"{says} version.",
+            places[0],
+            kind=f"{kind} them, with their versions.",
+            what=f"{name} ({len(places)}×)" if more else name,
+        )
+    for name, places in optional.items():
+        if name not in undeclared:
+            says = f"{shown(name)} is used if it is there, and is not in the"
+            kind = "{n} packages are used if they are there, and not required: {what}."
+            what = shown(name)
+            yield ENVIRONMENT.note(
+                f"{says} requirements.", places[0], kind=kind, what=what
+            )
+
+
 def _requirements(look: Look) -> tuple[dict[str, bool], list[Finding]]:
-    """Names in requirements*.txt, and whether each is pinned."""
+    """Names in requirements*.txt and the files that they include, and whether each is
+    pinned.
+    """
     found, findings = {}, []
-    for path in look.submission.files:
-        if not re.fullmatch(r"requirements.*\.txt", path.name) or len(path.parts) > 2:
-            continue
-        if not is_code(path):
-            continue
-        text = decode(look.read(path, MIB))
-        for number, words, name, exact in requirements.parse(text):
-            if name is None:
-                says = f"pip does not understand {shown(words[:60])!r}: correct this"
-                where = f"{shown(path)}, line {number}"
-                findings.append(ENVIRONMENT.fail(f"{says} line.", where))
+    waiting = [path for path in look.written if _is_list(path)]
+    for path in waiting:
+        text = _text(look, path)
+        if look.size(path) and not text:
+            says = "pip cannot read this: it is no text, or UTF-16 without its mark."
+            findings.append(ENVIRONMENT.fail(f"{says} Save it as UTF-8.", shown(path)))
+        for line in requirements.parse(text):
+            where = f"{shown(path)}, line {line.number}"
+            if line.included:
+                below = Path(os.path.normpath(path.parent / line.included))
+                there = below.as_posix() in look.paths
+                if there and below not in waiting:
+                    waiting.append(below)
+            elif line.name is None:
+                says = f"pip does not understand {shown(line.text[:60])!r}: correct"
+                kind = "pip does not understand {n} lines, such as {what}: correct"
+                what = shown(line.text[:40])
+                findings.append(
+                    ENVIRONMENT.fail(
+                        f"{says} this line.", where, kind=f"{kind} them.", what=what
+                    )
+                )
             else:
-                found[name] = exact
+                found[line.name] = line.exact
     return found, findings
 
 
-def _pinned(look: Look, declared: dict[str, bool]) -> Finding:
+def _is_list(path: Path) -> bool:
+    named = re.fullmatch(r"requirements?.*\.txt", original(path.name))
+    kept = path.suffix == ".txt" and path.parent.name.casefold() == "requirements"
+    return (named is not None or kept) and len(path.parts) <= 2
+
+
+def _text(look: Look, path: Path | str) -> str:
+    return decode(look.read(path, MIB))
+
+
+def _pinned(look: Look, declared: dict[str, bool]) -> Iterator[Finding]:
     constraints, lock = "constraints.txt", "exports/environment.txt"
-    if constraints in look.paths:
-        text = decode(look.read(constraints, MIB))
-        if pins := len(re.findall(r"^[\w.-]+\s*==", text, re.MULTILINE)):
-            says = f"constraints.txt pins {pins} packages."
-            return ENVIRONMENT.passed(says, constraints)
-    if declared and all(declared.values()):
+    text = _text(look, constraints) if constraints in look.paths else ""
+    pins = len(re.findall(r"^[\w.-]+\s*==", text, re.MULTILINE))
+    loose = [name for name, exact in declared.items() if not exact]
+    if pins:
+        says = f"constraints.txt pins {pins} packages."
+        yield ENVIRONMENT.passed(says, constraints)
+    elif declared and not loose:
         says = "requirements.txt pins every package."
-        return ENVIRONMENT.passed(says, "requirements.txt")
-    if lock in look.paths:
+        yield ENVIRONMENT.passed(says, "requirements.txt")
+    elif lock in look.paths:
         says = f"Nothing is pinned, but {lock} names the versions of the run: add"
-        return ENVIRONMENT.note(f"{says} constraints.txt.", lock)
-    says = "No version is pinned: hand in constraints.txt (`pip freeze >"
-    return ENVIRONMENT.fail(f"{says} constraints.txt`).", "requirements.txt")
+        yield ENVIRONMENT.note(f"{says} constraints.txt.", lock)
+    elif len(loose) < len(declared):
+        says = f"{len(declared) - len(loose)} of {len(declared)} packages are pinned;"
+        names = listed(map(shown, loose), 6)
+        yield ENVIRONMENT.human(f"{says} not: {names}.", "requirements.txt")
+    elif declared:
+        says = "No version is pinned: hand in constraints.txt (`pip freeze >"
+        yield ENVIRONMENT.fail(f"{says} constraints.txt`).", "requirements.txt")
 
 
 def _installed_in_cells(look: Look) -> dict[str, str]:
@@ -102,25 +152,26 @@ def _words(command: str) -> list[str]:
     return [word for word in words if re.match(r"[A-Za-z]", word)]
 
 
-def _undeclared(look: Look, known: set[str]) -> tuple[dict, dict]:
+def _undeclared(look: Look, known: set[str]) -> tuple[dict, dict, int]:
     """Imported packages that no requirement covers, with the places; those that may be
-    absent apart.
+    absent apart; and how many imports there are.
     """
-    undeclared, optional, local = {}, {}, {}
+    undeclared, optional, imports = {}, {}, 0
+    # wherever they stand: notebooks extend sys.path as they like
+    local = {part.removesuffix(".py") for path in look.modules for part in path.parts}
     for source in look.sources:
-        folder = source.path.parent
-        if folder not in local:
-            local[folder] = _local_modules(look, folder)
-        own = HAVE | local[folder] | _imports_of_kit(source.path)
+        own = HAVE | local | _imports_of_kit(source.path)
         guarded = _guarded(source)
         for node in source.nodes:
-            for name in set(imported(node)) - own:
+            names = imported(node)
+            imports += bool(names)
+            for name in set(names) - own:
                 packages = requirements.providers(name)
                 if packages.isdisjoint(known):
                     kind = optional if node in guarded else undeclared
                     places = kind.setdefault(min(packages, key=len), [])
                     places.append(source.where(node))
-    return undeclared, optional
+    return undeclared, optional, imports
 
 
 @cache
@@ -133,11 +184,16 @@ def _imports_of_kit(path: Path) -> set[str]:
 
 
 def imported(node: ast.AST) -> list[str]:
-    """Top-level names of an import statement."""
+    """Top-level names of an import statement, and TensorBoard behind torch's own."""
     if isinstance(node, ast.Import):
-        return [alias.name.partition(".")[0] for alias in node.names]
-    absolute = isinstance(node, ast.ImportFrom) and node.module and not node.level
-    return [node.module.partition(".")[0]] if absolute else []
+        modules = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        modules = [f"{node.module}.{alias.name}" for alias in node.names]
+    else:
+        return []
+    behind = any(name.startswith("torch.utils.tensorboard") for name in modules)
+    names = [name.partition(".")[0] for name in modules]
+    return list(dict.fromkeys(names)) + ["tensorboard"] * behind
 
 
 def _guarded(source: Source) -> set[ast.AST]:
@@ -149,16 +205,4 @@ def _guarded(source: Source) -> set[ast.AST]:
         for statement in node.body
         for inner in ast.walk(statement)
         if imported(inner)
-    }
-
-
-def _local_modules(look: Look, folder: Path) -> set[str]:
-    """Modules and packages that a file finds at the root, in notebooks/ or beside
-    itself.
-    """
-    return {
-        module.relative_to(base).parts[0].removesuffix(".py")
-        for module in look.modules
-        for base in (Path(), Path("notebooks"), folder)
-        if module.is_relative_to(base)
     }

@@ -11,7 +11,16 @@ from pathlib import Path
 from kit.files import KIT
 from tools.grading.finding import Check, Finding
 from tools.grading.submission import Submission, is_code
-from tools.shared.foreign import MAX_FILE, MIB, SubmissionError, read, read_json, shown
+from tools.grading.themes import THEMES, by_theme, is_copy, theme_of
+from tools.shared.foreign import (
+    MAX_FILE,
+    MIB,
+    SubmissionError,
+    decode,
+    read,
+    read_json,
+    shown,
+)
 from tools.shared.parsing import (
     MAX_NOTEBOOK,
     NOT_PYTHON,
@@ -22,19 +31,10 @@ from tools.shared.parsing import (
     read_notebook,
 )
 
-THEMES = {
-    1: "data_analysis",
-    2: "baseline_model",
-    3: "optimization",
-    4: "onnx_deployment",
-    5: "monitoring",
-    6: "drift_detection",
-    7: "retraining",
-    8: "synthesis",
-}
 RECORD = "exports/results.json"
 MAX_NOTEBOOKS, MAX_MODULES = 256 * MIB, 32 * MIB  # all of them together
 MAX_SECONDS = 40  # of parsing
+THEME_HEADING = re.compile(r"\bth[eéè]me[\s_:#-]*0?([1-8])(?!\d)", re.IGNORECASE)
 FILES, NOTEBOOKS = Check("required files"), Check("notebooks")
 
 
@@ -55,6 +55,7 @@ class Look:
     unreadable: list[Finding] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     notebook_bytes: int = 0
+    read_notebooks: dict[Path, Notebook | None] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -76,20 +77,30 @@ class Look:
         except OSError:
             return 0
 
-    def themes(self, folder: str) -> dict[int, Path]:
-        """Path of each theme's notebook in a folder; of several, the first by name."""
-        found = {}
-        for path in self.submission.files:
-            theme = re.match(r"theme[ _-]?([1-8])(?!\d)", path.name, re.IGNORECASE)
-            here = path.parent == Path(folder) and path.suffix == ".ipynb"
-            if here and theme and ".failed" not in path.name:
-                found.setdefault(int(theme[1]), path)
-        return dict(sorted(found.items()))
-
     @cached_property
     def places(self) -> dict[int, Path]:
-        """Path of each theme's notebook, in notebooks/ or beside it."""
-        return self.themes(".") | self.themes("notebooks")
+        """Path of the notebook that counts for each theme: by its name, else by what
+        its first heading says.
+        """
+        written = [path for path in self.written if path.suffix == ".ipynb"]
+        named = {theme: paths[0] for theme, paths in by_theme(written).items()}
+        unnamed = [path for path in written if theme_of(path) is None]
+        for path in unnamed if len(named) < len(THEMES) else ():
+            if theme := self._told_theme(path):
+                named.setdefault(theme, path)
+        return dict(sorted(named.items()))
+
+    @cached_property
+    def written(self) -> list[Path]:
+        """What the group writes: notebooks, modules, settings, words."""
+        return [path for path in self.submission.files if is_code(path)]
+
+    def _told_theme(self, path: Path) -> int | None:
+        """The theme that the first headings of a notebook speak of."""
+        notebook = self._open(path)
+        first = [text for _, text in headings(notebook)][:3] if notebook else []
+        told = next(filter(None, map(THEME_HEADING.search, first)), None)
+        return int(told[1]) if told else None
 
     @cached_property
     def notebooks(self) -> dict[int, Notebook]:
@@ -97,41 +108,62 @@ class Look:
 
     @cached_property
     def executed(self) -> dict[int, Notebook]:
-        return self._opened(self.themes("exports/notebooks"))
+        """The copies that a run of the course left in exports/notebooks/."""
+        folder = Path("exports/notebooks")
+        copies = [path for path in self.submission.files if path.parent == folder]
+        found = by_theme(copies)
+        return self._opened({theme: paths[0] for theme, paths in found.items()})
 
     @cached_property
     def others(self) -> list[Notebook]:
         """Notebooks that belong to no theme, or are a theme's second one."""
-        of_themes = set(self.places.values())
+        counted = {*self.places.values(), *self.copies}
         extra = [
             path
-            for path in self.submission.files
-            if path.suffix == ".ipynb" and is_code(path) and path not in of_themes
+            for path in self.written
+            if path.suffix == ".ipynb" and path not in counted
         ]
         return list(self._opened(dict(enumerate(extra))).values())
 
+    @cached_property
+    def copies(self) -> list[Path]:
+        """Copies and older states of a theme's notebook, which are not judged."""
+        written = [path for path in self.written if path.suffix == ".ipynb"]
+        return [
+            path
+            for theme, paths in by_theme(written).items()
+            for path in paths
+            if path != self.places[theme] and is_copy(path, self.places[theme])
+        ]
+
     def _opened(self, places: dict[int, Path]) -> dict[int, Notebook]:
-        found = {}
-        for theme, path in places.items():
-            size = self.size(path)
-            self.notebook_bytes += size if size <= MAX_NOTEBOOK else 0
-            try:
-                if self.notebook_bytes > MAX_NOTEBOOKS:
-                    raise SubmissionError(
-                        "Not read, as the notebooks together are too large: clear their"
-                        " outputs."
-                    )
-                found[theme] = read_notebook(self.root, path)
-            except SubmissionError as error:
-                self.unreadable.append(NOTEBOOKS.fail(str(error), shown(path)))
+        found = {key: self._open(path) for key, path in places.items()}
+        return {key: notebook for key, notebook in found.items() if notebook}
+
+    def _open(self, path: Path) -> Notebook | None:
+        """A notebook, read once."""
+        if path in self.read_notebooks:
+            return self.read_notebooks[path]
+        size, found = self.size(path), None
+        self.notebook_bytes += size if size <= MAX_NOTEBOOK else 0
+        try:
+            if self.notebook_bytes > MAX_NOTEBOOKS:
+                raise SubmissionError(
+                    "Not read, as the notebooks together are too large: clear their"
+                    " outputs."
+                )
+            found = read_notebook(self.root, path)
+        except SubmissionError as error:
+            self.unreadable.append(NOTEBOOKS.fail(str(error), shown(path)))
+        self.read_notebooks[path] = found
         return found
 
     @cached_property
     def modules(self) -> dict[Path, str]:
         """Text of each Python module of the submission."""
         found, total = {}, 0
-        for path in self.submission.files:
-            if path.suffix != ".py" or not is_code(path):
+        for path in self.written:
+            if path.suffix != ".py":
                 continue
             total += self.size(path)
             try:
@@ -140,7 +172,7 @@ class Look:
                         "Not read, as the modules together are too large to be written"
                         " by hand."
                     )
-                found[path] = self.read(path, MIB).decode(errors="replace")
+                found[path] = decode(self.read(path, MIB))
             except SubmissionError as error:
                 self.unreadable.append(FILES.human(str(error), shown(path)))
         return found
@@ -156,6 +188,11 @@ class Look:
             for path, cell, text in self._written_by_the_group()
         )
         return [source for source in parsed if source]
+
+    @cached_property
+    def on_the_kit(self) -> bool:
+        """Whether notebooks start as the kit's do."""
+        return any(any(starts(source)) for source in self.sources)
 
     def _written_by_the_group(self) -> Iterator[tuple[Path, Cell | None, str]]:
         for notebook in [*self.notebooks.values(), *self.others]:
@@ -195,6 +232,14 @@ def kit_text(path: Path) -> str | None:
     return file.read_text(encoding="utf-8")
 
 
+def headings(notebook: Notebook) -> Iterator[tuple[Cell, str]]:
+    """Headings of a notebook's text, each with its cell."""
+    for cell in notebook.cells:
+        if cell.kind == "markdown":
+            for line in re.findall(r"^ {0,3}#{1,6}[ \t]*(.+)$", cell.source, re.M):
+                yield cell, line
+
+
 def calls(source: Source, *names: str) -> Iterator[ast.Call]:
     """Calls of a function or method of one of these names."""
     for node in source.nodes:
@@ -202,6 +247,13 @@ def calls(source: Source, *names: str) -> Iterator[ast.Call]:
             name = getattr(node.func, "attr", getattr(node.func, "id", None))
             if name in names:
                 yield node
+
+
+def starts(source: Source) -> Iterator[ast.Call]:
+    """Calls of utils.start that give a seed."""
+    for call in calls(source, "start"):
+        if any(keyword.arg == "seed" for keyword in call.keywords):
+            yield call
 
 
 def commands(source: Source) -> Iterator[tuple[ast.Call, str]]:

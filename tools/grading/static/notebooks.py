@@ -1,10 +1,13 @@
-"""Notebooks: each is clean, or was executed from top to bottom in a fresh kernel."""
+"""Notebooks: each was executed from top to bottom in a fresh kernel, or is clean and
+has an executed copy.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
 
 from tools.grading.finding import Finding
 from tools.grading.static.look import MAX_SECONDS, NOTEBOOKS, Look
+from tools.grading.themes import THEMES, is_left_behind
 from tools.shared.foreign import shown
 from tools.shared.parsing import Cell, Notebook
 
@@ -13,7 +16,7 @@ BOOTSTRAP = "import os\n\nREPOSITORY, BRANCH = "
 
 
 def notebooks(look: Look) -> Iterator[Finding]:
-    states, unproven = Counter(), []
+    executed, unproven = 0, []
     for theme, notebook in look.notebooks.items():
         state, found = _execution(notebook)
         if state == "clean" and theme in look.executed:
@@ -22,18 +25,39 @@ def notebooks(look: Look) -> Iterator[Finding]:
             found += _same_code(notebook, copy)
         elif state == "clean":
             unproven.append(str(theme))
-        states[state] += not found
+        executed += state == "executed" and not found
         yield from found
     if unproven:
-        says = f"Themes {', '.join(unproven)}: clean, and no executed copy shows that"
-        yield NOTEBOOKS.note(f"{says} they run.", "notebooks")
+        says = f"Themes {', '.join(unproven)}: no output, and no executed copy shows"
+        yield NOTEBOOKS.note(f"{says} that they run.", _folder(look))
     for notebook in look.others:
         yield from _execution(notebook)[1]
-    for state, count in states.items():
-        if count:
-            more = " from top to bottom, without errors" * (state == "executed")
-            yield NOTEBOOKS.passed(f"Notebooks: {count} {state}{more}.")
+    if executed:
+        says = f"Notebooks: {executed} executed from top to bottom, without errors."
+        yield NOTEBOOKS.passed(says)
+    yield from _found_as(look)
     yield from _unreadable(look)
+
+
+def _folder(look: Look) -> str:
+    """The folder of most notebooks."""
+    folders = Counter(path.parent.as_posix() for path in look.places.values())
+    return shown(folders.most_common(1)[0][0])
+
+
+def _found_as(look: Look) -> Iterator[Finding]:
+    """Notebooks that are called otherwise, and copies beside those that count."""
+    for theme, path in look.places.items():
+        own = path.name == f"theme{theme}_{THEMES[theme]}.ipynb"
+        if not own or is_left_behind(path):
+            name = shown(path if is_left_behind(path) else path.name)
+            says = f"Theme {theme} was found as {name}."
+            kind = "{n} themes were found under other names: {what}."
+            yield NOTEBOOKS.note(says, shown(path.parent), kind=kind, what=name)
+    for path in look.copies:
+        says = "A copy or an older state of a notebook, which was not judged."
+        kind = "{n} copies or older states of notebooks were not judged."
+        yield NOTEBOOKS.note(says, shown(path), kind=kind)
 
 
 def _unreadable(look: Look) -> Iterator[Finding]:
@@ -62,6 +86,8 @@ def _execution(notebook: Notebook) -> tuple[str, list[Finding]]:
         NOTEBOOKS.fail(
             f"This cell ended with {error}. Correct it and run the whole notebook.",
             where(cell),
+            kind="{n} cells ended with errors ({what}): run the notebooks again.",
+            what=error,
         )
         for cell in code
         for error in _errors(cell)
@@ -70,7 +96,8 @@ def _execution(notebook: Notebook) -> tuple[str, list[Finding]]:
     if never:
         says = f"Cells that were not run: {len(never)}, this one first."
         says += " Choose Restart and run all."
-        found.append(NOTEBOOKS.human(says, where(never[0])))
+        kind = "Cells of {n} notebooks were not run (the first of each is named)."
+        found.append(NOTEBOOKS.human(says, where(never[0]), kind=kind))
     run = [cell for cell in code if cell.count is not None]
     for before, cell in zip(run, run[1:], strict=False):
         if cell.count <= before.count:
@@ -78,14 +105,17 @@ def _execution(notebook: Notebook) -> tuple[str, list[Finding]]:
                 f"Out of order: this cell ran as [{cell.count}], the one above as"
                 f" [{before.count}]. Choose Restart and run all."
             )
-            found.append(NOTEBOOKS.fail(says, where(cell)))
+            what = f"[{cell.count}] after [{before.count}]"
+            kind = "Cells ran out of order, {n} times ({what}): restart and run all."
+            found.append(NOTEBOOKS.fail(says, where(cell), kind=kind, what=what))
     gaps = [cell for number, cell in enumerate(run, 1) if cell.count != number]
     if gaps and not found:
         says = (
             "In order, but not in one go from a fresh kernel (this cell is"
             f" [{gaps[0].count}]): restart and run all."
         )
-        found.append(NOTEBOOKS.human(says, where(gaps[0])))
+        kind = "{n} notebooks ran in order, but not in one go from a fresh kernel."
+        found.append(NOTEBOOKS.human(says, where(gaps[0]), kind=kind))
     return "partly executed" if never else "executed", found
 
 

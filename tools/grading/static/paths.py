@@ -44,21 +44,30 @@ def _in_source(source: Source) -> Iterator[Finding]:
         start = r"(?<![\w./:~-])" if id(node) in shell_lines else "^"
         found = re.search(start + PATHS + r"[^\s\"']*", node.value)
         if found and not EXEMPT.match(found[0]):
-            verdict, says = _judged(found[0], id(node) in settings)
+            verdict, says, several = _judged(found[0], id(node) in settings)
             says = f"{shown(found[0][:80])} {says}"
-            yield ABSOLUTE.finding(verdict, says, source.where(node))
+            kind = f"{{n}} paths {several}, such as {{what}}."
+            what = shown("".join(re.split(r"([\\/])", found[0])[:7])[:60])
+            yield ABSOLUTE.finding(
+                verdict, says, source.where(node), kind=kind, what=what
+            )
 
 
-def _judged(path: str, setting: bool) -> tuple[str, str]:
+def _judged(path: str, setting: bool) -> tuple[str, str, str]:
+    """The verdict, and what is said of one such path and of several."""
     remedy = "build the path from course.home or HOME."
     if setting:
-        return "note", "is a folder of one machine: graders give their own."
+        says = "is a folder of one machine: graders give their own."
+        return "note", says, "in the parameters are of one machine"
     if path.startswith("/content/drive"):
         says = "is one person's Drive: set DRIVE = True and use course.home instead."
-        return "fail", says
+        return "fail", says, "of one person's Drive"
     if path.startswith("/content/"):
-        return "human", f"exists on Colab only: {remedy}"
-    return "fail", f"exists on one machine only: {remedy}"
+        return "human", f"exists on Colab only: {remedy}", "exist on Colab only"
+    if path.startswith("/kaggle/"):
+        says = "exists in a Kaggle kernel with that dataset only:"
+        return "human", f"{says} {remedy}", "of a Kaggle kernel"
+    return "fail", f"exists on one machine only: {remedy}", "of one machine"
 
 
 def _settings(source: Source) -> set[int]:

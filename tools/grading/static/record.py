@@ -17,14 +17,14 @@ def record(look: Look) -> Iterator[Finding]:
         found = list(_record(look))
         yield from found
         if not any(finding.verdict == "fail" for finding in found):
-            count = len(look.submission.record.get("headline", {}))
+            count = len(_headline(look.submission.record))
             says = f"The record holds {count} headline figures, all of the right kind."
             yield CHECK.passed(says, RECORD)
 
 
 def _record(look: Look) -> Iterator[Finding]:
     values = look.submission.record
-    headline = values.get("headline", {})
+    headline = _headline(values)
     for name, value in headline.items():
         if problem := _odd_figure(name, value):
             says = f"headline {shown(name)} is {shown(value)[:40]}, {problem}: run the"
@@ -43,6 +43,11 @@ def _record(look: Look) -> Iterator[Finding]:
     yield from contradictions(look)
     yield _criteria(values)
     yield from _two_stories(look)
+
+
+def _headline(values: dict) -> dict:
+    told = values.get("headline")
+    return told if isinstance(told, dict) else {}
 
 
 def _odd_figure(name: str, value) -> str | None:

@@ -4,23 +4,27 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.grading.finding import Check, Finding
+from tools.grading.finding import Check, Finding, listed
 from tools.grading.pdf import read_pdf, section_of
 from tools.grading.static.look import Look
+from tools.grading.submission import DOCUMENTS
+from tools.grading.themes import is_left_behind
 from tools.shared.foreign import MIB, SubmissionError, shown
+from tools.shared.names import same_letters
 from tools.shared.sections import SECTIONS, TOTAL
 
 REPORT = Check("report", 1)
+SOURCES = {".tex", ".md", ".html", ".ipynb"}
 CONCLUSION = len(SECTIONS) - 2
 MAX_PDF = 200 * MIB
+NAMED = re.compile("report|rapport|compte[ _-]?rendu|memoire|mémoire")
 
 
 def report(look: Look) -> Iterator[Finding]:
     """A draft is said to be one, and is no failure."""
     path = _report_file(look)
     if path is None:
-        says = "There is no report: write report/sections/*.typ and run `python"
-        yield REPORT.fail(f"{says} course.py report`.", "report")
+        yield _no_pdf(look)
         return
     try:
         pages, headings = read_pdf(look.read(path, MAX_PDF))
@@ -47,12 +51,26 @@ def _report_file(look: Look) -> Path | None:
     """
 
     def rank(path: Path) -> tuple:
-        named = re.search("report|rapport", path.name.lower())
+        named = NAMED.search(same_letters(path.name))
         return path != Path("report/report.pdf"), not named, -look.size(path)
 
     files = look.submission.files
     pdfs = [path for path in files if path.suffix.lower() == ".pdf"]
     return min((path for path in pdfs if len(path.parts) <= 3), key=rank, default=None)
+
+
+def _no_pdf(look: Look) -> Finding:
+    """What is there in the place of the PDF that the course asks for."""
+    files = [path for path in look.submission.files if not is_left_behind(path)]
+    named = [path for path in files if NAMED.search(same_letters(path.name))]
+    texts = [path for path in named if path.suffix.lower() in DOCUMENTS | SOURCES]
+    documents = [path for path in files if path.suffix.lower() in DOCUMENTS]
+    if found := [path for path in texts or documents if path.suffix != ".pdf"]:
+        names = listed((shown(path) for path in found), 3)
+        says = f"The report is no PDF, as the course asks: ask for {names} as one."
+        return REPORT.fail(says, shown(found[0]))
+    says = "There is no report: write report/sections/*.typ and run `python course.py"
+    return REPORT.fail(f"{says} report`, or ask for the PDF.", "report")
 
 
 def _sections(headings: list[tuple[str, int]], where: str) -> Iterator[Finding]:

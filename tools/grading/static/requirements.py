@@ -5,6 +5,7 @@ tables, so that two machines judge alike.
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -16,7 +17,10 @@ PACKAGES = {
     "attr": {"attrs"},
     "bs4": {"beautifulsoup4"},
     "cupy": {"cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x"},
-    "cv2": {"opencv-python", "opencv-python-headless", "opencv-contrib-python"},
+    "cv2": {
+        *("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
+        "opencv-contrib-python-headless",
+    },
     "dateutil": {"python-dateutil"},
     "docx": {"python-docx"},
     "dotenv": {"python-dotenv"},
@@ -25,12 +29,17 @@ PACKAGES = {
     "git": {"gitpython"},
     "imblearn": {"imbalanced-learn"},
     "mpl_toolkits": {"matplotlib"},
-    "onnxruntime": {"onnxruntime", "onnxruntime-gpu"},
+    "onnxruntime": {
+        *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
+        *("onnxruntime-openvino", "onnxruntime-silicon", "onnxruntime-training"),
+    },
     "PIL": {"pillow"},
     "pkg_resources": {"setuptools"},
     "skimage": {"scikit-image"},
     "sklearn": {"scikit-learn"},
-    "tensorflow": {"tensorflow", "tensorflow-cpu"},
+    "tensorflow": {
+        *("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tensorflow-macos"),
+    },
     "tensorrt": {"tensorrt", "tensorrt-cu12", "tensorrt-cu13"},
     "umap": {"umap-learn"},
     "yaml": {"pyyaml"},
@@ -77,32 +86,45 @@ def with_what_they_bring(names: set[str]) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += BRINGS.get(name, ())
+            waiting += BRINGS.get(name.removesuffix("-gpu"), ())
     return found
 
 
-def parse(text: str) -> Iterator[tuple[int, str, str | None, bool]]:
-    """(line number, text, package, whether it is pinned) of each requirement; the
-    package is None where pip would not understand the line.
+class Line(NamedTuple):
+    """One requirement: where it stands, its text, the package (None where pip would
+    not understand it), whether it is pinned; or the file that it includes.
     """
+
+    number: int
+    text: str
+    name: str | None
+    exact: bool
+    included: str = ""
+
+
+def parse(text: str) -> Iterator[Line]:
+    """The requirements of a file, and the files that it includes."""
     for number, line in _logical_lines(text):
         # options after a requirement, such as --hash
         words = re.split(r"\s+(?=--)", line)[0]
         if editable := re.match(r"(?:-e|--editable)[\s=]+(.+)", line):
             words = editable[1]
+        elif included := re.match(r"(?:-r|--requirement)[\s=]*(.+)", line):
+            yield Line(number, line, None, False, included[1].strip("\"' "))
+            continue
         elif line.startswith("-"):
             continue
         if _is_place(words):
-            yield number, words, _name_of_place(words), True
+            yield Line(number, words, _name_of_place(words), True)
             continue
         try:
             requirement = Requirement(words)
         except InvalidRequirement:
-            yield number, words, None, False
+            yield Line(number, words, None, False)
             continue
         exact = any(part.operator in ("==", "===") for part in requirement.specifier)
         name = canonicalize_name(requirement.name)
-        yield number, words, name, exact or requirement.url is not None
+        yield Line(number, words, name, exact or requirement.url is not None)
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """Size: how large it is, what in it nobody needs, and pixel data that came along."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from tools.grading.finding import Check, Finding
 from tools.grading.static.look import Look
@@ -9,18 +10,33 @@ from tools.shared.foreign import MIB, shown
 
 SIZE = Check("size", 0)
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy"}
-OF_USE = (is_code, is_artefact, is_report, is_check)
-MAX_SIZE = 500 * MIB
+MAX_SIZE, MAX_FIGURES = 500 * MIB, 100
+DATASET = {"data", "dataset", "train", "test", "val", "chest_xray", "solar_panels"}
+RESULTS = {
+    *(".pth", ".pt", ".ckpt", ".safetensors", ".onnx", ".data", ".trt", ".engine"),
+    *(".csv", ".npz", ".xlsx", ".svg", ".json", ".md", ".txt"),
+}
+
+
+def _is_result(path: Path) -> bool:
+    """Weights, tables, words and events of TensorBoard, in whatever folder."""
+    events = path.name.startswith("events.out.tfevents")
+    return events or path.suffix.lower() in RESULTS
+
+
+OF_USE = (is_code, is_artefact, is_report, is_check, _is_result)
 
 
 def size(look: Look) -> Iterator[Finding]:
     sizes = {path: look.size(path) for path in look.submission.files}
     pixels, junk = {}, {}
     for path, count in sizes.items():
-        if not any(of_use(path) for of_use in OF_USE):
-            kind = pixels if path.suffix.lower() in IMAGES else junk
-            kind[path] = count
-    if len(pixels) > 20 or any(path.parts[0] == "data" for path in pixels):
+        if path.suffix.lower() in IMAGES:
+            if not is_artefact(path) and not is_report(path):
+                pixels[path] = count
+        elif not any(of_use(path) for of_use in OF_USE):
+            junk[path] = count
+    if len(pixels) > MAX_FIGURES or any(map(_is_of_dataset, pixels)):
         says = f"{len(pixels):,} files of pixel data ({_mib(sum(pixels.values()))}):"
         where = shown(next(iter(pixels)).parent)
         yield SIZE.note(f"{says} leave the dataset out.", where)
@@ -37,6 +53,10 @@ def size(look: Look) -> Iterator[Finding]:
         yield SIZE.passed(f"{says}.")
     else:
         yield SIZE.human(f"{says}: hand in what `python course.py pack` makes.")
+
+
+def _is_of_dataset(path: Path) -> bool:
+    return bool(DATASET.intersection(part.casefold() for part in path.parts[:-1]))
 
 
 def _mib(count: int) -> str:
