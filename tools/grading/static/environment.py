@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -106,15 +107,15 @@ def _undeclared(look: Look, known: set[str]) -> tuple[dict, dict]:
     """Imported packages that no requirement covers, with the places; those that may be
     absent apart.
     """
-    undeclared, optional, local = {}, {}, {}
+    undeclared, optional, local = {}, {}, _local_modules(look)
     for source in look.sources:
-        folder = source.path.parent
-        if folder not in local:
-            local[folder] = _local_modules(look, folder)
-        own = HAVE | local[folder] | _imports_of_kit(source.path)
+        own = HAVE | _imports_of_kit(source.path)
+        near = [local[at] for at in (Path(), Path("notebooks"), source.path.parent)]
         guarded = _guarded(source)
         for node in source.nodes:
             for name in set(imported(node)) - own:
+                if any(name in modules for modules in near):
+                    continue
                 packages = requirements.providers(name)
                 if packages.isdisjoint(known):
                     kind = optional if node in guarded else undeclared
@@ -152,13 +153,13 @@ def _guarded(source: Source) -> set[ast.AST]:
     }
 
 
-def _local_modules(look: Look, folder: Path) -> set[str]:
-    """Modules and packages that a file finds at the root, in notebooks/ or beside
-    itself.
+def _local_modules(look: Look) -> dict[Path, set[str]]:
+    """Modules and packages that are found in a folder, by that folder; a file finds
+    those at the root, in notebooks/ and beside itself.
     """
-    return {
-        module.relative_to(base).parts[0].removesuffix(".py")
-        for module in look.modules
-        for base in (Path(), Path("notebooks"), folder)
-        if module.is_relative_to(base)
-    }
+    found = defaultdict(set)
+    for module in look.modules:
+        for folder in module.parents:
+            name = module.relative_to(folder).parts[0].removesuffix(".py")
+            found[folder].add(name)
+    return found
