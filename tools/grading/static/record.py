@@ -1,9 +1,10 @@
 """Record: exports/results.json is complete, and its figures are figures."""
 
+import math
 from collections.abc import Iterator
 
 from kit.record import HEADLINE_TAGS
-from tools.grading.consistency import contradictions, is_number, rows
+from tools.grading.consistency import contradictions, rows
 from tools.grading.finding import Check, Finding
 from tools.grading.static.look import RECORD, Look
 from tools.shared.foreign import SubmissionError, shown
@@ -52,7 +53,9 @@ def _odd_figure(name: str, value) -> str | None:
         return None if isinstance(value, str) else "which is no name"
     if name == "gate_passed":
         return None if isinstance(value, bool) else "neither true nor false"
-    if not is_number(value):
+    if type(value) not in (int, float):
+        return "which is no number"
+    if type(value) is float and not math.isfinite(value):
         return "which is no number"
     if name.endswith(("speedup", "_b1", "_b32")) or name.startswith("train_seconds"):
         return None if value > 0 else "which must be above 0"
