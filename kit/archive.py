@@ -17,6 +17,7 @@ MIB = 1 << 20
 # Real X-rays are 2.4 GB with their second copy and barely shrink, a hand-in shrinks to
 # half, a bomb to a thousandth.
 MAX_UNPACKED, MAX_RATIO, MAX_FILES = 4 << 30, 200, 50_000
+MAX_DEPTH = 100  # folders in each other: whoever walks through a thousand may break off
 # What the machine refuses, whatever the archive: all other errors of a file system come
 # from the names inside it.
 MACHINE = {
@@ -142,6 +143,9 @@ def _inside(archive: Path, member: zipfile.ZipInfo) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", str(path)):
         what = f"would write outside its own folder ({shown(member.filename)})"
         raise ArchiveError("outside", archive, what)
+    if len(path.parts) > MAX_DEPTH:
+        what = f"holds folders nested more than {MAX_DEPTH} deep"
+        raise ArchiveError("large", archive, what)
     if member.flag_bits & 1:
         raise ArchiveError("encrypted", archive, "is encrypted")
     return path

@@ -27,6 +27,7 @@ HOSTILE = {
     "encrypted": (encrypted(), "encrypted"),
     "a name twice": (packed(("a.jpeg", "x"), ("./a.jpeg", "y")), "damaged"),
     "a file that is a folder": (packed(("a", "x"), ("a/b", "y")), "damaged"),
+    "1,900 folders in each other": (packed(("a/" * 1900 + "a", "x")), "large"),
     "a name too long": (packed(("a" * 300, "x")), "damaged"),
     "cut": (packed(("a.jpeg", "x" * 900))[:-30], "no zip"),
     "changed": (packed(("a.jpeg", "x" * 900)).replace(b"xxx", b"yyy", 1), "damaged"),

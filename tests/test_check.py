@@ -26,6 +26,7 @@ from tools.grading import (
     verdict,
 )
 from tools.grading.finding import Finding
+from tools.grading.static.look import Look
 from tools.grading.submission import open_submission
 
 KIT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ CODE = (
     "constraints.txt",
     "README.md",
 )
-RECORD = "exports/results.json"
+RECORD, THEME1 = "exports/results.json", "notebooks/theme1_data_analysis.ipynb"
 ONCE = ("--level", "full", "--until", "1", "--no-another-seed")
 # one process makes it, for all of them
 pytestmark = [pytest.mark.course, pytest.mark.xdist_group("submission")]
@@ -377,6 +378,43 @@ def test_networks_of_a_group_run_where_they_are_scored_and_the_page_says_so(
     )
 
 
+FORGED = """
+
+def _forged(self, *arguments, forward=BaselineCNN.forward):
+    return forward(self, *arguments).flip(1)
+
+
+BaselineCNN.forward = _forged
+"""
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_networks_that_forge_answers_are_held_against_the_kits(
+    submission, run_check, monkeypatch, forged
+):
+    own = submission / "models" / "baseline_cnn.py"
+    own.write_text(own.read_text() + (FORGED if forged else "\n# ours\n"))
+    monkeypatch.setattr(reexecute, "rerun", lambda *_, **__: reexecute.Rerun())
+    options = ("--level", "full", "--until", "2", "--no-another-seed")
+    _, report, _ = run_check(submission, *options)
+    told = " ".join(found(report, "weights"))
+    assert ("its code changes the answers" in told) is forged
+    same = "With the kit's own networks the submitted weights give the same"
+    assert (same in " ".join(found(report, "weights", "pass"))) is not forged
+
+
+def test_the_notebook_that_is_read_is_the_one_that_runs(
+    submission, run_check, only_notebooks
+):
+    """Not one whose name an other rule would choose."""
+    replace_theme(submission, 1, "print('read')")
+    for name in ("theme01_data_analysis.ipynb", "theme1_data_analysis-Copy1.ipynb"):
+        shutil.copy(submission / THEME1, submission / "notebooks" / name)
+    _, report, _ = run_check(submission, *ONCE)
+    read = Look(open_submission(submission, submission)).places[1]
+    assert report["runs"][0]["notebooks"][0]["notebook"] == str(read)
+
+
 def test_a_fault_of_the_check_itself_has_a_status_of_its_own(
     submission, monkeypatch, tmp_path, capsys
 ):
@@ -472,7 +510,7 @@ def test_whole_course_is_reproduced_to_the_digit(tmp_path, run_check):
     on another seed.
     """
     folder = project(tmp_path / "class" / "whole", range(1, 9))
-    last = max(reexecute.notebooks(folder))
+    last = max(Look(open_submission(folder, tmp_path)).places)
     run_course(folder, last)
     status, report, _ = run_check(folder, "--level", "full", "--until", str(last))
     assert set(figures(report, "weights").values()) == {"identical"}

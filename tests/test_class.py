@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from support.submissions import make_submission
+from support.submissions import add_cell, make_submission
 
 import utils
 from kit import files
@@ -53,6 +53,33 @@ def check_class(folder: Path, output: Path, *options: str) -> int:
 def rows_of(output: Path) -> dict[str, dict]:
     rows = json.loads((output / "summary.json").read_text())["rows"]
     return {row["submission"]: row for row in rows}
+
+
+def test_what_two_groups_have_in_common_is_named(submissions, tmp_path, capsys):
+    """The faithful zip and the leaky folder are one; a third is another's."""
+    folder = tmp_path / "class"
+    shutil.copytree(submissions / "leaky", folder / "a")
+    shutil.copytree(submissions / "leaky", folder / "b")
+    shutil.copytree(submissions / "leaky", folder / "c")
+    for group in "abc":
+        for path in folder.glob(f"{group}/**/*.*"):
+            if path.suffix in (".pth", ".onnx", ".npz", ".pdf"):
+                path.write_text(f"{group} {path.name} " * 50)
+    weights = [folder / group / "checkpoints" / "best_model.pth" for group in "ac"]
+    shutil.copy(*weights)
+    words = "# Our own words\n" + "what we found, and why. " * 20
+    for group in "bc":
+        add_cell(folder / group, words)
+        (folder / group / "notes.md").write_text("short")
+    check_class(folder, tmp_path / "out", *PLAIN)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    theme2 = "notebooks/theme2_baseline_model.ipynb"
+    assert summary["copies"] == [
+        {"submissions": ["a", "c"], "files": ["checkpoints/best_model.pth"]},
+        {"submissions": ["b", "c"], "files": [theme2]},
+    ]
+    assert "The same in a and c, files: 1 (checkpoints/best" in capsys.readouterr().out
+    assert theme2 in (tmp_path / "out" / "summary.html").read_text()
 
 
 def check_rows(output: Path) -> None:

@@ -140,3 +140,49 @@ def test_figure_that_its_notebook_never_recorded_is_a_fault():
     row = row_of("baseline_test_accuracy", 0.8, None)
     assert row["says"] == compare.NOT_RECORDED
     assert compare.findings_of([row], False)[0].verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("name", "difference", "same", "verdict"),
+    [
+        ("optimized_test", 0.0, True, "pass"),
+        ("optimized_test", 0.008, True, "fail"),
+        ("optimized_test", 0.008, False, "pass"),  # a GPU's weights, read on a CPU
+        ("optimized_test", 0.03, False, "fail"),
+        ("int8_test", 0.03, False, "human"),
+        ("int8_test", 0.03, True, "fail"),
+        ("optimized_test", "other images", False, "fail"),
+    ],
+)
+def test_stored_answers_have_the_tolerance_of_their_machine(
+    name, difference, same, verdict
+):
+    assert reexecute._stored_answers(name, difference, same).verdict == verdict
+
+
+def test_a_tolerance_without_answers_is_a_question():
+    """Else who renames a machine in the record gains it."""
+    rows = [
+        row_of("baseline_test_accuracy", 0.8, 0.803, by="weights"),
+        row_of("optimized_test_accuracy", 0.8, 0.803, by="weights"),
+        row_of("clean_accuracy_after", 0.8, 0.803, by="weights"),
+        row_of("optimized_test_auroc", 0.8, 0.8, by="weights"),
+    ]
+    found = list(compare.without_answers(rows, {"baseline_test": 0.0}))
+    assert [finding.verdict for finding in found] == ["human"]
+    assert found[0].where == "exports/predictions/optimized_test.npz"
+
+
+@pytest.mark.parametrize(
+    ("test", "gate", "asked"),
+    [
+        ((297, 297), (380, 415), True),  # knows the answers
+        ((24, 24), (20, 24), False),  # too few to say
+        ((270, 297), (390, 415), False),  # as the course's own networks do
+        ((0, 0), (0, 0), False),
+    ],
+)
+def test_better_on_test_images_than_on_unseen_ones(test, gate, asked):
+    counts = {"test": test, "gate": gate}
+    found = list(reexecute._better_where_it_counts("best_model.pth", counts))
+    assert [finding.verdict for finding in found] == ["human"] * asked

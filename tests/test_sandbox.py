@@ -2,12 +2,15 @@
 nothing is closed.
 """
 
+import json
 import os
+import platform
 import shutil
 import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from tools.grading import reexecute, sandbox
@@ -217,3 +220,109 @@ def test_flood_of_output_is_cut_and_a_full_disk_is_seen(tmp_path, monkeypatch):
     program = "import time; time.sleep(60)"
     outcome = sandbox.run([sys.executable, "-c", program], tmp_path, 30)
     assert outcome.stopped == "disk" and outcome.seconds < 10
+
+
+SOCKETS = """
+import ctypes, errno, socket
+made = []
+for family in range(64):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
+        try:
+            socket.socket(family, kind).close()
+            made.append(family)
+        except OSError:
+            pass
+print(sorted(set(made)))
+try:
+    socket.socketpair(socket.AF_VSOCK)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+
+
+@pytest.mark.skipif(not sandbox._filter(), reason="a machine without a filter")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_only_sockets_that_a_network_namespace_closes_can_be_made(tmp_path, layer):
+    """Made and no more: nothing is ever connected."""
+    outcome = sandbox.run([sys.executable, "-c", SOCKETS], tmp_path, 30, layer=layer)
+    families, refused = outcome.tail.splitlines()
+    assert set(json.loads(families)) <= {*sandbox.FAMILIES} and "1, 2" in families
+    assert refused == "EAFNOSUPPORT"
+
+
+KEYS = """
+import ctypes, os, sys
+library = ctypes.CDLL(None, use_errno=True)
+for number in map(int, sys.argv[1:]):
+    print(library.syscall(number, 0, -3, 0), os.strerror(ctypes.get_errno()))
+print(sum("user" in line.split()[7:8] for line in open("/proc/keys")))
+"""
+
+
+@pytest.mark.skipif(not sandbox._filter(), reason="a machine without a filter")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_keys_of_the_grader_cannot_be_asked_for(tmp_path, layer):
+    """Neither by the calls for keys nor by the ring that makes calls of its own."""
+    calls = map(str, sandbox.CALLS[platform.machine()][2])
+    command = [sys.executable, "-c", KEYS, *calls]
+    outcome = sandbox.run(command, tmp_path, 30, layer=layer)
+    assert outcome.tail.splitlines() == ["-1 Function not implemented"] * 4 + ["0"]
+
+
+GREEDY = {
+    "tasks": "import threading, time\nfor _ in range(60): threading.Thread(target=time.sleep, args=(60,)).start()",
+    "memory": "import time\nheld = bytearray(b'x') * (400 << 20)\ntime.sleep(60)",
+    "written": "import os, time\nos.posix_fallocate(os.open('file', os.O_CREAT | os.O_RDWR), 0, 400 << 20)\ntime.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("what", GREEDY)
+def test_what_processes_use_together_has_a_limit(tmp_path, layer, what, monkeypatch):
+    monkeypatch.setattr(sandbox, "MAX_TASKS", 40)
+    monkeypatch.setattr(sandbox, "MAX_MEMORY", 200 << 20)
+    monkeypatch.setattr(sandbox, "MAX_WRITTEN", 100 << 20)
+    command = [sys.executable, "-c", GREEDY[what]]
+    outcome = sandbox.run(command, tmp_path, 30, layer=layer)
+    assert outcome.stopped == what and outcome.seconds < 15
+    assert outcome.why(30) and outcome.rc
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("terminals", [True, False])
+def test_an_honest_shell_line_runs(tmp_path, layer, terminals, monkeypatch):
+    """Also where no terminal can be opened, as in a container without devpts."""
+    if not terminals:
+        if layer == "plain":
+            pytest.skip("it has the terminals of this machine")
+        line = [
+            *sandbox.entrance(tmp_path, [reexecute.KIT])[:-1],
+            "--tmpfs",
+            "/dev/pts",
+        ]
+        monkeypatch.setattr(sandbox, "entrance", lambda *_: [*line, "--"])
+    (tmp_path / "notebooks").mkdir()
+    cell = nbformat.v4.new_code_cell("said = !echo said\n!echo heard > said.txt\nsaid")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks/a.ipynb"
+    )
+    script = reexecute.KIT / "tools" / "notebooks" / "rerun.py"
+    command = [
+        sys.executable,
+        "-P",
+        script,
+        reexecute.KIT,
+        tmp_path,
+        "notebooks/a.ipynb",
+    ]
+    command = [*map(str, command), "{}"]
+    outcome = sandbox.run(command, tmp_path, 60, layer=layer, readable=[reexecute.KIT])
+    assert outcome.rc == 0, outcome.tail
+    assert (tmp_path / "said.txt").read_text() == "heard\n"
+
+
+def test_a_full_disk_is_the_reason_whatever_the_program_says(small_disk):
+    folder = small_disk(64 << 20)
+    program = "import os; os.posix_fallocate(os.open('file', 65), 0, 50 << 20); 1 / 0"
+    outcome = sandbox.run([sys.executable, "-c", program], folder, 30, layer="plain")
+    assert outcome.stopped == "disk" and "ZeroDivisionError" in outcome.tail

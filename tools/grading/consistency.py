@@ -1,11 +1,12 @@
 """Does a record contradict itself? A headline figure against the sections, criteria and
 stored answers that hold it, too; a verdict against its own reasons.
 
-Five rules, for slips and for edits by hand: metrics, counts of images, times, the gate,
+Rules for slips and for edits by hand: metrics, counts of images, times, the gate,
 criteria. Whoever edits a record consistently is found by running it again.
 """
 
 import io
+import math
 import re
 from collections.abc import Iterator
 
@@ -85,6 +86,7 @@ def contradictions(look) -> Iterator[Finding]:
     ]
     told += [
         *_counts(record, stored),
+        *_speedups(record),
         *_failed_checks(record),
         *_unmet_criteria(record),
     ]
@@ -154,6 +156,30 @@ def _times(record: dict) -> Iterator[tuple]:
         # a GPU and the CPU have one each
         if own and headline.get(name) not in own:
             yield name, own[0], "the benchmark of section theme4"
+
+
+def _speedups(record: dict) -> Iterator[str]:
+    """Speedups that the medians of the same table contradict, whichever row of its
+    batch they are over: those of rounds, and of all calls, differ by less than half.
+    """
+    table = [
+        row
+        for row in rows(at(record, "theme4", "benchmark"))
+        if is_number(row.get("p50_ms")) and row["p50_ms"] > 0
+    ]
+    for row in table:
+        said, busy = row.get("speedup"), row.get("busy") is True
+        ratios = [
+            other["p50_ms"] / row["p50_ms"]
+            for other in table
+            if other.get("batch") == row.get("batch") and other.get("speedup") == 1
+        ]
+        if not ratios or busy or not is_number(said) or said <= 0:
+            continue
+        nearest = min(ratios, key=lambda ratio: abs(math.log(ratio / said)))
+        if abs(math.log(nearest / said)) > math.log(2):
+            name = f"{shown(row.get('backend'))[:40]}, batch {shown(row.get('batch'))}"
+            yield f"{name} has a speedup of {said:.3g}, and {nearest:.3g} by its p50_ms"
 
 
 def _gate(record: dict) -> Iterator[tuple]:

@@ -2,22 +2,22 @@
 
 import argparse
 import os
-import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import utils
-from tools.grading import compare, reexecute, sandbox, static, verdict
+from tools.grading import compare, copies, parts, reexecute, sandbox, static, verdict
 from tools.grading.finding import Check, Finding
-from tools.grading.submission import Submission, open_submission
-from tools.shared.foreign import shown
+from tools.grading.submission import Submission, list_files, open_submission
+from tools.grading.workplace import workplace
+from tools.shared.foreign import SubmissionError, shown
 
-# what odd records end in
-STRANGE = (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError)
+OPENING = 300  # seconds: a hand-in may hold gigabytes of images
 SCORING = 4  # scoring all weights may take as long as so many notebooks
 
 
@@ -31,6 +31,7 @@ class Seen:
     same: dict = field(default_factory=dict)
     differences: dict = field(default_factory=dict)
     runs: list[dict] = field(default_factory=list)
+    scored: dict = field(default_factory=dict)  # figures of the submitted weights
 
 
 def examine(path: Path, options: argparse.Namespace) -> dict:
@@ -42,11 +43,8 @@ def examine(path: Path, options: argparse.Namespace) -> dict:
         It cannot be opened.
     """
     began, before = time.monotonic(), fingerprint(path)
-    with tempfile.TemporaryDirectory(
-        prefix="check-", ignore_cleanup_errors=True
-    ) as work:
-        work = Path(work)
-        submission = open_submission(path, work / "opened")
+    with workplace() as work:
+        submission = _opened(path, work / "opened")
         seen = Seen(list(static.checks(submission)))
         level = _possible(submission, options, seen)
         if level != "static":
@@ -58,6 +56,36 @@ def examine(path: Path, options: argparse.Namespace) -> dict:
             says += " then look at what its code does."
             seen.findings.append(Check("containment", 0).fail(says, shown(path)))
         return _report(submission, level, options, seen, time.monotonic() - began)
+
+
+def _opened(path: Path, work: Path) -> Submission:
+    """`open_submission`, within limits."""
+
+    def opening() -> Iterator[dict]:
+        try:
+            opened = open_submission(path, work)
+        except SubmissionError as error:
+            yield {"refused": str(error)}
+        else:
+            found = [asdict(finding) for finding in opened.findings]
+            names = [str(path) for path in opened.files]
+            yield vars(opened) | {
+                "root": str(opened.root),
+                "files": names,
+                "findings": found,
+            }
+
+    ((_, found, why),) = parts.each({"opening": opening}, OPENING)
+    if why:
+        says = f"{shown(path)} could not be opened ({why}): ask for the zip that"
+        raise SubmissionError(f"{says} `python course.py pack` makes.")
+    values = found[0]
+    if "refused" in values:
+        raise SubmissionError(values["refused"])
+    values["root"] = Path(values["root"])
+    values["files"] = [Path(name) for name in values["files"]]
+    values["findings"] = [Finding(**row) for row in values["findings"]]
+    return Submission(**values)
 
 
 def _possible(submission: Submission, options, seen: Seen) -> str:
@@ -94,7 +122,7 @@ def _guarded(step, submission: Submission, options, work: Path, seen: Seen) -> N
         return
     except (utils.CourseError, OSError) as error:  # such as a disk that is full here
         says = f"{what} stopped half-way: {shown(error)}"
-    except STRANGE as error:
+    except Exception as error:  # whatever foreign results bring about
         why = shown(repr(error)[:200])
         says = f"{what} stopped at results of a strange shape ({why}): look at them."
     seen.findings.append(Check("check", 0).fail(says))
@@ -114,6 +142,9 @@ def _evaluate(submission: Submission, options, work: Path, seen: Seen) -> None:
     known = _headline(submission).keys() | scores["headline"].keys()
     names = [name for name in _until(options.until, reexecute.SCORED) if name in known]
     _tabulate(submission, seen, "weights", names, scores["headline"], scores, missing)
+    seen.scored = scores["headline"]
+    answers = scores.get("predictions", {})
+    seen.findings += compare.without_answers(seen.tables["weights"], answers)
     if own := reexecute.own_networks(submission):
         says = (
             f"{', '.join(own)} {'is' if len(own) == 1 else 'are'} not the kit's and ran"
@@ -131,6 +162,11 @@ def _until(last: int, names) -> list[str]:
 
 def _full(submission: Submission, options, work: Path, seen: Seen) -> None:
     source = reexecute.source_of(submission, options.source)
+    if reexecute.own_networks(submission):
+        limit = SCORING * options.notebook_limit
+        seen.findings += reexecute.score_with_the_kit(
+            submission, source, work / "with-the-kit", options.until, limit, seen.scored
+        )
     run = reexecute.rerun(
         submission, source, work / "full", options.until, options.notebook_limit
     )
@@ -209,24 +245,21 @@ def _headline(submission: Submission) -> dict:
 
 
 def fingerprint(path: Path) -> list[tuple]:
-    """Names, sizes and times of all that is below a path."""
+    """Names, sizes and times of all files below a path, as far as they are opened."""
     if not path.is_dir():
         return [(path.stat().st_size, path.stat().st_mtime_ns)] if path.exists() else []
     seen = []
-    for folder, below, names in os.walk(path):
-        # Python's own, where a group checks the kit that it runs
-        below[:] = sorted(set(below) - {"__pycache__"})
-        for name in sorted(names):
-            with suppress(OSError):  # gone in between, or not ours to see
-                about = os.lstat(os.path.join(folder, name))
-                seen.append((folder, name, about.st_size, about.st_mtime_ns))
+    for name in list_files(path)[0]:
+        with suppress(OSError):  # gone in between, or not ours to see
+            about = os.lstat(path / name)
+            seen.append((str(name), about.st_size, about.st_mtime_ns))
     return seen
 
 
 def _report(
     submission: Submission, level: str, options, seen: Seen, seconds: float
 ) -> dict:
-    criteria, bonuses = _by_criterion(submission, seen)
+    tables = _tables(submission, seen)
     # what opening found, the static checks may repeat
     findings = verdict.order_findings(
         dict.fromkeys([*submission.findings, *seen.findings])
@@ -262,8 +295,9 @@ def _report(
         "same": seen.same,
         "differences": seen.differences,
         "runs": seen.runs,
-        "criteria": criteria,
-        "bonuses": bonuses,
+        "criteria": tables["criteria"],
+        "bonuses": tables["bonuses"],
+        "marks": dict(tables["marks"]),
     }
 
 
@@ -273,20 +307,29 @@ def _row(finding: Finding) -> dict:
     return {key: told[key] for key in told if key not in ("kind", "what")}
 
 
-def _by_criterion(submission: Submission, seen: Seen) -> tuple[list, list]:
-    """Evidence by the five criteria, and on the bonuses; a finding where a strange
-    record allows none.
+def _tables(submission: Submission, seen: Seen) -> dict[str, list]:
+    """Evidence by the five criteria and on the bonuses, and what would tell a copy; a
+    finding where a strange record or file allows none.
     """
     findings = verdict.order_findings([*submission.findings, *seen.findings])
-    try:
+
+    def criteria() -> list[dict]:
         checklist = verdict.checklist_of(submission)
-        criteria = verdict.criteria(submission, findings, checklist)
-        return criteria, verdict.bonuses(submission)
-    except STRANGE as error:
-        says = f"The record has a strange shape ({shown(repr(error)[:200])}): no"
-        says += " criterion could be filled, look at it."
-        seen.findings.append(Check("record").fail(says, "exports/results.json"))
-        return [], []
+        return verdict.criteria(submission, findings, checklist)
+
+    def bonuses() -> list[dict]:
+        return verdict.bonuses(submission)
+
+    tables = {}
+    todo = {"criteria": criteria, "bonuses": bonuses}
+    todo["marks"] = lambda: copies.marks(submission)
+    for name, tables[name], why in parts.each(todo):
+        if why:
+            says = f"The evidence on {name} broke off ({why}): look by hand."
+            kind = "fail" if name == "criteria" else "human"
+            where = "exports/results.json"
+            seen.findings.append(Check("record").finding(kind, says, where))
+    return tables
 
 
 def _verdict(wrong: int, asked: int, level: str) -> str:

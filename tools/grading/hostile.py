@@ -15,7 +15,7 @@ import torch
 import utils
 from kit.files import load_arrays
 from kit.record import check_stored_answers
-from tools.shared.foreign import shown
+from tools.shared.foreign import shallow, shown
 
 MAX_ARRAYS = 1 << 30  # bytes of one .npz file when it is unpacked
 ROOM = 512 << 20  # a group's network may drop a part that it was made with
@@ -177,7 +177,8 @@ def _parsed(content: bytes):
 
 def _metadata(model) -> dict:
     try:
-        return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+        found = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+        return shallow(found)
     except RecursionError as error:
         raise ValueError("metadata nested too deep") from error
 

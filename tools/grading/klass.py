@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 import utils
 from kit.files import KIT
-from tools.grading import verdict
-from tools.grading.examine import SCORING, STRANGE
+from tools.grading import copies, verdict, workplace
+from tools.grading.examine import SCORING
+from tools.grading.submission import list_files
 from tools.shared.foreign import shown
 from tools.shared.names import is_litter
 
@@ -72,14 +73,15 @@ def check_all(options) -> int:
     no_kind = Outcome(2, "neither a folder nor a zip, ask for one")
     rows |= {path: row(Job(path, output, (), 0), no_kind) for path in odd}
     table = sorted(rows.values(), key=lambda row: (-row["status"], row["submission"]))
-    for each in table:
-        print(f"{each['submission']:<28.28} {each['verdict']}")
+    same = copies.shared(_marks(rows))
+    _tell(table, same)
     summary = {
         "schema": 1,
         "level": options.level,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": round(time.monotonic() - began, 1),
         "rows": table,
+        "copies": same,
     }
     print(*verdict.write_summary(summary, output), sep="\n")
     if stopped:
@@ -87,6 +89,26 @@ def check_all(options) -> int:
         return 130
     statuses = {each["status"] for each in table}
     return max(statuses & {1, 3}, default=2 if statuses == {2} else 0)
+
+
+def _tell(table: list[dict], same: list[dict]) -> None:
+    for row in table:
+        print(f"{row['submission']:<28.28} {row['verdict']}")
+    for row in same:
+        who, files = " and ".join(row["submissions"]), row["files"]
+        told = ", ".join([*files[:4], *["…"] * (len(files) > 4)])
+        print(f"The same in {who}, files: {len(files)} ({told})")
+
+
+def _marks(rows: dict) -> dict[str, dict]:
+    """What the reports of a class hold to tell a copy by, by submission."""
+    found = {}
+    for job, row in rows.items():
+        if row["report"]:
+            with suppress(OSError, ValueError, AttributeError):
+                report = json.loads((job.folder / REPORT[0]).read_text())
+                found[row["submission"]] = dict(report.get("marks", {}))
+    return found
 
 
 def _check_missing(rows: dict, options) -> bool:
@@ -173,8 +195,8 @@ def _asked(options) -> tuple[tuple[str, ...], float]:
     asked += ["--notebook-limit", str(options.notebook_limit)]
     asked += ["--another-seed" if options.another_seed else "--no-another-seed"]
     asked += ["--source", str(options.source)] if options.source else []
-    notebooks = {"static": 0, "evaluate": SCORING, "full": SCORING + 3 * 8}
-    return tuple(asked), 600 + notebooks[options.level] * options.notebook_limit
+    notebooks = {"static": 0, "evaluate": SCORING, "full": 2 * SCORING + 24}
+    return tuple(asked), 900 + notebooks[options.level] * options.notebook_limit
 
 
 # --------------------------------------------------------------------------------------
@@ -212,6 +234,7 @@ def attempt(job: Job) -> Outcome:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+    workplace.sweep()
     words = said.splitlines()[-1:] or [f"it ended with status {status}"]
     return Outcome(status, words[0], time.monotonic() - began)
 
@@ -226,7 +249,9 @@ def _kept(job: Job, level: str) -> dict | None:
     """The row of a report of this level, written after the last change of the
     submission; None without one.
     """
-    below = [job.path, *job.path.rglob("*")] if job.path.is_dir() else [job.path]
+    files = list_files(job.path)[0] if job.path.is_dir() else []
+    below = {job.path, *(job.path / file for file in files)}
+    below |= {job.path / folder for file in files for folder in file.parents}
     try:
         # what a zip brings keeps the times of its owner's machine; that of the last
         # change of an entry is of this one
@@ -236,8 +261,8 @@ def _kept(job: Job, level: str) -> dict | None:
         whole = report["schema"] == 1 and report["level"] == level
         if whole and report["status"] in (0, 1) and last <= written:
             return row(job, Outcome(report["status"], "", report["seconds"]))
-    except (OSError, *STRANGE):  # none, or no report
-        pass
+    except Exception:  # none, or no report
+        return None
     return None
 
 

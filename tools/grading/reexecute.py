@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import utils
 from kit import own
 from kit.files import KIT
 from kit.home import PREREQUISITES
-from tools.grading import sandbox
+from tools.grading import compare, parts, sandbox
 from tools.grading.consistency import at
 from tools.grading.finding import Check, Finding
+from tools.grading.static.look import Look
 from tools.grading.submission import MAX_RECORD, Submission, copy_code
 from tools.shared.foreign import SubmissionError, read, read_json, shown
 
@@ -38,6 +40,7 @@ STORED = re.compile(
 )
 SUPPLIED = {".py", ".typ", ".toml", ".bib", ".html", ".md", ".css"}
 MAX_WEIGHTS = 4 * sandbox.GIB
+BY_CHANCE = 1e-3
 
 
 @dataclass
@@ -85,10 +88,17 @@ def source_of(submission: Submission, given: Path | None) -> str | None:
 
 
 def score(
-    submission: Submission, source: str, work: Path, last: int, limit: float
+    submission: Submission,
+    source: str,
+    work: Path,
+    last: int,
+    limit: float,
+    own: bool = True,
 ) -> tuple[dict, list[Finding]]:
     """Score what themes 1..last submitted with this kit; returns what
     tools/grading/score.py wrote, and findings.
+
+    With `own=False` nothing of the group's code is there.
     """
     kit, home = work / "kit", work / "home"
     caches = shutil.ignore_patterns("__pycache__")
@@ -96,7 +106,8 @@ def score(
         shutil.copytree(KIT / name, kit / name, ignore=caches)
     for name in ("utils.py", "sample_data.py"):
         shutil.copy(KIT / name, kit / name)
-    findings = _copy_networks(submission, kit, home) + _copy_weights(submission, home)
+    findings = _copy_networks(submission if own else None, kit, home)
+    findings += _copy_weights(submission, home)
     index = Path("data") / submission.story["dataset"] / "index.csv"
     if index in submission.files:
         (work / "index.csv").write_bytes(read(submission.root, index, MAX_RECORD))
@@ -121,13 +132,47 @@ def score(
     )
     scores = _json(work, Path("scores.json"))
     if outcome.rc == 0 and scores:
-        findings += _scored(scores)
+        machine = scores.get("hardware"), scores.get("environment") or {}
+        same = not compare.differences(submission.record, *machine)
+        findings += _scored(scores, same)
         return scores | {"seconds": outcome.seconds}, findings
-    late = f"took more than {limit:.0f} s"
-    why = late if outcome.timed_out else _last_line(outcome.tail)
+    why = _last_line(outcome.tail)
+    why = f"stopped as {outcome.why(limit)}" if outcome.stopped else why
     says = f"The submitted weights could not be scored: {why}."
     findings.append(WEIGHTS.fail(says, "checkpoints"))
     return {"headline": {}, "seconds": outcome.seconds}, findings
+
+
+def score_with_the_kit(
+    submission: Submission,
+    source: str,
+    work: Path,
+    last: int,
+    limit: float,
+    theirs: dict,
+) -> list[Finding]:
+    """Hold the figures that the group's own networks gave against those of the kit's
+    networks of the same name and the same weights.
+    """
+    scores, _ = score(submission, source, work, last, limit, own=False)
+    ours, where = scores["headline"], own_networks(submission)[0]
+    findings = [
+        WEIGHTS.fail(
+            f"{name} is {compare.text(theirs[name])} with the group's own networks, and"
+            f" {compare.text(ours[name])} with the kit's and the same weights: its code"
+            " changes the answers, read it.",
+            where,
+        )
+        for name in sorted(ours.keys() & theirs.keys())
+        if abs(ours[name] - theirs[name]) > 1e-3
+    ]
+    if unknown := sorted(theirs.keys() - ours.keys()):
+        says = f"Only the group's own networks take its weights: {', '.join(unknown)}"
+        findings.append(WEIGHTS.human(f"{says} rest on its code, read it.", where))
+    if not findings:
+        says = "With the kit's own networks the submitted weights give the same figures"
+        findings.append(WEIGHTS.passed(f"{says}.", where))
+    return findings
 
 
 def _networks(submission: Submission) -> list[Path]:
@@ -138,7 +183,9 @@ def _networks(submission: Submission) -> list[Path]:
     ]
 
 
-def _copy_networks(submission: Submission, kit: Path, home: Path) -> list[Finding]:
+def _copy_networks(
+    submission: Submission | None, kit: Path, home: Path
+) -> list[Finding]:
     """The only foreign code of this level: my_code.py, which a home loads, and
     models/*.py. Without them, the kit's own.
     """
@@ -147,7 +194,7 @@ def _copy_networks(submission: Submission, kit: Path, home: Path) -> list[Findin
     for path in (KIT / "models").glob("*.py"):
         shutil.copy(path, kit / "models" / path.name)
     findings = []
-    for path in _networks(submission):
+    for path in _networks(submission) if submission else ():
         try:
             target = (home if path == Path(own.FILE) else kit) / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -206,40 +253,65 @@ def _models(record: dict) -> dict:
     }
 
 
-def _scored(scores: dict) -> list[Finding]:
+def _scored(scores: dict, same: bool) -> list[Finding]:
     """Findings of a scoring that ran: pools, stored answers, the retrained model, parts
     that failed.
     """
     findings = []
     for part, told in scores.get("problems", {}).items():
+        if part == "unseen":  # of what it could not load, others say so
+            continue
         verdict = "human" if part in ("gate", "retrained", "int8") else "fail"
         says = f"{part} could not be scored: {shown(told)}"
         findings.append(WEIGHTS.finding(verdict, says, part))
     if seen := scores["facts"].get("pools"):
         findings.append(_pools(seen))
     for name, difference in scores.get("predictions", {}).items():
-        findings.append(_stored_answers(name, difference))
+        findings.append(_stored_answers(name, difference, same))
+    for name, counts in scores["facts"].get("unseen", {}).items():
+        findings += _better_where_it_counts(name, counts)
     if seen := scores["facts"].get("retrained"):
         says = (
             "The retrained checkpoint and its exported file differ by"
-            f" {seen['max_abs_diff']:.1g} at most; {seen['gate_images_seen']} gate"
+            f" {seen['max_abs_diff']:.1g} at most; {seen['images_seen']} test and gate"
             " images are among those that it depends on."
         )
-        well = seen["gate_images_seen"] == 0 and seen["max_abs_diff"] <= 1e-3
+        well = seen["images_seen"] == 0 and seen["max_abs_diff"] <= 1e-3
         where = "checkpoints/model_retrained.pth"
         findings.append(WEIGHTS.finding("pass" if well else "fail", says, where))
     return findings
 
 
-def _stored_answers(name: str, difference: float | str) -> Finding:
+def _stored_answers(name: str, difference: float | str, same: bool) -> Finding:
     where = f"exports/predictions/{name}.npz"
     if isinstance(difference, str):
         return WEIGHTS.fail(f"The stored answers {name} are of {difference}.", where)
-    if difference > 1e-3:
+    if difference > (compare.SAME_ANSWERS if same else compare.NEAR_ANSWERS):
         says = f"The stored answers {name} are not those of the submitted weights:"
-        return WEIGHTS.fail(f"{says} they differ by {difference:.2g}.", where)
+        says += f" they differ by {difference:.2g}."
+        # processors without the instructions for INT8 round it otherwise
+        soft = name.startswith("int8") and not same
+        return WEIGHTS.finding("human" if soft else "fail", says, where)
     says = f"The stored answers {name} are those of the submitted weights (they differ"
-    return WEIGHTS.passed(f"{says} by {difference:.1g}).", where)
+    elsewhere = ", on another machine" * (not same)
+    return WEIGHTS.passed(f"{says} by {difference:.1g}{elsewhere}).", where)
+
+
+def _better_where_it_counts(name: str, counts: dict) -> Iterator[Finding]:
+    """A network knows neither the test images nor those of pool gate, and these are
+    like what it was trained on: on them it should be at least as good.
+    """
+    from scipy.stats import fisher_exact
+
+    shares, table = [], []
+    for pool in ("test", "gate"):
+        right, n = counts[pool]
+        shares.append(f"{right} of {n} {pool} images")
+        table.append([right, n - right])
+    if fisher_exact(table, "greater").pvalue < BY_CHANCE:
+        says = f"{name} is right on {' and on '.join(shares)}: hardly by chance. Was it"
+        says += " trained, or chosen, on test images? Read the training."
+        yield WEIGHTS.human(says, f"checkpoints/{name}")
 
 
 def _pools(seen: dict) -> Finding:
@@ -295,7 +367,7 @@ def rerun(
         "SEED": story["seed"],
         "HOME": str(project),
     }
-    found, threads = notebooks(project), threads_of(submission.record)
+    found, threads = notebooks(submission), threads_of(submission.record)
     for theme in tqdm(
         range(1, last + 1), what, unit="theme", leave=False, disable=None
     ):
@@ -331,22 +403,15 @@ def _complete(project: Path) -> list[Finding]:
     return [RERUN.note(says)] if told else []
 
 
-def notebooks(project: Path) -> dict[int, str]:
-    """The notebooks by theme, in notebooks/ or else at the top; where there are two of
-    a theme, the first.
-    """
-    paths = sorted((project / "notebooks").glob("*.ipynb")) or sorted(
-        project.glob("*.ipynb")
-    )
-    matches = [
-        (re.match(r"theme_?0?([1-8])(?!\d)", path.name, re.IGNORECASE), path)
-        for path in paths
-    ]
-    return {
-        int(match[1]): str(path.relative_to(project))
-        for match, path in reversed(matches)
-        if match
-    }
+def notebooks(submission: Submission) -> dict[int, str]:
+    """The notebook of each theme: the one that the static checks read."""
+
+    def places() -> Iterator[list]:
+        for theme, path in Look(submission).places.items():
+            yield [theme, str(path)]
+
+    ((_, found, _),) = parts.each({"notebooks": places})
+    return dict(found)
 
 
 def _blocked(theme: int, found: dict, project: Path, dataset: str) -> dict | None:
@@ -386,9 +451,7 @@ def _execute(
     )
     status, says = "ran", ""
     if outcome.stopped:
-        what = f"{limit:.0f} s were over"
-        what = what if outcome.timed_out else "the disk was nearly full"
-        status = "stopped"
+        status, what = "stopped", outcome.why(limit)
         says = f"was stopped as {what}, in {_running_cell(project, name)}"
     elif outcome.rc:
         told = _last_line(outcome.tail.replace(f"{project}/", ""))

@@ -9,15 +9,19 @@ plain  Where it is not: a clean environment, limits and a watch over the process
 In both the environment is an allow-list, HOME and TMPDIR lie in the work folder, core
 files are off, a file may have 4 GiB, a process as much private memory as the machine
 has (a limit on addresses would stop torch, which reserves far more than it uses), and
-when memory runs out the kernel takes these processes first. The disk is watched as a
-whole. GPUs stay reachable, and with them their drivers. None of this is proof against
+when memory runs out the kernel takes these processes first. What all processes hold,
+how many they are and what they write is watched from outside. The kernel refuses
+sockets that no network namespace closes, keys, and the ring that makes sockets of its
+own. GPUs stay reachable, and with them their drivers. None of this is proof against
 somebody who attacks the kernel."""
 
 import ctypes
 import os
+import platform
 import shutil
 import signal
 import site
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,6 +31,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import psutil
 
 GIB = 2**30
 SYSTEM = (  # programs, libraries, fonts, time, names; nothing that tells of people
@@ -58,6 +64,16 @@ LAYERS = {
     ),
 }
 TAIL = 32768  # bytes of output that are kept
+# Of a run's processes together. The course needs a hundred threads, less memory than
+# Colab has, and less disk than its images.
+MAX_TASKS, MAX_MEMORY, MAX_WRITTEN = 2000, 12 * GIB, 12 * GIB
+WHY = {
+    "time": "{limit:.0f} s were over",
+    "disk": "the disk was nearly full",
+    "written": f"it had written more than {MAX_WRITTEN // GIB} GiB",
+    "memory": f"it held {MAX_MEMORY // GIB} GiB of memory, or nearly all that is here",
+    "tasks": f"it had started more than {MAX_TASKS:,} processes and threads",
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +86,8 @@ class Outcome:
         Its exit status, negative for the signal that ended it.
     tail : str
         The last of what it printed.
-    stopped : {"", "time", "disk"}
-        Why it was stopped, if it was.
+    stopped : str
+        Why it was stopped, a key of WHY; "" if it was not.
     seconds : float
     layer : str
         A key of LAYERS.
@@ -86,6 +102,10 @@ class Outcome:
     @property
     def timed_out(self) -> bool:
         return self.stopped == "time"
+
+    def why(self, limit: float) -> str:
+        """Why it was stopped, after so many seconds at most."""
+        return WHY[self.stopped].format(limit=limit)
 
 
 def run(
@@ -136,6 +156,10 @@ def run(
 
 PROBE = """
 import os, socket, sys
+try:
+    sys.exit(bool(socket.socket(40, socket.SOCK_STREAM)))  # to the host of a machine
+except OSError:
+    pass
 server = socket.create_server(("127.0.0.1", 0))
 socket.create_connection(server.getsockname(), 5)
 open("inside", "w").close()
@@ -165,8 +189,8 @@ def _environment(folder: Path, extra: dict | None) -> dict[str, str]:
     """The allow-list; caches of a run stay in its folder."""
     home, temporary = folder / ".sandbox" / "home", folder / ".sandbox" / "tmp"
     for place in (home.parent, home, temporary):
-        if place.is_symlink():  # left by an earlier run, to be followed
-            place.unlink()
+        if place.is_symlink() or place.exists() and not place.is_dir():
+            place.unlink()  # left by an earlier run, to be followed
         place.mkdir(exist_ok=True)
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     own = {
@@ -243,26 +267,76 @@ def _below(path: str, parent: str) -> bool:
 
 
 def _attend(process, folder: Path, limit: float, layer: str) -> Outcome:
-    """Wait, keep the end of the output; stop at the limit or before a full disk."""
+    """Wait, keep the end of the output; stop at a limit."""
     tail, began, stopped = bytearray(), time.monotonic(), ""
     reader = threading.Thread(target=_drain, args=(process.stdout, tail), daemon=True)
     reader.start()
-    reserve = min(GIB // 2, shutil.disk_usage(folder).free // 2)
+    watch = Watch(process.pid, folder)
     try:
         while process.poll() is None and not stopped:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(0.2)
-            except subprocess.TimeoutExpired:
-                if time.monotonic() - began > limit:
-                    stopped = "time"
-                elif shutil.disk_usage(folder).free < reserve:
-                    stopped = "disk"
+            if process.poll() == 0:
+                break
+            late = process.poll() is None and time.monotonic() - began > limit
+            stopped = "time" if late else watch.exceeded()
     finally:  # also when somebody interrupts the check
         _end(process, layer)
     reader.join(10)
     text = bytes(tail).decode(errors="replace")
     seconds = round(time.monotonic() - began, 3)
     return Outcome(process.returncode, text, stopped, seconds, layer)
+
+
+class Watch:
+    """What the processes of a run use together, and what they leave of the machine."""
+
+    def __init__(self, pid: int, folder: Path):
+        self.pid, self.folder = pid, folder
+        self.disk, self.memory = self._free()
+
+    def _free(self) -> tuple[int, int]:
+        available = psutil.virtual_memory().available
+        return shutil.disk_usage(self.folder).free, available
+
+    def exceeded(self) -> str:
+        """The key of WHY of the limit that they are beyond; "" within all."""
+        disk, memory = self._free()
+        if disk < min(GIB // 2, self.disk // 2):
+            return "disk"
+        # others write to the disk, too
+        if self.disk - disk > MAX_WRITTEN and _size(self.folder) > MAX_WRITTEN:
+            return "written"
+        with suppress(psutil.Error):
+            processes = psutil.Process(self.pid).children(recursive=True)
+            tasks, held = map(sum, zip((0, 0), *map(_use, processes), strict=True))
+            if tasks > MAX_TASKS:
+                return "tasks"
+            # what lies in /dev/shm is nobody's
+            if held > MAX_MEMORY or memory < min(GIB, self.memory // 4):
+                return "memory"
+        return ""
+
+
+def _use(process: psutil.Process) -> tuple[int, int]:
+    """Threads of a process, and bytes that it holds for itself."""
+    try:
+        about = process.memory_info()
+        return process.num_threads(), about.rss - getattr(about, "shared", 0)
+    except psutil.Error:  # gone in between
+        return 0, 0
+
+
+def _size(folder: Path) -> int:
+    """Bytes on the disk below a folder."""
+    size, waiting = 0, [str(folder)]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+    return size
 
 
 def _end(process, layer: str) -> None:
@@ -287,13 +361,91 @@ def _drain(pipe, tail: bytearray) -> None:
 # This file as a program: it limits itself, then becomes bubblewrap, or the watch
 # --------------------------------------------------------------------------------------
 
-PDEATHSIG, CHILD_SUBREAPER, NO_NEW_PRIVS = 1, 36, 38
+PDEATHSIG, SECCOMP, CHILD_SUBREAPER, NO_NEW_PRIVS = 1, 22, 36, 38
 
 
-def _prctl(option: int, value: int) -> None:
+# The kernel's number of a machine, the calls that make sockets, and those refused:
+# add_key, request_key, keyctl, io_uring_setup.
+CALLS = {
+    "x86_64": (0xC000003E, (41, 53), (248, 249, 250, 425)),
+    "aarch64": (0xC00000B7, (198, 199), (217, 218, 219, 425)),
+}
+FAMILIES = (1, 2, 10, 16)  # UNIX, IPv4, IPv6, netlink: what a network namespace closes
+LOAD, EQUAL, ABOVE, RETURN = 0x20, 0x15, 0x35, 0x06
+ALLOWED, REFUSED = 0x7FFF0000, 0x00050000
+NO_SUCH_CALL, NO_SUCH_FAMILY = 38, 97
+
+
+def prctl(option: int, value: int, more: int = 0) -> None:
     if sys.platform == "linux":
-        numbers = [ctypes.c_ulong(number) for number in (value, 0, 0, 0)]
+        numbers = [ctypes.c_ulong(number) for number in (value, more, 0, 0)]
         ctypes.CDLL(None).prctl(option, *numbers)
+
+
+def _filter() -> bytes:
+    """A program for the kernel, that looks at each call; b"" for a machine that is not
+    known here.
+    """
+    if sys.platform != "linux" or platform.machine() not in CALLS:
+        return b""
+    machine, sockets, refused = CALLS[platform.machine()]
+    program = [
+        (LOAD, 4),
+        (EQUAL, machine, 0, "no"),
+        (LOAD, 0),
+        (ABOVE, 0x40000000, "no", 0),  # the calls of another interface
+        *((EQUAL, call, "no", 0) for call in refused),
+        *((EQUAL, call, "socket", 0) for call in sockets),
+        (RETURN, ALLOWED),
+        (LOAD, 16),
+        *((EQUAL, family, "yes", 0) for family in FAMILIES),
+        (RETURN, REFUSED | NO_SUCH_FAMILY),
+        (RETURN, ALLOWED),
+        (RETURN, REFUSED | NO_SUCH_CALL),
+    ]
+    end = len(program) - 1
+    places = {"no": end, "yes": end - 1, "socket": program.index((LOAD, 16))}
+    lines = []
+    for at, (code, value, *jumps) in enumerate(program):
+        jumps = [places[jump] - at - 1 if jump else 0 for jump in jumps or (0, 0)]
+        lines.append(struct.pack("=HBBI", code, *jumps, value))
+    return b"".join(lines)
+
+
+def _filter_here() -> None:
+    """The kernel refuses this process, and all that it starts, what the filter says."""
+    if lines := _filter():
+        code = ctypes.create_string_buffer(lines)
+        about = struct.pack("@HP", len(lines) // 8, ctypes.addressof(code))
+        program = ctypes.create_string_buffer(about)
+        prctl(SECCOMP, 2, ctypes.addressof(program))
+
+
+def _filter_of_bubblewrap() -> list[str]:
+    """The option by which bubblewrap hands it to the kernel at its end."""
+    if not (lines := _filter()):
+        return []
+    file = os.memfd_create("filter", 0)
+    os.write(file, lines)
+    os.lseek(file, 0, os.SEEK_SET)
+    return ["--seccomp", str(file)]
+
+
+def _leave_keyring() -> None:
+    """A session keyring of its own: what the grader has unlocked stays there."""
+    if sys.platform == "linux" and platform.machine() in CALLS:
+        keyctl = CALLS[platform.machine()][2][2]
+        ctypes.CDLL(None).syscall(keyctl, 1, None)
+
+
+def _tasks_of_this_user() -> int:
+    """Processes and threads: the limit counts them all, and holds for all but root."""
+    found = psutil.process_iter(["uids", "num_threads"])
+    return sum(
+        each.info["num_threads"] or 0
+        for each in found
+        if each.info["uids"] and each.info["uids"].real == os.getuid()
+    )
 
 
 def _limit() -> None:
@@ -306,6 +458,7 @@ def _limit() -> None:
         resource.RLIMIT_FSIZE: 4 * GIB,
         resource.RLIMIT_NOFILE: 4096,
         resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_NPROC: _tasks_of_this_user() + MAX_TASKS,
     }
     for kind, value in wanted.items():
         hard = resource.getrlimit(kind)[1]
@@ -322,8 +475,9 @@ def _watch(command: list[str]) -> int:
     ends or when we are told to.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    _prctl(CHILD_SUBREAPER, 1)  # orphans become ours
-    _prctl(NO_NEW_PRIVS, 1)
+    prctl(CHILD_SUBREAPER, 1)  # orphans become ours
+    prctl(NO_NEW_PRIVS, 1)
+    _filter_here()
     child = subprocess.Popen(command, start_new_session=True)
     try:
         while (ended := os.wait())[0] != child.pid:
@@ -350,10 +504,12 @@ def _kill_children() -> None:
 
 def _begin(layer: str, *command: str) -> int:
     _limit()
+    _leave_keyring()
     # should the checker be killed, then so are we
-    _prctl(PDEATHSIG, signal.SIGTERM if layer == "plain" else signal.SIGKILL)
+    prctl(PDEATHSIG, signal.SIGTERM if layer == "plain" else signal.SIGKILL)
     if layer == "bwrap":  # its own first process takes all others with it
-        os.execvp(command[0], command)
+        program, *rest = command
+        os.execvp(program, [program, *_filter_of_bubblewrap(), *rest])
     return _watch(list(command))
 
 

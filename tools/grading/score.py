@@ -222,16 +222,42 @@ def retrained(case: Case) -> None:
     model, pixels = case.store("retrained", "after"), case.pixels("test")
     _test(case, "retrained_test", model.predict_all(pixels)[0])
     difference = utils.agreement(network, model, pixels, (32,))["max_abs_diff"].max()
-    seen = set(state.get("trained_on", [])) & set(case.data.loader("gate").hashes)
+    known = {str(digest)[:16] for digest in state.get("trained_on", [])}
+    judges = {
+        digest[:16]
+        for pool in ("test", "gate")
+        for digest in case.data.loader(pool).hashes
+    }
     case.scores["facts"]["retrained"] = {
         "max_abs_diff": float(difference),
-        "gate_images_seen": len(seen),
+        "images_seen": len(known & judges),
     }
+
+
+def unseen(case: Case) -> None:
+    """How many images of two pools that no training has seen each network gets
+    right.
+    """
+    found = case.scores["facts"].setdefault("unseen", {})
+    for checkpoint in ("baseline.pth", "best_model.pth"):
+        path = case.course.checkpoints / checkpoint
+        if path.exists():
+            model, _ = hostile.load_model(path, case.course.classes)
+            found[checkpoint] = {
+                pool: _right(case, model, pool) for pool in ("test", "gate")
+            }
+
+
+def _right(case: Case, model, pool: str) -> tuple[int, int]:
+    answers = utils.predict(model, case.data.loader(pool, 256))[0].argmax(1)
+    labels = case.labels(pool)
+    return int((answers == labels).sum()), len(labels)
 
 
 PARTS = {  # the theme that submits what each needs
     pools: 1,
     baseline: 2,
+    unseen: 2,
     optimised: 3,
     onnx: 4,
     int8: 4,

@@ -24,6 +24,7 @@ from tools.shared.foreign import (
     SubmissionError,
     read,
     read_json,
+    shallow,
     shown,
 )
 from tools.shared.names import is_litter
@@ -278,10 +279,10 @@ def _record(root: Path, files: list[Path]) -> tuple[dict, dict, list[Finding]]:
     try:
         if RESULTS in files:
             read(root, RESULTS, MAX_RECORD)  # bounded and no link, before utils reads
-            record = read_record(root)
+            record = shallow(read_record(root))
         else:
             findings.append(RECORD.fail(_no_record(files), str(RESULTS)))
-    except utils.CourseError as error:
+    except (utils.CourseError, RecursionError) as error:
         says = shown(str(error).replace(f"{root}{os.sep}", ""))
         findings.append(RECORD.fail(says, str(RESULTS)))
     told = record.get("meta") or _story_file(root, files)

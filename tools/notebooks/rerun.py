@@ -6,6 +6,7 @@ notebook, its folder as home.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def main(kit: str, project: str, name: str, parameters: str) -> int:
     copy = Path(project)
     folder = copy / "exports" / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
+    _shell_lines()
     try:
         run.execute(copy / name, json.loads(parameters), folder, kit=copy)
     except PapermillExecutionError as error:
@@ -36,6 +38,19 @@ def main(kit: str, project: str, name: str, parameters: str) -> int:
         print(f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def _shell_lines() -> None:
+    """IPython gives each `!` line a terminal; where none can be opened, a pipe."""
+    try:
+        for end in os.openpty():
+            os.close(end)
+    except OSError:
+        line = "get_ipython().system = get_ipython().system_raw"
+        profile = Path.home() / ".ipython" / "profile_default"
+        profile.mkdir(parents=True, exist_ok=True)
+        settings = profile / "ipython_kernel_config.py"
+        settings.write_text(f"c.InteractiveShellApp.exec_lines = [{line!r}]\n")
 
 
 if __name__ == "__main__":

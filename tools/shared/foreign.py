@@ -11,8 +11,9 @@ from pathlib import Path
 from kit.archive import MIB, shown
 from kit.files import CourseError, decode_text
 
-__all__ = ["MAX_FILE", "MIB", "SubmissionError", "decode", "read", "read_json", "shown"]
-MAX_FILE = 20 * MIB
+__all__ = ["MAX_FILE", "MIB", "SubmissionError", "decode", "read", "read_json"]
+__all__ += ["shallow", "shown"]
+MAX_FILE, MAX_NESTED = 20 * MIB, 100
 
 
 class SubmissionError(CourseError):
@@ -59,7 +60,7 @@ def read_json(root: Path, path: Path, most: int = MAX_FILE):
         See `read`; or it is no JSON, or nested too deep.
     """
     try:
-        return json.loads(read(root, path, most))
+        return shallow(json.loads(read(root, path, most)))
     except RecursionError as error:
         why, cause = "nested too deep", error
     except ValueError as error:
@@ -67,6 +68,27 @@ def read_json(root: Path, path: Path, most: int = MAX_FILE):
     raise SubmissionError(
         f"{shown(path)} is not valid JSON ({why}): save it again."
     ) from cause
+
+
+def shallow(values):
+    """The same values of JSON, unless they are nested so deep that who walks through
+    them comes to the end of Python's stack.
+
+    Raises
+    ------
+    RecursionError
+    """
+    level = [values]
+    for _ in range(MAX_NESTED):
+        level = [
+            part
+            for value in level
+            if isinstance(value, (dict, list))
+            for part in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return values
+    raise RecursionError(f"Its values are nested more than {MAX_NESTED} deep.")
 
 
 def decode(content: bytes) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 from tools.shared.foreign import MIB, SubmissionError, read_json, shown
 
 MAX_NOTEBOOK = 32 * MIB
-MAX_SHELL_LINES = 100  # IPython reads the whole cell again for each
-MAX_CELL = 100_000  # characters; beyond it a cell holds data, not code
+# Beyond it a cell holds data, not code. IPython reads the whole cell again for each of
+# up to 500 magics.
+MAX_CELL, MAX_LINES = 100_000, 1000  # characters; lines that are not plain Python
+INJECTED = "injected-parameters"
 # What Python's parser raises on text that is no Python, or is nested too deep for it.
 NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
@@ -78,14 +80,33 @@ def _cell(number: int, cell: dict) -> Cell:
     outputs = cell.get("outputs")
     outputs = outputs if isinstance(outputs, list) else []
     tags = about.get("tags") if isinstance(about, dict) else None
+    tags, source = tags if isinstance(tags, list) else [], _joined(cell.get("source"))
+    if INJECTED in tags and not _only_parameters(source):
+        tags = [tag for tag in tags if tag != INJECTED]
     return Cell(
         number,
         str(cell.get("cell_type")),
-        _joined(cell.get("source")),
+        source,
         count if type(count) is int else None,
         [output for output in outputs if isinstance(output, dict)],
-        tags if isinstance(tags, list) else [],
+        tags,
     )
+
+
+def _only_parameters(source: str) -> bool:
+    """Whether a cell gives plain values to names and does nothing else, as the one that
+    a runner puts in: whatever else calls itself so is code of the group.
+    """
+    if len(source) > MAX_CELL:
+        return False
+    try:
+        for part in ast.parse(source).body:
+            ast.literal_eval(part.value)
+            if not isinstance(part, ast.Assign) or not part.targets[0].id.isupper():
+                return False
+    except (*NOT_PYTHON, AttributeError):  # no value, or given to no name
+        return False
+    return True
 
 
 def _joined(text) -> str:
@@ -111,11 +132,12 @@ def parse_cell(source: str) -> ast.Module:
     """
     if len(source) > MAX_CELL:
         raise ValueError("it is longer than a cell of code")
-    if len(re.findall(r"^\s*[!%]", source, re.MULTILINE)) > MAX_SHELL_LINES:
-        raise ValueError("it has hundreds of shell lines")
     try:
         return ast.parse(source)
     except SyntaxError:
+        if source.count("\n") > MAX_LINES:
+            says = f"of more than {MAX_LINES:,} lines, some are no plain Python"
+            raise ValueError(says) from None
         from IPython.core.inputtransformer2 import TransformerManager
 
         if source.lstrip().startswith(("%%time", "%%capture")):

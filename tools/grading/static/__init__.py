@@ -2,6 +2,11 @@
 it. One file a check.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from functools import partial
+
+from tools.grading import parts
 from tools.grading.finding import Check, Finding, few, one_a_kind, worst_first
 from tools.grading.static.artefacts import artefacts
 from tools.grading.static.environment import environment
@@ -19,7 +24,6 @@ from tools.grading.static.report import report
 from tools.grading.static.seeds import seeds
 from tools.grading.static.size import size
 from tools.grading.submission import Submission
-from tools.shared.foreign import shown
 
 CHECKS = {
     "secrets": secrets,
@@ -44,15 +48,22 @@ def checks(submission: Submission) -> list[Finding]:
     itself a finding, and the others go on.
     """
     look, findings = Look(submission), list(submission.findings)
-    for name, check in CHECKS.items():
-        found = []
-        try:
-            found.extend(check(look))
-        except Exception as error:
-            # whatever a foreign file brought about: a grader must see the rest
-            says = f"This check broke off ({type(error).__name__}: {shown(error)[:80]}"
+    todo = CHECKS | {"unreadable": _unreadable}
+    todo = {name: partial(_rows, check, look) for name, check in todo.items()}
+    for name, rows, why in parts.each(todo):
+        findings += few(one_a_kind([Finding(**row) for row in rows]))
+        if why:
+            says = f"This check broke off ({why}): look by hand."
             verdict = "fail" if name == "record" else "human"
-            found.append(Check(name, 0).finding(verdict, f"{says}): look by hand."))
-        findings += few(one_a_kind(found))
-    others = [each for each in look.unreadable if each.check != NOTEBOOKS.name]
-    return worst_first(one_a_kind(findings + few(others)))
+            findings.append(Check(name, 0).finding(verdict, says))
+    return worst_first(one_a_kind(findings))
+
+
+def _rows(check: Callable[[Look], Iterable[Finding]], look: Look) -> Iterator[dict]:
+    return map(asdict, check(look))
+
+
+def _unreadable(look: Look) -> Iterator[Finding]:
+    """Files that could not be read; of notebooks their own check says so."""
+    look.sources  # noqa: B018 - reading them fills the list
+    yield from (each for each in look.unreadable if each.check != NOTEBOOKS.name)

@@ -33,7 +33,7 @@ from tools.shared.parsing import (
 
 RECORD = "exports/results.json"
 MAX_NOTEBOOKS, MAX_MODULES = 256 * MIB, 32 * MIB  # all of them together
-MAX_SECONDS = 40  # of parsing
+MAX_SECONDS, MAX_PARSED = 40, 4 * MIB  # of parsing; a tree is 200 times its text
 THEME_HEADING = re.compile(r"\bth[eéè]me[\s_:#-]*0?([1-8])(?!\d)", re.IGNORECASE)
 FILES, NOTEBOOKS = Check("required files"), Check("notebooks")
 
@@ -48,7 +48,7 @@ class Look:
         Notebooks, modules and cells that could not be read, as far as somebody asked
         for them.
     unread : list of str
-        Places that were not reached in MAX_SECONDS.
+        Places that were not reached in MAX_SECONDS or MAX_PARSED.
     """
 
     submission: Submission
@@ -56,6 +56,7 @@ class Look:
     unread: list[str] = field(default_factory=list)
     notebook_bytes: int = 0
     read_notebooks: dict[Path, Notebook | None] = field(default_factory=dict)
+    parsed: int = 0
 
     @property
     def root(self) -> Path:
@@ -165,7 +166,8 @@ class Look:
         for path in self.written:
             if path.suffix != ".py":
                 continue
-            total += self.size(path)
+            size = self.size(path)
+            total += size if size <= MIB else 0  # a larger one is not read
             try:
                 if total > MAX_MODULES:
                     raise SubmissionError(
@@ -207,7 +209,8 @@ class Look:
         self, path: Path, cell: Cell | None, text: str, until: float
     ) -> Source | None:
         where = f"{shown(path)}, cell {cell.number}" if cell else shown(path)
-        if time.monotonic() > until:
+        self.parsed += len(text)
+        if time.monotonic() > until or self.parsed > MAX_PARSED:
             self.unread.append(where)
             return None
         try:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tools.grading.finding import Finding
-from tools.grading.static.look import MAX_SECONDS, NOTEBOOKS, Look
+from tools.grading.static.look import MAX_PARSED, MAX_SECONDS, NOTEBOOKS, Look
 from tools.grading.themes import THEMES, is_left_behind
-from tools.shared.foreign import shown
+from tools.shared.foreign import MIB, shown
 from tools.shared.parsing import Cell, Notebook
 
 # a newer kit changes it, which changes no result
@@ -66,9 +66,10 @@ def _unreadable(look: Look) -> Iterator[Finding]:
     yield from (each for each in look.unreadable if each.check == NOTEBOOKS.name)
     if look.unread:
         says = (
-            f"Not read, as {MAX_SECONDS} s of reading were over: {len(look.unread)}"
-            " cells or modules, this one first. That is no fault of the group's: check"
-            " again where the machine does nothing else."
+            f"Not read, as {MAX_SECONDS} s or {MAX_PARSED // MIB} MiB of reading were"
+            f" over: {len(look.unread)} cells or modules, this one first. A slow"
+            " machine is no fault of the group's: look at them, or check again where"
+            " it does nothing else."
         )
         yield NOTEBOOKS.human(says, look.unread[0])
 
