@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 # What desktops write before or after the name of a copy: "Copie de a", "a - Copy (2)".
 _WORDS = "copy|copie|kopie|copia|cópia"
-BEFORE = re.compile(rf"^({_WORDS}) (of|de|von|di) ")
+BEFORE = re.compile(rf"^({_WORDS})[ _](of|de|von|di)[ _]")
 AFTER = re.compile(rf"\s*(\(\d+\)|[-_ ]+({_WORDS}) ?(\d+|\(\d+\))?|-checkpoint)$")
 # Folders and files that systems leave beside the work, beside those that are hidden.
 LITTER = {

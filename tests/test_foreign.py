@@ -21,12 +21,13 @@ from support.layouts import (
 from support.submissions import HEX, THEME2, edit_json, of, put
 
 from kit.files import KIT
+from kit.names import original
 from tools.grading import klass, themes, verdict
 from tools.grading.examine import console, examine
 from tools.grading.static import requirements
 from tools.grading.submission import open_submission
 from tools.shared.foreign import SubmissionError, decode
-from tools.shared.names import is_litter, original
+from tools.shared.names import is_litter
 
 STATIC = argparse.Namespace(level="static", source=None, until=8)
 

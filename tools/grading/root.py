@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kit.names import plain
 from tools.grading.themes import is_left_behind, theme_of
 from tools.shared.foreign import SubmissionError, read
-from tools.shared.names import is_litter, same_letters
+from tools.shared.names import is_litter
 
 MAX_SCANNED, MAX_ENTRIES, MAX_READ = 3_000, 10_000, 40
 DEPTH = 2  # folders above the project
@@ -60,7 +61,7 @@ def _scan(top: Path, ignored: set[str]) -> list[Folder]:
         for entry in _entries(folder.path):
             if is_litter(entry.name) or entry.is_symlink():
                 continue
-            folder.names.add(same_letters(entry.name))
+            folder.names.add(plain(entry.name))
             if not entry.is_dir(follow_symlinks=False):
                 folder.files.append(entry.name)
             elif entry.name not in ignored and len(found) < MAX_SCANNED:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tools.shared.names import original, same_letters
+from kit.names import original, plain
 
 THEMES = {
     1: "data_analysis",
@@ -42,7 +42,7 @@ def _words(name: str) -> str:
 
 def is_left_behind(path: Path) -> bool:
     """Whether a name or folder says that this is an older state."""
-    return any(LEFT_BEHIND.search(same_letters(part)) for part in path.parts)
+    return any(LEFT_BEHIND.search(plain(part)) for part in path.parts)
 
 
 def by_theme(paths: Iterable[Path]) -> dict[int, list[Path]]:
@@ -59,7 +59,7 @@ def by_theme(paths: Iterable[Path]) -> dict[int, list[Path]]:
 
 def _rank(path: Path) -> tuple:
     theme, name = theme_of(path), _words(path.name)
-    own, copied = THEMES[theme], original(path.name) != same_letters(path.name)
+    own, copied = THEMES[theme], original(path.name) != plain(path.name)
     if path.name == f"theme{theme}_{own}.ipynb":
         likeness = 0
     elif NAMED.search(original(path.name)):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from kit.names import original
 from tools.grading.finding import Check, Finding, listed
 from tools.grading.static import requirements
 from tools.grading.static.look import Look, commands, kit_text
 from tools.shared.foreign import MIB, decode, shown
-from tools.shared.names import original
 from tools.shared.parsing import Source
 
 ENVIRONMENT = Check("environment")

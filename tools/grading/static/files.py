@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kit.names import original, plain
 from tools.grading.finding import Check, Finding, listed
 from tools.grading.static.code import called
 from tools.grading.static.look import Look, calls, headings
 from tools.grading.submission import IGNORED, is_check, is_of_kit
 from tools.grading.themes import THEMES
 from tools.shared.foreign import shown
-from tools.shared.names import original, same_letters
 
 NAME = "required files"
 WEIGHTS = {".pth", ".pt", ".ckpt", ".safetensors", ".bin"}
@@ -105,9 +105,9 @@ def _elsewhere(look: Look, theme: int) -> str:
 
 
 def _files(look: Look) -> Iterator[Finding]:
-    letters = {same_letters(path): path for path in sorted(look.paths)}
+    letters = {plain(path): path for path in sorted(look.paths)}
     for path, (pattern, remedy, criterion) in REQUIRED.items():
-        check, there = Check(NAME, criterion), letters.get(same_letters(path))
+        check, there = Check(NAME, criterion), letters.get(plain(path))
         if there and look.size(there) == 0:
             yield check.fail(f"{path} is empty: {remedy}.", path)
         elif not there:
@@ -151,8 +151,8 @@ def _candidates(look: Look) -> list[str]:
 
 def _is(name: str, pattern: str) -> bool:
     folder, _, last = name.rpartition("/")
-    plain = f"{same_letters(folder)}/{original(last)}".lstrip("/")
-    return re.fullmatch(pattern, plain) is not None
+    asked = f"{plain(folder)}/{original(last)}".lstrip("/")
+    return re.fullmatch(pattern, asked) is not None
 
 
 def _networks(look: Look) -> list[str]:

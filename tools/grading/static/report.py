@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kit.names import plain
 from tools.grading.finding import Check, Finding, listed
 from tools.grading.pdf import read_pdf, section_of
 from tools.grading.static.look import Look
 from tools.grading.submission import DOCUMENTS
 from tools.grading.themes import is_left_behind
 from tools.shared.foreign import MIB, SubmissionError, shown
-from tools.shared.names import same_letters
 from tools.shared.sections import SECTIONS, TOTAL
 
 REPORT = Check("report", 1)
@@ -51,7 +51,7 @@ def _report_file(look: Look) -> Path | None:
     """
 
     def rank(path: Path) -> tuple:
-        named = NAMED.search(same_letters(path.name))
+        named = NAMED.search(plain(path.name))
         return path != Path("report/report.pdf"), not named, -look.size(path)
 
     files = look.submission.files
@@ -62,7 +62,7 @@ def _report_file(look: Look) -> Path | None:
 def _no_pdf(look: Look) -> Finding:
     """What is there in the place of the PDF that the course asks for."""
     files = [path for path in look.submission.files if not is_left_behind(path)]
-    named = [path for path in files if NAMED.search(same_letters(path.name))]
+    named = [path for path in files if NAMED.search(plain(path.name))]
     texts = [path for path in named if path.suffix.lower() in DOCUMENTS | SOURCES]
     documents = [path for path in files if path.suffix.lower() in DOCUMENTS]
     if found := [path for path in texts or documents if path.suffix != ".pdf"]:
