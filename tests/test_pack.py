@@ -249,7 +249,7 @@ def test_summary_is_worst_first_and_ends_with_the_zip(project, capsys):
     digest = hashlib.sha256((project.parent / "out.zip").read_bytes()).hexdigest()
     assert lines[-1] == f"sha256 {digest}"
     assert "Remains to do: " in lines[-3]
-    assert "notebooks 11" in lines[-4]  # three of them further ones
+    assert "notebooks 12" in lines[-4]  # four of them further ones
 
 
 @pytest.mark.parametrize(
