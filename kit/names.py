@@ -42,9 +42,9 @@ def original(name: str) -> str:
     stem, suffix = plain(name), ""
     if found := re.fullmatch(r"(.+?)(\.[a-z]\w{0,9})", stem):
         stem, suffix = found.groups()
-    less, longer = BEFORE.sub("", stem), ""
+    less, longer = stem, ""
     while less != longer:
-        less, longer = AFTER.sub("", less) or less, less
+        less, longer = AFTER.sub("", BEFORE.sub("", less)) or less, less
     return less + suffix
 
 

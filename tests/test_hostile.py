@@ -179,7 +179,7 @@ SILENCING = [
         "note",
         "damaged",
     ),
-    (modules(600, "import numpy\n"), "kit files", "note", "and 585 more"),
+    (modules(600, "import numpy\n"), "kit files", "note", "600 files of the group"),
 ]
 
 

