@@ -250,7 +250,7 @@ def test_hard_coded_accuracy_among_measured_figures(
     submission, run_check, only_notebooks
 ):
     def cheat(cells):
-        cell = next(cell for cell in cells if '"baseline_test_accuracy"' in cell.source)
+        cell = next(cell for cell in cells if "baseline_test_accuracy=" in cell.source)
         cell.source = cell.source.replace(
             'metrics.loc["accuracy", "value"]', "0.8125", 1
         )

@@ -199,13 +199,18 @@ def test_a_trial_stopped_by_hand_is_tried_again_however_often(quick):
     check_complete(quick(3), 3)
 
 
+def cell_of_the_search(call: str) -> str:
+    notebook = (KIT / "notebooks" / "further" / "theme3_search.ipynb").read_text()
+    cells = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"]]
+    (source,) = (cell for cell in cells if call in cell)
+    return source
+
+
 def test_table_and_figure_of_the_notebook(quick, data):
     with pytest.raises(KeyboardInterrupt):
         quick(3, during=stop)
     study = quick(3)
-    notebook = next((KIT / "notebooks").glob("theme3_*.ipynb")).read_text()
-    cells = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"]]
-    (source,) = (cell for cell in cells if "study.trials_dataframe(" in cell)
+    source = cell_of_the_search("study.trials_dataframe(")
     names = {"course": data.course, "utils": utils, "study": study}
     exec(source[source.index("table = study") :], names)  # noqa: S102 - lines of ours
     table = names["table"]
@@ -266,13 +271,10 @@ def test_command_and_notebook_work_on_one_study(data, capsys):
     assert cli.main(["search", "--home", home, "--trials", "2"]) == 0
     said = capsys.readouterr().out
     assert "2 trials complete, 0 pruned, 0 begun again; the best is trial" in said
-    notebook = next((KIT / "notebooks").glob("theme3_*.ipynb")).read_text()
-    lines = [line for c in json.loads(notebook)["cells"] for line in c["source"]]
-    (line,) = (line for line in lines if line.startswith("trial_recipe = "))
-    recipe = utils.optimized_recipe(data)
-    names = {"course": data.course, "recipe": recipe, "replace": replace}
-    exec(line, names)  # noqa: S102 - a line of ours
-    study = utils.search(data.course, data, "search", names["trial_recipe"], 2)
+    source = cell_of_the_search("utils.search(")
+    names = {"course": data.course, "data": data, "utils": utils, "replace": replace}
+    exec(source[: source.index("study = ")], names)  # noqa: S102 - lines of ours
+    study = utils.search(data.course, data, "search", names["recipe"], 2)
     assert study.study_name in said and len(study.trials) == 2
     assert said.endswith(f"validation loss {study.best_value:.4f}\n")
     assert cli.main(["search", "--home", home, "--trials", "0"]) == 2

@@ -226,7 +226,8 @@ def trained(course) -> list[dict]:
 KIT_WRITERS = {
     "settings": Writer(
         anew(lambda c: c.home, start_again),
-        lambda c: utils.read_json(c.home / "course.json"),
+        # the thread count follows what other programs do meanwhile
+        lambda c: utils.read_json(c.home / "course.json") | {"threads": None},
         "course.json",
         size=10,
     ),
@@ -254,7 +255,7 @@ KIT_WRITERS = {
     ),
     "predictions": Writer(
         lambda c, v: utils.save_predictions(
-            c, "p", np.full((500, 2), v), np.zeros(500)
+            c, "p", np.full((500, 2), 1 / (v + 1)), np.zeros(500, int)
         ),
         lambda c: np.load(c.exports / "predictions" / "p.npz")["probabilities"].sum(),
         "exports/predictions/p.npz",
