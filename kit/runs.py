@@ -287,6 +287,10 @@ def load_finished(path: Path, device: torch.device) -> dict:
         kinds = {"weights": dict, "history": list, "recipe": dict, "seconds": float}
         if not all(isinstance(state[name], kind) for name, kind in kinds.items()):
             raise ValueError("values of other kinds")
+        if not all(
+            isinstance(part, torch.Tensor) for part in state["weights"].values()
+        ):
+            raise ValueError("weights that are no tensors")
         return state
     except Exception:  # torch.load raises a dozen kinds of error on a damaged file
         set_aside(path)

@@ -10,6 +10,7 @@ import torch
 
 import utils
 from kit import pretrained
+from kit.drifts import drift_data
 from kit.files import CourseError
 from models.pretrained_cnn import PretrainedCNN
 
@@ -184,7 +185,8 @@ def test_every_later_theme_takes_it(open_course):
     assert utils.grad_cam(model, images, torch.zeros(4).long()).shape == (4, 64, 64)
     again = utils.load_data(course, path)
     assert again.mean == model.mean
-    mixed = utils.mix(again, again, again.where("adapt"), 0.5)
+    hazy = drift_data(again, "cloud", 4)
+    mixed = utils.mix(again, hazy, hazy.where("adapt"), 0.5)
     run = utils.fine_tune(course, "retrain", path, mixed, "frozen stem")
     old, new = model.state_dict(), run.model.state_dict()
     assert torch.equal(
