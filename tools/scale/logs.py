@@ -39,11 +39,10 @@ SELECT tick AS timestamp,
        quantile_cont(latency_ms, 0.95) FILTER (ok) AS latency_p95,
        quantile_cont(latency_ms, 0.99) FILTER (ok) AS latency_p99,
        avg(confidence) FILTER (ok) AS confidence,
-       avg(coalesce(confidence < {utils.LOW_CONFIDENCE}, false)::INT) FILTER (ok)
+       avg((confidence < {utils.LOW_CONFIDENCE})::INT) FILTER (ok)
            AS low_confidence_share,
        avg((pred_class <> 0)::INT) FILTER (ok) AS positive_share,
-       avg(coalesce(contrast < {utils.BLANK_CONTRAST}, false)::INT) FILTER (ok)
-           AS blank_share,
+       avg((contrast < {utils.BLANK_CONTRAST})::INT) FILTER (ok) AS blank_share,
        avg(brightness) FILTER (ok) AS brightness,
        avg(contrast) FILTER (ok) AS contrast,
        avg(sharpness) FILTER (ok) AS sharpness
