@@ -1127,7 +1127,10 @@ def fit(
     key = fingerprint(fit, model, recipe, ranges, own, data, course.seed)
     folder = course.runs / f"{name}-{key}"
     model.to(course.device)
-    with one_training(course, folder) as stored, same_generators(course.device):
+    with (
+        one_training(course, folder, model) as stored,
+        same_generators(course.device),
+    ):
         if stored:
             return _as_run(name, model, stored, folder, loaded=True, told=progress)
         job = Job(model, data, recipe, ranges)

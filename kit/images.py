@@ -250,7 +250,7 @@ def load_index(course: Course) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
         numbers = table.columns.difference([*text])
         if odd := [n for n in numbers if table[n].dtype.kind not in "iuf"]:
-            raise ValueError(f"its column {odd[0]} holds text")
+            raise ValueError(f"its column {odd[0]:.40} holds text")
         if absent := {"path", "label", "pool", "sha256"}.difference(table):
             raise ValueError(f"it has no column {', '.join(sorted(absent))}")
         used = table[table["pool"] != ""]

@@ -263,8 +263,8 @@ class Session:
 
 
 @contextmanager
-def one_training(course: Course, folder: Path):
-    """Yield what a finished training has stored, {} where there is none.
+def one_training(course: Course, folder: Path, model):
+    """Yield what a finished training of the model has stored, {} where there is none.
 
     Another process that is at the same training is waited for; of the processes that
     train together, rank 0 holds the lock.
@@ -272,13 +272,13 @@ def one_training(course: Course, folder: Path):
     first = ranks.rank_and_world()[0] == 0
     with alone(course, folder.name) if first else nullcontext():
         ranks.wait_for_all()
-        finished = load_finished(folder / "finished.pt", course.device)
+        finished = load_finished(folder / "finished.pt", model, course.device)
         if finished and first:  # it may have been killed before it removed them
             remove_running(folder, course.local / "runs" / folder.name / "running.pt")
         yield finished
 
 
-def load_finished(path: Path, device: torch.device) -> dict:
+def load_finished(path: Path, model, device: torch.device) -> dict:
     """A finished training; {} where there is none. A damaged file is set aside."""
     if not path.exists():
         return {}
@@ -287,10 +287,9 @@ def load_finished(path: Path, device: torch.device) -> dict:
         kinds = {"weights": dict, "history": list, "recipe": dict, "seconds": float}
         if not all(isinstance(state[name], kind) for name, kind in kinds.items()):
             raise ValueError("values of other kinds")
-        if not all(
-            isinstance(part, torch.Tensor) for part in state["weights"].values()
-        ):
-            raise ValueError("weights that are no tensors")
+        stored = {name: part.shape for name, part in state["weights"].items()}
+        if stored != {name: part.shape for name, part in model.state_dict().items()}:
+            raise ValueError("weights of another network")
         return state
     except Exception:  # torch.load raises a dozen kinds of error on a damaged file
         set_aside(path)

@@ -311,7 +311,9 @@ def test_eight_notebooks_on_eight_machines_share_only_the_drive(tmp_path, monkey
     assert {f"theme{theme}" for theme in range(1, 9)} <= record.keys()
     assert (home / "hand-in-pneumonia.zip").exists()
     assert (home / "report" / "report.pdf").exists()
-    assert not list(home.rglob("*.npy")) and not list(home.rglob("*.jpeg"))
+    # of the images only the decoded ones: Colab decodes slowly, and once is enough
+    assert [path.parent.name for path in home.rglob("*.npy")] == ["cache"]
+    assert not list(home.rglob("*.jpeg"))
 
 
 # --- the first screen

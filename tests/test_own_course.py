@@ -52,7 +52,7 @@ def my_detector(reference, window):
 DEFINED = r".*?(?=^\S|\Z)"  # to the next line that begins at the margin
 # Of a theme, what stands in its cells and what the group writes there.
 MINE = {
-    3: [("^class MyCNN" + DEFINED, NETWORK), ("^NETWORK = .*$", 'NETWORK = "own"')],
+    3: [("^class MyCNN" + DEFINED, NETWORK), (r"^NETWORK = [^\n]*", 'NETWORK = "own"')],
     5: [(r"^utils\.register_rule\(unsure\)", RULE + "utils.register_rule(unsure)")],
     6: [
         ("^def my_drift" + DEFINED, DRIFT),
