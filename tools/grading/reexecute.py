@@ -102,7 +102,7 @@ def score(
     """
     kit, home = work / "kit", work / "home"
     caches = shutil.ignore_patterns("__pycache__")
-    for name in ("kit", "tools"):
+    for name in ("kit", "tools", "exercises"):  # my_code.py may use their blocks
         shutil.copytree(KIT / name, kit / name, ignore=caches)
     for name in ("utils.py", "sample_data.py"):
         shutil.copy(KIT / name, kit / name)
@@ -128,7 +128,11 @@ def score(
         work,
         limit,
         readable=[] if source == "sample" else [source],
-        environment={"COURSE_THREADS": threads, "PYTHONPATH": kit},
+        environment={
+            "COURSE_THREADS": threads,
+            "PYTHONPATH": kit,
+            "PYTHONUNBUFFERED": "1",  # its last line is the reason, where it fails
+        },
     )
     scores = _json(work, Path("scores.json"))
     if outcome.rc == 0 and scores:
