@@ -87,6 +87,15 @@ def source_of(submission: Submission, given: Path | None) -> str | None:
 # --------------------------------------------------------------------------------------
 
 
+def _copy_kit(kit: Path) -> None:
+    """What scoring needs of this kit, the exercises too: `my_code.py` may use them."""
+    caches = shutil.ignore_patterns("__pycache__")
+    for name in ("kit", "tools", "exercises"):
+        shutil.copytree(KIT / name, kit / name, ignore=caches)
+    for name in ("utils.py", "sample_data.py"):
+        shutil.copy(KIT / name, kit / name)
+
+
 def score(
     submission: Submission,
     source: str,
@@ -101,11 +110,7 @@ def score(
     With `own=False` nothing of the group's code is there.
     """
     kit, home = work / "kit", work / "home"
-    caches = shutil.ignore_patterns("__pycache__")
-    for name in ("kit", "tools", "exercises"):  # my_code.py may use their blocks
-        shutil.copytree(KIT / name, kit / name, ignore=caches)
-    for name in ("utils.py", "sample_data.py"):
-        shutil.copy(KIT / name, kit / name)
+    _copy_kit(kit)
     findings = _copy_networks(submission if own else None, kit, home)
     findings += _copy_weights(submission, home)
     index = Path("data") / submission.story["dataset"] / "index.csv"
