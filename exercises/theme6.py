@@ -374,7 +374,7 @@ EXERCISES = {
         {
             "none": (
                 "First question: does one of the three detectors see this drift in a"
-                " window? The heat maps of section 4 know."
+                " window? The heat maps of section 5 know."
             ),
             "watch": (
                 "A drift is confirmed by windows in a row; then two things can turn"

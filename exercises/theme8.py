@@ -351,8 +351,9 @@ EXERCISES = {
         ("data", "model", "infrastructure", "monitoring"),
         dict.fromkeys(
             ("data", "model", "infrastructure", "monitoring"),
-            "A chain is as strong as its weakest link: which section has the shortest"
-            " bar in the figure? One more half point there is the cheapest way up.",
+            "A chain is as strong as its weakest link: which section has the smallest"
+            " sum in the table `maturity`? Half a point more there is the cheapest way"
+            " up.",
         ),
     ),
 }
