@@ -284,7 +284,8 @@ def load_finished(path: Path, model, device: torch.device) -> dict:
         return {}
     try:
         state = torch.load(path, device, weights_only=True)
-        kinds = {"weights": dict, "history": list, "recipe": dict, "seconds": float}
+        kinds = {"weights": dict, "history": list, "recipe": dict}
+        kinds |= {"seconds": float, "date": str, "hardware": str}
         if not all(isinstance(state[name], kind) for name, kind in kinds.items()):
             raise ValueError("values of other kinds")
         stored = {name: part.shape for name, part in state["weights"].items()}
