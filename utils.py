@@ -1128,7 +1128,7 @@ def fit(
     folder = course.runs / f"{name}-{key}"
     model.to(course.device)
     with (
-        one_training(course, folder, model) as stored,
+        one_training(course, folder, model, asdict(recipe)) as stored,
         same_generators(course.device),
     ):
         if stored:

@@ -263,7 +263,7 @@ class Session:
 
 
 @contextmanager
-def one_training(course: Course, folder: Path, model):
+def one_training(course: Course, folder: Path, model, recipe: dict):
     """Yield what a finished training of the model has stored, {} where there is none.
 
     Another process that is at the same training is waited for; of the processes that
@@ -272,25 +272,28 @@ def one_training(course: Course, folder: Path, model):
     first = ranks.rank_and_world()[0] == 0
     with alone(course, folder.name) if first else nullcontext():
         ranks.wait_for_all()
-        finished = load_finished(folder / "finished.pt", model, course.device)
+        finished = load_finished(folder / "finished.pt", model, recipe, course.device)
         if finished and first:  # it may have been killed before it removed them
             remove_running(folder, course.local / "runs" / folder.name / "running.pt")
         yield finished
 
 
-def load_finished(path: Path, model, device: torch.device) -> dict:
+def load_finished(path: Path, model, recipe: dict, device: torch.device) -> dict:
     """A finished training; {} where there is none. A damaged file is set aside."""
     if not path.exists():
         return {}
     try:
         state = torch.load(path, device, weights_only=True)
-        kinds = {"weights": dict, "history": list, "recipe": dict}
-        kinds |= {"seconds": float, "date": str, "hardware": str}
+        kinds = {"history": list, "seconds": float, "date": str, "hardware": str}
         if not all(isinstance(state[name], kind) for name, kind in kinds.items()):
             raise ValueError("values of other kinds")
+        if not all(isinstance(row, dict) and row for row in state["history"]):
+            raise ValueError("a history without its rows")
         stored = {name: part.shape for name, part in state["weights"].items()}
         if stored != {name: part.shape for name, part in model.state_dict().items()}:
             raise ValueError("weights of another network")
+        if state["recipe"] != recipe:
+            raise ValueError("another recipe")
         return state
     except Exception:  # torch.load raises a dozen kinds of error on a damaged file
         set_aside(path)
