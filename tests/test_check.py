@@ -368,7 +368,8 @@ def test_networks_of_a_group_run_where_they_are_scored_and_the_page_says_so(
 ):
     own = submission / "models" / "baseline_cnn.py"
     own.write_text(own.read_text() + "\n# ours\n")
-    (submission / "my_code.py").write_text("# ours, too\n")
+    # what theme 3 writes of a network that is built from its exercise
+    (submission / "my_code.py").write_text("from exercises.theme3 import Block\n")
     status, report, _ = run_check(submission, "--level", "evaluate", "--until", "2")
     assert status == 0
     assert figures(report, "weights") == {"baseline_test_accuracy": "identical"}
@@ -376,6 +377,15 @@ def test_networks_of_a_group_run_where_they_are_scored_and_the_page_says_so(
         "my_code.py, models/baseline_cnn.py are not the kit's and ran"
         in found(report, "weights", "human")[0]
     )
+
+
+def test_weights_that_cannot_be_scored_say_why(submission, run_check):
+    """And not what was printed before: that line is still in a buffer."""
+    says = "print('a good start')\nraise ValueError('of ours')\n"
+    (submission / "my_code.py").write_text(says)
+    status, report, _ = run_check(submission, "--level", "evaluate", "--until", "2")
+    assert status == 1
+    assert "line 2: ValueError: of ours" in found(report, "weights")[0]
 
 
 FORGED = """

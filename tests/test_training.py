@@ -384,6 +384,26 @@ def test_damaged_finished_file_is_set_aside_and_trained_again(data, capsys):
     assert not again.loaded and same_weights(first.model, again.model)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"weights": {}},
+        {"history": [None]},
+        {"date": None},
+        {"hardware": 2},
+        {"recipe": {"epochs": 1}},
+    ],
+)
+def test_finished_file_of_something_else_is_set_aside(data, damage, capsys):
+    first = train(data.course, data)
+    finished = first.path / "finished.pt"
+    state = torch.load(finished, weights_only=True)
+    torch.save(state | damage, finished)
+    again = train(data.course, data)
+    assert "finished.pt was damaged and is set aside" in capsys.readouterr().out
+    assert not again.loaded and same_weights(first.model, again.model)
+
+
 def test_training_goes_on_under_another_precision(data, monkeypatch, capsys):
     """Begun without loss scaling, resumed where it is needed: a student who switches
     the GPU on.
